@@ -1,0 +1,38 @@
+# The Grand Challenge container: reads /input, writes /output, needs no network, a read-only root and an empty /tmp.
+#
+# The base brings Python and its own build of torch, which stays as it is: 2.8 to 2.13, but not 2.9, which nnunetv2
+# refuses. CUDA 12.6 runs on every driver since 525, on the platform's T4 (sm_75) and on its A10G (sm_86).
+ARG BASE_IMAGE=docker.io/pytorch/pytorch:2.8.0-cuda12.6-cudnn9-runtime
+FROM ${BASE_IMAGE}
+
+# Where pip looks while the image is built; they leave no trace in its environment.
+ARG PIP_CERT
+ARG PIP_FIND_LINKS
+ARG PIP_INDEX_URL
+
+COPY requirements.txt /opt/longilesion/
+
+# Whatever belongs to the base's torch is held at its version while the rest is installed.
+RUN python -c "import torch; print('base image: torch', torch.__version__)" \
+        || { echo "The base image has no torch: choose BASE_IMAGE among images of torch 2.8 to 2.13, not 2.9" >&2; exit 1; } \
+    && python -c "import importlib.metadata as m; print(*sorted({f'{d.name}=={d.version}' for d in m.distributions() if d.name.startswith(('torch', 'triton', 'nvidia-'))}), sep='\n')" \
+        > /tmp/constraints.txt \
+    && grep -v '^torch==' /opt/longilesion/requirements.txt > /tmp/requirements.txt \
+    && PIP_BREAK_SYSTEM_PACKAGES=1 python -m pip install --no-cache-dir --constraint /tmp/constraints.txt --requirement /tmp/requirements.txt \
+    && rm -rf /tmp/* \
+    && groupadd --system --gid 10001 longilesion \
+    && useradd --system --uid 10001 --gid 10001 --no-create-home --home-dir /tmp longilesion
+
+COPY process.py LICENSE /opt/longilesion/
+COPY resources /opt/longilesion/resources/
+COPY model /opt/longilesion/model/
+COPY longilesion /opt/longilesion/longilesion/
+
+# Nothing may be written next to the code, and lines have to arrive as they are said.
+ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp
+
+LABEL org.grand-challenge.api-method=exec
+
+WORKDIR /opt/longilesion
+USER longilesion
+ENTRYPOINT ["python", "process.py"]

@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# Runs the image as the platform does (no network, read-only root, empty /tmp, read-only /input, 16 GB, no privileges) on
+# the sample cases and compares what it writes with what is expected. RUN_OPTIONS is added to each run ("--gpus all").
+set -euo pipefail
+cd "$(dirname "$0")"
+. test/container/engine.sh
+
+python=${PYTHON:-.venv/bin/python}
+cases=test/cases
+[ -x "$python" ] || { echo "$python is missing: make setup" >&2; exit 1; }
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+passed=0
+failed=0
+
+# check NAME COMMAND...: counts and reports one test.
+check() {
+    local name=$1
+    shift
+    if "$@"; then
+        echo "PASS  $name"
+        passed=$((passed + 1))
+    else
+        echo "FAIL  $name" >&2
+        failed=$((failed + 1))
+    fi
+}
+
+# run_image INPUT [option...]: leaves $work/output, $work/stdout, $work/stderr, and the image's exit code as its own.
+run_image() {
+    local input status=0 started=$SECONDS
+    input=$(realpath "$1")
+    shift
+    rm -rf "$work/output"
+    mkdir -m 777 "$work/output" # the image's user is nobody here
+    engine run --rm --network none --read-only --tmpfs /tmp:rw,size=1g \
+        --memory 16g --cap-drop ALL --security-opt no-new-privileges --ulimit nofile=1024:1024 --ulimit nproc=1024:1024 \
+        --volume "$input:/input:ro" --volume "$work/output:/output" "$@" ${RUN_OPTIONS:-} "$IMAGE" \
+        >"$work/stdout" 2>"$work/stderr" || status=$?
+    echo "      $((SECONDS - started)) s, exit code $status"
+    return $status
+}
+
+show_log() {
+    cat "$work/stdout" "$work/stderr"
+    return 1
+}
+
+gives_the_expected_maps() { # CASE [option...]
+    run_image "$cases/$1/input" "${@:2}" || show_log || return
+    "$python" test/container/compare_outputs.py "$work/output" "$cases/$1/expected"
+}
+
+gives_maps_without_followup_clicks() {
+    cp -R "$cases/interface_1/input" "$work/no_clicks"
+    "$python" - "$work/no_clicks/primary-followup-lesion-clicks.json" <<'PYTHON'
+import json, pathlib, sys
+path = pathlib.Path(sys.argv[1])
+path.write_text(json.dumps(json.loads(path.read_text()) | {"points": []}))
+PYTHON
+    run_image "$work/no_clicks" || show_log || return
+    "$python" test/container/compare_outputs.py --layout-only "$work/output" "$cases/interface_1/expected"
+}
+
+# The platform shows the user the last line of stderr and throws all outputs away: one line, and nothing half written.
+fails_cleanly() { # INPUT [option...]
+    if run_image "$@"; then echo "      exit code 0 on broken input" >&2; return 1; fi
+    sed 's/^/      /' "$work/stderr"
+    [ "$(grep -c . "$work/stderr")" = 1 ] || { echo "      stderr has not exactly one line" >&2; return 1; }
+    [ -z "$(find "$work/output" -type f)" ] || { echo "      /output is not empty" >&2; return 1; }
+}
+
+refuses_a_truncated_scan() {
+    cp -R "$cases/interface_1/input" "$work/broken"
+    truncate --size=2K "$work"/broken/images/primary-followup-ct/*
+    fails_cleanly "$work/broken"
+}
+
+# Nothing but the mounted bundle can fail here: so a mounted bundle is really used.
+refuses_a_damaged_mounted_bundle() {
+    cp -R model "$work/damaged"
+    echo '{' >"$work/damaged/settings.json"
+    fails_cleanly "$cases/interface_1/input" --volume "$work/damaged:/opt/ml/model:ro"
+}
+
+is_what_the_platform_accepts() {
+    local user method architecture
+    user=$(engine image inspect --format '{{.Config.User}}' "$IMAGE")
+    method=$(engine image inspect --format '{{index .Config.Labels "org.grand-challenge.api-method"}}' "$IMAGE")
+    architecture=$(engine image inspect --format '{{.Os}}/{{.Architecture}}' "$IMAGE")
+    echo "      user '$user', api-method '$method', $architecture"
+    [ -n "$user" ] && [ "$user" != root ] && [ "$user" != 0 ] && [ "$method" = exec ] && [ "$architecture" = linux/amd64 ]
+}
+
+check "the image is what the platform accepts" is_what_the_platform_accepts
+for case in interface_1 interface_2 interface_3 interface_4; do
+    check "$case, weights of the image" gives_the_expected_maps "$case"
+    check "$case, weights mounted" gives_the_expected_maps "$case" --volume "$PWD/model:/opt/ml/model:ro"
+done
+check "no follow-up clicks" gives_maps_without_followup_clicks
+check "a truncated scan is refused" refuses_a_truncated_scan
+check "a damaged mounted bundle is refused" refuses_a_damaged_mounted_bundle
+
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]
