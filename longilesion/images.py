@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 from jaxtyping import Int16, UInt16
 from numpy.typing import NDArray
 
@@ -112,10 +112,11 @@ def _opened(path: Path) -> sitk.ImageFileReader:
 
 def _read(reader: sitk.ImageFileReader, path: Path) -> sitk.Image:
     try:
-        return reader.Execute()
+        image: sitk.Image = reader.Execute()
     except RuntimeError as error:
         # ITK's reason misleads here: of a truncated file it says that there is none.
         raise InputError(f"{path}: voxels cannot be read, truncated or damaged; expected a complete file") from error
+    return image
 
 
 def _is_complete(reader: sitk.ImageFileReader, path: Path) -> bool:
@@ -200,8 +201,9 @@ def _direction(reader: sitk.ImageFileReader) -> NDArray[np.float64]:
     if reader.HasMetaDataKey("ITK_sform_corrected") and reader.GetMetaData("ITK_sform_corrected") == "YES":
         rows = [reader.GetMetaData(f"srow_{axis}").split()[:3] for axis in "xyz"]
         matrix = np.array(rows, dtype=np.float64)
-        return matrix / np.maximum(np.linalg.norm(matrix, axis=0), 1e-12)
-    return np.array(reader.GetDirection()).reshape(3, 3)
+        matrix /= np.maximum(np.linalg.norm(matrix, axis=0), 1e-12)
+        return matrix
+    return np.array(reader.GetDirection(), dtype=np.float64).reshape(3, 3)
 
 
 def _hounsfield(values: Voxels, path: Path) -> Int16[np.ndarray, "z y x"]:
