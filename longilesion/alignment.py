@@ -1,0 +1,143 @@
+"""Local alignment: where the baseline lesion's neighbourhood lies in the follow-up scan, and how wide to look.
+
+Clicks are often off by more than the lesion's size; two lattices centred on them would show different anatomy.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, Float32
+from scipy.signal import fftconvolve
+
+from longilesion.case import Baseline, Case, LesionPrompt, LesionRegion, Scan
+from longilesion.config import AlignmentSettings, ModelSettings, VoiSettings
+from longilesion.geometry import Grid, Triple
+from longilesion.voi import Placement, sample_scan
+
+
+def place_vois(case: Case, prompt: LesionPrompt, settings: ModelSettings) -> Placement:
+    """Chooses the centres and the zoom of a lesion's two lattices.
+
+    The baseline lattice is centred on the lesion's outline (on the click where there is none); the follow-up lattice on
+    the spot that looks most like it near the follow-up click.
+    """
+    if prompt.baseline is None or prompt.baseline.scan_name not in case.baselines:
+        return Placement(followup_xyz_mm=prompt.followup.point_xyz_mm, baseline_xyz_mm=None, zoom=_zoom(0.0, settings.voi))
+    prior = case.baselines[prompt.baseline.scan_name]
+    region = prior.regions.get(prompt.lesion_id)
+    click = np.array(prompt.baseline.point_xyz_mm)
+    center = click if region is None else np.array(prior.scan.grid.world_xyz_mm(region.center_zyx))
+    extent_zyx_mm = np.zeros(3) if region is None else _extent_zyx_mm(prior, region)
+    expected = np.array(prompt.followup.point_xyz_mm) + (center - click)
+    shift, similarity = _best_shift(
+        prior.scan,
+        case.followups[prompt.followup.scan_name],
+        centers_xyz_mm=(_triple(center), _triple(expected)),
+        extent_mm=float(extent_zyx_mm.max()),
+        settings=settings.alignment,
+    )
+    lattice_mm = np.array(settings.voi.shape_zyx) * np.array(settings.voi.spacing_zyx_mm)
+    return Placement(
+        followup_xyz_mm=_triple(expected + shift),
+        baseline_xyz_mm=_triple(center),
+        zoom=_zoom(float((extent_zyx_mm / lattice_mm).max()), settings.voi),
+        similarity=similarity,
+    )
+
+
+def _zoom(share: float, settings: VoiSettings) -> float:
+    """Zoom that makes a lesion spanning `share` of the unzoomed lattice span at most `lesion_fraction`; 1 if unknown."""
+    wanted = share / settings.lesion_fraction if share else 1.0
+    return float(np.clip(wanted, settings.zoom_min, settings.zoom_max))
+
+
+def _extent_zyx_mm(prior: Baseline, region: LesionRegion) -> Float[np.ndarray, "3"]:
+    """Size of a lesion's box along the lattice's axes."""
+    extent_xyz_mm = np.subtract(region.stop_zyx, region.start_zyx)[::-1] * prior.scan.grid.spacing_zyx_mm[::-1]
+    _, grid = prior.scan.grid.lps_view(prior.scan.hu)
+    # The outline's box is in file order; the lattice runs along the same axes in LPS order.
+    order = np.abs(np.linalg.inv(_directions(grid)) @ _directions(prior.scan.grid)).round()
+    return (order @ extent_xyz_mm)[::-1]
+
+
+def _best_shift(
+    baseline: Scan,
+    followup: Scan,
+    *,
+    centers_xyz_mm: tuple[Triple, Triple],
+    extent_mm: float,
+    settings: AlignmentSettings,
+) -> tuple[Float[np.ndarray, "3"], float | None]:
+    """The translation (x, y, z in mm) of the follow-up centre that maximises correlation less a penalty on distance."""
+    template_mm = float(np.clip(extent_mm / 2 + 10.0, settings.template_radius_mm, 2 * settings.template_radius_mm))
+    template_radius = round(template_mm / settings.spacing_mm)
+    search_radius = round(settings.search_radius_mm / settings.spacing_mm)
+    template = _neighbourhood(baseline, centers_xyz_mm[0], radius=template_radius, settings=settings)
+    searched = _neighbourhood(followup, centers_xyz_mm[1], radius=template_radius + search_radius, settings=settings)
+    correlation = _correlation(searched, template)
+    if correlation is None:
+        return np.zeros(3), None
+    distance = np.linalg.norm(np.indices(correlation.shape) - search_radius, axis=0)
+    score = correlation - settings.distance_penalty * (distance / max(search_radius, 1)) ** 2
+    best = np.unravel_index(int(score.argmax()), score.shape)
+    offset_zyx = (_peak(score, best) - search_radius) * settings.spacing_mm
+    _, grid = followup.grid.lps_view(followup.hu)
+    return _directions(grid) @ offset_zyx[::-1], float(correlation[best])
+
+
+def _directions(grid: Grid) -> Float[np.ndarray, "3 3"]:
+    """Unit vectors of the x, y and z axes as columns."""
+    return grid.world_from_voxel[:3, :3] / np.linalg.norm(grid.world_from_voxel[:3, :3], axis=0)
+
+
+def _neighbourhood(
+    scan: Scan, center_xyz_mm: Triple, *, radius: int, settings: AlignmentSettings
+) -> Float32[np.ndarray, "n n n"]:
+    _, grid = scan.grid.lps_view(scan.hu)
+    step = settings.spacing_mm / np.array(grid.spacing_zyx_mm)
+    side = 2 * radius + 1
+    start = np.array(grid.index_zyx(center_xyz_mm)) - radius * step
+    lattice = grid.lattice(start_zyx=start, step_zyx=step, shape_zyx=(side, side, side))
+    return np.clip(sample_scan(scan, lattice), *settings.clip_hu)
+
+
+def _correlation(
+    searched: Float32[np.ndarray, "m m m"], template: Float32[np.ndarray, "n n n"]
+) -> Float[np.ndarray, "k k k"] | None:
+    """Normalised cross-correlation at every position where the template lies wholly inside; None for a flat template."""
+    centered = template - template.mean()
+    energy = float(np.sqrt((centered**2).sum()))
+    if energy < 1.0:
+        return None
+    product = fftconvolve(searched, centered[::-1, ::-1, ::-1], mode="valid")
+    side, count = template.shape[0], template.size
+    mean = _box_sums(searched.astype(np.float64), side) / count
+    spread = np.sqrt(np.maximum(_box_sums(searched.astype(np.float64) ** 2, side) - count * mean**2, 1.0))
+    return np.asarray(product / (energy * spread))
+
+
+def _box_sums(volume: Float[np.ndarray, "m m m"], side: int) -> Float[np.ndarray, "k k k"]:
+    for axis in range(3):
+        padding = [(1, 0) if axis == padded else (0, 0) for padded in range(3)]
+        total = np.cumsum(np.pad(volume, padding), axis=axis)
+        high, low = np.split(total, [side], axis=axis)[1], total
+        volume = high - np.take(low, np.arange(high.shape[axis]), axis=axis)
+    return volume
+
+
+def _peak(score: Float[np.ndarray, "k k k"], best: tuple[np.intp, ...]) -> Float[np.ndarray, "3"]:
+    """The maximum's position between samples, by a parabola along each axis."""
+    position = np.array(best, float)
+    for axis in range(3):
+        if 0 < best[axis] < score.shape[axis] - 1:
+            below, middle, above = (score[tuple(np.add(best, np.eye(3, dtype=int)[axis] * k))] for k in (-1, 0, 1))
+            curvature = below - 2 * middle + above
+            if curvature < 0:
+                position[axis] += 0.5 * (below - above) / curvature
+    return position
+
+
+def _triple(point: Float[np.ndarray, "3"]) -> Triple:
+    x, y, z = point.tolist()
+    return x, y, z
+

@@ -1,0 +1,131 @@
+"""The nouns that flow through the library: scans, lesion maps, clicks, prompts, predictions. No input or output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import cc3d
+import numpy as np
+from jaxtyping import Float32, Int16, UInt16
+
+from longilesion.geometry import ZYX, Grid, Triple
+
+ScanName: TypeAlias = Literal["primary", "secondary"]
+
+SCAN_NAMES: tuple[ScanName, ...] = ("primary", "secondary")
+AIR_HU = -1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Scan:
+    """A CT volume in Hounsfield units; padding beyond the scanner's field of view is air."""
+
+    hu: Int16[np.ndarray, "z y x"]
+    grid: Grid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LesionMap:
+    """A label map: each voxel holds a lesion id, 0 where there is none."""
+
+    ids: UInt16[np.ndarray, "z y x"]
+    grid: Grid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LesionRegion:
+    """Where one lesion lies in a lesion map: the half-open box of its voxels, and their number."""
+
+    start_zyx: ZYX
+    stop_zyx: ZYX
+    voxels: int
+
+    @property
+    def center_zyx(self) -> Triple:
+        """The middle of the box, as a fractional voxel index."""
+        z, y, x = ((start + stop - 1) / 2 for start, stop in zip(self.start_zyx, self.stop_zyx, strict=True))
+        return z, y, x
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Baseline:
+    """A baseline scan, with the map of its outlined lesions where there is one, and each lesion's region by id."""
+
+    scan: Scan
+    lesions: LesionMap | None
+    regions: Mapping[int, LesionRegion]
+
+    @classmethod
+    def of(cls, scan: Scan, lesions: LesionMap | None) -> Baseline:
+        """Finds the lesions' regions in one pass over the map."""
+        return cls(scan=scan, lesions=lesions, regions={} if lesions is None else _lesion_regions(lesions.ids))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Click:
+    """A point in one of a time point's scans, in that scan's own LPS frame.
+
+    `clamped` says that the point that was read lay outside the scan and was moved to its border.
+    """
+
+    scan_name: ScanName
+    point_xyz_mm: Triple
+    clamped: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClickPair:
+    """The clicks of one lesion as they were read; either may be missing."""
+
+    lesion_id: int
+    baseline: Click | None
+    followup: Click | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LesionPrompt:
+    """A lesion to look for: where to look in the follow-up, and where it was in the baseline if that is known.
+
+    `propagated` says that the follow-up click was computed and not given; `confidence` (0..1) is 1 for a given click.
+    """
+
+    lesion_id: int
+    followup: Click
+    baseline: Click | None
+    propagated: bool
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Case:
+    """One patient: the scans of two time points by name, and the lesions' clicks."""
+
+    baselines: Mapping[ScanName, Baseline]
+    followups: Mapping[ScanName, Scan]
+    clicks: tuple[ClickPair, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LesionPrediction:
+    """What the networks say of one lesion: a probability per voxel of a lattice, and one that it is there at all."""
+
+    prompt: LesionPrompt
+    probability: Float32[np.ndarray, "z y x"]
+    presence: float
+    grid: Grid
+
+
+def _lesion_regions(ids: UInt16[np.ndarray, "z y x"]) -> dict[int, LesionRegion]:
+    statistics = cc3d.statistics(ids)
+    regions = {}
+    for lesion_id in np.flatnonzero(statistics["voxel_counts"]):
+        if lesion_id:
+            z, y, x = statistics["bounding_boxes"][lesion_id]
+            regions[int(lesion_id)] = LesionRegion(
+                start_zyx=(z.start, y.start, x.start),
+                stop_zyx=(z.stop, y.stop, x.stop),
+                voxels=int(statistics["voxel_counts"][lesion_id]),
+            )
+    return regions

@@ -1,0 +1,137 @@
+"""Everything that must be equal in training and inference; it travels in the model bundle, and inference has no other source.
+
+Nothing here concerns training alone: recipes hold that.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from longilesion.geometry import ZYX, Triple
+
+Channel = Literal["image", "lesion_mask", "click_heatmap"]
+PositiveTriple = Annotated[Triple, Field(description="z, y, x; each over 0")]
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class VoiSettings(Settings):
+    """The lattice on which a lesion's neighbourhood is sampled, and how its zoom follows the lesion's extent."""
+
+    shape_zyx: ZYX
+    spacing_zyx_mm: PositiveTriple
+    zoom_min: float = Field(default=1.0, gt=0)
+    zoom_max: float = Field(default=3.0, gt=0)
+    lesion_fraction: float = Field(
+        default=0.5, gt=0, le=1, description="share of the lattice's length that the baseline lesion may span"
+    )
+    growth_limit: int = Field(default=1, ge=0, description="how often a lesion at the border is sampled again, twice as wide")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if min(self.shape_zyx) < 8 or min(self.spacing_zyx_mm) <= 0:
+            raise ValueError("a VOI needs at least 8 voxels and a positive spacing along each axis")
+        if self.zoom_min > self.zoom_max:
+            raise ValueError("zoom_min is greater than zoom_max")
+        return self
+
+
+class AlignmentSettings(Settings):
+    """The local translation search that brings the baseline's neighbourhood onto the follow-up's."""
+
+    spacing_mm: float = Field(default=2.5, gt=0)
+    template_radius_mm: float = Field(default=20.0, gt=0)
+    search_radius_mm: float = Field(default=30.0, ge=0)
+    clip_hu: tuple[float, float] = (-300.0, 300.0)
+    distance_penalty: float = Field(
+        default=0.1, ge=0, description="loss of correlation at the search radius, growing with the squared distance"
+    )
+
+
+class EncodingSettings(Settings):
+    """How a pair of VOIs becomes the channels of the two streams. `image` gives one channel per HU window."""
+
+    clip_hu: tuple[tuple[float, float], ...] = ((-1000.0, 400.0),)
+    followup_channels: tuple[Channel, ...] = ("image",)
+    baseline_channels: tuple[Channel, ...] = ("image", "lesion_mask")
+    click_sigma_mm: float = Field(default=6.0, gt=0)
+    other_lesions_value: float = Field(default=0.0, description="value of the other marked lesions in the mask channel")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.clip_hu or any(low >= high for low, high in self.clip_hu):
+            raise ValueError("clip_hu needs at least one window whose lower limit is below its upper one")
+        return self
+
+    @property
+    def stream_channels(self) -> tuple[Channel, ...]:
+        """The channels of one stream of a network with shared weights: all that either stream uses, in fixed order."""
+        used = (*self.followup_channels, *self.baseline_channels)
+        ordered: tuple[Channel, ...] = ("image", "lesion_mask", "click_heatmap")
+        return tuple(channel for channel in ordered if channel in used)
+
+    @property
+    def channel_count(self) -> int:
+        """Number of channels of one stream."""
+        return sum(len(self.clip_hu) if channel == "image" else 1 for channel in self.stream_channels)
+
+
+class DualEncoderSettings(Settings):
+    """LongiNet: two nnU-Net encoders with shared weights, fused at every skip and at the bottleneck, one decoder."""
+
+    kind: Literal["dual_encoder"] = "dual_encoder"
+    fusion: Literal["pointwise"] = "pointwise"
+    encoder: Literal["plain", "residual"] = "plain"
+    stem_zyx: ZYX = Field(default=(1, 1, 1), description="space-to-depth factor before the first stage")
+    features_per_stage: tuple[int, ...]
+    kernel_sizes: tuple[ZYX, ...]
+    strides: tuple[ZYX, ...]
+    blocks_per_stage: tuple[int, ...]
+    decoder_convolutions: tuple[int, ...]
+    baseline_reconstruction: bool = True
+    presence_features: int = Field(default=64, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        stages = len(self.features_per_stage)
+        if not len(self.kernel_sizes) == len(self.strides) == len(self.blocks_per_stage) == stages:
+            raise ValueError("features_per_stage, kernel_sizes, strides and blocks_per_stage differ in length")
+        if len(self.decoder_convolutions) != stages - 1:
+            raise ValueError(f"decoder_convolutions has {len(self.decoder_convolutions)} entries, expected {stages - 1}")
+        return self
+
+
+class InferenceSettings(Settings):
+    """Decisions after the network."""
+
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    presence_threshold: float = Field(default=0.5, ge=0, le=1)
+    mirror_axes: tuple[Literal["z", "y", "x"], ...] = ()
+
+
+class ModelSettings(Settings):
+    """All settings of a model."""
+
+    voi: VoiSettings
+    alignment: AlignmentSettings = AlignmentSettings()
+    encoding: EncodingSettings
+    network: DualEncoderSettings
+    inference: InferenceSettings = InferenceSettings()
+
+    @model_validator(mode="after")
+    def _check_lattice(self) -> Self:
+        for axis, name in enumerate("zyx"):
+            factor = self.network.stem_zyx[axis]
+            for stride in self.network.strides:
+                factor *= stride[axis]
+            if self.voi.shape_zyx[axis] % factor:
+                raise ValueError(
+                    f"voi.shape_zyx: {self.voi.shape_zyx[axis]} along {name} is not a multiple of the network's {factor}"
+                )
+        return self

@@ -1,0 +1,214 @@
+"""Model bundles, and the batched mean probability of their networks on a CPU or a GPU."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_model
+from torch import Tensor, nn
+
+from longilesion.config import ModelSettings
+from longilesion.encoding import NetworkInput
+from longilesion.errors import BundleError
+from longilesion.networks import build_network
+
+SCHEMA_VERSION = 1
+SETTINGS_FILE = "settings.json"
+
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+_AXES = {"z": 2, "y": 3, "x": 4}
+_BATCH_SIZE = {"cpu": 2, "cuda": 8}
+
+_log = logging.getLogger(__name__)
+
+
+class BundleManifest(BaseModel):
+    """The content of a bundle's `settings.json`; `provenance` says what the weights were trained on, and their licence."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int
+    settings: ModelSettings
+    provenance: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Ensemble:
+    """Networks of one bundle, on their device, ready to predict."""
+
+    settings: ModelSettings
+    networks: tuple[nn.Module, ...]
+    device: torch.device
+    precision: torch.dtype
+
+    def predict(self, batch: NetworkInput) -> tuple[Float[Tensor, "batch z y x"], Float[Tensor, " batch"]]:
+        """Mean outline probability and mean presence over networks and mirrored views, as float32 on the CPU.
+
+        Where a GPU runs out of memory the batch is halved until it fits.
+        """
+        try:
+            return self._predict(batch)
+        except torch.OutOfMemoryError:
+            size = len(batch.followup)
+            if size == 1:
+                raise
+            torch.cuda.empty_cache()
+            _log.warning("the GPU ran out of memory with a batch of %d lesions; trying %d", size, size // 2)
+            halves = [self.predict(part) for part in _split(batch, (size + 1) // 2)]
+            return torch.cat([half[0] for half in halves]), torch.cat([half[1] for half in halves])
+
+    @property
+    def batch_size(self) -> int:
+        """Number of lesions to predict at once."""
+        return _BATCH_SIZE[self.device.type]
+
+    def _predict(self, batch: NetworkInput) -> tuple[Float[Tensor, "batch z y x"], Float[Tensor, " batch"]]:
+        views = _mirrored_views(self.settings)
+        on_device = batch.to(self.device)
+        outline = torch.zeros((len(batch.followup), *batch.followup.shape[2:]), device=self.device)
+        presence = torch.zeros(len(batch.followup), device=self.device)
+        mixed = torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision != torch.float32)
+        with torch.inference_mode(), mixed:
+            for view in views:
+                seen = NetworkInput(
+                    followup=_packed(on_device.followup.flip(view)),
+                    baseline=_packed(on_device.baseline.flip(view)),
+                    has_baseline=on_device.has_baseline,
+                )
+                for network in self.networks:
+                    output = network(seen)
+                    outline += output.lesion_logits[0].float().sigmoid().flip(view)[:, 0]
+                    presence += output.presence_logit.float().sigmoid()
+        count = len(views) * len(self.networks)
+        return (outline / count).cpu(), (presence / count).cpu()
+
+
+def save_bundle(
+    directory: Path, settings: ModelSettings, networks: Sequence[nn.Module], *, provenance: dict[str, str]
+) -> None:
+    """Writes `settings.json` and one float16 `fold_k.safetensors` per network."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for stale in directory.glob("fold_*.safetensors"):
+        stale.unlink()
+    for fold, network in enumerate(networks):
+        halved = build_network(settings)
+        halved.load_state_dict(network.state_dict())
+        save_model(halved.half(), str(directory / f"fold_{fold}.safetensors"))
+    manifest = BundleManifest(schema_version=SCHEMA_VERSION, settings=settings, provenance=provenance)
+    temporary = directory / f".{SETTINGS_FILE}.part"
+    temporary.write_text(manifest.model_dump_json(indent=2) + "\n")
+    temporary.replace(directory / SETTINGS_FILE)
+
+
+def is_bundle(directory: Path) -> bool:
+    """Whether a directory looks like a bundle."""
+    return (directory / SETTINGS_FILE).is_file()
+
+
+def load_ensemble(directory: Path, *, device: Device = "auto", precision: Precision = "auto") -> Ensemble:
+    """Reads a bundle once and puts its networks on a device.
+
+    Raises BundleError for a bundle that is missing, damaged, or of another version, or a device that is not there.
+    """
+    manifest = read_manifest(directory)
+    folds = sorted(directory.glob("fold_*.safetensors"))
+    if not folds:
+        raise BundleError(f"{directory}: no fold_*.safetensors beside {SETTINGS_FILE}; expected one file per network")
+    chosen = _device(device)
+    networks = tuple(_load_network(path, manifest.settings).to(chosen) for path in folds)
+    if chosen.type == "cpu":
+        networks = tuple(network.to(memory_format=torch.channels_last_3d) for network in networks)
+    return Ensemble(
+        settings=manifest.settings, networks=networks, device=chosen, precision=_precision(precision, chosen)
+    )
+
+
+def read_manifest(directory: Path) -> BundleManifest:
+    """Reads and checks `settings.json`; raises BundleError."""
+    path = directory / SETTINGS_FILE
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror}); expected a model bundle there") from error
+    try:
+        manifest = BundleManifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise BundleError(f"{path}: {where}: {first['msg']}; expected the settings of a model bundle") from error
+    if manifest.schema_version != SCHEMA_VERSION:
+        raise BundleError(f"{path}: schema version {manifest.schema_version}; expected {SCHEMA_VERSION}")
+    return manifest
+
+
+def _load_network(path: Path, settings: ModelSettings) -> nn.Module:
+    network = build_network(settings)
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        tensors = load_file(str(path))
+    except (SafetensorError, OSError) as error:
+        raise BundleError(f"{path}: damaged or not a safetensors file ({error})") from error
+    if found != expected:
+        odd = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))[0]
+        raise BundleError(
+            f"{path}: tensor {odd} is {found.get(odd, 'missing')}; expected {expected.get(odd, 'no such tensor')}"
+        )
+    network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    return network.eval()
+
+
+def _device(device: Device) -> torch.device:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BundleError("--device cuda: no CUDA device is available; expected one, or --device cpu")
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def _precision(precision: Precision, device: torch.device) -> torch.dtype:
+    if precision != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return torch.bfloat16 if _has_cpu_bfloat16() else torch.float32
+
+
+def _has_cpu_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 itself; elsewhere it is slower than float32."""
+    flags = Path("/proc/cpuinfo")
+    text = flags.read_text() if os.name == "posix" and flags.exists() else ""
+    return "avx512_bf16" in text or "amx_bf16" in text
+
+
+def _mirrored_views(settings: ModelSettings) -> list[list[int]]:
+    views: list[list[int]] = [[]]
+    for axis in settings.inference.mirror_axes:
+        views.extend([*view, _AXES[axis]] for view in list(views))
+    return views
+
+
+def _split(batch: NetworkInput, size: int) -> list[NetworkInput]:
+    return [
+        NetworkInput(followup=followup, baseline=baseline, has_baseline=known)
+        for followup, baseline, known in zip(
+            batch.followup.split(size), batch.baseline.split(size), batch.has_baseline.split(size), strict=True
+        )
+    ]
+
+
+def _packed(stream: Tensor) -> Tensor:
+    """Channels last on a CPU, whose bfloat16 convolutions want it."""
+    return stream.contiguous(memory_format=torch.channels_last_3d) if stream.device.type == "cpu" else stream

@@ -1,0 +1,158 @@
+"""The nnU-Net parts that every network is built from, and what every network returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
+from dynamic_network_architectures.building_blocks.residual_encoders import ResidualEncoder
+from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from longilesion.config import DualEncoderSettings
+from longilesion.geometry import ZYX
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class NetworkOutput:
+    """What a network says of a batch.
+
+    `lesion_logits` and `baseline_logits` hold one map per decoder resolution, the finest, at the input's size, first;
+    only the finest outside training. `baseline_logits` is the auxiliary reconstruction, None where there is none.
+    """
+
+    lesion_logits: tuple[Float[Tensor, "batch 1 z y x"], ...]
+    presence_logit: Float[Tensor, " batch"]
+    baseline_logits: tuple[Float[Tensor, "batch 1 z y x"], ...] | None
+
+
+class Encoder(nn.Module):
+    """An nnU-Net encoder (plain or residual) after an optional space-to-depth stem; returns one tensor per stage."""
+
+    def __init__(self, channels: int, settings: DualEncoderSettings) -> None:
+        """Builds the stages of `settings` for an input of that many channels."""
+        super().__init__()
+        self.stem_zyx = settings.stem_zyx
+        z, y, x = settings.stem_zyx
+        shared = {
+            "input_channels": channels * z * y * x,
+            "n_stages": len(settings.features_per_stage),
+            "features_per_stage": settings.features_per_stage,
+            "conv_op": nn.Conv3d,
+            "kernel_sizes": settings.kernel_sizes,
+            "strides": settings.strides,
+            "conv_bias": True,
+            "norm_op": nn.InstanceNorm3d,
+            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+            "nonlin": nn.LeakyReLU,
+            "nonlin_kwargs": {"inplace": True},
+            "return_skips": True,
+        }
+        self.stages = (
+            PlainConvEncoder(n_conv_per_stage=settings.blocks_per_stage, **shared)
+            if settings.encoder == "plain"
+            else ResidualEncoder(n_blocks_per_stage=settings.blocks_per_stage, **shared)
+        )
+
+    def forward(self, image: Float[Tensor, "batch c z y x"]) -> list[Tensor]:
+        """Features of every stage, the finest first."""
+        skips: list[Tensor] = self.stages(space_to_depth(image, self.stem_zyx))
+        return skips
+
+
+class Decoder(nn.Module):
+    """An nnU-Net decoder that also gives its features, and logits at the resolution before the encoder's stem."""
+
+    def __init__(self, encoder: Encoder, convolutions: Sequence[int]) -> None:
+        """Builds the mirror image of an encoder, with that many convolutions per stage, the coarsest first."""
+        super().__init__()
+        z, y, x = self.stem_zyx = encoder.stem_zyx
+        self.unet = UNetDecoder(encoder.stages, z * y * x, tuple(convolutions), deep_supervision=True)
+        # It keeps the encoder only to compute sizes; without it no tensor stands twice in the state.
+        self.unet.encoder = None
+
+    def forward(self, skips: Sequence[Tensor], *, all_resolutions: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The finest features, and the logits, finest first; only the finest unless `all_resolutions`."""
+        features = skips[-1]
+        logits = []
+        last = len(skips) - 2
+        for stage, skip in enumerate(reversed(skips[:-1])):
+            features = torch.cat((self.unet.transpconvs[stage](features), skip), dim=1)
+            features = self.unet.stages[stage](features)
+            if all_resolutions or stage == last:
+                logits.append(depth_to_space(self.unet.seg_layers[stage](features), self.stem_zyx))
+        return features, tuple(reversed(logits))
+
+
+class LocalPresence(nn.Module):
+    """Says whether the lesion is still there, from features pooled around it and not over the whole VOI.
+
+    Four regions are pooled: a Gaussian at the VOI's centre, where alignment put the lesion; the baseline outline; the
+    shell around the outline; and the predicted outline. Their means, side by side, let the head see contrast and change.
+    """
+
+    def __init__(self, channels: int, *, image_channels: int, hidden: int) -> None:
+        """Builds the head for pooled maps of that many channels, plus both streams' images."""
+        super().__init__()
+        regions = 4
+        statistics = 5
+        width = regions * (channels + 2 * image_channels) + statistics
+        self.layers = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, hidden), nn.LeakyReLU(0.01), nn.Linear(hidden, 1)
+        )
+
+    def forward(
+        self,
+        features: Float[Tensor, "batch f z y x"],
+        images: Float[Tensor, "batch i z y x"],
+        outline: Float[Tensor, "batch 1 z y x"],
+        probability: Float[Tensor, "batch 1 z y x"],
+    ) -> Float[Tensor, " batch"]:
+        """One logit per lesion; `outline` is the baseline lesion, zero where there is none. All at one resolution."""
+        # Sums over 10^5 voxels: bfloat16 would lose small lesions.
+        with torch.autocast(features.device.type, enabled=False):
+            maps = torch.cat((features.float(), images.float()), dim=1)
+            outline, probability = outline.float(), probability.float()
+            center = _center_gaussian(maps)
+            shell = (nn.functional.avg_pool3d(outline, 5, stride=1, padding=2) > 0).float() * (1 - outline)
+            regions = torch.cat((center.expand_as(outline), outline, shell, probability), dim=1)
+            mass = regions.flatten(2).sum(2)
+            pooled = torch.einsum("bczyx,brzyx->brc", maps, regions) / (mass[..., None] + 1.0)
+            known = outline.flatten(1).amax(1) > 0.5
+            overlap = (outline * probability).flatten(1).sum(1) / (mass[:, 1] + 1.0)
+            statistics = torch.stack(
+                (mass[:, 1].log1p(), mass[:, 3].log1p(), probability.flatten(1).amax(1), overlap, known.float()), dim=1
+            )
+            logit: Tensor = self.layers(torch.cat((pooled.flatten(1), statistics), dim=1))
+        return logit[:, 0]
+
+
+def space_to_depth(image: Float[Tensor, "batch c z y x"], factor_zyx: ZYX) -> Float[Tensor, "batch d z2 y2 x2"]:
+    """Moves blocks of voxels into channels."""
+    a, b, c = factor_zyx
+    if a * b * c == 1:
+        return image
+    batch, channels, z, y, x = image.shape
+    blocks = image.reshape(batch, channels, z // a, a, y // b, b, x // c, c)
+    return blocks.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(batch, channels * a * b * c, z // a, y // b, x // c)
+
+
+def depth_to_space(image: Float[Tensor, "batch d z y x"], factor_zyx: ZYX) -> Float[Tensor, "batch c z2 y2 x2"]:
+    """Moves channels back into blocks of voxels; the inverse of `space_to_depth`."""
+    a, b, c = factor_zyx
+    if a * b * c == 1:
+        return image
+    batch, depth, z, y, x = image.shape
+    channels = depth // (a * b * c)
+    blocks = image.reshape(batch, channels, a, b, c, z, y, x)
+    return blocks.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(batch, channels, z * a, y * b, x * c)
+
+
+def _center_gaussian(maps: Float[Tensor, "batch c z y x"]) -> Float[Tensor, "1 1 z y x"]:
+    """A Gaussian at the middle whose deviation is a tenth of each axis' length."""
+    axes = [torch.linspace(-5, 5, length, device=maps.device) for length in maps.shape[2:]]
+    z, y, x = ((-0.5 * axis**2).exp() for axis in axes)
+    return (z[:, None, None] * y[:, None] * x)[None, None]

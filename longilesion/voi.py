@@ -1,0 +1,172 @@
+"""Volumes of interest: a lattice around a lesion sampled straight from a native scan, and probabilities pasted back.
+
+A lattice runs along the scan's own axes (viewed in LPS order), so sampling is separable: one small matrix per axis, which
+interpolates where the lattice is finer than the scan and averages where it is coarser. No intensities are changed here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32
+from numpy.typing import NDArray
+
+from longilesion.case import AIR_HU, Case, LesionPrediction, LesionPrompt, Scan
+from longilesion.config import VoiSettings
+from longilesion.geometry import ZYX, Grid, Triple
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Placement:
+    """Where the two lattices of a lesion lie: corresponding centres, and a factor on the lattice's spacing.
+
+    `similarity` is the correlation of the two neighbourhoods there; None where there was nothing to compare.
+    """
+
+    followup_xyz_mm: Triple
+    baseline_xyz_mm: Triple | None
+    zoom: float
+    similarity: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Voi:
+    """Hounsfield units on a lattice, with the click as a fractional lattice index (which may lie outside)."""
+
+    hu: Float32[np.ndarray, "z y x"]
+    grid: Grid
+    click_zyx: Triple
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class VoiPair:
+    """The two time points' lattices of one lesion.
+
+    `baseline_mask` is the share of each lattice voxel inside the lesion, `baseline_others` inside any other marked lesion.
+    """
+
+    followup: Voi
+    baseline: Voi | None
+    baseline_mask: Float32[np.ndarray, "z y x"] | None
+    baseline_others: Float32[np.ndarray, "z y x"] | None
+
+
+def lattice_around(grid: Grid, center_xyz_mm: Triple, settings: VoiSettings, *, zoom: float) -> Grid:
+    """The lattice along the axes of `grid` whose middle is the given point."""
+    step = np.array(settings.spacing_zyx_mm) * zoom / np.array(grid.spacing_zyx_mm)
+    start = np.array(grid.index_zyx(center_xyz_mm)) - step * (np.array(settings.shape_zyx) - 1) / 2
+    return grid.lattice(start_zyx=start, step_zyx=step, shape_zyx=settings.shape_zyx)
+
+
+def sample_voi_pair(case: Case, prompt: LesionPrompt, placement: Placement, settings: VoiSettings) -> VoiPair:
+    """Samples both time points of a lesion at a placement.
+
+    The baseline is None where the case has no baseline scan for the prompt, its masks None where it has no lesion map.
+    """
+    followup = _sample_voi(
+        case.followups[prompt.followup.scan_name],
+        prompt.followup.point_xyz_mm,
+        placement.followup_xyz_mm,
+        settings=settings,
+        zoom=placement.zoom,
+    )
+    if prompt.baseline is None or placement.baseline_xyz_mm is None:
+        return VoiPair(followup=followup, baseline=None, baseline_mask=None, baseline_others=None)
+    prior = case.baselines[prompt.baseline.scan_name]
+    baseline = _sample_voi(
+        prior.scan, prompt.baseline.point_xyz_mm, placement.baseline_xyz_mm, settings=settings, zoom=placement.zoom
+    )
+    if prior.lesions is None:
+        return VoiPair(followup=followup, baseline=baseline, baseline_mask=None, baseline_others=None)
+    ids, ids_grid = prior.lesions.grid.lps_view(prior.lesions.ids)
+    start, step = ids_grid.axis_steps(baseline.grid)
+    window = sampled_window(start, step, shape_zyx=settings.shape_zyx, extent_zyx=ids.shape)
+    nearby = ids[window]
+    offset = start - [axis.start for axis in window]
+    is_lesion = nearby == prompt.lesion_id
+    mask = resample(is_lesion, start_zyx=offset, step_zyx=step, shape_zyx=settings.shape_zyx)
+    others = resample((nearby != 0) & ~is_lesion, start_zyx=offset, step_zyx=step, shape_zyx=settings.shape_zyx)
+    return VoiPair(followup=followup, baseline=baseline, baseline_mask=mask, baseline_others=others)
+
+
+def paste_probability(
+    prediction: LesionPrediction, grid: Grid
+) -> tuple[Float32[np.ndarray, "z y x"], tuple[slice, slice, slice]]:
+    """Samples a prediction's probability at the voxels of `grid` (in LPS order) that its lattice covers.
+
+    Returns the probabilities and the window of `grid` that they fill; the window is empty where the two do not meet.
+    """
+    first, step = grid.axis_steps(prediction.grid)
+    last = first + step * (np.array(prediction.grid.shape_zyx) - 1)
+    shape = np.array(grid.shape_zyx)
+    start = np.clip(np.ceil(first - step / 2), 0, shape).astype(int)
+    stop = np.maximum(start, np.clip(np.floor(last + step / 2) + 1, 0, shape).astype(int))
+    z, y, x = (stop - start).tolist()
+    values = resample(prediction.probability, start_zyx=(start - first) / step, step_zyx=1 / step, shape_zyx=(z, y, x))
+    window = tuple(slice(low, high) for low, high in zip(start.tolist(), stop.tolist(), strict=True))
+    return values, (window[0], window[1], window[2])
+
+
+def resample(
+    volume: NDArray[np.generic],
+    *,
+    start_zyx: NDArray[np.float64],
+    step_zyx: NDArray[np.float64],
+    shape_zyx: ZYX,
+    fill: float = 0.0,
+) -> Float32[np.ndarray, "z y x"]:
+    """Samples an array at the fractional indices `start + k * step` (step over 0); beyond its voxels lies `fill`.
+
+    Linear interpolation, with the kernel widened to the step where the step exceeds a voxel, so nothing is skipped.
+    """
+    window = sampled_window(start_zyx, step_zyx, shape_zyx=shape_zyx, extent_zyx=volume.shape)
+    values = volume[window].astype(np.float32)
+    if fill:
+        values -= fill
+    along_z, along_y, along_x = (
+        _axis_weights(start_zyx[axis], step_zyx[axis], count=shape_zyx[axis], window=window[axis]) for axis in range(3)
+    )
+    values = along_y @ (values @ along_x.T)
+    values = (along_z @ values.reshape(len(values), -1)).reshape(shape_zyx)
+    if fill:
+        values += fill
+    return values
+
+
+def sampled_window(
+    start_zyx: NDArray[np.float64], step_zyx: NDArray[np.float64], *, shape_zyx: ZYX, extent_zyx: tuple[int, ...]
+) -> tuple[slice, slice, slice]:
+    """The part of an array of size `extent_zyx` that `resample` reads."""
+    width = np.maximum(step_zyx, 1.0)
+    extent = np.array(extent_zyx)
+    low = np.clip(np.floor(start_zyx - width), 0, extent).astype(int)
+    high = np.clip(np.ceil(start_zyx + step_zyx * (np.array(shape_zyx) - 1) + width) + 1, low, extent).astype(int)
+    z, y, x = (slice(begin, end) for begin, end in zip(low.tolist(), high.tolist(), strict=True))
+    return z, y, x
+
+
+def sample_scan(scan: Scan, lattice: Grid) -> Float32[np.ndarray, "z y x"]:
+    """Hounsfield units of a scan on a lattice along its axes in LPS order; air beyond the scan."""
+    hu, grid = scan.grid.lps_view(scan.hu)
+    start, step = grid.axis_steps(lattice)
+    return resample(hu, start_zyx=start, step_zyx=step, shape_zyx=lattice.shape_zyx, fill=AIR_HU)
+
+
+def _sample_voi(scan: Scan, click_xyz_mm: Triple, center_xyz_mm: Triple, *, settings: VoiSettings, zoom: float) -> Voi:
+    _, grid = scan.grid.lps_view(scan.hu)
+    lattice = lattice_around(grid, center_xyz_mm, settings, zoom=zoom)
+    return Voi(hu=sample_scan(scan, lattice), grid=lattice, click_zyx=lattice.index_zyx(click_xyz_mm))
+
+
+def _axis_weights(start: float, step: float, *, count: int, window: slice) -> Float32[np.ndarray, "count length"]:
+    """Row k holds the weights of the window's voxels for the position `start + k * step`; a full row sums to 1."""
+    width = max(step, 1.0)
+    positions = start + step * np.arange(count)
+    reach = int(np.ceil(width))
+    # The kernel's sum runs over all voxels around a position, also those beyond the array: these count as fill.
+    around = np.floor(positions)[:, None] + np.arange(-reach, reach + 2)
+    total = np.maximum(0.0, 1.0 - np.abs(around - positions[:, None]) / width).sum(axis=1)
+    inside = np.arange(window.start, window.stop)
+    weights = np.maximum(0.0, 1.0 - np.abs(inside - positions[:, None]) / width) / total[:, None]
+    return weights.astype(np.float32)

@@ -1,0 +1,77 @@
+"""Lesion shapes as signed distances on a small cube: lumpy ellipsoids, and real tumours.
+
+A shape is normalised: its volume is that of a sphere of radius 1, centred in a cube that reaches to +-`REACH`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32
+from numpy.typing import NDArray
+from scipy.ndimage import center_of_mass, distance_transform_edt, gaussian_filter, map_coordinates
+
+REACH = 2.4
+_SIDE = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Shape:
+    """Signed distance to the surface, negative inside, in units of the equivalent sphere's radius."""
+
+    distance: Float32[torch.Tensor, "n n n"]
+
+
+def random_shape(generator: np.random.Generator) -> Shape:
+    """An ellipsoid with axis ratios up to 1:2 and a lumpy surface."""
+    axis = np.linspace(-REACH, REACH, _SIDE)
+    z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
+    ratios = np.exp(generator.normal(0.0, 0.2, 3))
+    ratios /= np.prod(ratios) ** (1 / 3)
+    radius = np.sqrt((z / ratios[0]) ** 2 + (y / ratios[1]) ** 2 + (x / ratios[2]) ** 2)
+    lumps = gaussian_filter(generator.normal(size=radius.shape), generator.uniform(2.0, 5.0))
+    lumps *= generator.uniform(0.0, 0.25) / lumps.std()
+    return _normalised(radius + lumps < 1.0)
+
+
+def shape_of_mask(mask: Bool[np.ndarray, "z y x"], spacing_zyx_mm: Float32[np.ndarray, "3"]) -> Shape:
+    """The shape of a segmented lesion."""
+    radius_mm = (3 * float(mask.sum()) * float(np.prod(spacing_zyx_mm)) / (4 * np.pi)) ** (1 / 3)
+    center = np.array(center_of_mass(mask))
+    axis = np.linspace(-REACH, REACH, _SIDE) * radius_mm
+    positions = np.stack(np.meshgrid(*(axis / spacing for spacing in spacing_zyx_mm), indexing="ij"))
+    cube = map_coordinates(mask.astype(np.float32), positions + center[:, None, None, None], order=1)
+    return _normalised(cube > 0.5)
+
+
+def blended(first: Shape, second: Shape, weight: float) -> Shape:
+    """A shape between two shapes."""
+    return Shape(distance=(1 - weight) * first.distance + weight * second.distance)
+
+
+def signed_distance_mm(
+    shape: Shape,
+    offsets_zyx_mm: Float32[torch.Tensor, "z y x 3"],
+    *,
+    radius_mm: float,
+    rotation: NDArray[np.float64],
+) -> Float32[torch.Tensor, "z y x"]:
+    """Signed distance at offsets from the lesion's centre, for a lesion turned by `rotation` and of that radius."""
+    turned = offsets_zyx_mm @ torch.from_numpy(rotation.astype(np.float32)) / (radius_mm * REACH)
+    sampled = torch.nn.functional.grid_sample(
+        shape.distance[None, None], turned.flip(-1)[None], align_corners=True, padding_mode="border"
+    )
+    # Beyond the cube the border's value is too small; the distance to the cube makes up for it.
+    beyond = (turned.abs() - 1).clamp(min=0).norm(dim=-1) * REACH
+    return (sampled[0, 0] + beyond) * radius_mm
+
+
+def _normalised(mask: NDArray[np.bool_]) -> Shape:
+    unit = 2 * REACH / (_SIDE - 1)
+    distance = (distance_transform_edt(~mask) - distance_transform_edt(mask)) * unit
+    distance = gaussian_filter(distance.astype(np.float32), 0.7)
+    volume = float((distance < 0).sum()) * unit**3
+    radius = max((3 * volume / (4 * np.pi)) ** (1 / 3), 0.2)
+    return Shape(distance=torch.from_numpy(distance / np.float32(radius)))
