@@ -19,9 +19,9 @@ def written_together(paths: Sequence[Path]) -> Iterator[tuple[Path, ...]]:
     The folders are made where they are missing. Raises InputError where nothing can be written.
     """
     temporaries = tuple(path.with_name(_PREFIX + path.name) for path in paths)
+    for path in paths:
+        check_writable(path.parent)
     try:
-        for path in paths:
-            check_writable(path.parent)
         yield temporaries
         for temporary, path in zip(temporaries, paths, strict=True):
             temporary.replace(path)

@@ -1,0 +1,173 @@
+"""Cases as Grand Challenge lays them out: one folder of inputs, one folder of outputs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from longilesion.case import SCAN_NAMES, Baseline, Case, LesionMap, Scan, ScanName
+from longilesion.click_files import ClickFile, read_click_pairs
+from longilesion.errors import InputError
+from longilesion.files import written_together
+from longilesion.images import READABLE, read_lesion_map, read_scan, write_lesion_map
+
+SOCKETS_FILE = Path(__file__).parent.parent / "resources" / "sockets.json"
+OUTPUT_NAME = "output.mha"
+
+TimePoint: TypeAlias = Literal["baseline", "followup"]
+
+_log = logging.getLogger(__name__)
+
+
+class _Sockets(BaseModel):
+    """Where each input and output lies, by slug, relative to its folder."""
+
+    inputs: dict[str, Path]
+    outputs: dict[str, Path]
+
+
+class _Socket(BaseModel):
+    slug: str
+    relative_path: Path
+
+
+class _Entry(BaseModel):
+    """An entry of inputs.json; older ones say `interface`."""
+
+    socket: _Socket | None = None
+    interface: _Socket | None = None
+
+
+def read_case(directory: Path) -> tuple[Case, dict[ScanName, Path]]:
+    """Reads a case of any of the four interfaces; returns it and the follow-up scans' files, for writing its outputs.
+
+    The primary follow-up scan must be there. Baseline scans, masks and clicks may be missing: there is no prior then.
+    Raises InputError for another layout, or for any file that cannot be used.
+    """
+    inputs = _located(directory)
+    for name in SCAN_NAMES:
+        mask = inputs.get(f"{name}-baseline-ct-tumor-lesion-seg")
+        if mask is not None and f"{name}-baseline-ct" not in inputs:
+            raise InputError(
+                f"{mask}: a mask without its scan; expected {_sockets().inputs[f'{name}-baseline-ct']} too"
+            )
+    followup_files = {
+        name: _only_image(inputs[f"{name}-followup-ct"]) for name in SCAN_NAMES if f"{name}-followup-ct" in inputs
+    }
+    followups = {name: read_scan(path) for name, path in followup_files.items()}
+    baselines: dict[ScanName, Baseline] = {}
+    for name in SCAN_NAMES:
+        if f"{name}-baseline-ct" in inputs:
+            scan = read_scan(_only_image(inputs[f"{name}-baseline-ct"]))
+            baselines[name] = Baseline.of(scan, _read_mask(inputs.get(f"{name}-baseline-ct-tumor-lesion-seg"), scan))
+    clicks = read_click_pairs(
+        baseline=_click_files(inputs, "baseline", {name: baseline.scan for name, baseline in baselines.items()}),
+        followup=_click_files(inputs, "followup", followups),
+    )
+    return Case(baselines=baselines, followups=followups, clicks=clicks), followup_files
+
+
+def write_outputs(
+    directory: Path, maps: Mapping[ScanName, LesionMap], *, followup_files: Mapping[ScanName, Path]
+) -> None:
+    """Writes one lesion map per follow-up scan, all of them or none, each as the only file in its folder.
+
+    The maps take over the headers of the follow-up scans' files. Raises InputError where it cannot write.
+    """
+    folders = {name: directory / _sockets().outputs[f"{name}-followup-ct-tumor-lesion-seg"] for name in SCAN_NAMES}
+    paths = {name: folders[name] / OUTPUT_NAME for name in maps}
+    with written_together(list(paths.values())) as temporaries:
+        for name, temporary in zip(paths, temporaries, strict=True):
+            write_lesion_map(temporary, maps[name], like=followup_files[name])
+    _remove_others(folders, keep=set(paths.values()))
+
+
+@cache
+def _sockets() -> _Sockets:
+    return _Sockets.model_validate_json(SOCKETS_FILE.read_bytes())
+
+
+def _located(directory: Path) -> dict[str, Path]:
+    """The inputs that are there, by slug: those at their usual places, and those that inputs.json names."""
+    if not directory.is_dir():
+        raise InputError(f"{directory}: no such folder; expected a case")
+    usual = {slug: directory / path for slug, path in _sockets().inputs.items()}
+    located = {slug: path for slug, path in usual.items() if path.exists()} | _promised(directory)
+    if "primary-followup-ct" not in located:
+        # Two levels are enough to recognise the layout, and never a walk through a whole disk.
+        present = [path for depth in ("*", "*/*") for path in directory.glob(depth)]
+        found = ", ".join(sorted(str(path.relative_to(directory)) for path in present))
+        expected = _sockets().inputs["primary-followup-ct"]
+        raise InputError(f"{directory}: no follow-up scan, found {found or 'nothing'}; expected {expected}/<one image>")
+    return located
+
+
+def _promised(directory: Path) -> dict[str, Path]:
+    """The inputs that inputs.json names, which must be there; none where that file is missing, as in local runs."""
+    manifest = directory / "inputs.json"
+    if not manifest.exists():
+        return {}
+    try:
+        entries = TypeAdapter(list[_Entry]).validate_json(manifest.read_bytes())
+    except OSError as error:
+        raise InputError(f"{manifest}: {error.strerror}; expected a list of inputs") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(
+            f"{manifest}: {where}: {first['msg']}; expected a list of inputs with their sockets"
+        ) from error
+    promised = {}
+    for position, entry in enumerate(entries):
+        socket = entry.socket or entry.interface
+        if socket is None:
+            raise InputError(f"{manifest}: entry {position} has no socket; expected its slug and relative_path")
+        if socket.slug not in _sockets().inputs:
+            _log.warning("%s: unknown socket %s is ignored", manifest, socket.slug)
+            continue
+        promised[socket.slug] = directory / socket.relative_path
+        if not promised[socket.slug].exists():
+            raise InputError(f"{promised[socket.slug]}: missing; expected it, as {manifest.name} names {socket.slug}")
+    return promised
+
+
+def _only_image(folder: Path) -> Path:
+    """The one image in a folder; hidden files, and others such as the voxels beside an .mhd, do not count."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: not a folder; expected a folder with one image")
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    images = [name for name in names if name.lower().endswith(READABLE)]
+    if len(images) != 1:
+        found = ", ".join(images or names) or "nothing"
+        raise InputError(f"{folder}: {len(images)} images, found {found}; expected one of {', '.join(READABLE)}")
+    return folder / images[0]
+
+
+def _read_mask(folder: Path | None, scan: Scan) -> LesionMap | None:
+    return None if folder is None else read_lesion_map(_only_image(folder), like=scan.grid)
+
+
+def _click_files(inputs: Mapping[str, Path], time_point: TimePoint, scans: Mapping[ScanName, Scan]) -> list[ClickFile]:
+    return [
+        ClickFile(path=inputs[slug], scan_name=name, grid=scans[name].grid if name in scans else None)
+        for name in SCAN_NAMES
+        if (slug := f"{name}-{time_point}-lesion-clicks") in inputs
+    ]
+
+
+def _remove_others(folders: Mapping[ScanName, Path], keep: set[Path]) -> None:
+    """Removes what earlier runs left in the output folders: a second file there, or an empty folder, fails the job."""
+    for folder in folders.values():
+        if not folder.is_dir():
+            continue
+        for path in folder.iterdir():
+            if path.is_file() and path not in keep:
+                _log.info("removing %s, left from an earlier run", path)
+                path.unlink()
+        if not any(folder.iterdir()):
+            folder.rmdir()
