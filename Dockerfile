@@ -20,8 +20,8 @@ RUN python -c "import torch; print('base image: torch', torch.__version__)" \
     && grep -v '^torch==' /opt/longilesion/requirements.txt > /tmp/requirements.txt \
     && PIP_BREAK_SYSTEM_PACKAGES=1 python -m pip install --no-cache-dir --constraint /tmp/constraints.txt --requirement /tmp/requirements.txt \
     && rm -rf /tmp/* \
-    && groupadd --system --gid 10001 longilesion \
-    && useradd --system --uid 10001 --gid 10001 --no-create-home --home-dir /tmp longilesion
+    && groupadd --gid 10001 longilesion \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp longilesion
 
 COPY process.py LICENSE /opt/longilesion/
 COPY resources /opt/longilesion/resources/

@@ -4,6 +4,11 @@ set -euo pipefail
 cd "$(dirname "$0")"
 . test/container/engine.sh
 
+previous=$(engine images --quiet "$IMAGE")
 build_image "$IMAGE" ${BASE_IMAGE:+--build-arg "BASE_IMAGE=$BASE_IMAGE"}
-if [ "$ENGINE" = podman ]; then engine image prune --force >/dev/null; fi # the image that lost its name to this one
+
+# The image that just lost its name would stay for ever, with its gigabytes.
+if [ -n "$previous" ] && [ "$previous" != "$(engine images --quiet "$IMAGE")" ]; then
+    engine rmi "$previous" >/dev/null || true
+fi
 echo "Built $IMAGE"

@@ -8,6 +8,7 @@ cd "$(dirname "$0")"
 python=${PYTHON:-.venv/bin/python}
 cases=test/cases
 [ -x "$python" ] || { echo "$python is missing: make setup" >&2; exit 1; }
+engine image inspect "$IMAGE" >/dev/null 2>&1 || { echo "There is no image $IMAGE: ./build.sh" >&2; exit 1; }
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

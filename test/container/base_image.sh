@@ -27,7 +27,7 @@ if ! engine image exists "$name"; then
         rm -rf "$root/wheels" "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/dev/*
         # vfs keeps every image in full: one made by an older recipe goes first.
         engine images --quiet --filter reference=localhost/longilesion-base | xargs -r podman rmi --force
-        tar -C "$root" -c . | engine import --change 'ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin' - "$name"
+        tar -C "$root" -c . | engine import --change 'ENV PATH=/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' - "$name"
     } >&2
 fi
 echo "$name"

@@ -39,6 +39,6 @@ build_image() {
         set -- "$@" --build-arg "$name=${!name}"
         if [ -e "${!name}" ]; then set -- "$@" --volume "${!name}:${!name}:ro"; fi
     done
-    # Without --layers all steps become one layer, and vfs stores every layer in full.
-    buildah bud --isolation chroot --network host --platform linux/amd64 --tag "$tag" "$@" .
+    # One layer for all steps, and nothing left of a failed build: vfs stores every layer in full.
+    buildah bud --layers=false --no-cache --force-rm --isolation chroot --network host --platform linux/amd64 --tag "$tag" "$@" .
 }
