@@ -1,0 +1,222 @@
+"""From probabilities to a label map: presence, components, merged lesions, overlaps.
+
+Works in each lesion's own box, never on the whole volume, and in the scan's LPS view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import cc3d
+import numpy as np
+from jaxtyping import Bool, Float32, Shaped, UInt16
+from numpy.typing import NDArray
+
+from longilesion.case import LesionMap, LesionPrediction
+from longilesion.config import InferenceSettings
+from longilesion.geometry import ZYX, Grid, Triple
+from longilesion.voi import paste_probability
+
+Labels = Literal["lesion_ids", "binary"]
+
+# Two prompts outline one lesion if they share this much of the smaller outline; less is two lesions that touch.
+MERGED_SHARE = 0.5
+_CONNECTIVITY = 18
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LabelledScan:
+    """The label map of one scan; per lesion id the volume and mean probability of its voxels, and a note if it has none."""
+
+    lesions: LesionMap
+    volumes_ml: Mapping[int, float]
+    probabilities: Mapping[int, float]
+    notes: Mapping[int, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Outline:
+    """One lesion's mask and probability in the box of its voxels, which begins at `start_zyx` of the scan."""
+
+    lesion_id: int
+    click_zyx: Triple
+    start_zyx: ZYX
+    probability: Float32[np.ndarray, "z y x"]
+    mask: Bool[np.ndarray, "z y x"]
+
+    @property
+    def box(self) -> tuple[slice, slice, slice]:
+        z, y, x = (slice(start, start + size) for start, size in zip(self.start_zyx, self.mask.shape, strict=True))
+        return z, y, x
+
+
+def label_lesions(
+    predictions: Sequence[LesionPrediction], grid: Grid, settings: InferenceSettings, *, labels: Labels = "lesion_ids"
+) -> LabelledScan:
+    """Writes the outlines of all lesions of one scan into one map.
+
+    A lesion below the presence threshold gets no voxels. Of the others each keeps the component (18 neighbours) nearest
+    to its click in millimetres, as in LongiNet (section 2.4). Prompts whose outlines are one and the same component,
+    as those of merged lesions are, give one label, that of the nearest click. A voxel that two lesions claim goes to the
+    higher probability, then to the nearer click.
+    """
+    notes: dict[int, str] = {}
+    outlines: list[_Outline] = []
+    _, lps = grid.lps_view(np.empty(grid.shape_zyx, np.bool_))
+    for prediction in predictions:
+        lesion_id = prediction.prompt.lesion_id
+        if prediction.presence < settings.presence_threshold:
+            notes[lesion_id] = f"gone: presence {prediction.presence:.2f} below {settings.presence_threshold:.2f}"
+            continue
+        outline = _outline(prediction, lps, settings.threshold)
+        if outline is None:
+            notes[lesion_id] = f"no voxel reaches probability {settings.threshold:.2f}"
+        else:
+            outlines.append(outline)
+    kept = []
+    for group in _merged_groups(outlines):
+        merged = _merged(group, lps)
+        kept.append(merged)
+        for outline in group:
+            if outline.lesion_id != merged.lesion_id:
+                notes[outline.lesion_id] = f"merged with lesion {merged.lesion_id}"
+    ids = np.zeros(grid.shape_zyx, np.uint16)
+    view, _ = grid.lps_view(ids)
+    _write(kept, view, lps)
+    volumes: dict[int, float] = {}
+    probabilities: dict[int, float] = {}
+    for outline in kept:
+        own = _largest_piece(view, outline)
+        volumes[outline.lesion_id] = float(own.sum()) * grid.voxel_volume_ml
+        if own.any():
+            probabilities[outline.lesion_id] = float(outline.probability[own].mean())
+        else:
+            notes[outline.lesion_id] = "all its voxels belong to lesions of higher probability"
+    if labels == "binary":
+        np.minimum(ids, 1, out=ids)
+    return LabelledScan(lesions=LesionMap(ids=ids, grid=grid), volumes_ml=volumes, probabilities=probabilities, notes=notes)
+
+
+def _outline(prediction: LesionPrediction, lps: Grid, threshold: float) -> _Outline | None:
+    """The component nearest to the click; None where nothing reaches the threshold."""
+    probability, window = paste_probability(prediction, lps)
+    mask = probability >= threshold
+    if not mask.any():
+        return None
+    click = lps.index_zyx(prediction.prompt.followup.point_xyz_mm)
+    components, count = cc3d.connected_components(mask, connectivity=_CONNECTIVITY, return_N=True)
+    if count > 1:
+        voxels = np.argwhere(mask)
+        nearest = voxels[_distances_mm(voxels + [axis.start for axis in window], click, lps).argmin()]
+        mask = components == components[tuple(nearest)]
+    box = _box_of(mask)
+    z, y, x = (axis.start + inner.start for axis, inner in zip(window, box, strict=True))
+    return _Outline(
+        lesion_id=prediction.prompt.lesion_id,
+        click_zyx=click,
+        start_zyx=(z, y, x),
+        probability=probability[box],
+        mask=mask[box],
+    )
+
+
+def _merged_groups(outlines: Sequence[_Outline]) -> list[list[_Outline]]:
+    """Groups of outlines that are one lesion, directly or through others."""
+    groups: list[list[_Outline]] = []
+    for outline in outlines:
+        same = [group for group in groups if any(_is_same_lesion(outline, other) for other in group)]
+        groups = [group for group in groups if group not in same]
+        groups.append([*(member for group in same for member in group), outline])
+    return groups
+
+
+def _is_same_lesion(first: _Outline, second: _Outline) -> bool:
+    shared = _shared_box(first, second)
+    if shared is None:
+        return False
+    overlap = int(np.count_nonzero(first.mask[shared[0]] & second.mask[shared[1]]))
+    return overlap >= MERGED_SHARE * min(np.count_nonzero(first.mask), np.count_nonzero(second.mask))
+
+
+def _shared_box(
+    first: _Outline, second: _Outline
+) -> tuple[tuple[slice, slice, slice], tuple[slice, slice, slice]] | None:
+    """The intersection of two boxes, in each one's own indices."""
+    low = np.maximum(first.start_zyx, second.start_zyx)
+    high = np.minimum(np.add(first.start_zyx, first.mask.shape), np.add(second.start_zyx, second.mask.shape))
+    if (low >= high).any():
+        return None
+    return _slices(low - first.start_zyx, high - first.start_zyx), _slices(low - second.start_zyx, high - second.start_zyx)
+
+
+def _merged(group: Sequence[_Outline], lps: Grid) -> _Outline:
+    """The union of a group's outlines, with the label of the click nearest to it."""
+    if len(group) == 1:
+        return group[0]
+    start = np.min([outline.start_zyx for outline in group], axis=0)
+    stop = np.max([np.add(outline.start_zyx, outline.mask.shape) for outline in group], axis=0)
+    mask = np.zeros(stop - start, np.bool_)
+    probability = np.zeros(stop - start, np.float32)
+    for outline in group:
+        place = _slices(outline.start_zyx - start, np.add(outline.start_zyx, outline.mask.shape) - start)
+        mask[place] |= outline.mask
+        np.maximum(probability[place], outline.probability, out=probability[place])
+    voxels = np.argwhere(mask) + start
+    center = voxels.mean(axis=0)
+
+    def remoteness(outline: _Outline) -> tuple[float, float]:
+        # Clicks inside the lesion are all at distance 0 from it; the more central one decides.
+        to_voxels = float(_distances_mm(voxels, outline.click_zyx, lps).min())
+        inside = max(lps.spacing_zyx_mm)
+        return max(to_voxels, inside), float(_distances_mm(center[None], outline.click_zyx, lps)[0])
+
+    z, y, x = start.tolist()
+    return replace(min(group, key=remoteness), start_zyx=(z, y, x), probability=probability, mask=mask)
+
+
+def _write(outlines: Sequence[_Outline], view: UInt16[np.ndarray, "z y x"], lps: Grid) -> None:
+    """Writes outlines into the map; where two meet, the higher probability wins, then the nearer click."""
+    for index, outline in enumerate(outlines):
+        claimed = outline.mask.copy()
+        for rank, other in enumerate(outlines):
+            shared = None if rank == index else _shared_box(outline, other)
+            if shared is None:
+                continue
+            mine, theirs = outline.probability[shared[0]], other.probability[shared[1]]
+            loses = theirs > mine
+            tied = np.argwhere((theirs == mine) & outline.mask[shared[0]] & other.mask[shared[1]])
+            if len(tied):
+                voxels = tied + [axis.start for axis in shared[0]] + np.array(outline.start_zyx)
+                own, others = (_distances_mm(voxels, lesion.click_zyx, lps) for lesion in (outline, other))
+                loses[tuple(tied.T)] = (others < own) | ((others == own) & (rank < index))
+            claimed[shared[0]] &= ~(loses & other.mask[shared[1]])
+        view[outline.box][claimed] = outline.lesion_id
+
+
+def _largest_piece(view: UInt16[np.ndarray, "z y x"], outline: _Outline) -> Bool[np.ndarray, "z y x"]:
+    """The voxels that a lesion keeps: an overlap may have cut off crumbs, which are erased."""
+    region = view[outline.box]
+    own = region == outline.lesion_id
+    pieces, count = cc3d.connected_components(own, connectivity=_CONNECTIVITY, return_N=True)
+    if count <= 1:
+        return own
+    largest = pieces == 1 + int(np.bincount(pieces.ravel())[1:].argmax())
+    region[own & ~largest] = 0
+    return np.asarray(largest)
+
+
+def _box_of(mask: Bool[np.ndarray, "z y x"]) -> tuple[slice, slice, slice]:
+    hits = [np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    return _slices(np.array([hit[0] for hit in hits]), np.array([hit[-1] + 1 for hit in hits]))
+
+
+def _slices(start: NDArray[np.integer], stop: NDArray[np.integer]) -> tuple[slice, slice, slice]:
+    z, y, x = (slice(low, high) for low, high in zip(start.tolist(), stop.tolist(), strict=True))
+    return z, y, x
+
+
+def _distances_mm(voxels: Shaped[np.ndarray, "n 3"], point_zyx: Triple, lps: Grid) -> NDArray[np.float64]:
+    offsets = (voxels - np.asarray(point_zyx)) * np.array(lps.spacing_zyx_mm)
+    return np.asarray(np.linalg.norm(offsets, axis=1))

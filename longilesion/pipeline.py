@@ -1,0 +1,180 @@
+"""The main job: a case and an ensemble in, one label map per follow-up scan out. No input or output."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from longilesion.alignment import place_vois
+from longilesion.case import SCAN_NAMES, Case, Click, LesionMap, LesionPrediction, LesionPrompt, ScanName
+from longilesion.encoding import encode
+from longilesion.ensemble import Ensemble
+from longilesion.labeling import LabelledScan, Labels, label_lesions
+from longilesion.prompts import complete_prompts
+from longilesion.voi import Placement, sample_voi_pair
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LesionOutcome:
+    """What became of one lesion: presence and probability 0..1, volumes in ml, and a note, never empty if the lesion is."""
+
+    prompt: LesionPrompt
+    presence: float
+    probability: float
+    volume_baseline_ml: float | None
+    volume_followup_ml: float
+    note: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Segmentation:
+    """The label map of every follow-up scan, what became of every lesion by id, and the seconds of each stage."""
+
+    maps: Mapping[ScanName, LesionMap]
+    lesions: tuple[LesionOutcome, ...]
+    seconds: Mapping[str, float]
+
+
+class _Clock:
+    """Adds up the seconds of stages that alternate."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(("propagate", "sample", "network", "label"), 0.0)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        self.seconds[stage] += time.perf_counter() - begun
+
+
+def segment_case(case: Case, ensemble: Ensemble, *, labels: Labels = "lesion_ids") -> Segmentation:
+    """Outlines every lesion of a case in its follow-up scans, or says why it has no outline."""
+    clock = _Clock()
+    with clock("propagate"):
+        prompts = complete_prompts(case)
+    _log.info("%d lesions to look for, %d with a propagated click", len(prompts), sum(p.propagated for p in prompts))
+    predictions = [
+        prediction
+        for start in range(0, len(prompts), ensemble.batch_size)
+        for prediction in _predict(case, prompts[start : start + ensemble.batch_size], ensemble, clock)
+    ]
+    with clock("label"):
+        labelled = {
+            name: label_lesions(
+                [prediction for prediction in predictions if prediction.prompt.followup.scan_name == name],
+                case.followups[name].grid,
+                ensemble.settings.inference,
+                labels=labels,
+            )
+            for name in SCAN_NAMES
+            if name in case.followups
+        }
+    outcomes = tuple(
+        _outcome(case, prompt, prediction, labelled[prompt.followup.scan_name])
+        for prompt, prediction in zip(prompts, predictions, strict=True)
+    )
+    found = sum(outcome.volume_followup_ml > 0 for outcome in outcomes)
+    _log.info("%d lesions outlined, %d empty", found, len(outcomes) - found)
+    maps = {name: result.lesions for name, result in labelled.items()}
+    return Segmentation(maps=maps, lesions=outcomes, seconds=clock.seconds)
+
+
+def _predict(
+    case: Case, prompts: Sequence[LesionPrompt], ensemble: Ensemble, clock: _Clock
+) -> Sequence[LesionPrediction]:
+    """Predicts a batch; lesions that reach their VOI's border are sampled again, twice as wide."""
+    settings = ensemble.settings
+    # The matrices of a VOI are too small to share between threads: handing them over would cost more than it saves.
+    with clock("sample"), threadpool_limits(1, user_api="blas"):
+        placements = [place_vois(case, prompt, settings) for prompt in prompts]
+    predictions = _predict_placed(case, prompts, placements, ensemble, clock)
+    for _ in range(settings.voi.growth_limit):
+        wide = [index for index, prediction in enumerate(predictions) if _reaches_border(prediction, ensemble)]
+        if not wide:
+            break
+        for index in wide:
+            placements[index] = replace(placements[index], zoom=2 * placements[index].zoom)
+        again = _predict_placed(
+            case, [prompts[index] for index in wide], [placements[index] for index in wide], ensemble, clock
+        )
+        for index, prediction in zip(wide, again, strict=True):
+            predictions[index] = prediction
+    return predictions
+
+
+def _predict_placed(
+    case: Case,
+    prompts: Sequence[LesionPrompt],
+    placements: Sequence[Placement],
+    ensemble: Ensemble,
+    clock: _Clock,
+) -> list[LesionPrediction]:
+    with clock("sample"), threadpool_limits(1, user_api="blas"):
+        pairs = [
+            sample_voi_pair(case, prompt, placement, ensemble.settings.voi)
+            for prompt, placement in zip(prompts, placements, strict=True)
+        ]
+        batch = encode(pairs, ensemble.settings.encoding)
+    with clock("network"):
+        probability, presence = ensemble.predict(batch)
+    return [
+        LesionPrediction(
+            prompt=_aligned(prompt, placement),
+            probability=outline.numpy(),
+            presence=float(there),
+            grid=pair.followup.grid,
+        )
+        for prompt, placement, pair, outline, there in zip(
+            prompts, placements, pairs, probability, presence, strict=True
+        )
+    ]
+
+
+def _aligned(prompt: LesionPrompt, placement: Placement) -> LesionPrompt:
+    """The prompt with its click where alignment found the lesion's place: what is nearest to that is the lesion."""
+    click = Click(scan_name=prompt.followup.scan_name, point_xyz_mm=placement.followup_xyz_mm)
+    return replace(prompt, followup=click)
+
+
+def _reaches_border(prediction: LesionPrediction, ensemble: Ensemble) -> bool:
+    if prediction.presence < ensemble.settings.inference.presence_threshold:
+        return False
+    mask = prediction.probability >= ensemble.settings.inference.threshold
+    return any(bool(np.take(mask, side, axis=axis).any()) for axis in range(3) for side in (0, -1))
+
+
+def _outcome(
+    case: Case, prompt: LesionPrompt, prediction: LesionPrediction, labelled: LabelledScan
+) -> LesionOutcome:
+    lesion_id = prompt.lesion_id
+    notes = [labelled.notes.get(lesion_id, "")]
+    if prompt.followup.clamped:
+        notes.append("click outside the scan, moved to its border")
+    if prompt.propagated:
+        notes.append("no follow-up click, propagated from the baseline")
+    return LesionOutcome(
+        prompt=prompt,
+        presence=prediction.presence,
+        probability=labelled.probabilities.get(lesion_id, 0.0),
+        volume_baseline_ml=_baseline_volume_ml(case, prompt),
+        volume_followup_ml=labelled.volumes_ml.get(lesion_id, 0.0),
+        note="; ".join(note for note in notes if note),
+    )
+
+
+def _baseline_volume_ml(case: Case, prompt: LesionPrompt) -> float | None:
+    """Volume of the outlined lesion: 0 where the baseline's map lacks it, None where there is no map."""
+    prior = None if prompt.baseline is None else case.baselines.get(prompt.baseline.scan_name)
+    if prior is None or prior.lesions is None:
+        return None
+    region = prior.regions.get(prompt.lesion_id)
+    return 0.0 if region is None else region.voxels * prior.scan.grid.voxel_volume_ml
