@@ -1,0 +1,103 @@
+"""The run report: what was done to which lesion, how sure that is, and what it cost; JSON for machines."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+import longilesion
+from longilesion.case import Case, ScanName
+from longilesion.files import written_together
+from longilesion.geometry import Triple
+from longilesion.pipeline import LesionOutcome, Segmentation
+
+_PACKAGES = ("torch", "numpy", "SimpleITK", "connected-components-3d")
+
+
+class LesionReport(BaseModel):
+    """One lesion; the click is the follow-up click that was used, as x, y, z voxel index in the follow-up scan `scan`.
+
+    `confidence` is 1 for a click that was given, lower for one that was `propagated` from the baseline. `presence` is
+    the probability that the lesion is still there, `probability` the mean one inside its outline. `note` says why the
+    outline is empty if it is.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: int
+    scan: ScanName
+    click: Triple
+    click_xyz_mm: Triple
+    click_clamped: bool
+    propagated: bool
+    confidence: float
+    presence: float
+    probability: float
+    volume_baseline_ml: float | None
+    volume_followup_ml: float
+    note: str
+
+
+class RunReport(BaseModel):
+    """One run. `peak_gpu_memory_bytes` is None where no GPU was used."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    versions: dict[str, str]
+    seconds: dict[str, float]
+    peak_memory_bytes: int
+    peak_gpu_memory_bytes: int | None
+    lesions: list[LesionReport]
+
+
+def make_report(case: Case, segmentation: Segmentation, *, seconds: Mapping[str, float]) -> RunReport:
+    """Describes a run; `seconds` are those of the stages around the segmentation (load, read, write)."""
+    return RunReport(
+        versions={
+            "longilesion": longilesion.__version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in _PACKAGES},
+        },
+        seconds={stage: round(spent, 4) for stage, spent in {**seconds, **segmentation.seconds}.items()},
+        peak_memory_bytes=_peak_memory_bytes(),
+        peak_gpu_memory_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else None,
+        lesions=[_lesion_report(case, outcome) for outcome in segmentation.lesions],
+    )
+
+
+def write_report(path: Path, report: RunReport) -> None:
+    """Writes the report; raises InputError where it cannot."""
+    with written_together([path]) as (temporary,):
+        temporary.write_text(report.model_dump_json(indent=2) + "\n")
+
+
+def _lesion_report(case: Case, outcome: LesionOutcome) -> LesionReport:
+    prompt = outcome.prompt
+    z, y, x = case.followups[prompt.followup.scan_name].grid.index_zyx(prompt.followup.point_xyz_mm)
+    return LesionReport(
+        id=prompt.lesion_id,
+        scan=prompt.followup.scan_name,
+        click=(round(x, 4), round(y, 4), round(z, 4)),
+        click_xyz_mm=prompt.followup.point_xyz_mm,
+        click_clamped=prompt.followup.clamped,
+        propagated=prompt.propagated,
+        confidence=prompt.confidence,
+        presence=outcome.presence,
+        probability=outcome.probability,
+        volume_baseline_ml=outcome.volume_baseline_ml,
+        volume_followup_ml=outcome.volume_followup_ml,
+        note=outcome.note,
+    )
+
+
+def _peak_memory_bytes() -> int:
+    """The most memory this process has held; Linux counts in kilobytes, macOS in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

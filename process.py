@@ -1,0 +1,112 @@
+"""Segments one case as Grand Challenge hands it over: from /input to /output, one process per case.
+
+What a person should read goes to stdout. A line on stderr marks the job with a warning, and the last one is what its
+user sees when it fails; then the exit code is not 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn, get_args
+
+from longilesion.ensemble import Device, Precision, is_bundle, load_ensemble
+from longilesion.errors import LongilesionError
+from longilesion.files import check_writable
+from longilesion.grand_challenge import read_case, write_outputs
+from longilesion.pipeline import segment_case
+from longilesion.report import make_report, write_report
+
+UPLOADED_MODEL = Path("/opt/ml/model")
+SHIPPED_MODEL = Path(__file__).parent / "model"
+
+_log = logging.getLogger("process")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one case and returns the exit code."""
+    options = _options(arguments)
+    _log_to_streams()
+    try:
+        _run(options)
+    except LongilesionError as error:
+        return _failed(str(error))
+    except Exception as error:  # noqa: BLE001 - whatever happens, the last line on stderr has to say what
+        _log.info("unexpected error", exc_info=True)
+        return _failed(f"unexpected {type(error).__name__}: {error}")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    check_writable(options.output)
+    if options.report is not None:
+        check_writable(options.report.parent)
+    started = time.perf_counter()
+    ensemble = load_ensemble(options.model, device=options.device, precision=options.precision)
+    loaded = time.perf_counter()
+    _log.info("loaded %d networks from %s in %.1f s", len(ensemble.networks), options.model, loaded - started)
+    case, followup_files = read_case(options.input)
+    read = time.perf_counter()
+    counts = len(case.baselines), len(case.followups), len(case.clicks)
+    _log.info("read %d baseline scans, %d follow-up scans, %d clicked lesions in %.1f s", *counts, read - loaded)
+    segmentation = segment_case(case, ensemble)
+    segmented = time.perf_counter()
+    outlined = sum(outcome.volume_followup_ml > 0 for outcome in segmentation.lesions)
+    _log.info("outlined %d of %d lesions in %.1f s", outlined, len(segmentation.lesions), segmented - read)
+    write_outputs(options.output, segmentation.maps, followup_files=followup_files)
+    written = time.perf_counter()
+    _log.info("wrote %d lesion maps to %s in %.1f s", len(segmentation.maps), options.output, written - segmented)
+    if options.report is not None:
+        seconds = {"load": loaded - started, "read": read - loaded, "write": written - segmented}
+        write_report(options.report, make_report(case, segmentation, seconds=seconds))
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Segments the lesions of one Grand Challenge case.")
+    parser.add_argument("--input", type=Path, default=Path("/input"), help="folder of the case (default: %(default)s)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("/output"), help="folder to write to (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--model",
+        type=Path,
+        default=UPLOADED_MODEL if is_bundle(UPLOADED_MODEL) else SHIPPED_MODEL,
+        help=f"model bundle (default: {UPLOADED_MODEL} if it holds one, else {SHIPPED_MODEL})",
+    )
+    parser.add_argument("--device", choices=get_args(Device), default="auto")
+    parser.add_argument("--precision", choices=get_args(Precision), default="auto")
+    parser.add_argument("--report", type=Path, help="JSON file for the run report (default: none)")
+    return parser.parse_args(arguments)
+
+
+def _log_to_streams() -> None:
+    """Sends INFO to stdout and warnings to stderr, but for Python's own warnings, which are for developers."""
+    ordinary, serious = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
+    ordinary.addFilter(lambda record: not _is_serious(record))
+    serious.addFilter(_is_serious)
+    logging.captureWarnings(True)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[ordinary, serious], force=True)
+
+
+def _is_serious(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING and record.name != "py.warnings"
+
+
+def _failed(message: str) -> int:
+    _log.error("%s", " ".join(message.split()))
+    return 1
+
+
+def stop(signal_number: int, _frame: object) -> NoReturn:
+    """Leaves in order, so that temporary files are removed."""
+    sys.exit(f"stopped by signal {signal_number} before the case was complete; nothing was written")
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, stop)
+    sys.exit(main())

@@ -1,0 +1,43 @@
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from longilesion.config import DualEncoderSettings, EncodingSettings, InferenceSettings, ModelSettings, VoiSettings
+from longilesion.ensemble import save_bundle
+from longilesion.networks import build_network
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of random weights that outlines whatever it looks at."""
+    settings = ModelSettings(
+        voi=VoiSettings(shape_zyx=(8, 8, 8), spacing_zyx_mm=(2.0, 1.0, 1.0), growth_limit=0),
+        encoding=EncodingSettings(),
+        network=DualEncoderSettings(
+            features_per_stage=(4, 8),
+            kernel_sizes=((3, 3, 3), (3, 3, 3)),
+            strides=((1, 1, 1), (2, 2, 2)),
+            blocks_per_stage=(1, 1),
+            decoder_convolutions=(1,),
+            presence_features=4,
+        ),
+        inference=InferenceSettings(threshold=0.001, presence_threshold=0.0),
+    )
+    torch.manual_seed(0)
+    directory = tmp_path_factory.mktemp("model")
+    save_bundle(directory, settings, [build_network(settings)], provenance={"data": "none"})
+    return directory
+
+
+@pytest.fixture
+def restored_logging() -> Iterator[None]:
+    """Puts back what a program's main changes: its streams are closed when the test is over."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)

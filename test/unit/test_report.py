@@ -1,0 +1,74 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from longilesion.case import Case, Click, LesionPrompt, Scan
+from longilesion.errors import InputError
+from longilesion.geometry import Grid
+from longilesion.pipeline import LesionOutcome, Segmentation
+from longilesion.report import make_report, write_report
+from test.unit.case_folders import SHAPE_ZYX, files_under, soft_tissue
+
+
+def flipped_case() -> Case:
+    grid = Grid.from_spacing(SHAPE_ZYX, (2.5, 0.8, 0.7), origin_xyz_mm=(90, -40, 700), direction=np.diag([-1, -1, 1]))
+    return Case(baselines={}, followups={"secondary": Scan(hu=soft_tissue(), grid=grid)}, clicks=())
+
+
+def segmentation(case: Case, *, probability: float = 0.9) -> Segmentation:
+    click = Click(scan_name="secondary", point_xyz_mm=case.followups["secondary"].grid.world_xyz_mm((1.5, 2.25, 3.125)))
+    prompt = LesionPrompt(lesion_id=4, followup=click, baseline=None, propagated=True, confidence=0.4)
+    outcome = LesionOutcome(
+        prompt=prompt,
+        presence=0.1,
+        probability=probability,
+        volume_baseline_ml=None,
+        volume_followup_ml=0.0,
+        note="not recognised in the follow-up",
+    )
+    seconds = {"propagate": 0.1, "sample": 0.2, "network": 0.3, "label": 0.4}
+    return Segmentation(maps={}, lesions=(outcome,), seconds=seconds)
+
+
+def test_click_is_reported_as_voxel_index_of_its_scan() -> None:
+    case = flipped_case()
+    (lesion,) = make_report(case, segmentation(case), seconds={}).lesions
+    assert lesion.scan == "secondary"
+    assert lesion.click == (3.125, 2.25, 1.5)
+
+
+def test_lesion_without_outline_says_why() -> None:
+    case = flipped_case()
+    (lesion,) = make_report(case, segmentation(case), seconds={}).lesions
+    assert lesion.volume_followup_ml == 0.0
+    assert lesion.note == "not recognised in the follow-up"
+
+
+def test_seconds_of_all_stages_are_there() -> None:
+    case = flipped_case()
+    report = make_report(case, segmentation(case), seconds={"read": 1.0, "write": 2.0})
+    assert report.seconds == {
+        "read": 1.0, "write": 2.0, "propagate": 0.1, "sample": 0.2, "network": 0.3, "label": 0.4
+    }  # fmt: skip
+
+
+def test_report_on_disk_is_valid_json(tmp_path: Path) -> None:
+    case = flipped_case()
+    report = make_report(case, segmentation(case, probability=float("nan")), seconds={})
+    write_report(tmp_path / "new" / "report.json", report)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    content = json.loads((tmp_path / "new" / "report.json").read_text(), parse_constant=refuse)
+    assert content["lesions"][0]["id"] == 4
+    assert files_under(tmp_path) == ["new/report.json"]
+
+
+def test_report_that_cannot_be_written(tmp_path: Path) -> None:
+    case = flipped_case()
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(InputError, match="can be written to"):
+        write_report(tmp_path / "file" / "report.json", make_report(case, segmentation(case), seconds={}))
