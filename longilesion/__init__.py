@@ -1,3 +1,3 @@
-"""Segmentation of tumours in follow-up CT, given the baseline scan, its outlined lesions and a click near each lesion."""
+"""Segmentation of tumours in follow-up CT, given the baseline scan with its lesions, and clicks near them."""
 
 __version__ = "0.1.0"

@@ -22,7 +22,9 @@ def place_vois(case: Case, prompt: LesionPrompt, settings: ModelSettings) -> Pla
     the spot that looks most like it near the follow-up click.
     """
     if prompt.baseline is None or prompt.baseline.scan_name not in case.baselines:
-        return Placement(followup_xyz_mm=prompt.followup.point_xyz_mm, baseline_xyz_mm=None, zoom=_zoom(0.0, settings.voi))
+        return Placement(
+            followup_xyz_mm=prompt.followup.point_xyz_mm, baseline_xyz_mm=None, zoom=_zoom(0.0, settings.voi)
+        )
     prior = case.baselines[prompt.baseline.scan_name]
     region = prior.regions.get(prompt.lesion_id)
     click = np.array(prompt.baseline.point_xyz_mm)
@@ -46,7 +48,7 @@ def place_vois(case: Case, prompt: LesionPrompt, settings: ModelSettings) -> Pla
 
 
 def _zoom(share: float, settings: VoiSettings) -> float:
-    """Zoom that makes a lesion spanning `share` of the unzoomed lattice span at most `lesion_fraction`; 1 if unknown."""
+    """Zoom at which a lesion spanning `share` of the lattice spans `lesion_fraction`, within limits; 1 if unknown."""
     wanted = share / settings.lesion_fraction if share else 1.0
     return float(np.clip(wanted, settings.zoom_min, settings.zoom_max))
 
@@ -57,7 +59,8 @@ def _extent_zyx_mm(prior: Baseline, region: LesionRegion) -> Float[np.ndarray, "
     _, grid = prior.scan.grid.lps_view(prior.scan.hu)
     # The outline's box is in file order; the lattice runs along the same axes in LPS order.
     order = np.abs(np.linalg.inv(_directions(grid)) @ _directions(prior.scan.grid)).round()
-    return (order @ extent_xyz_mm)[::-1]
+    extent: Float[np.ndarray, "3"] = (order @ extent_xyz_mm)[::-1]
+    return extent
 
 
 def _best_shift(
@@ -82,12 +85,13 @@ def _best_shift(
     best = np.unravel_index(int(score.argmax()), score.shape)
     offset_zyx = (_peak(score, best) - search_radius) * settings.spacing_mm
     _, grid = followup.grid.lps_view(followup.hu)
-    return _directions(grid) @ offset_zyx[::-1], float(correlation[best])
+    return np.asarray(_directions(grid) @ offset_zyx[::-1]), float(correlation[best])
 
 
 def _directions(grid: Grid) -> Float[np.ndarray, "3 3"]:
     """Unit vectors of the x, y and z axes as columns."""
-    return grid.world_from_voxel[:3, :3] / np.linalg.norm(grid.world_from_voxel[:3, :3], axis=0)
+    columns = grid.world_from_voxel[:3, :3]
+    return np.asarray(columns / np.linalg.norm(columns, axis=0))
 
 
 def _neighbourhood(
@@ -98,13 +102,13 @@ def _neighbourhood(
     side = 2 * radius + 1
     start = np.array(grid.index_zyx(center_xyz_mm)) - radius * step
     lattice = grid.lattice(start_zyx=start, step_zyx=step, shape_zyx=(side, side, side))
-    return np.clip(sample_scan(scan, lattice), *settings.clip_hu)
+    return np.asarray(np.clip(sample_scan(scan, lattice), *settings.clip_hu))
 
 
 def _correlation(
     searched: Float32[np.ndarray, "m m m"], template: Float32[np.ndarray, "n n n"]
 ) -> Float[np.ndarray, "k k k"] | None:
-    """Normalised cross-correlation at every position where the template lies wholly inside; None for a flat template."""
+    """Normalised cross-correlation wherever the template lies wholly inside; None for a flat template."""
     centered = template - template.mean()
     energy = float(np.sqrt((centered**2).sum()))
     if energy < 1.0:
@@ -140,4 +144,3 @@ def _peak(score: Float[np.ndarray, "k k k"], best: tuple[np.intp, ...]) -> Float
 def _triple(point: Float[np.ndarray, "3"]) -> Triple:
     x, y, z = point.tolist()
     return x, y, z
-

@@ -1,6 +1,6 @@
-"""Everything that must be equal in training and inference; it travels in the model bundle, and inference has no other source.
+"""Everything that must be equal in training and inference; nothing here concerns training alone, which recipes hold.
 
-Nothing here concerns training alone: recipes hold that.
+It travels in the model bundle, and inference has no other source for it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ class VoiSettings(Settings):
     lesion_fraction: float = Field(
         default=0.5, gt=0, le=1, description="share of the lattice's length that the baseline lesion may span"
     )
-    growth_limit: int = Field(default=1, ge=0, description="how often a lesion at the border is sampled again, twice as wide")
+    growth_limit: int = Field(
+        default=1, ge=0, description="how often a lesion at the border is sampled again, twice as wide"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -103,7 +105,9 @@ class DualEncoderSettings(Settings):
         if not len(self.kernel_sizes) == len(self.strides) == len(self.blocks_per_stage) == stages:
             raise ValueError("features_per_stage, kernel_sizes, strides and blocks_per_stage differ in length")
         if len(self.decoder_convolutions) != stages - 1:
-            raise ValueError(f"decoder_convolutions has {len(self.decoder_convolutions)} entries, expected {stages - 1}")
+            raise ValueError(
+                f"decoder_convolutions has {len(self.decoder_convolutions)} entries, expected {stages - 1}"
+            )
         return self
 
 
@@ -131,7 +135,6 @@ class ModelSettings(Settings):
             for stride in self.network.strides:
                 factor *= stride[axis]
             if self.voi.shape_zyx[axis] % factor:
-                raise ValueError(
-                    f"voi.shape_zyx: {self.voi.shape_zyx[axis]} along {name} is not a multiple of the network's {factor}"
-                )
+                found = self.voi.shape_zyx[axis]
+                raise ValueError(f"voi.shape_zyx: {found} along {name} is not a multiple of the network's {factor}")
         return self

@@ -1,4 +1,4 @@
-"""From sampled pairs of VOIs to the tensors of the two streams: windows, masks and heat maps. No geometry, no randomness.
+"""From pairs of VOIs to the tensors of the two streams: windows, masks, heat maps. No geometry, no randomness.
 
 Both streams have the same channels, because the encoders share their weights; a channel that a stream does not use is
 zero.
@@ -24,12 +24,14 @@ class NetworkInput:
 
     followup: Float32[Tensor, "batch c z y x"]
     baseline: Float32[Tensor, "batch c z y x"]
-    has_baseline: Bool[Tensor, "batch"]  # noqa: F821
+    has_baseline: Bool[Tensor, "batch"]
 
     def to(self, device: torch.device) -> NetworkInput:
         """The same batch on a device."""
         return NetworkInput(
-            followup=self.followup.to(device), baseline=self.baseline.to(device), has_baseline=self.has_baseline.to(device)
+            followup=self.followup.to(device),
+            baseline=self.baseline.to(device),
+            has_baseline=self.has_baseline.to(device),
         )
 
 
@@ -40,9 +42,7 @@ def encode(pairs: Sequence[VoiPair], settings: EncodingSettings) -> NetworkInput
     baselines = [
         empty
         if pair.baseline is None
-        else _stream(
-            pair.baseline, pair.baseline_mask, pair.baseline_others, settings, used=settings.baseline_channels
-        )
+        else _stream(pair.baseline, pair.baseline_mask, pair.baseline_others, settings, used=settings.baseline_channels)
         for pair in pairs
     ]
     return NetworkInput(

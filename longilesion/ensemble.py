@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 class BundleManifest(BaseModel):
-    """The content of a bundle's `settings.json`; `provenance` says what the weights were trained on, and their licence."""
+    """A bundle's `settings.json`; `provenance` says what the weights were trained on, and their licence."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -128,7 +128,8 @@ def load_ensemble(directory: Path, *, device: Device = "auto", precision: Precis
     chosen = _device(device)
     networks = tuple(_load_network(path, manifest.settings).to(chosen) for path in folds)
     if chosen.type == "cpu":
-        networks = tuple(network.to(memory_format=torch.channels_last_3d) for network in networks)
+        for network in networks:
+            network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return Ensemble(
         settings=manifest.settings, networks=networks, device=chosen, precision=_precision(precision, chosen)
     )

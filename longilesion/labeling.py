@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Final, Literal
 
 import cc3d
 import numpy as np
@@ -23,12 +23,12 @@ Labels = Literal["lesion_ids", "binary"]
 
 # Two prompts outline one lesion if they share this much of the smaller outline; less is two lesions that touch.
 MERGED_SHARE = 0.5
-_CONNECTIVITY = 18
+_CONNECTIVITY: Final = 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LabelledScan:
-    """The label map of one scan; per lesion id the volume and mean probability of its voxels, and a note if it has none."""
+    """One scan's label map; per lesion id the volume and mean probability of its voxels, and a note if it has none."""
 
     lesions: LesionMap
     volumes_ml: Mapping[int, float]
@@ -57,10 +57,10 @@ def label_lesions(
 ) -> LabelledScan:
     """Writes the outlines of all lesions of one scan into one map.
 
-    A lesion below the presence threshold gets no voxels. Of the others each keeps the component (18 neighbours) nearest
-    to its click in millimetres, as in LongiNet (section 2.4). Prompts whose outlines are one and the same component,
-    as those of merged lesions are, give one label, that of the nearest click. A voxel that two lesions claim goes to the
-    higher probability, then to the nearer click.
+    A lesion below the presence threshold gets no voxels. Of the others each keeps the component (18 neighbours)
+    nearest to its click in millimetres, as in LongiNet (section 2.4). Prompts whose outlines are one and the same
+    component, as those of merged lesions are, give one label, that of the nearest click. A voxel that two lesions
+    claim goes to the higher probability, then to the nearer click.
     """
     notes: dict[int, str] = {}
     outlines: list[_Outline] = []
@@ -96,7 +96,9 @@ def label_lesions(
             notes[outline.lesion_id] = "all its voxels belong to lesions of higher probability"
     if labels == "binary":
         np.minimum(ids, 1, out=ids)
-    return LabelledScan(lesions=LesionMap(ids=ids, grid=grid), volumes_ml=volumes, probabilities=probabilities, notes=notes)
+    return LabelledScan(
+        lesions=LesionMap(ids=ids, grid=grid), volumes_ml=volumes, probabilities=probabilities, notes=notes
+    )
 
 
 def _outline(prediction: LesionPrediction, lps: Grid, threshold: float) -> _Outline | None:
@@ -106,7 +108,7 @@ def _outline(prediction: LesionPrediction, lps: Grid, threshold: float) -> _Outl
     if not mask.any():
         return None
     click = lps.index_zyx(prediction.prompt.followup.point_xyz_mm)
-    components, count = cc3d.connected_components(mask, connectivity=_CONNECTIVITY, return_N=True)
+    components, count = _connected(mask)
     if count > 1:
         voxels = np.argwhere(mask)
         nearest = voxels[_distances_mm(voxels + [axis.start for axis in window], click, lps).argmin()]
@@ -137,7 +139,8 @@ def _is_same_lesion(first: _Outline, second: _Outline) -> bool:
     if shared is None:
         return False
     overlap = int(np.count_nonzero(first.mask[shared[0]] & second.mask[shared[1]]))
-    return overlap >= MERGED_SHARE * min(np.count_nonzero(first.mask), np.count_nonzero(second.mask))
+    smaller = min(int(first.mask.sum()), int(second.mask.sum()))
+    return overlap >= MERGED_SHARE * smaller
 
 
 def _shared_box(
@@ -148,7 +151,9 @@ def _shared_box(
     high = np.minimum(np.add(first.start_zyx, first.mask.shape), np.add(second.start_zyx, second.mask.shape))
     if (low >= high).any():
         return None
-    return _slices(low - first.start_zyx, high - first.start_zyx), _slices(low - second.start_zyx, high - second.start_zyx)
+    return _slices(low - first.start_zyx, high - first.start_zyx), _slices(
+        low - second.start_zyx, high - second.start_zyx
+    )
 
 
 def _merged(group: Sequence[_Outline], lps: Grid) -> _Outline:
@@ -199,12 +204,17 @@ def _largest_piece(view: UInt16[np.ndarray, "z y x"], outline: _Outline) -> Bool
     """The voxels that a lesion keeps: an overlap may have cut off crumbs, which are erased."""
     region = view[outline.box]
     own = region == outline.lesion_id
-    pieces, count = cc3d.connected_components(own, connectivity=_CONNECTIVITY, return_N=True)
+    pieces, count = _connected(own)
     if count <= 1:
-        return own
+        return np.asarray(own)
     largest = pieces == 1 + int(np.bincount(pieces.ravel())[1:].argmax())
     region[own & ~largest] = 0
     return np.asarray(largest)
+
+
+def _connected(mask: Bool[np.ndarray, "z y x"]) -> tuple[NDArray[np.integer], int]:
+    components, count = cc3d.connected_components(mask, connectivity=_CONNECTIVITY, return_N=True)
+    return components, int(count)
 
 
 def _box_of(mask: Bool[np.ndarray, "z y x"]) -> tuple[slice, slice, slice]:
@@ -212,7 +222,7 @@ def _box_of(mask: Bool[np.ndarray, "z y x"]) -> tuple[slice, slice, slice]:
     return _slices(np.array([hit[0] for hit in hits]), np.array([hit[-1] + 1 for hit in hits]))
 
 
-def _slices(start: NDArray[np.integer], stop: NDArray[np.integer]) -> tuple[slice, slice, slice]:
+def _slices(start: NDArray[Any], stop: NDArray[Any]) -> tuple[slice, slice, slice]:
     z, y, x = (slice(low, high) for low, high in zip(start.tolist(), stop.tolist(), strict=True))
     return z, y, x
 

@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LesionOutcome:
-    """What became of one lesion: presence and probability 0..1, volumes in ml, and a note, never empty if the lesion is."""
+    """What became of one lesion: presence and probability 0..1, volumes, and a note, which every empty lesion has."""
 
     prompt: LesionPrompt
     presence: float
@@ -152,9 +152,7 @@ def _reaches_border(prediction: LesionPrediction, ensemble: Ensemble) -> bool:
     return any(bool(np.take(mask, side, axis=axis).any()) for axis in range(3) for side in (0, -1))
 
 
-def _outcome(
-    case: Case, prompt: LesionPrompt, prediction: LesionPrediction, labelled: LabelledScan
-) -> LesionOutcome:
+def _outcome(case: Case, prompt: LesionPrompt, prediction: LesionPrediction, labelled: LabelledScan) -> LesionOutcome:
     lesion_id = prompt.lesion_id
     notes = [labelled.notes.get(lesion_id, "")]
     if prompt.followup.clamped:

@@ -1,7 +1,8 @@
 """Volumes of interest: a lattice around a lesion sampled straight from a native scan, and probabilities pasted back.
 
-A lattice runs along the scan's own axes (viewed in LPS order), so sampling is separable: one small matrix per axis, which
-interpolates where the lattice is finer than the scan and averages where it is coarser. No intensities are changed here.
+A lattice runs along the scan's own axes (viewed in LPS order), so sampling is separable: one small matrix per axis,
+which interpolates where the lattice is finer than the scan and averages where it is coarser. No intensities are changed
+here.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Voi:
 class VoiPair:
     """The two time points' lattices of one lesion.
 
-    `baseline_mask` is the share of each lattice voxel inside the lesion, `baseline_others` inside any other marked lesion.
+    `baseline_mask` is the share of each lattice voxel inside the lesion, `baseline_others` inside other marked ones.
     """
 
     followup: Voi
@@ -128,10 +129,10 @@ def resample(
         _axis_weights(start_zyx[axis], step_zyx[axis], count=shape_zyx[axis], window=window[axis]) for axis in range(3)
     )
     values = along_y @ (values @ along_x.T)
-    values = (along_z @ values.reshape(len(values), -1)).reshape(shape_zyx)
+    sampled: Float32[np.ndarray, "z y x"] = (along_z @ values.reshape(len(values), -1)).reshape(shape_zyx)
     if fill:
-        values += fill
-    return values
+        sampled += fill
+    return sampled
 
 
 def sampled_window(
@@ -169,4 +170,4 @@ def _axis_weights(start: float, step: float, *, count: int, window: slice) -> Fl
     total = np.maximum(0.0, 1.0 - np.abs(around - positions[:, None]) / width).sum(axis=1)
     inside = np.arange(window.start, window.stop)
     weights = np.maximum(0.0, 1.0 - np.abs(inside - positions[:, None]) / width) / total[:, None]
-    return weights.astype(np.float32)
+    return np.asarray(weights, np.float32)

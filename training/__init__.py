@@ -1,1 +1,1 @@
-"""Builds the weights: synthetic longitudinal cases, losses, a training loop, evaluation. Never imported by the library."""
+"""Builds the weights: synthetic pairs, losses, a training loop, evaluation. Never imported by the library."""

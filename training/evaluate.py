@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -126,7 +127,7 @@ def challenge_dice(truth: np.ndarray, ids: UInt16[np.ndarray, "z y x"]) -> float
 
 
 def print_tables(scores: Sequence[LesionScore], console: Console) -> None:
-    """One row per method: Dice overall, per fate and diameter, and the two presence rates; then the presence thresholds."""
+    """Dice overall, per fate and diameter, and the presence rates of each method; then the presence thresholds."""
     table = Table(title=f"{len({score.case for score in scores})} cases: Dice per lesion (number of lesions)")
     columns: dict[str, Callable[[LesionScore], bool]] = {
         "all": lambda score: True,
@@ -135,7 +136,7 @@ def print_tables(scores: Sequence[LesionScore], console: Console) -> None:
         "new": lambda score: score.fate == "new",
     }
     for low, high in DIAMETERS_MM:
-        columns[f"{low}-{high} mm"] = lambda score, low=low, high=high: low <= score.diameter_mm < high
+        columns[f"{low}-{high} mm"] = partial(_is_between, low, high)
     for heading in ("method", *columns, "gone recognised", "present kept"):
         table.add_column(heading, justify="left" if heading == "method" else "right")
     for method in dict.fromkeys(score.method for score in scores):
@@ -146,6 +147,10 @@ def print_tables(scores: Sequence[LesionScore], console: Console) -> None:
         table.add_row(method, *cells, gone, kept)
     console.print(table)
     _print_thresholds([score for score in scores if score.method == "longilesion"], console)
+
+
+def _is_between(low: float, high: float, score: LesionScore) -> bool:
+    return low <= score.diameter_mm < high
 
 
 def _print_thresholds(scores: Sequence[LesionScore], console: Console) -> None:

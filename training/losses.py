@@ -14,7 +14,9 @@ from training.dataset import Batch
 from training.recipe import LossSettings
 
 
-def training_loss(output: NetworkOutput, batch: Batch, settings: LossSettings, *, mask_channel: int | None) -> dict[str, Tensor]:
+def training_loss(
+    output: NetworkOutput, batch: Batch, settings: LossSettings, *, mask_channel: int | None
+) -> dict[str, Tensor]:
     """The parts of the loss, already weighted; their sum is minimised.
 
     Absent lesions have no part in the outline's loss: punishing their probability mass shrinks small present ones.
@@ -36,15 +38,15 @@ def outline_loss(
 ) -> Float[Tensor, ""]:
     """Dice and cross-entropy (LongiNet, section 2.5), at every decoder resolution with halving weights (nnU-Net).
 
-    Samples that are not counted contribute nothing; the mean runs over the counted ones. One logit replaces the two-class
-    softmax, of which it is the difference.
+    Samples that are not counted contribute nothing; the mean runs over the counted ones. One logit replaces the
+    two-class softmax, of which it is the difference.
     """
     weights = torch.tensor([0.5**level for level in range(len(logits))])
     total = logits[0].new_zeros((), dtype=torch.float32)
     share = counted.float() / counted.float().sum().clamp(min=1)
     for level, weight in zip(logits, weights / weights.sum(), strict=True):
         size = level.shape[2:]
-        truth = target if size == target.shape[2:] else adaptive_avg_pool3d(target, size)
+        truth = target if size == target.shape[2:] else adaptive_avg_pool3d(target, (size[0], size[1], size[2]))
         loss = soft_dice_loss(level.float(), truth)
         loss = loss + binary_cross_entropy_with_logits(level.float(), truth, reduction="none").flatten(1).mean(1)
         total = total + weight * (loss * share).sum()

@@ -33,7 +33,7 @@ def paste_baseline(case: Case) -> UInt16[np.ndarray, "z y x"]:
 
 
 def grow_region(case: Case) -> UInt16[np.ndarray, "z y x"]:
-    """Grows from the follow-up click over voxels as dense as the baseline lesion (as the click's surroundings if new)."""
+    """Grows from the follow-up click over voxels as dense as the baseline lesion (as those at the click if new)."""
     scan = case.followups["primary"]
     ids = np.zeros(scan.hu.shape, np.uint16)
     for prompt in complete_prompts(case):
@@ -65,8 +65,10 @@ def _radius_mm(prior: Baseline, prompt: LesionPrompt) -> float:
 def _densities(prior: Baseline, prompt: LesionPrompt) -> NDArray[np.float32]:
     region = prior.regions[prompt.lesion_id]
     box = tuple(slice(start, stop) for start, stop in zip(region.start_zyx, region.stop_zyx, strict=True))
-    inside: Bool[np.ndarray, "z y x"] = prior.lesions.ids[box] == prompt.lesion_id if prior.lesions else np.ones(1, bool)
-    return uniform_filter(prior.scan.hu[box].astype(np.float32), 3)[inside]
+    inside: Bool[np.ndarray, "z y x"] = (
+        prior.lesions.ids[box] == prompt.lesion_id if prior.lesions else np.ones(1, bool)
+    )
+    return np.asarray(uniform_filter(prior.scan.hu[box].astype(np.float32), 3)[inside])
 
 
 def _neighbourhood(
@@ -78,5 +80,6 @@ def _neighbourhood(
     low = np.clip(np.floor(click - reach_mm / spacing), 0, np.array(grid.shape_zyx) - 1).astype(int)
     high = np.clip(np.ceil(click + reach_mm / spacing) + 1, low + 1, grid.shape_zyx).astype(int)
     z, y, x = (slice(start, stop) for start, stop in zip(low.tolist(), high.tolist(), strict=True))
-    offsets = np.stack(np.mgrid[z, y, x]) - click[:, None, None, None]
+    indices: NDArray[np.int64] = np.mgrid[z, y, x]
+    offsets = indices - click[:, None, None, None]
     return (z, y, x), offsets * spacing[:, None, None, None]

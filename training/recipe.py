@@ -36,7 +36,9 @@ class JitterSettings(Settings):
     """How far a training placement strays from the one that inference would choose."""
 
     shift_mm: float = Field(default=2.0, ge=0, description="standard deviation per axis")
-    unaligned_share: float = Field(default=0.1, ge=0, le=1, description="how often the follow-up VOI stays on the click")
+    unaligned_share: float = Field(
+        default=0.1, ge=0, le=1, description="how often the follow-up VOI stays on the click"
+    )
     zoom_factor: float = Field(default=1.25, ge=1)
     placements: int = Field(default=2, ge=1, description="placements drawn of each lesion")
 

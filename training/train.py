@@ -8,11 +8,9 @@ from __future__ import annotations
 import logging
 import sys
 import time
-
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
@@ -24,7 +22,8 @@ from torch.utils.data import DataLoader
 from longilesion.ensemble import save_bundle
 from longilesion.errors import LongilesionError
 from longilesion.networks import build_network
-from training.dataset import Batch, SyntheticLesions, augmented, collate, lesion_samples
+from longilesion.networks.dual_encoder import DualEncoder
+from training.dataset import Batch, Sample, SyntheticLesions, augmented, collate, lesion_samples
 from training.losses import soft_dice_loss, training_loss
 from training.recipe import JitterSettings, OptimizerSettings, Recipe, read_recipe
 from training.synthesis.pairs import synthetic_pair
@@ -60,7 +59,8 @@ def train(arguments: Arguments) -> None:
     steps = arguments.steps or recipe.steps
     sources, held_out = _sources(recipe, arguments.data)
     torch.manual_seed(arguments.seed)
-    network = build_network(recipe.model).to(memory_format=torch.channels_last_3d)
+    network = build_network(recipe.model)
+    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     average = torch.optim.swa_utils.AveragedModel(
         network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.average_decay)
     )
@@ -92,17 +92,21 @@ def train(arguments: Arguments) -> None:
         done = step + 1
         if done % _LOG_EVERY == 0:
             figures = "  ".join(f"{name} {value:.3f}" for name, value in sums.items())
-            _log.info("step %d of %d  %s  %.2f s a step", done, steps, figures, (time.monotonic() - begun) / (done - first))
+            _log.info(
+                "step %d of %d  %s  %.2f s a step", done, steps, figures, (time.monotonic() - begun) / (done - first)
+            )
             sums = {}
         late = (time.monotonic() - begun) / 60 > arguments.minutes
         if done % _SAVE_EVERY == 0 or done == steps or late:
             _save(checkpoint, network, average, optimizer, done)
+            save_bundle(
+                arguments.output / "bundle", recipe.model, [average.module], provenance=_provenance(recipe, arguments)
+            )
             _log.info("validation at step %d: %s", done, _validate(average.module, watched))
         if late:
             _log.info("stopped at step %d after %.0f minutes; run again to resume", done, arguments.minutes)
             break
-    save_bundle(arguments.output / "bundle", recipe.model, [average.module], provenance=_provenance(recipe, arguments))
-    _log.info("wrote %s", arguments.output / "bundle")
+    _log.info("the bundle is in %s", arguments.output / "bundle")
 
 
 def _sources(recipe: Recipe, data: Path | None) -> tuple[tuple[Source, ...], tuple[Source, ...]]:
@@ -129,7 +133,7 @@ def _learning_rate(step: int, steps: int, settings: OptimizerSettings) -> float:
     return float(settings.learning_rate * warmup * (1 - step / steps) ** settings.decay_exponent)
 
 
-def _step(network: nn.Module, batch: Batch, optimizer: torch.optim.Optimizer, recipe: Recipe) -> dict[str, float]:
+def _step(network: DualEncoder, batch: Batch, optimizer: torch.optim.Optimizer, recipe: Recipe) -> dict[str, float]:
     network.train()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = network(batch.input)
@@ -144,7 +148,7 @@ def _step(network: nn.Module, batch: Batch, optimizer: torch.optim.Optimizer, re
 def _validation_batches(recipe: Recipe, sources: tuple[Source, ...]) -> list[Batch]:
     """The same few dozen held-out lesions every time, placed exactly as inference would."""
     generator = np.random.default_rng(7)
-    samples = []
+    samples: list[Sample] = []
     while len(samples) < 48:
         source = sources[len(samples) % len(sources)]
         pair = synthetic_pair(source, generator, shapes=sources)
@@ -172,9 +176,7 @@ def _validate(network: nn.Module, batches: list[Batch]) -> str:
     return f"Dice {np.mean(dice):.3f}, present kept {np.mean(kept):.2f}, gone recognised {np.mean(recognised):.2f}"
 
 
-def _save(
-    path: Path, network: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, step: int
-) -> None:
+def _save(path: Path, network: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".part")
     torch.save(
@@ -212,6 +214,8 @@ def _provenance(recipe: Recipe, arguments: Arguments) -> dict[str, str]:
 def main() -> int:
     """Command line; 1 where the recipe or the data cannot be used."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
+    # The far tails of the click heat maps are denormal numbers, which a CPU multiplies many times slower.
+    torch.set_flush_denormal(True)
     try:
         train(tyro.cli(Arguments, description=__doc__))
     except LongilesionError as error:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from longilesion.config import ModelSettings
 from longilesion.networks.dual_encoder import DualEncoder
 
 
-def build_network(settings: ModelSettings) -> nn.Module:
+def build_network(settings: ModelSettings) -> DualEncoder:
     """Builds the network that the settings name, with fresh weights."""
     match settings.network.kind:
         case "dual_encoder":

@@ -13,7 +13,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from longilesion.config import DualEncoderSettings
-from longilesion.geometry import ZYX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -91,7 +90,7 @@ class LocalPresence(nn.Module):
     """Says whether the lesion is still there, from features pooled around it and not over the whole VOI.
 
     Four regions are pooled: a Gaussian at the VOI's centre, where alignment put the lesion; the baseline outline; the
-    shell around the outline; and the predicted outline. Their means, side by side, let the head see contrast and change.
+    shell around the outline; and the predicted outline. Side by side, their means show contrast and change.
     """
 
     def __init__(self, channels: int, *, image_channels: int, hidden: int) -> None:
@@ -130,7 +129,9 @@ class LocalPresence(nn.Module):
         return logit[:, 0]
 
 
-def space_to_depth(image: Float[Tensor, "batch c z y x"], factor_zyx: ZYX) -> Float[Tensor, "batch d z2 y2 x2"]:
+def space_to_depth(
+    image: Float[Tensor, "batch c z y x"], factor_zyx: tuple[int, int, int]
+) -> Float[Tensor, "batch d z2 y2 x2"]:
     """Moves blocks of voxels into channels."""
     a, b, c = factor_zyx
     if a * b * c == 1:
@@ -140,7 +141,9 @@ def space_to_depth(image: Float[Tensor, "batch c z y x"], factor_zyx: ZYX) -> Fl
     return blocks.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(batch, channels * a * b * c, z // a, y // b, x // c)
 
 
-def depth_to_space(image: Float[Tensor, "batch d z y x"], factor_zyx: ZYX) -> Float[Tensor, "batch c z2 y2 x2"]:
+def depth_to_space(
+    image: Float[Tensor, "batch d z y x"], factor_zyx: tuple[int, int, int]
+) -> Float[Tensor, "batch c z2 y2 x2"]:
     """Moves channels back into blocks of voxels; the inverse of `space_to_depth`."""
     a, b, c = factor_zyx
     if a * b * c == 1:

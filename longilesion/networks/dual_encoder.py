@@ -42,7 +42,10 @@ class DualEncoder(nn.Module):
         features, logits = self.decoder(self.fusion(followup, baseline), all_resolutions=self.training)
         presence = self.presence(
             torch.cat((features, followup[0], baseline[0]), dim=1),
-            torch.cat((self._pooled(batch.followup, self.image_channels), self._pooled(batch.baseline, self.image_channels)), 1),
+            torch.cat(
+                (self._pooled(batch.followup, self.image_channels), self._pooled(batch.baseline, self.image_channels)),
+                1,
+            ),
             self._outline(batch),
             # Detached: presence must not teach the outline to shrink.
             nn.functional.avg_pool3d(logits[0].detach().float().sigmoid(), self.stem_zyx),

@@ -17,8 +17,8 @@ from longilesion.case import AIR_HU
 class Acquisition:
     """One scan's protocol.
 
-    `enhancement_hu` is added to the brightest soft tissue and less to darker tissue, `regional_hu` is the deviation of a
-    smooth field added to soft tissue, `sharpness` blurs below 0 and sharpens above 0.
+    `enhancement_hu` is added to the brightest soft tissue and less to darker tissue, `regional_hu` is the deviation of
+    a smooth field added to soft tissue, `sharpness` blurs below 0 and sharpens above 0.
     """
 
     spacing_zyx_mm: tuple[float, float, float]
@@ -53,7 +53,9 @@ def enhanced(
     result = hu + acquisition.enhancement_hu * weight
     if acquisition.regional_hu:
         control = torch.from_numpy(generator.normal(size=(1, 1, 4, 5, 5)).astype(np.float32))
-        field = torch.nn.functional.interpolate(control, size=tuple(hu.shape), mode="trilinear", align_corners=True)[0, 0]
+        field = torch.nn.functional.interpolate(control, size=tuple(hu.shape), mode="trilinear", align_corners=True)[
+            0, 0
+        ]
         tissue = ((hu + 20) / 40).clamp(0, 1) * ((250 - hu) / 50).clamp(0, 1)
         result += acquisition.regional_hu * field * tissue
     return result
@@ -65,9 +67,13 @@ def acquired(
     """The image that the scanner gives: kernel, noise, offset, rounding."""
     image = hu
     if acquisition.sharpness:
-        blurred = torch.nn.functional.avg_pool3d(image[None, None], (1, 3, 3), 1, (0, 1, 1), count_include_pad=False)[0, 0]
+        blurred = torch.nn.functional.avg_pool3d(image[None, None], (1, 3, 3), 1, (0, 1, 1), count_include_pad=False)[
+            0, 0
+        ]
         image = image + min(max(acquisition.sharpness, -0.9), 0.7) * (image - blurred)
     noise = torch.empty(hu.shape).normal_(generator=torch.Generator().manual_seed(int(generator.integers(2**31))))
-    grain = gaussian_filter(noise.numpy(), (0.3, acquisition.noise_grain_voxels, acquisition.noise_grain_voxels), truncate=2.5)
+    grain = gaussian_filter(
+        noise.numpy(), (0.3, acquisition.noise_grain_voxels, acquisition.noise_grain_voxels), truncate=2.5
+    )
     image = image + torch.from_numpy(grain * np.float32(acquisition.noise_hu / max(float(grain.std()), 1e-3)))
     return (image + acquisition.offset_hu).round().clamp(AIR_HU, 3000).to(torch.int16).numpy()

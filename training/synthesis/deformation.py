@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Growth:
-    """A neighbourhood that has grown by `factor` (below 1: shrunk) around a centre; the effect fades over `reach_mm`."""
+    """A neighbourhood grown by `factor` (below 1: shrunk) around a centre; the effect fades over `reach_mm`."""
 
     center_zyx_mm: Float32[np.ndarray, "3"]
     factor: float

@@ -90,14 +90,12 @@ def paint(
     appearance: Appearance,
     generator: np.random.Generator,
 ) -> None:
-    """Paints a lesion into an image, whose voxels lie at those points of the anatomy, and into its label map, in place."""
+    """Paints a lesion, in place, into an image whose voxels lie at those points of the anatomy, and into its map."""
     box = _box(points_zyx_mm, lesion.center_zyx_mm, reach_mm=appearance.radius_mm * REACH)
     if box is None:
         return
     offsets = points_zyx_mm[box] - torch.from_numpy(lesion.center_zyx_mm.astype(np.float32))
-    distance = signed_distance_mm(
-        appearance.shape, offsets, radius_mm=appearance.radius_mm, rotation=lesion.rotation
-    )
+    distance = signed_distance_mm(appearance.shape, offsets, radius_mm=appearance.radius_mm, rotation=lesion.rotation)
     around = hu[box]
     share = torch.sigmoid(-distance / (lesion.edge_mm / 2)) * _room(around, lesion.tissue)
     shell = around[(distance > 0) & (distance < 5)]
@@ -108,7 +106,9 @@ def paint(
     base = level + appearance.density_hu if lesion.tissue == "soft" else appearance.density_hu
     core = appearance.core_hu * (-distance / (0.7 * appearance.radius_mm)).clamp(0, 1)
     grain = torch.from_numpy(generator.normal(size=(1, 1, 4, 6, 6)).astype(np.float32))
-    texture = torch.nn.functional.interpolate(grain, size=tuple(around.shape), mode="trilinear", align_corners=True)[0, 0]
+    texture = torch.nn.functional.interpolate(grain, size=tuple(around.shape), mode="trilinear", align_corners=True)[
+        0, 0
+    ]
     kept = lesion.kept_structure * (around - level).clamp(-60, 60) if lesion.tissue == "soft" else 0.0
     hu[box] = around * (1 - share) + share * (base + core + lesion.texture_hu * texture + kept)
     if lesion.lesion_id != UNMARKED:
@@ -120,7 +120,9 @@ def click_error_mm(generator: np.random.Generator) -> Float[np.ndarray, "3"]:
 
     The tail beyond the 95th percentile is cut: such clicks point into another part of the body.
     """
-    voxels = np.interp(generator.uniform(0, 0.97), [0, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0], [0, 1.2, 3.7, 11.1, 23.1, 34, 45])
+    voxels = np.interp(
+        generator.uniform(0, 0.97), [0, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0], [0, 1.2, 3.7, 11.1, 23.1, 34, 45]
+    )
     direction = generator.normal(size=3)
     return np.asarray(voxels * direction / np.linalg.norm(direction) * np.array([3.0, 0.775, 0.775]))
 

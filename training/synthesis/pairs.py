@@ -191,7 +191,9 @@ def _window(
     return (z, y, x), middle - anchor_mm
 
 
-def _assembled(baseline: _Image, followup: _Image, lesions: Sequence[Lesion], generator: np.random.Generator) -> SyntheticPair:
+def _assembled(
+    baseline: _Image, followup: _Image, lesions: Sequence[Lesion], generator: np.random.Generator
+) -> SyntheticPair:
     clicks, facts = [], {}
     centers = {lesion.lesion_id: lesion.center_zyx_mm for lesion in lesions if lesion.lesion_id != UNMARKED}
     if (baseline.ids == TUMOUR_ID).any():

@@ -61,14 +61,13 @@ def random_anatomy(generator: np.random.Generator) -> Anatomy:
         x, y, z = kidney.center_xyz_mm
         solids += [kidney, _ball((x * 0.85, y, z), (9.0, 10.0, 22.0), _FAT * 0.6)]
     solids += _great_vessels(blood)
-    mesentery = _ball((4.0, -16.0, -140.0), (84.0, 40.0, 78.0), _FAT)
-    solids += _tree(mesentery, (8.0, 10.0, -90.0), generator, radius_mm=3.5, hu=blood * 0.9, generations=3)
+    solids += _tree(organs["mesentery"], (8.0, 10.0, -90.0), generator, radius_mm=3.5, hu=blood * 0.9, generations=3)
     waves = Waves.random(generator, count=5, amplitude_mm=4.0, lengths_mm=(90.0, 250.0))
     return Anatomy(solids=tuple(solids), waves=waves, organs=organs)
 
 
 def _organs(generator: np.random.Generator, blood: float) -> dict[str, Ellipsoid]:
-    """The organs in which lesions lie."""
+    """The organs in which lesions lie; the mesentery is the fat between the bowel's loops."""
     places: dict[str, tuple[Triple, Triple, float]] = {
         "right lung": ((-72.0, 2.0, 112.0), (58.0, 76.0, 112.0), _LUNG),
         "left lung": ((74.0, 4.0, 112.0), (54.0, 74.0, 112.0), _LUNG),
@@ -77,6 +76,7 @@ def _organs(generator: np.random.Generator, blood: float) -> dict[str, Ellipsoid
         "stomach": ((46.0, -30.0, 8.0), (42.0, 36.0, 38.0), 25.0),
         "right kidney": ((-66.0, 46.0, -82.0), (25.0, 24.0, 50.0), blood + 20.0),
         "left kidney": ((66.0, 46.0, -66.0), (25.0, 24.0, 52.0), blood + 20.0),
+        "mesentery": ((4.0, -16.0, -140.0), (84.0, 40.0, 78.0), _FAT),
     }
     organs = {}
     for name, (center, radii, hu) in places.items():

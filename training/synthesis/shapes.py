@@ -65,7 +65,8 @@ def signed_distance_mm(
     )
     # Beyond the cube the border's value is too small; the distance to the cube makes up for it.
     beyond = (turned.abs() - 1).clamp(min=0).norm(dim=-1) * REACH
-    return (sampled[0, 0] + beyond) * radius_mm
+    distance: Float32[torch.Tensor, "z y x"] = (sampled[0, 0] + beyond) * radius_mm
+    return distance
 
 
 def _normalised(mask: NDArray[np.bool_]) -> Shape:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from longilesion.errors import InputError
 from longilesion.geometry import Grid
 from longilesion.images import read_lesion_map, read_scan
 from training.synthesis.lesions import Tissue
+from training.synthesis.phantom import torso
 from training.synthesis.shapes import Shape, shape_of_mask
 from training.synthesis.sites import lesion_sites
 
@@ -49,6 +50,12 @@ def load_sources(folder: Path, names: Sequence[str]) -> tuple[Source, ...]:
     if missing:
         raise InputError(f"{folder}: no {missing[0]}/ct.nii.gz; expected one such file for each of {', '.join(names)}")
     return tuple(_load(folder / name) for name in names)
+
+
+def phantom_sources(seeds: Iterable[int]) -> tuple[Source, ...]:
+    """One random torso per seed, from the neck to the hips."""
+    grid = Grid.from_spacing((140, 150, 220), (4.0, 2.0, 2.0))
+    return tuple(source_of(f"phantom_{seed}", torso(np.random.default_rng(seed), grid=grid).hu, grid) for seed in seeds)
 
 
 def source_of(name: str, hu: Int16[np.ndarray, "z y x"], grid: Grid) -> Source:
