@@ -27,6 +27,8 @@ COPY process.py LICENSE /opt/longilesion/
 COPY resources /opt/longilesion/resources/
 COPY model /opt/longilesion/model/
 COPY longilesion /opt/longilesion/longilesion/
+# The build may come from a folder that only its owner can read; the user below is somebody else.
+RUN chmod -R a+rX /opt/longilesion
 
 # Nothing may be written next to the code, and lines have to arrive as they are said.
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp

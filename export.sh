@@ -7,5 +7,5 @@ cd "$(dirname "$0")"
 
 mkdir -p dist
 engine save "$IMAGE" | gzip >dist/longilesion-image.tar.gz
-tar -C model --owner=0 --group=0 --sort=name -czf dist/longilesion-model.tar.gz .
+tar -C model --owner=0 --group=0 --mode=a+rX --sort=name -czf dist/longilesion-model.tar.gz .
 ls -lh dist/longilesion-image.tar.gz dist/longilesion-model.tar.gz

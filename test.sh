@@ -6,7 +6,6 @@ cd "$(dirname "$0")"
 . test/container/engine.sh
 
 python=${PYTHON:-.venv/bin/python}
-cases=test/cases
 [ -x "$python" ] || { echo "$python is missing: make setup" >&2; exit 1; }
 engine image inspect "$IMAGE" >/dev/null 2>&1 || { echo "There is no image $IMAGE: ./build.sh" >&2; exit 1; }
 
@@ -14,6 +13,11 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 passed=0
 failed=0
+
+# What is mounted has to be readable for the image's user, whoever made it.
+cp -R model test/cases "$work"
+chmod -R a+rX "$work"
+cases=$work/cases
 
 # check NAME COMMAND...: counts and reports one test.
 check() {
@@ -80,7 +84,7 @@ refuses_a_truncated_scan() {
 
 # Nothing but the mounted bundle can fail here: so a mounted bundle is really used.
 refuses_a_damaged_mounted_bundle() {
-    cp -R model "$work/damaged"
+    cp -R "$work/model" "$work/damaged"
     echo '{' >"$work/damaged/settings.json"
     fails_cleanly "$cases/interface_1/input" --volume "$work/damaged:/opt/ml/model:ro"
 }
@@ -97,7 +101,7 @@ is_what_the_platform_accepts() {
 check "the image is what the platform accepts" is_what_the_platform_accepts
 for case in interface_1 interface_2 interface_3 interface_4; do
     check "$case, weights of the image" gives_the_expected_maps "$case"
-    check "$case, weights mounted" gives_the_expected_maps "$case" --volume "$PWD/model:/opt/ml/model:ro"
+    check "$case, weights mounted" gives_the_expected_maps "$case" --volume "$work/model:/opt/ml/model:ro"
 done
 check "no follow-up clicks" gives_maps_without_followup_clicks
 check "a truncated scan is refused" refuses_a_truncated_scan
