@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_model
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from longilesion.config import ModelSettings
@@ -155,19 +155,17 @@ def read_manifest(directory: Path) -> BundleManifest:
 
 def _load_network(path: Path, settings: ModelSettings) -> nn.Module:
     network = build_network(settings)
-    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     try:
-        with safe_open(str(path), framework="pt") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        tensors = load_file(str(path))
+        # Layers that bear two names are stored once; `load_model` knows which belong together.
+        missing, unexpected = load_model(network, str(path), strict=False)
     except (SafetensorError, OSError) as error:
         raise BundleError(f"{path}: damaged or not a safetensors file ({error})") from error
-    if found != expected:
-        odd = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))[0]
-        raise BundleError(
-            f"{path}: tensor {odd} is {found.get(odd, 'missing')}; expected {expected.get(odd, 'no such tensor')}"
-        )
-    network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise BundleError(f"{path}: {reason}; expected the tensors of the network in {SETTINGS_FILE}") from error
+    for odd in sorted({*missing, *unexpected}):
+        found = "missing" if odd in missing else "unknown"
+        raise BundleError(f"{path}: tensor {odd} is {found}; expected the tensors of the network in {SETTINGS_FILE}")
     return network.eval()
 
 
