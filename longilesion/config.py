@@ -5,7 +5,7 @@ It travels in the model bundle, and inference has no other source for it.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -36,7 +36,7 @@ class VoiSettings(Settings):
     )
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> VoiSettings:
         if min(self.shape_zyx) < 8 or min(self.spacing_zyx_mm) <= 0:
             raise ValueError("a VOI needs at least 8 voxels and a positive spacing along each axis")
         if self.zoom_min > self.zoom_max:
@@ -66,7 +66,7 @@ class EncodingSettings(Settings):
     other_lesions_value: float = Field(default=0.0, description="value of the other marked lesions in the mask channel")
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> EncodingSettings:
         if not self.clip_hu or any(low >= high for low, high in self.clip_hu):
             raise ValueError("clip_hu needs at least one window whose lower limit is below its upper one")
         return self
@@ -100,7 +100,7 @@ class DualEncoderSettings(Settings):
     presence_features: int = Field(default=64, ge=1)
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> DualEncoderSettings:
         stages = len(self.features_per_stage)
         if not len(self.kernel_sizes) == len(self.strides) == len(self.blocks_per_stage) == stages:
             raise ValueError("features_per_stage, kernel_sizes, strides and blocks_per_stage differ in length")
@@ -129,7 +129,7 @@ class ModelSettings(Settings):
     inference: InferenceSettings = InferenceSettings()
 
     @model_validator(mode="after")
-    def _check_lattice(self) -> Self:
+    def _check_lattice(self) -> ModelSettings:
         for axis, name in enumerate("zyx"):
             factor = self.network.stem_zyx[axis]
             for stride in self.network.strides:

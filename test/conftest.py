@@ -1,0 +1,36 @@
+"""What all tests share: checked shapes and types, one thread, a small phantom, real CT where there is some."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+import test.type_checking
+
+# Before anything imports the library.
+install_import_hook("longilesion", f"{test.type_checking.__name__}.typechecked")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from test.phantoms import PhantomCase, torso_case  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def phantom() -> PhantomCase:
+    """A torso with lesions of every fate, in one scan per time point."""
+    return torso_case(0)
+
+
+@pytest.fixture(scope="session")
+def real_ct() -> Path:
+    """The folder of real scans, from LONGILESION_CT or beside the repository; skips the test where there is none."""
+    default = Path(__file__).parents[2] / "shared" / "data" / "ct"
+    folder = Path(os.environ.get("LONGILESION_CT", default))
+    if not any(folder.glob("*/ct.nii.gz")):
+        pytest.skip(f"no real CT in {folder}; set LONGILESION_CT")
+    return folder
