@@ -171,22 +171,23 @@ def _merged(group: Sequence[_Outline], lps: Grid) -> _Outline:
     voxels = np.argwhere(mask) + start
     center = voxels.mean(axis=0)
 
-    def remoteness(outline: _Outline) -> tuple[float, float]:
+    def remoteness(outline: _Outline) -> tuple[float, float, int]:
         # Clicks inside the lesion are all at distance 0 from it; the more central one decides.
         to_voxels = float(_distances_mm(voxels, outline.click_zyx, lps).min())
         inside = max(lps.spacing_zyx_mm)
-        return max(to_voxels, inside), float(_distances_mm(center[None], outline.click_zyx, lps)[0])
+        to_center = float(_distances_mm(center[None], outline.click_zyx, lps)[0])
+        return max(to_voxels, inside), to_center, outline.lesion_id
 
     z, y, x = start.tolist()
     return replace(min(group, key=remoteness), start_zyx=(z, y, x), probability=probability, mask=mask)
 
 
 def _write(outlines: Sequence[_Outline], view: UInt16[np.ndarray, "z y x"], lps: Grid) -> None:
-    """Writes outlines into the map; where two meet, the higher probability wins, then the nearer click."""
-    for index, outline in enumerate(outlines):
+    """Writes outlines into the map; of two claims the higher probability wins, then the nearer click, then the lower id."""
+    for outline in outlines:
         claimed = outline.mask.copy()
-        for rank, other in enumerate(outlines):
-            shared = None if rank == index else _shared_box(outline, other)
+        for other in outlines:
+            shared = None if other is outline else _shared_box(outline, other)
             if shared is None:
                 continue
             mine, theirs = outline.probability[shared[0]], other.probability[shared[1]]
@@ -195,12 +196,12 @@ def _write(outlines: Sequence[_Outline], view: UInt16[np.ndarray, "z y x"], lps:
             if len(tied):
                 voxels = tied + [axis.start for axis in shared[0]] + np.array(outline.start_zyx)
                 own, others = (_distances_mm(voxels, lesion.click_zyx, lps) for lesion in (outline, other))
-                loses[tuple(tied.T)] = (others < own) | ((others == own) & (rank < index))
+                loses[tuple(tied.T)] = (others < own) | ((others == own) & (other.lesion_id < outline.lesion_id))
             claimed[shared[0]] &= ~(loses & other.mask[shared[1]])
         view[outline.box][claimed] = outline.lesion_id
 
 
-def _largest_piece(view: UInt16[np.ndarray, "z y x"], outline: _Outline) -> Bool[np.ndarray, "z y x"]:
+def _largest_piece(view: UInt16[np.ndarray, "z y x"], outline: _Outline) -> Bool[np.ndarray, "a b c"]:
     """The voxels that a lesion keeps: an overlap may have cut off crumbs, which are erased."""
     region = view[outline.box]
     own = region == outline.lesion_id

@@ -128,8 +128,9 @@ def resample(
     along_z, along_y, along_x = (
         _axis_weights(start_zyx[axis], step_zyx[axis], count=shape_zyx[axis], window=window[axis]) for axis in range(3)
     )
+    _, y, x = shape_zyx
     values = along_y @ (values @ along_x.T)
-    sampled: Float32[np.ndarray, "z y x"] = (along_z @ values.reshape(len(values), -1)).reshape(shape_zyx)
+    sampled: Float32[np.ndarray, "z y x"] = (along_z @ values.reshape(len(values), y * x)).reshape(shape_zyx)
     if fill:
         sampled += fill
     return sampled

@@ -32,7 +32,7 @@ def training_loss(
 
 
 def outline_loss(
-    logits: Sequence[Float[Tensor, "batch 1 z y x"]],
+    logits: Sequence[Float[Tensor, "batch 1 _ _ _"]],
     target: Float[Tensor, "batch 1 z y x"],
     counted: Bool[Tensor, " batch"],
 ) -> Float[Tensor, ""]:

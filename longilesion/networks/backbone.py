@@ -23,9 +23,9 @@ class NetworkOutput:
     only the finest outside training. `baseline_logits` is the auxiliary reconstruction, None where there is none.
     """
 
-    lesion_logits: tuple[Float[Tensor, "batch 1 z y x"], ...]
+    lesion_logits: tuple[Float[Tensor, "batch 1 _ _ _"], ...]
     presence_logit: Float[Tensor, " batch"]
-    baseline_logits: tuple[Float[Tensor, "batch 1 z y x"], ...] | None
+    baseline_logits: tuple[Float[Tensor, "batch 1 _ _ _"], ...] | None
 
 
 class Encoder(nn.Module):

@@ -23,7 +23,7 @@ class PointwiseFusion(nn.Module):
         )
 
     def forward(
-        self, followup: Sequence[Float[Tensor, "batch c z y x"]], baseline: Sequence[Float[Tensor, "batch c z y x"]]
+        self, followup: Sequence[Float[Tensor, "batch _ _ _ _"]], baseline: Sequence[Float[Tensor, "batch _ _ _ _"]]
     ) -> list[Tensor]:
         """Fused features, level by level."""
         levels = zip(self.followup, self.baseline, followup, baseline, strict=True)

@@ -1,0 +1,84 @@
+"""Encoders and decoders against nnU-Net's own networks with the same weights; the fusion against the paper's words."""
+
+import pytest
+import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+from torch import nn
+
+from longilesion.networks.backbone import Decoder, Encoder
+from longilesion.networks.fusion import PointwiseFusion
+from test.unit.builders import dual_encoder
+
+NETWORK = {
+    "features_per_stage": (4, 6, 8),
+    "kernel_sizes": ((1, 3, 3), (3, 3, 3), (3, 3, 3)),
+    "strides": ((1, 1, 1), (1, 2, 2), (2, 2, 2)),
+    "blocks_per_stage": (2, 1, 2),
+    "decoder_convolutions": (1, 2),
+}
+
+
+def nnunet(encoder: str) -> nn.Module:
+    """nnU-Net's network as its plans describe it, for two channels and one class."""
+    kind, blocks = (
+        (PlainConvUNet, "n_conv_per_stage") if encoder == "plain" else (ResidualEncoderUNet, "n_blocks_per_stage")
+    )
+    return kind(
+        input_channels=2,
+        n_stages=3,
+        features_per_stage=NETWORK["features_per_stage"],
+        conv_op=nn.Conv3d,
+        kernel_sizes=NETWORK["kernel_sizes"],
+        strides=NETWORK["strides"],
+        num_classes=1,
+        n_conv_per_stage_decoder=NETWORK["decoder_convolutions"],
+        conv_bias=True,
+        norm_op=nn.InstanceNorm3d,
+        norm_op_kwargs={"eps": 1e-5, "affine": True},
+        nonlin=nn.LeakyReLU,
+        nonlin_kwargs={"inplace": True},
+        deep_supervision=True,
+        **{blocks: NETWORK["blocks_per_stage"]},
+    )
+
+
+@pytest.mark.parametrize("encoder", ["plain", "residual"])
+def test_encoder_and_decoder_are_those_of_nnunet(encoder: str) -> None:
+    torch.manual_seed(0)
+    reference = nnunet(encoder)
+    # Fresh norms and biases are ones and zeros, which would hide one that is missing.
+    for parameter in reference.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    settings = dual_encoder(encoder=encoder, **NETWORK)
+    ours = Encoder(2, settings)
+    decoder = Decoder(ours, settings.decoder_convolutions)
+    ours.stages.load_state_dict(reference.encoder.state_dict())
+    weights = reference.decoder.state_dict()
+    decoder.unet.load_state_dict({name: weights[name] for name in weights if not name.startswith("encoder.")})
+    image = torch.rand(2, 2, 8, 16, 16)
+    with torch.inference_mode():
+        expected = reference(image)
+        features, logits = decoder(ours(image), all_resolutions=True)
+        _, finest = decoder(ours(image), all_resolutions=False)
+    assert len(logits) == len(expected) == 2
+    for level, wanted in zip(logits, expected, strict=True):
+        torch.testing.assert_close(level, wanted)
+    assert len(finest) == 1
+    torch.testing.assert_close(finest[0], expected[0])
+    assert features.shape == (2, 4, 8, 16, 16)
+
+
+def test_pointwise_fusion_is_a_1x1x1_convolution_of_both_time_points_features() -> None:
+    torch.manual_seed(0)
+    fusion = PointwiseFusion((4, 6))
+    followup = [torch.rand(2, 4, 4, 4, 4), torch.rand(2, 6, 2, 2, 2)]
+    baseline = [torch.rand(2, 4, 4, 4, 4), torch.rand(2, 6, 2, 2, 2)]
+    fused = fusion(followup, baseline)
+    for level, features in enumerate((4, 6)):
+        convolution = nn.Conv3d(2 * features, features, kernel_size=1)
+        halves = fusion.followup[level], fusion.baseline[level]
+        with torch.no_grad():
+            convolution.weight.copy_(torch.cat([half.weight for half in halves], dim=1))
+            convolution.bias.copy_(halves[0].bias)
+            expected = convolution(torch.cat((followup[level], baseline[level]), dim=1))
+        torch.testing.assert_close(fused[level], expected)

@@ -1,0 +1,145 @@
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from longilesion.config import EncodingSettings
+from longilesion.encoding import encode
+from longilesion.geometry import Grid, Triple
+from longilesion.voi import Placement, Voi, VoiPair, sample_voi_pair
+from test.unit.builders import case_of, click, model_settings, prompt, scan_with
+
+SHAPE = (8, 10, 12)
+CLICKED = EncodingSettings(
+    followup_channels=("image", "click_heatmap"), baseline_channels=("image", "lesion_mask"), click_sigma_mm=4.0
+)
+
+
+def voi(hu: float | NDArray = 40.0, *, click_zyx: Triple = (4, 5, 6), spacing_zyx_mm: Triple = (1.0, 1.0, 1.0)) -> Voi:
+    return Voi(
+        hu=np.broadcast_to(np.asarray(hu, np.float32), SHAPE).copy(),
+        grid=Grid.from_spacing(SHAPE, spacing_zyx_mm),
+        click_zyx=click_zyx,
+    )
+
+
+def pair(
+    followup: Voi | None = None,
+    baseline: Voi | None = None,
+    mask: NDArray[np.float32] | None = None,
+    others: NDArray[np.float32] | None = None,
+) -> VoiPair:
+    return VoiPair(followup=followup or voi(), baseline=baseline, baseline_mask=mask, baseline_others=others)
+
+
+def share(**voxels: float) -> NDArray[np.float32]:
+    """A mask that is zero but for the named voxels of its first row: `x3=1.0`."""
+    mask = np.zeros(SHAPE, np.float32)
+    for name, value in voxels.items():
+        mask[0, 0, int(name[1:])] = value
+    return mask
+
+
+def test_window_limits_become_0_and_1_and_what_lies_beyond_is_clipped() -> None:
+    hu = np.zeros(SHAPE, np.float32)
+    hu[0, 0, :6] = (-3024, -1000, -300, 50, 400, 3000)
+    image = encode([pair(voi(hu))], EncodingSettings()).followup[0, 0]
+    torch.testing.assert_close(image[0, 0, :6], torch.tensor([0, 0, 0.5, 0.75, 1, 1]))
+
+
+def test_each_window_is_an_image_channel_of_its_own() -> None:
+    settings = EncodingSettings(clip_hu=((-1000.0, 400.0), (-160.0, 240.0)))
+    batch = encode([pair(voi(40.0))], settings)
+    assert batch.followup.shape == (1, 3, *SHAPE)
+    torch.testing.assert_close(batch.followup[0, :2, 0, 0, 0], torch.tensor([1040 / 1400, 0.5]))
+
+
+def test_heat_map_is_1_at_a_click_on_a_voxel() -> None:
+    heat = encode([pair(voi(click_zyx=(2, 7, 3)))], CLICKED).followup[0, 2].numpy()
+    assert heat[2, 7, 3] == 1.0
+    assert np.unravel_index(heat.argmax(), SHAPE) == (2, 7, 3)
+
+
+def test_heat_map_of_a_click_between_voxels_is_exact_to_the_fraction() -> None:
+    heat = encode([pair(voi(click_zyx=(2.0, 7.0, 3.25)))], CLICKED).followup[0, 2]
+    expected = torch.exp(-0.5 * torch.tensor([1.25, 0.25, 0.75]) ** 2 / 4.0**2)
+    torch.testing.assert_close(heat[2, 7, 2:5], expected)
+
+
+def test_heat_map_is_round_in_millimetres_on_thick_slices() -> None:
+    heat = encode([pair(voi(click_zyx=(4, 5, 6), spacing_zyx_mm=(5.0, 2.5, 1.0)))], CLICKED).followup[0, 2]
+    torch.testing.assert_close(heat[5, 5, 6], heat[4, 7, 6])
+    torch.testing.assert_close(heat[5, 5, 6], heat[4, 5, 11])
+    torch.testing.assert_close(heat[5, 5, 6], torch.exp(torch.tensor(-0.5 * (5.0 / 4.0) ** 2)))
+
+
+def test_heat_map_of_a_click_outside_the_lattice_only_rises_towards_it() -> None:
+    heat = encode([pair(voi(click_zyx=(4.0, 5.0, 20.0)))], CLICKED).followup[0, 2, 4, 5]
+    assert heat.max() < 1
+    assert bool((heat.diff() > 0).all())
+
+
+def test_mask_channel_holds_the_lesion_at_1_and_others_at_their_value() -> None:
+    settings = EncodingSettings(other_lesions_value=-1.0)
+    batch = encode([pair(None, voi(), share(x1=1.0, x2=0.25), share(x2=0.5, x3=1.0))], settings)
+    torch.testing.assert_close(batch.baseline[0, 1, 0, 0, :5], torch.tensor([0, 1, 0.25 - 0.5, -1, 0]))
+
+
+def test_other_lesions_are_no_lesion_by_default() -> None:
+    batch = encode([pair(None, voi(), share(x1=1.0), share(x3=1.0))], EncodingSettings())
+    assert batch.baseline[0, 1].sum() == 1
+
+
+def test_channels_stand_in_fixed_order_and_are_zero_in_the_stream_that_lacks_them() -> None:
+    assert CLICKED.stream_channels == ("image", "lesion_mask", "click_heatmap")
+    batch = encode([pair(voi(click_zyx=(0, 0, 0)), voi(click_zyx=(0, 0, 0)), share(x0=1.0), share())], CLICKED)
+    image = 1040 / 1400
+    torch.testing.assert_close(batch.followup[0, :, 0, 0, 0], torch.tensor([image, 0, 1]))
+    torch.testing.assert_close(batch.baseline[0, :, 0, 0, 0], torch.tensor([image, 1, 0]))
+    assert not batch.followup[0, 1].any()
+    assert not batch.baseline[0, 2].any()
+
+
+def test_no_prior_is_a_baseline_of_zeros_that_says_so() -> None:
+    batch = encode([pair(), pair(None, voi(), share(x1=1.0), share())], CLICKED)
+    assert batch.has_baseline.tolist() == [False, True]
+    assert not batch.baseline[0].any()
+    assert batch.baseline[1].any()
+
+
+def test_prior_without_a_lesion_map_keeps_its_image() -> None:
+    batch = encode([pair(None, voi(40.0))], CLICKED)
+    assert batch.has_baseline.tolist() == [True]
+    torch.testing.assert_close(batch.baseline[0, 0], torch.full(SHAPE, 1040 / 1400))
+    assert not batch.baseline[0, 1:].any()
+
+
+@pytest.mark.parametrize("others_value", [0.0, -1.0])
+def test_new_lesion_has_a_prior_whose_map_lacks_it(others_value: float) -> None:
+    grid = Grid.from_spacing((20, 20, 20), (2.0, 2.0, 2.0))
+    scan, lesions = scan_with({4: ((30.0, 20.0, 20.0), 5.0)}, grid)
+    point = (20.0, 20.0, 20.0)
+    sampled = sample_voi_pair(
+        case_of((), followups={"primary": scan}, baselines={"primary": (scan, lesions)}),
+        prompt(9, click(point), click(point)),
+        Placement(followup_xyz_mm=point, baseline_xyz_mm=point, zoom=1.0),
+        model_settings(shape_zyx=(16, 16, 16)).voi,
+    )
+    batch = encode([sampled], EncodingSettings(other_lesions_value=others_value))
+    assert batch.has_baseline.tolist() == [True]
+    mask = batch.baseline[0, 1]
+    assert mask.max() == 0
+    assert mask.min() == others_value
+
+
+def test_batch_is_its_lesions_one_by_one() -> None:
+    generator = np.random.default_rng(0)
+    pairs = [
+        pair(voi(generator.normal(0, 300, SHAPE)), voi(generator.normal(0, 300, SHAPE)), share(x1=1.0), share(x5=1.0)),
+        pair(voi(generator.normal(0, 300, SHAPE))),
+    ]
+    together = encode(pairs, CLICKED)
+    for index, single in enumerate(pairs):
+        alone = encode([single], CLICKED)
+        assert torch.equal(alone.followup[0], together.followup[index])
+        assert torch.equal(alone.baseline[0], together.baseline[index])

@@ -1,0 +1,183 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from longilesion.config import EncodingSettings, ModelSettings
+from longilesion.encoding import NetworkInput
+from longilesion.networks import build_network
+from longilesion.networks.backbone import Encoder, LocalPresence, depth_to_space, space_to_depth
+from longilesion.networks.dual_encoder import DualEncoder
+from test.unit.builders import dual_encoder, model_settings, random_input
+from training.recipe import read_recipe
+
+RECIPES = Path(__file__).parents[2] / "training" / "recipes"
+CLICKED = EncodingSettings(
+    clip_hu=((-1000.0, 400.0), (-160.0, 240.0)),
+    followup_channels=("image", "click_heatmap"),
+    baseline_channels=("image", "lesion_mask", "click_heatmap"),
+)
+
+
+def network_of(settings: ModelSettings, *, seed: int = 0) -> DualEncoder:
+    torch.manual_seed(seed)
+    network = build_network(settings)
+    assert isinstance(network, DualEncoder)
+    return network
+
+
+@pytest.mark.parametrize("factor", [(1, 1, 1), (1, 2, 2), (2, 2, 4)])
+def test_space_to_depth_and_back_is_the_identity(factor: tuple[int, int, int]) -> None:
+    image = torch.rand(2, 3, 4, 6, 8)
+    folded = space_to_depth(image, factor)
+    z, y, x = factor
+    assert folded.shape == (2, 3 * z * y * x, 4 // z, 6 // y, 8 // x)
+    assert torch.equal(depth_to_space(folded, factor), image)
+
+
+def test_space_to_depth_gathers_the_voxels_of_one_block() -> None:
+    image = torch.arange(4 * 4 * 4.0).reshape(1, 1, 4, 4, 4)
+    folded = space_to_depth(image, (2, 2, 2))
+    assert torch.equal(folded[0, :, 1, 0, 1], image[0, 0, 2:4, 0:2, 2:4].flatten())
+
+
+@pytest.mark.parametrize("stem", [(1, 1, 1), (1, 2, 2)])
+@pytest.mark.parametrize("encoder", ["plain", "residual"])
+def test_training_gives_every_resolution_and_inference_the_finest(encoder: str, stem: tuple[int, int, int]) -> None:
+    network = dual_encoder(features_per_stage=(4, 8, 8), encoder=encoder, stem_zyx=stem)
+    settings = model_settings(shape_zyx=(16, 16, 16), encoding=CLICKED, network=network)
+    longinet, batch = network_of(settings), random_input(settings)
+    output = longinet.train()(batch)
+    assert [tuple(level.shape) for level in output.lesion_logits] == [(2, 1, 16, 16, 16), (2, 1, 8, 8, 8)]
+    assert output.baseline_logits is not None
+    assert [level.shape for level in output.baseline_logits] == [level.shape for level in output.lesion_logits]
+    with torch.inference_mode():
+        output = longinet.eval()(batch)
+    assert [tuple(level.shape) for level in output.lesion_logits] == [(2, 1, 16, 16, 16)]
+    assert output.presence_logit.shape == (2,)
+    assert output.baseline_logits is None
+
+
+def test_network_without_reconstruction_gives_none() -> None:
+    settings = model_settings(network=dual_encoder(baseline_reconstruction=False))
+    assert network_of(settings).train()(random_input(settings)).baseline_logits is None
+
+
+def test_both_time_points_pass_one_encoder() -> None:
+    settings = model_settings()
+    network, batch = network_of(settings).eval(), random_input(settings)
+    assert [name for name, part in network.named_modules() if isinstance(part, Encoder)] == ["encoder"]
+    seen = []
+    network.fusion.register_forward_pre_hook(lambda _, streams: seen.append(streams))
+    with torch.inference_mode():
+        network(replace(batch, baseline=batch.followup))
+    followup, baseline = seen[0]
+    for now, before in zip(followup, baseline, strict=True):
+        torch.testing.assert_close(now, before)
+
+
+def test_absent_baseline_has_no_influence_on_the_outline() -> None:
+    settings = model_settings()
+    network, batch = network_of(settings).eval(), random_input(settings)
+    absent = torch.zeros(2, dtype=torch.bool)
+    with torch.inference_mode():
+        zeros = network(NetworkInput(followup=batch.followup, baseline=0 * batch.baseline, has_baseline=absent))
+        noise = network(NetworkInput(followup=batch.followup, baseline=batch.baseline, has_baseline=absent))
+        known = network(batch)
+    torch.testing.assert_close(zeros.lesion_logits[0], noise.lesion_logits[0])
+    assert not torch.allclose(zeros.lesion_logits[0], known.lesion_logits[0])
+
+
+def test_absent_baseline_of_one_lesion_leaves_the_next_one_alone() -> None:
+    settings = model_settings()
+    network, batch = network_of(settings).eval(), random_input(settings)
+    mixed = NetworkInput(
+        followup=batch.followup,
+        baseline=batch.baseline * torch.tensor([0.0, 1.0])[:, None, None, None, None],
+        has_baseline=torch.tensor([False, True]),
+    )
+    with torch.inference_mode():
+        known, beside = network(batch), network(mixed)
+    torch.testing.assert_close(known.lesion_logits[0][1], beside.lesion_logits[0][1])
+    torch.testing.assert_close(known.presence_logit[1], beside.presence_logit[1])
+    assert not torch.allclose(known.presence_logit[0], beside.presence_logit[0])
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_recipe_builds_its_network(recipe: Path) -> None:
+    settings = read_recipe(recipe).model
+    with torch.device("meta"):
+        network = build_network(settings)
+    first = next(part for part in network.encoder.modules() if isinstance(part, torch.nn.Conv3d))
+    z, y, x = settings.network.stem_zyx
+    assert first.in_channels == settings.encoding.channel_count * z * y * x
+
+
+def test_longinet_as_published_sees_image_and_mask_before_and_the_image_after() -> None:
+    encoding = read_recipe(RECIPES / "longinet.toml").model.encoding
+    assert encoding.clip_hu == ((-1000.0, 400.0),)
+    assert encoding.baseline_channels == ("image", "lesion_mask")
+    assert encoding.followup_channels == ("image",)
+    assert encoding.channel_count == 2
+
+
+def test_presence_teaches_nothing_to_the_outline() -> None:
+    settings = model_settings()
+    network = network_of(settings).train()
+    network(random_input(settings)).presence_logit.sum().backward()
+    outline = network.decoder.unet.seg_layers[-1]
+    assert all(parameter.grad is None for parameter in outline.parameters())
+    assert all(parameter.grad is not None for parameter in network.presence.parameters())
+
+
+def test_presence_is_defined_without_a_mask_or_any_probability() -> None:
+    torch.manual_seed(0)
+    head = LocalPresence(3, image_channels=1, hidden=4)
+    nothing = torch.zeros(2, 1, 8, 8, 8)
+    logit = head(torch.rand(2, 3, 8, 8, 8), torch.rand(2, 2, 8, 8, 8), nothing, nothing)
+    assert logit.shape == (2,)
+    assert bool(logit.isfinite().all())
+
+
+def test_presence_looks_where_the_lesion_was() -> None:
+    torch.manual_seed(0)
+    head = LocalPresence(1, image_channels=0, hidden=4).eval()
+    outline, images = torch.zeros(1, 1, 8, 8, 8), torch.zeros(1, 0, 8, 8, 8)
+    outline[..., 1:3, 1:3, 1:3] = 1
+    features = torch.zeros(1, 1, 8, 8, 8)
+    near, far = features.clone(), features.clone()
+    near[..., 1, 1, 1] = 100
+    far[..., 7, 7, 7] = 100
+    empty, inside, outside = (head(maps, images, outline, 0 * outline) for maps in (features, near, far))
+    assert (inside - empty).abs() > 0.01
+    torch.testing.assert_close(outside, empty, atol=1e-3, rtol=0)
+
+
+def test_network_without_a_mask_channel_still_judges_presence() -> None:
+    encoding = EncodingSettings(baseline_channels=("image",))
+    settings = model_settings(encoding=encoding)
+    network = network_of(settings).eval()
+    assert network.mask_channel is None
+    with torch.inference_mode():
+        assert bool(network(random_input(settings)).presence_logit.isfinite().all())
+
+
+@pytest.mark.parametrize("encoding", [EncodingSettings(), CLICKED], ids=["one window", "two windows and clicks"])
+def test_mask_channel_is_the_one_after_the_images(encoding: EncodingSettings) -> None:
+    assert network_of(model_settings(encoding=encoding)).mask_channel == len(encoding.clip_hu)
+
+
+def test_bfloat16_forward_is_close_to_float32() -> None:
+    settings = model_settings(
+        shape_zyx=(16, 16, 16), encoding=CLICKED, network=dual_encoder(features_per_stage=(8, 16))
+    )
+    network, batch = network_of(settings).eval(), random_input(settings)
+    with torch.inference_mode():
+        exact = network(batch)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rounded = network(batch)
+    difference = exact.lesion_logits[0].sigmoid() - rounded.lesion_logits[0].float().sigmoid()
+    assert difference.abs().max() < 0.05
+    assert difference.abs().mean() < 0.005
+    torch.testing.assert_close(exact.presence_logit, rounded.presence_logit.float(), atol=0.05, rtol=0.05)
