@@ -183,7 +183,7 @@ def _merged(group: Sequence[_Outline], lps: Grid) -> _Outline:
 
 
 def _write(outlines: Sequence[_Outline], view: UInt16[np.ndarray, "z y x"], lps: Grid) -> None:
-    """Writes outlines into the map; of two claims the higher probability wins, then the nearer click, then the lower id."""
+    """Writes outlines into the map; the higher probability wins, then the nearer click, then the lower id."""
     for outline in outlines:
         claimed = outline.mask.copy()
         for other in outlines:
