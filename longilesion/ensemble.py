@@ -43,6 +43,12 @@ class BundleManifest(BaseModel):
     provenance: dict[str, str]
 
 
+class _Version(BaseModel):
+    """What can be read of a manifest of any version."""
+
+    schema_version: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Ensemble:
     """Networks of one bundle, on their device, ready to predict."""
@@ -63,10 +69,12 @@ class Ensemble:
             size = len(batch.followup)
             if size == 1:
                 raise
-            torch.cuda.empty_cache()
-            _log.warning("the GPU ran out of memory with a batch of %d lesions; trying %d", size, size // 2)
-            halves = [self.predict(part) for part in _split(batch, (size + 1) // 2)]
-            return torch.cat([half[0] for half in halves]), torch.cat([half[1] for half in halves])
+        # Not in the handler: the error's traceback holds on to the tensors of the attempt.
+        half = (size + 1) // 2
+        torch.cuda.empty_cache()
+        _log.warning("the GPU ran out of memory with a batch of %d lesions; trying %d", size, half)
+        parts = [self.predict(part) for part in _split(batch, half)]
+        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
     @property
     def batch_size(self) -> int:
@@ -139,18 +147,19 @@ def read_manifest(directory: Path) -> BundleManifest:
     """Reads and checks `settings.json`; raises BundleError."""
     path = directory / SETTINGS_FILE
     try:
-        text = path.read_text()
+        text = path.read_bytes()
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({error.strerror}); expected a model bundle there") from error
     try:
-        manifest = BundleManifest.model_validate_json(text)
+        # The version first: another one may hold keys that are unknown here.
+        version = _Version.model_validate_json(text).schema_version
+        if version != SCHEMA_VERSION:
+            raise BundleError(f"{path}: schema version {version}; expected {SCHEMA_VERSION}")
+        return BundleManifest.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise BundleError(f"{path}: {where}: {first['msg']}; expected the settings of a model bundle") from error
-    if manifest.schema_version != SCHEMA_VERSION:
-        raise BundleError(f"{path}: schema version {manifest.schema_version}; expected {SCHEMA_VERSION}")
-    return manifest
 
 
 def _load_network(path: Path, settings: ModelSettings) -> nn.Module:

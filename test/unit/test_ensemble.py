@@ -1,0 +1,313 @@
+import json
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import longilesion.ensemble
+from longilesion.config import InferenceSettings, ModelSettings
+from longilesion.encoding import NetworkInput
+from longilesion.ensemble import Ensemble, is_bundle, load_ensemble, read_manifest, save_bundle
+from longilesion.errors import BundleError
+from longilesion.geometry import Grid
+from longilesion.networks import build_network
+from longilesion.networks.backbone import NetworkOutput
+from longilesion.pipeline import segment_case
+from test.unit.builders import case_of, click, dual_encoder, model_settings, random_input, scan_with
+
+SETTINGS = model_settings()
+
+
+def networks(count: int, settings: ModelSettings = SETTINGS) -> list[nn.Module]:
+    torch.manual_seed(0)
+    return [build_network(settings) for _ in range(count)]
+
+
+def bundle_of(folder: Path, count: int = 1, settings: ModelSettings = SETTINGS) -> Path:
+    save_bundle(folder, settings, networks(count, settings), provenance={"licence": "research use only"})
+    return folder
+
+
+def ensemble_of(*members: nn.Module, settings: ModelSettings = SETTINGS) -> Ensemble:
+    return Ensemble(settings=settings, networks=members, device=torch.device("cpu"), precision=torch.float32)
+
+
+class Echo(nn.Module):
+    """A network whose logit is the follow-up's first channel plus a slope along z; presence is the channel's top."""
+
+    def __init__(self, slope: float = 0.0) -> None:
+        super().__init__()
+        self.slope = slope
+
+    def forward(self, batch: NetworkInput) -> NetworkOutput:
+        logits = batch.followup[:, :1]
+        ramp = torch.arange(logits.shape[2], dtype=torch.float32)[:, None, None]
+        return NetworkOutput(
+            lesion_logits=(logits + self.slope * ramp,), presence_logit=logits.flatten(1).amax(1), baseline_logits=None
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------- bundles
+
+
+@pytest.mark.parametrize(
+    "network",
+    [dual_encoder(), dual_encoder(encoder="residual", stem_zyx=(1, 2, 2)), dual_encoder(baseline_reconstruction=False)],
+    ids=["plain", "residual with a stem", "without reconstruction"],
+)
+def test_saved_bundle_predicts_what_its_network_does(tmp_path: Path, network: object) -> None:
+    settings = model_settings(shape_zyx=(8, 16, 16), network=network, inference=InferenceSettings(threshold=0.4))
+    (original,) = networks(1, settings)
+    save_bundle(tmp_path, settings, [original], provenance={"recipe": "test"})
+    assert is_bundle(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fold_0.safetensors", "settings.json"]
+    assert {tensor.dtype for tensor in load_file(tmp_path / "fold_0.safetensors").values()} == {torch.float16}
+    assert read_manifest(tmp_path).provenance == {"recipe": "test"}
+    loaded = load_ensemble(tmp_path, device="cpu", precision="float32")
+    assert loaded.settings == settings
+    batch = random_input(settings)
+    expected, presence = ensemble_of(original.eval(), settings=settings).predict(batch)
+    outline, there = loaded.predict(batch)
+    torch.testing.assert_close(outline, expected, atol=5e-3, rtol=0)
+    torch.testing.assert_close(there, presence, atol=5e-3, rtol=0)
+
+
+def test_saving_leaves_the_network_as_it_was(tmp_path: Path) -> None:
+    (network,) = networks(1)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    save_bundle(tmp_path, SETTINGS, [network], provenance={})
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_bundle_of_fewer_folds_replaces_one_of_more(tmp_path: Path) -> None:
+    bundle_of(tmp_path, 3)
+    bundle_of(tmp_path, 1)
+    assert len(load_ensemble(tmp_path, device="cpu").networks) == 1
+
+
+def break_nothing_but(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        (folder / name).write_bytes(change((folder / name).read_bytes()))
+
+    return damage
+
+
+def with_settings(**changes: object) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        path = folder / "settings.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return damage
+
+
+def with_tensors(change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        path = folder / "fold_0.safetensors"
+        save_file(change(load_file(path)), path)
+
+    return damage
+
+
+def pickled(folder: Path) -> None:
+    (folder / "fold_0.safetensors").write_bytes(pickle.dumps({"weight": [1.0, 2.0]}))
+
+
+HEAD = "presence.layers.1.weight"
+DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "no settings": (lambda folder: (folder / "settings.json").unlink(), "settings.json: cannot be read"),
+    "invalid JSON": (
+        break_nothing_but("settings.json", lambda text: text[:40]),
+        "settings.json: the file: Invalid JSON",
+    ),
+    "no text": (break_nothing_but("settings.json", lambda text: b"\xff\xfe" + text), "settings.json: "),
+    "a list": (break_nothing_but("settings.json", lambda text: b"[1, 2]"), "settings.json: "),
+    "another version": (with_settings(schema_version=2), "schema version 2; expected 1"),
+    "another version with other keys": (
+        with_settings(schema_version=2, settings={"scans": 3}, authors=["A"]),
+        "schema version 2; expected 1",
+    ),
+    "no version": (with_settings(schema_version=None), "settings.json: schema_version: "),
+    "unknown keys": (with_settings(colour="blue"), "settings.json: colour: Extra inputs"),
+    "impossible settings": (with_settings(settings={"voi": 3}), "settings.json: settings.voi: "),
+    "no folds": (lambda folder: (folder / "fold_0.safetensors").unlink(), "no fold_*.safetensors"),
+    "truncated weights": (
+        break_nothing_but("fold_0.safetensors", lambda raw: raw[:-100]),
+        "fold_0.safetensors: damaged",
+    ),
+    "empty weights": (break_nothing_but("fold_0.safetensors", lambda raw: b""), "fold_0.safetensors: damaged"),
+    "a pickle": (pickled, "fold_0.safetensors: damaged or not a safetensors file"),
+    "a missing tensor": (
+        with_tensors(lambda tensors: {name: tensors[name] for name in tensors if name != HEAD}),
+        f"tensor {HEAD} is missing",
+    ),
+    "an unknown tensor": (with_tensors(lambda tensors: tensors | {"zoo": torch.zeros(2)}), "tensor zoo is unknown"),
+    "a tensor of another shape": (with_tensors(lambda tensors: tensors | {HEAD: torch.zeros(2, 2)}), HEAD),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGE.values(), ids=DAMAGE)
+def test_damaged_bundle_is_refused_in_one_line(tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:
+    damage(bundle_of(tmp_path))
+    with pytest.raises(BundleError) as caught:
+        load_ensemble(tmp_path, device="cpu")
+    assert message in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_bundle_is_refused_in_one_line(tmp_path: Path) -> None:
+    assert not is_bundle(tmp_path / "nowhere")
+    with pytest.raises(BundleError, match=r"^\S+/nowhere/settings.json: cannot be read \(No such file or directory\)"):
+        load_ensemble(tmp_path / "nowhere")
+
+
+def test_no_cuda_means_the_cpu_and_refuses_only_who_insists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    bundle_of(tmp_path)
+    ensemble = load_ensemble(tmp_path)
+    assert ensemble.device.type == "cpu"
+    outline, presence = ensemble.predict(random_input(SETTINGS))
+    assert (outline.shape, presence.shape) == ((2, 8, 8, 8), (2,))
+    with pytest.raises(BundleError, match="no CUDA device is available; expected one, or --device cpu"):
+        load_ensemble(tmp_path, device="cuda")
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_automatic_precision_is_bfloat16_only_where_the_cpu_multiplies_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, supported: bool
+) -> None:
+    monkeypatch.setattr(longilesion.ensemble, "_has_cpu_bfloat16", lambda: supported)
+    precision = load_ensemble(bundle_of(tmp_path), device="cpu").precision
+    assert precision == (torch.bfloat16 if supported else torch.float32)
+
+
+# ------------------------------------------------------------------------------------------------------- prediction
+
+
+def test_ensemble_is_the_mean_of_its_folds(tmp_path: Path) -> None:
+    bundle_of(tmp_path, 3)
+    ensemble = load_ensemble(tmp_path, device="cpu", precision="float32")
+    batch = random_input(SETTINGS)
+    single = [replace(ensemble, networks=(fold,)).predict(batch) for fold in ensemble.networks]
+    assert not torch.allclose(single[0][0], single[1][0])
+    outline, presence = ensemble.predict(batch)
+    torch.testing.assert_close(outline, torch.stack([fold[0] for fold in single]).mean(0))
+    torch.testing.assert_close(presence, torch.stack([fold[1] for fold in single]).mean(0))
+
+
+def test_mirrored_views_are_turned_back() -> None:
+    settings = model_settings(inference=InferenceSettings(mirror_axes=("z", "y", "x")))
+    batch = random_input(settings)
+    outline, presence = ensemble_of(Echo(), settings=settings).predict(batch)
+    torch.testing.assert_close(outline, batch.followup[:, 0].sigmoid())
+    torch.testing.assert_close(presence, batch.followup[:, 0].flatten(1).amax(1).sigmoid())
+
+
+def test_mirroring_averages_what_a_network_says_of_either_side() -> None:
+    settings = model_settings(inference=InferenceSettings(mirror_axes=("z",)))
+    batch = random_input(settings)
+    outline, _ = ensemble_of(Echo(slope=0.3), settings=settings).predict(batch)
+    ramp = 0.3 * torch.arange(8.0)[:, None, None]
+    logits = batch.followup[:, 0]
+    torch.testing.assert_close(outline, ((logits + ramp).sigmoid() + (logits + ramp.flip(0)).sigmoid()) / 2)
+
+
+def test_prediction_of_a_mirrored_lesion_is_the_mirrored_prediction() -> None:
+    settings = model_settings(inference=InferenceSettings(mirror_axes=("y", "x")))
+    ensemble = ensemble_of(*(network.eval() for network in networks(1, settings)), settings=settings)
+    batch = random_input(settings)
+    turned = NetworkInput(
+        followup=batch.followup.flip(4), baseline=batch.baseline.flip(4), has_baseline=batch.has_baseline
+    )
+    outline, presence = ensemble.predict(batch)
+    outline_turned, presence_turned = ensemble.predict(turned)
+    torch.testing.assert_close(outline_turned, outline.flip(3), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(presence_turned, presence, atol=1e-5, rtol=1e-4)
+
+
+def test_batch_predicts_what_its_lesions_do_one_by_one() -> None:
+    ensemble = ensemble_of(*(network.eval() for network in networks(1)))
+    batch = random_input(SETTINGS, 3)
+    batch.has_baseline[1] = False
+    batch.baseline[1] = 0
+    outline, presence = ensemble.predict(batch)
+    for index in range(3):
+        part = slice(index, index + 1)
+        alone = ensemble.predict(
+            NetworkInput(
+                followup=batch.followup[part], baseline=batch.baseline[part], has_baseline=batch.has_baseline[part]
+            )
+        )
+        torch.testing.assert_close(alone[0], outline[part], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(alone[1], presence[part], atol=1e-5, rtol=1e-4)
+
+
+def test_bfloat16_predicts_about_what_float32_does(tmp_path: Path) -> None:
+    bundle_of(tmp_path)
+    batch = random_input(SETTINGS)
+    exact = load_ensemble(tmp_path, device="cpu", precision="float32").predict(batch)
+    rounded = load_ensemble(tmp_path, device="cpu", precision="bfloat16").predict(batch)
+    for precise, coarse in zip(exact, rounded, strict=True):
+        assert coarse.dtype == torch.float32
+        torch.testing.assert_close(coarse, precise, atol=0.03, rtol=0)
+
+
+def limit_memory(monkeypatch: pytest.MonkeyPatch, lesions: int) -> list[int]:
+    """Lets predictions of more than that many lesions run out of memory; returns the sizes that were tried."""
+    tried: list[int] = []
+    predict = Ensemble._predict
+
+    def limited(self: Ensemble, batch: NetworkInput) -> tuple[Tensor, Tensor]:
+        tried.append(len(batch.followup))
+        if len(batch.followup) > lesions:
+            raise torch.OutOfMemoryError
+        return predict(self, batch)
+
+    monkeypatch.setattr(Ensemble, "_predict", limited)
+    return tried
+
+
+def test_gpu_out_of_memory_halves_the_batch_and_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ensemble, batch = ensemble_of(Echo()), random_input(SETTINGS, 5)
+    expected = ensemble.predict(batch)
+    tried = limit_memory(monkeypatch, 2)
+    outline, presence = ensemble.predict(batch)
+    assert tried == [5, 3, 2, 1, 2]
+    assert torch.equal(outline, expected[0])
+    assert torch.equal(presence, expected[1])
+    assert "ran out of memory with a batch of 5 lesions" in caplog.text
+
+
+def test_gpu_too_small_for_one_lesion_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = limit_memory(monkeypatch, 0)
+    with pytest.raises(torch.OutOfMemoryError):
+        ensemble_of(Echo()).predict(random_input(SETTINGS, 4))
+    assert tried == [4, 2, 1]
+
+
+def test_weights_are_read_once_for_all_lesions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    load = longilesion.ensemble.load_model
+
+    def counted(network: nn.Module, path: str, strict: bool) -> object:
+        read.append(Path(path).name)
+        return load(network, path, strict=strict)
+
+    monkeypatch.setattr(longilesion.ensemble, "load_model", counted)
+    ensemble = load_ensemble(bundle_of(tmp_path, 2), device="cpu")
+    grid = Grid.from_spacing((16, 24, 24), (2.0, 1.0, 1.0))
+    points = [(4.0 + 3 * number, 12.0, 16.0) for number in range(5)]
+    scan, lesions = scan_with({number: (point, 1.5) for number, point in enumerate(points, start=1)}, grid)
+    clicks = [(number, click(point), click(point)) for number, point in enumerate(points, start=1)]
+    result = segment_case(
+        case_of(clicks, followups={"primary": scan}, baselines={"primary": (scan, lesions)}), ensemble
+    )
+    assert len(result.lesions) == 5
+    assert read == ["fold_0.safetensors", "fold_1.safetensors"]
