@@ -89,18 +89,22 @@ class Decoder(nn.Module):
 class LocalPresence(nn.Module):
     """Says whether the lesion is still there, from features pooled around it and not over the whole VOI.
 
-    Four regions are pooled: a Gaussian at the VOI's centre, where alignment put the lesion; the baseline outline; the
-    shell around the outline; and the predicted outline. Side by side, their means show contrast and change.
+    Five regions are pooled: a Gaussian at the VOI's centre, where alignment put the lesion; the baseline outline and the
+    predicted outline, each with the shell around it. Besides the means, the head gets the contrast of both outlines
+    against their shells in both time points' images, since a lesion that is gone has none in the follow-up.
     """
 
     def __init__(self, channels: int, *, image_channels: int, hidden: int) -> None:
         """Builds the head for pooled maps of that many channels, plus both streams' images."""
         super().__init__()
-        regions = 4
-        statistics = 5
-        width = regions * (channels + 2 * image_channels) + statistics
+        regions, outlines, statistics = 5, 2, 5
+        images = 2 * image_channels
+        self.channels = channels
+        self.norm = nn.LayerNorm(regions * (channels + images))
         self.layers = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, hidden), nn.LeakyReLU(0.01), nn.Linear(hidden, 1)
+            nn.Linear(regions * (channels + images) + outlines * images + statistics, hidden),
+            nn.LeakyReLU(0.01),
+            nn.Linear(hidden, 1),
         )
 
     def forward(
@@ -115,17 +119,27 @@ class LocalPresence(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             maps = torch.cat((features.float(), images.float()), dim=1)
             outline, probability = outline.float(), probability.float()
-            center = _center_gaussian(maps)
-            shell = (nn.functional.avg_pool3d(outline, 5, stride=1, padding=2) > 0).float() * (1 - outline)
-            regions = torch.cat((center.expand_as(outline), outline, shell, probability), dim=1)
+            center = _center_gaussian(maps).expand_as(outline)
+            regions = torch.cat((center, outline, _shell(outline), probability, _shell(probability)), dim=1)
             mass = regions.flatten(2).sum(2)
             pooled = torch.einsum("bczyx,brzyx->brc", maps, regions) / (mass[..., None] + 1.0)
-            known = outline.flatten(1).amax(1) > 0.5
+            densities = pooled[:, :, self.channels :]
+            seen = ((mass[:, [1, 3]] > 1) & (mass[:, [2, 4]] > 1))[..., None]
+            # Tens of HU are a hundredth of the image's range; the factor brings them to the scale of the features.
+            contrast = 10 * (densities[:, [1, 3]] - densities[:, [2, 4]]) * seen
             overlap = (outline * probability).flatten(1).sum(1) / (mass[:, 1] + 1.0)
             statistics = torch.stack(
-                (mass[:, 1].log1p(), mass[:, 3].log1p(), probability.flatten(1).amax(1), overlap, known.float()), dim=1
+                (
+                    mass[:, 1].log1p(),
+                    mass[:, 3].log1p(),
+                    probability.flatten(1).amax(1),
+                    overlap,
+                    (outline.flatten(1).amax(1) > 0.5).float(),
+                ),
+                dim=1,
             )
-            logit: Tensor = self.layers(torch.cat((pooled.flatten(1), statistics), dim=1))
+            pooled_features = self.norm(pooled.flatten(1))
+            logit: Tensor = self.layers(torch.cat((pooled_features, contrast.flatten(1), statistics), dim=1))
         return logit[:, 0]
 
 
@@ -152,6 +166,12 @@ def depth_to_space(
     channels = depth // (a * b * c)
     blocks = image.reshape(batch, channels, a, b, c, z, y, x)
     return blocks.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(batch, channels, z * a, y * b, x * c)
+
+
+def _shell(mask: Float[Tensor, "batch 1 z y x"]) -> Float[Tensor, "batch 1 z y x"]:
+    """The voxels up to two steps around a mask."""
+    near = nn.functional.avg_pool3d((mask > 0.5).float(), 5, stride=1, padding=2) > 0
+    return near.float() * (1 - mask)
 
 
 def _center_gaussian(maps: Float[Tensor, "batch c z y x"]) -> Float[Tensor, "1 1 z y x"]:

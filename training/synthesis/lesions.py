@@ -57,8 +57,8 @@ def random_lesion(
     center_zyx_mm: Float[np.ndarray, "3"],
     real_shapes: tuple[Shape, ...],
 ) -> Lesion:
-    """Draws a lesion of 6 to 60 mm and its change: a third stays, the rest grows or shrinks."""
-    radius = float(np.exp(generator.uniform(np.log(3.0), np.log(22.0 if tissue != "soft" else 30.0))))
+    """Draws a lesion of 8 to 60 mm and its change: a third stays, the rest grows or shrinks."""
+    radius = float(np.exp(generator.uniform(np.log(4.0), np.log(22.0 if tissue != "soft" else 30.0))))
     real = bool(real_shapes) and generator.random() < 0.4
     shape = real_shapes[int(generator.integers(len(real_shapes)))] if real else random_shape(generator)
     first = Appearance(
@@ -143,7 +143,7 @@ def _evolved(first: Appearance, tissue: Tissue, generator: np.random.Generator) 
         density = float(np.sign(first.density_hu) * max(abs(density), 14.0))
     return Appearance(
         shape=blended(first.shape, random_shape(generator), float(generator.uniform(0, 0.35))),
-        radius_mm=max(first.radius_mm * float(generator.uniform(low, high)), 2.5),
+        radius_mm=max(first.radius_mm * float(generator.uniform(low, high)), 3.5),
         density_hu=float(density),
         core_hu=first.core_hu,
     )
