@@ -37,11 +37,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except LongilesionError as error:
         return _failed(str(error))
-    except Exception as error:
-        # A person gets one line, a developer the traceback.
-        if sys.flags.dev_mode:
-            raise
-        return _failed(f"unexpected {type(error).__name__}: {error} (PYTHONDEVMODE=1 shows where)")
     return 0
 
 

@@ -112,7 +112,10 @@ def save_bundle(
     for fold, network in enumerate(networks):
         halved = build_network(settings)
         halved.load_state_dict(network.state_dict())
-        save_model(halved.half(), str(directory / f"fold_{fold}.safetensors"))
+        path = directory / f"fold_{fold}.safetensors"
+        save_model(halved.half(), str(path))
+        # safetensors lets only the owner read; a container runs as somebody else.
+        path.chmod(0o644)
     manifest = BundleManifest(schema_version=SCHEMA_VERSION, settings=settings, provenance=provenance)
     temporary = directory / f".{SETTINGS_FILE}.part"
     temporary.write_text(manifest.model_dump_json(indent=2) + "\n")

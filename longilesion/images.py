@@ -5,6 +5,9 @@ from __future__ import annotations
 import gzip
 import os
 import struct
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -112,11 +115,27 @@ def _opened(path: Path) -> sitk.ImageFileReader:
 
 def _read(reader: sitk.ImageFileReader, path: Path) -> sitk.Image:
     try:
-        image: sitk.Image = reader.Execute()
+        with _quiet_libraries():
+            image: sitk.Image = reader.Execute()
     except RuntimeError as error:
         # ITK's reason misleads here: of a truncated file it says that there is none.
         raise InputError(f"{path}: voxels cannot be read, truncated or damaged; expected a complete file") from error
     return image
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Keeps the C++ libraries' own words off stderr: MetaIO prints its reason for a failure, which ITK then raises."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 def _is_complete(reader: sitk.ImageFileReader, path: Path) -> bool:

@@ -169,21 +169,6 @@ def test_missing_model(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Non
     expect_one_line(capfd, "a model bundle")
 
 
-def test_unexpected_error_is_one_line_too(
-    tmp_path: Path, bundle: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise ZeroDivisionError("two\nlines")
-
-    monkeypatch.setattr(cli, "segment_case", fail)
-    clicks = write_points(tmp_path / "clicks.json", {"3": (5, 5, 3)})
-    followup = scan(tmp_path / "after.mha")
-    assert segment(bundle, followup=followup, followup_clicks=clicks, output=tmp_path / "map.mha") == 1
-    (line,) = capfd.readouterr().err.splitlines()
-    assert "ZeroDivisionError: two lines" in line
-    assert not (tmp_path / "map.mha").exists()
-
-
 def test_the_word_segment_is_required(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         cli.main(["--followup", str(tmp_path / "a.mha"), "--output", str(tmp_path / "map.mha")])
