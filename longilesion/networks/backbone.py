@@ -89,9 +89,9 @@ class Decoder(nn.Module):
 class LocalPresence(nn.Module):
     """Says whether the lesion is still there, from features pooled around it and not over the whole VOI.
 
-    Five regions are pooled: a Gaussian at the VOI's centre, where alignment put the lesion; the baseline outline and the
-    predicted outline, each with the shell around it. Besides the means, the head gets the contrast of both outlines
-    against their shells in both time points' images, since a lesion that is gone has none in the follow-up.
+    Five regions are pooled: a Gaussian at the VOI's centre, where alignment put the lesion; the baseline outline and
+    the predicted outline, each with the shell around it. Besides the means, the head gets the contrast of both
+    outlines against their shells in both time points' images, since a lesion that is gone has none in the follow-up.
     """
 
     def __init__(self, channels: int, *, image_channels: int, hidden: int) -> None:

@@ -117,7 +117,7 @@ def pickled(folder: Path) -> None:
     (folder / "fold_0.safetensors").write_bytes(pickle.dumps({"weight": [1.0, 2.0]}))
 
 
-HEAD = "presence.layers.1.weight"
+HEAD = "presence.layers.0.weight"
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "no settings": (lambda folder: (folder / "settings.json").unlink(), "settings.json: cannot be read"),
     "invalid JSON": (
