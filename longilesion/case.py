@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-import cc3d
 import numpy as np
 from jaxtyping import Float32, Int16, UInt16
+from scipy.ndimage import find_objects
 
 from longilesion.geometry import ZYX, Grid, Triple
 
@@ -118,14 +118,13 @@ class LesionPrediction:
 
 
 def _lesion_regions(ids: UInt16[np.ndarray, "z y x"]) -> dict[int, LesionRegion]:
-    statistics = cc3d.statistics(ids)
     regions = {}
-    for lesion_id in np.flatnonzero(statistics["voxel_counts"]):
-        if lesion_id:
-            z, y, x = statistics["bounding_boxes"][lesion_id]
-            regions[int(lesion_id)] = LesionRegion(
+    for lesion_id, box in enumerate(find_objects(ids), start=1):
+        if box is not None:
+            z, y, x = box
+            regions[lesion_id] = LesionRegion(
                 start_zyx=(z.start, y.start, x.start),
                 stop_zyx=(z.stop, y.stop, x.stop),
-                voxels=int(statistics["voxel_counts"][lesion_id]),
+                voxels=int((ids[box] == lesion_id).sum()),
             )
     return regions

@@ -12,12 +12,17 @@ import test.type_checking
 # Before anything imports the library.
 install_import_hook("longilesion", f"{test.type_checking.__name__}.typechecked")
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
 from test.phantoms import PhantomCase, torso_case  # noqa: E402
 
 torch.set_num_threads(1)
+
+# The same examples at every run; no limit on a single one's time, as machines are shared.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60)
+hypothesis.settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

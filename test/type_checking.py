@@ -4,4 +4,6 @@ from beartype import BeartypeConf, FrozenDict, beartype
 from numpy.typing import ArrayLike
 
 # Integers pass for floats, as for static checkers. NumPy's protocol of nested sequences would refuse tuples.
-typechecked = beartype(conf=BeartypeConf(is_pep484_tower=True, hint_overrides=FrozenDict({ArrayLike: object})))
+typechecked = beartype(
+    conf=BeartypeConf(is_pep484_tower=True, hint_overrides=FrozenDict({ArrayLike: object, ArrayLike | None: object}))
+)
