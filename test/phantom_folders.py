@@ -43,11 +43,15 @@ def write_grand_challenge_case(
 
 
 def write_truth(phantom: PhantomCase, directory: Path) -> None:
-    """Writes the true lesion maps in the tree of an output, and the lesions' fates."""
+    """Writes the true lesion maps in the tree of an output; and by lesion its fate, and its id in the truth if any."""
     for name, lesions in phantom.truth.items():
         folder = directory / "images" / f"{name}-followup-ct-tumor-lesion-seg"
         _save(folder / "output.mha", _compact(lesions), lesions.grid)
-    (directory / "fates.json").write_text(json.dumps(phantom.fates, indent=1) + "\n")
+    lesions = {
+        lesion_id: {"fate": fate, "truth_id": phantom.truth_ids.get(lesion_id)}
+        for lesion_id, fate in phantom.fates.items()
+    }
+    (directory / "lesions.json").write_text(json.dumps(lesions, indent=1) + "\n")
 
 
 def compressible(hu: np.ndarray) -> np.ndarray:

@@ -72,12 +72,13 @@ class View:
 class PhantomCase:
     """A case, the true lesion map of each follow-up scan, and what became of each lesion.
 
-    Lesions that merged are one in the truth: they bear the lower id.
+    `truth_ids` holds each present lesion's id in the truth: lesions that merged share the lower one.
     """
 
     case: Case
     truth: Mapping[ScanName, LesionMap]
     fates: Mapping[int, Fate]
+    truth_ids: Mapping[int, int]
 
 
 LESIONS = (
@@ -117,7 +118,8 @@ def torso_case(
     fates = {plan.lesion_id: plan.fate for plan in lesions}
     earlier = _time_point(anatomy, anatomy.waves, baselines, before, generator, noise_hu)
     later = _time_point(anatomy, anatomy.waves.joined(motion), followups, after, generator, noise_hu)
-    truth = {view.name: _union_of_merged(shown.lesions, lesions) for view, shown in zip(followups, later, strict=True)}
+    truth_ids = _truth_ids(lesions)
+    truth = {shown.name: _renamed(shown.lesions, truth_ids) for shown in later}
     clicks = []
     for plan in lesions:
         center = (before | after)[plan.lesion_id].center_xyz_mm
@@ -131,13 +133,11 @@ def torso_case(
             )
         )
     case = Case(
-        baselines={
-            view.name: Baseline.of(shown.scan, shown.lesions) for view, shown in zip(baselines, earlier, strict=True)
-        },
-        followups={view.name: shown.scan for view, shown in zip(followups, later, strict=True)},
+        baselines={shown.name: Baseline.of(shown.scan, shown.lesions) for shown in earlier},
+        followups={shown.name: shown.scan for shown in later},
         clicks=tuple(clicks),
     )
-    return PhantomCase(case=case, truth=truth, fates=fates)
+    return PhantomCase(case=case, truth=truth, fates=fates, truth_ids=truth_ids)
 
 
 def cycled_lesions(count: int) -> tuple[PlannedLesion, ...]:
@@ -242,11 +242,18 @@ def _free_place(
     raise ValueError(f"lesion {plan.lesion_id} finds no place in the {plan.organ} that the views show")
 
 
-def _union_of_merged(lesions: LesionMap, plans: Sequence[PlannedLesion]) -> LesionMap:
-    ids = lesions.ids.copy()
+def _truth_ids(plans: Sequence[PlannedLesion]) -> dict[int, int]:
     merged = [plan.lesion_id for plan in plans if plan.fate == "merged"]
+    ids = {plan.lesion_id: plan.lesion_id for plan in plans if plan.fate != "gone"}
     for first, second in zip(merged[::2], merged[1::2], strict=True):
-        ids[ids == max(first, second)] = min(first, second)
+        ids[max(first, second)] = min(first, second)
+    return ids
+
+
+def _renamed(lesions: LesionMap, truth_ids: Mapping[int, int]) -> LesionMap:
+    ids = lesions.ids.copy()
+    for lesion_id, truth_id in truth_ids.items():
+        ids[lesions.ids == lesion_id] = truth_id
     return LesionMap(ids=ids, grid=lesions.grid)
 
 
