@@ -190,9 +190,9 @@ def test_stream_shows_each_drawn_lesion_as_often_as_the_recipe_says(monkeypatch:
     drawn: list[Sample] = []
 
     def counted(*_: object, **__: object) -> list[Sample]:
-        samples = samples_of(pair(len(drawn) % 4))
-        drawn.extend(samples)
-        return samples
+        sample = replace(all_samples()[len(drawn) % len(all_samples())])
+        drawn.append(sample)
+        return [sample]
 
     monkeypatch.setattr("training.dataset.lesion_samples", counted)
     monkeypatch.setattr("training.dataset.synthetic_pair", lambda *_, **__: None)
@@ -204,13 +204,15 @@ def test_stream_shows_each_drawn_lesion_as_often_as_the_recipe_says(monkeypatch:
 
 
 def test_stream_depends_on_its_seed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "training.dataset.synthetic_pair", lambda source, generator, shapes: pair(int(generator.integers(4)))
-    )
+    def drawn(source: object, generator: np.random.Generator, *, shapes: object) -> Sample:
+        return all_samples()[int(generator.integers(len(all_samples())))]
 
-    def facts(seed: int) -> list[float]:
+    monkeypatch.setattr("training.dataset.synthetic_pair", drawn)
+    monkeypatch.setattr("training.dataset.lesion_samples", lambda sample, *_, **__: [sample])
+
+    def diameters(seed: int) -> list[float]:
         stream = SyntheticLesions([block()], RECIPE, seed=seed)
-        return [sample.fact.diameter_mm for sample in islice(stream, 5)]
+        return [sample.fact.diameter_mm for sample in islice(stream, 10)]
 
-    assert facts(1) == facts(1)
-    assert facts(1) != facts(2)
+    assert diameters(1) == diameters(1)
+    assert diameters(1) != diameters(2)
