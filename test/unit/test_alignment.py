@@ -8,6 +8,7 @@ from longilesion.alignment import place_vois
 from longilesion.case import AIR_HU, Baseline, Case, Click, LesionMap, LesionPrompt, Scan
 from longilesion.config import AlignmentSettings, ModelSettings, VoiSettings
 from longilesion.geometry import Grid
+from longilesion.images import read_scan
 from longilesion.prompts import complete_prompts
 from test.phantoms import PlannedLesion, View, torso_case
 from test.unit.builders import model_settings
@@ -169,3 +170,20 @@ def test_zoom_stays_within_its_limits():
     for extent, zoom in ((6.0, SETTINGS.voi.zoom_min), (176.0, SETTINGS.voi.zoom_max)):
         case, prompt = case_with_lesion(np.array((extent, 6.0, 6.0)), np.eye(3))
         assert place_vois(case, prompt, SETTINGS).zoom == pytest.approx(zoom)
+
+
+def test_real_anatomy_is_found_again(real_ct):
+    """A real scan, and a part of it with other noise in a frame of its own."""
+    scan = read_scan(real_ct / "torso_acrin_042" / "ct.nii.gz")
+    hu, lps = scan.grid.lps_view(scan.hu)
+    start = (12, 20, 30)
+    part = hu[start[0] :, start[1] :, start[2] :].astype(np.float32)
+    noise = np.random.default_rng(0).normal(0, 15, part.shape)
+    later = Scan(hu=(part + noise).astype(np.int16), grid=Grid.from_spacing(part.shape, lps.spacing_zyx_mm))
+    case = Case(baselines={"primary": Baseline.of(scan, None)}, followups={"primary": later}, clicks=())
+    for share in ((0.3, 0.5, 0.3), (0.5, 0.4, 0.6), (0.7, 0.6, 0.4)):
+        place = np.round(np.multiply(share, hu.shape))
+        expected = later.grid.world_xyz_mm(place - start)
+        prompt = prompt_in(expected, lps.world_xyz_mm(place))
+        placement = place_vois(case, moved_click(prompt, (8.0, 12.0, -10.0)), SETTINGS)
+        assert placement.followup_xyz_mm == pytest.approx(expected, abs=2.0)
