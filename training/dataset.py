@@ -70,12 +70,13 @@ def lesion_samples(
     pair: SyntheticPair, settings: ModelSettings, generator: np.random.Generator, *, jitter: JitterSettings
 ) -> Iterator[Sample]:
     """Samples every lesion of a pair as inference would, but for the jitter of its placement."""
+    voi = settings.voi.model_copy(update={"shape_zyx": jitter.shape_zyx or settings.voi.shape_zyx})
     for prompt in complete_prompts(pair.case):
         placement = place_vois(pair.case, prompt, settings)
         fact = pair.facts[prompt.lesion_id]
         for _ in range(jitter.placements):
             jittered = _jittered(placement, prompt, generator, jitter)
-            voi_pair = sample_voi_pair(pair.case, prompt, jittered, settings.voi)
+            voi_pair = sample_voi_pair(pair.case, prompt, jittered, voi)
             target = sample_target(pair.truth, prompt.lesion_id, voi_pair.followup.grid)
             # A lesion that the VOI misses teaches nothing but a wrong absence.
             if fact.fate == "gone" or target.sum() > 8:
@@ -107,9 +108,9 @@ def augmented(batch: Batch, recipe: Recipe, generator: torch.Generator) -> Batch
     for stream in (batch.input.followup, batch.input.baseline):
         flipped = stream.flip(flips)
         size = (len(stream), images, 1, 1, 1)
-        scale = 1 + 0.1 * (2 * torch.rand(size, generator=generator) - 1)
-        shift = 0.05 * (2 * torch.rand(size, generator=generator) - 1)
-        gamma = 0.85 + 0.3 * torch.rand(size, generator=generator)
+        scale = 1 + 0.05 * (2 * torch.rand(size, generator=generator) - 1)
+        shift = 0.02 * (2 * torch.rand(size, generator=generator) - 1)
+        gamma = 0.9 + 0.2 * torch.rand(size, generator=generator)
         varied = (flipped[:, :images].clamp(min=0) ** gamma * scale + shift).clamp(0, 1)
         streams.append(torch.cat((varied, flipped[:, images:]), dim=1))
     known = batch.input.has_baseline.float()[:, None, None, None, None]

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 
 from longilesion.config import ModelSettings, Settings
 from longilesion.errors import InputError
+from longilesion.geometry import ZYX
 
 
 class OptimizerSettings(Settings):
@@ -41,6 +42,9 @@ class JitterSettings(Settings):
     )
     zoom_factor: float = Field(default=1.25, ge=1)
     placements: int = Field(default=2, ge=1, description="placements drawn of each lesion")
+    shape_zyx: ZYX | None = Field(
+        default=None, description="size of the lattice in training, cropped to its middle; inference's if not given"
+    )
 
 
 class DataSettings(Settings):
@@ -49,6 +53,14 @@ class DataSettings(Settings):
     train: tuple[str, ...]
     validation: tuple[str, ...]
     reuse: int = Field(default=3, ge=1, description="how often a drawn lesion is seen, each time augmented anew")
+
+
+class PresenceSettings(Settings):
+    """How the presence head is fitted once the network is trained, and the share of present lesions it has to keep."""
+
+    lesions: int = Field(default=4000, ge=8)
+    kept: float = Field(default=0.96, gt=0, lt=1)
+    jitter: JitterSettings = JitterSettings(shift_mm=1.0, unaligned_share=0.0, zoom_factor=1.1)
 
 
 class Recipe(Settings):
@@ -62,6 +74,7 @@ class Recipe(Settings):
     jitter: JitterSettings = JitterSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     loss: LossSettings = LossSettings()
+    presence: PresenceSettings = PresenceSettings()
     model: ModelSettings
 
 

@@ -9,21 +9,19 @@ import logging
 import sys
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import tyro
-from threadpoolctl import threadpool_limits
 from torch import nn
-from torch.utils.data import DataLoader
 
 from longilesion.ensemble import save_bundle
 from longilesion.errors import LongilesionError
 from longilesion.networks import build_network
 from longilesion.networks.dual_encoder import DualEncoder
-from training.dataset import Batch, Sample, SyntheticLesions, augmented, collate, lesion_samples
+from training.dataset import Batch, Sample, augmented, collate, lesion_samples
+from training.loading import batches
 from training.losses import soft_dice_loss, training_loss
 from training.recipe import JitterSettings, OptimizerSettings, Recipe, read_recipe
 from training.synthesis.pairs import synthetic_pair
@@ -67,16 +65,7 @@ def train(arguments: Arguments) -> None:
     optimizer = _optimizer(network, recipe.optimizer)
     checkpoint = arguments.output / "checkpoint.pt"
     first = _resume(checkpoint, network, average, optimizer) if checkpoint.exists() else 0
-    stream = SyntheticLesions(sources, recipe, seed=arguments.seed + 1000 * first)
-    batches = iter(
-        DataLoader(
-            stream,
-            batch_size=recipe.batch_size,
-            collate_fn=partial(collate, recipe=recipe),
-            num_workers=arguments.workers,
-            worker_init_fn=_single_thread,
-        )
-    )
+    stream = batches(sources, recipe, seed=arguments.seed + 1000 * first, workers=arguments.workers)
     watched = _validation_batches(recipe, held_out)
     generator = torch.Generator().manual_seed(arguments.seed + first)
     begun = time.monotonic()
@@ -84,7 +73,7 @@ def train(arguments: Arguments) -> None:
     for step in range(first, steps):
         for group in optimizer.param_groups:
             group["lr"] = _learning_rate(step, steps, recipe.optimizer)
-        batch = augmented(next(batches), recipe, generator)
+        batch = augmented(next(stream), recipe, generator)
         parts = _step(network, batch, optimizer, recipe)
         average.update_parameters(network)
         for name, value in parts.items():
@@ -199,11 +188,6 @@ def _resume(path: Path, network: nn.Module, average: nn.Module, optimizer: torch
     step: int = state["step"]
     _log.info("resumed from step %d", step)
     return step
-
-
-def _single_thread(worker: int) -> None:
-    torch.set_num_threads(1)
-    threadpool_limits(1)
 
 
 def _provenance(recipe: Recipe, arguments: Arguments) -> dict[str, str]:

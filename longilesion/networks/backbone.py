@@ -20,11 +20,13 @@ class NetworkOutput:
     """What a network says of a batch.
 
     `lesion_logits` and `baseline_logits` hold one map per decoder resolution, the finest, at the input's size, first;
-    only the finest outside training. `baseline_logits` is the auxiliary reconstruction, None where there is none.
+    only the finest outside training. `presence_features` is what the presence was judged by. `baseline_logits` is the
+    auxiliary reconstruction, None where there is none.
     """
 
     lesion_logits: tuple[Float[Tensor, "batch 1 _ _ _"], ...]
     presence_logit: Float[Tensor, " batch"]
+    presence_features: Float[Tensor, "batch d"]
     baseline_logits: tuple[Float[Tensor, "batch 1 _ _ _"], ...] | None
 
 
@@ -100,21 +102,28 @@ class LocalPresence(nn.Module):
         regions, outlines, statistics = 5, 2, 5
         images = 2 * image_channels
         self.channels = channels
-        self.norm = nn.LayerNorm(regions * (channels + images))
+        self.pooled = regions * (channels + images)
+        self.norm = nn.LayerNorm(self.pooled)
         self.layers = nn.Sequential(
-            nn.Linear(regions * (channels + images) + outlines * images + statistics, hidden),
+            nn.Linear(self.pooled + outlines * images + statistics, hidden),
             nn.LeakyReLU(0.01),
             nn.Linear(hidden, 1),
         )
 
-    def forward(
+    def forward(self, description: Float[Tensor, "batch d"]) -> Float[Tensor, " batch"]:
+        """One logit per lesion."""
+        pooled, rest = description.split([self.pooled, description.shape[1] - self.pooled], dim=1)
+        logit: Tensor = self.layers(torch.cat((self.norm(pooled), rest), dim=1))
+        return logit[:, 0]
+
+    def describe(
         self,
         features: Float[Tensor, "batch f z y x"],
         images: Float[Tensor, "batch i z y x"],
         outline: Float[Tensor, "batch 1 z y x"],
         probability: Float[Tensor, "batch 1 z y x"],
-    ) -> Float[Tensor, " batch"]:
-        """One logit per lesion; `outline` is the baseline lesion, zero where there is none. All at one resolution."""
+    ) -> Float[Tensor, "batch d"]:
+        """What the head judges by; `outline` is the baseline lesion, zero if there is none. All at one resolution."""
         # Sums over 10^5 voxels: bfloat16 would lose small lesions.
         with torch.autocast(features.device.type, enabled=False):
             maps = torch.cat((features.float(), images.float()), dim=1)
@@ -138,9 +147,7 @@ class LocalPresence(nn.Module):
                 ),
                 dim=1,
             )
-            pooled_features = self.norm(pooled.flatten(1))
-            logit: Tensor = self.layers(torch.cat((pooled_features, contrast.flatten(1), statistics), dim=1))
-        return logit[:, 0]
+            return torch.cat((pooled.flatten(1), contrast.flatten(1), statistics), dim=1)
 
 
 def space_to_depth(

@@ -40,7 +40,7 @@ class DualEncoder(nn.Module):
         known = batch.has_baseline.to(skips[0].dtype)[:, None, None, None, None]
         baseline = [skip[size:] * known for skip in skips]
         features, logits = self.decoder(self.fusion(followup, baseline), all_resolutions=self.training)
-        presence = self.presence(
+        description = self.presence.describe(
             torch.cat((features, followup[0], baseline[0]), dim=1),
             torch.cat(
                 (self._pooled(batch.followup, self.image_channels), self._pooled(batch.baseline, self.image_channels)),
@@ -53,7 +53,12 @@ class DualEncoder(nn.Module):
         reconstruction = None
         if self.training and self.baseline_decoder is not None:
             _, reconstruction = self.baseline_decoder(baseline, all_resolutions=True)
-        return NetworkOutput(lesion_logits=logits, presence_logit=presence, baseline_logits=reconstruction)
+        return NetworkOutput(
+            lesion_logits=logits,
+            presence_logit=self.presence(description),
+            presence_features=description,
+            baseline_logits=reconstruction,
+        )
 
     def _pooled(self, stream: Tensor, channels: int) -> Tensor:
         return nn.functional.avg_pool3d(stream[:, :channels].float(), self.stem_zyx)

@@ -48,7 +48,10 @@ class Echo(nn.Module):
         logits = batch.followup[:, :1]
         ramp = torch.arange(logits.shape[2], dtype=torch.float32)[:, None, None]
         return NetworkOutput(
-            lesion_logits=(logits + self.slope * ramp,), presence_logit=logits.flatten(1).amax(1), baseline_logits=None
+            lesion_logits=(logits + self.slope * ramp,),
+            presence_logit=logits.flatten(1).amax(1),
+            presence_features=logits.flatten(1),
+            baseline_logits=None,
         )
 
 

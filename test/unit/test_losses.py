@@ -110,6 +110,7 @@ def said(size: int, *, presence: float, reconstruction: bool = True) -> NetworkO
     return NetworkOutput(
         lesion_logits=undecided,
         presence_logit=torch.full((size,), presence),
+        presence_features=torch.zeros(size, 1),
         baseline_logits=undecided if reconstruction else None,
     )
 

@@ -34,7 +34,10 @@ class BrightVoxels(nn.Module):
         self.batches.append(len(batch.followup))
         logits = 30 * (batch.followup[:, :1] - 0.85)
         return NetworkOutput(
-            lesion_logits=(logits,), presence_logit=logits.flatten(1).amax(1) + 0.5, baseline_logits=None
+            lesion_logits=(logits,),
+            presence_logit=logits.flatten(1).amax(1) + 0.5,
+            presence_features=logits.flatten(1),
+            baseline_logits=None,
         )
 
 

@@ -57,7 +57,7 @@ def synthetic_pair(source: Source, generator: np.random.Generator, *, shapes: Se
 
     The real tumours of `shapes` lend their shapes to painted lesions. Frames of the two scans are unrelated.
     """
-    tumour = source.tumour if generator.random() < 0.7 else None
+    tumour = source.tumour if generator.random() < 0.5 else None
     lesions = _random_lesions(source, generator, shapes=shapes, tumour=tumour)
     anchor = lesions[0].center_zyx_mm if tumour is None else tumour.center_zyx_mm
     extent = _extent_mm(lesions[0]) if tumour is None else tumour.extent_mm

@@ -1,0 +1,157 @@
+"""Fits a bundle's presence head anew, and its threshold: `python -m training.presence RECIPE --bundle IN --output OUT`.
+
+While the network trains, the head chases features that change under it, two lesions at a time. Once the network is
+frozen, what the head judges by is a short vector per lesion: thousands of them fit into one batch.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+from jaxtyping import Bool, Float
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from longilesion.config import ModelSettings
+from longilesion.ensemble import load_ensemble, read_manifest, save_bundle
+from longilesion.errors import LongilesionError
+from longilesion.networks.backbone import LocalPresence
+from longilesion.networks.dual_encoder import DualEncoder
+from training.loading import batches
+from training.recipe import PresenceSettings, Recipe, read_recipe
+from training.synthesis.sources import Source, load_sources, phantom_sources
+
+_log = logging.getLogger("training")
+
+_EPOCHS = 300
+_BATCH = 256
+
+
+@dataclass
+class Arguments:
+    """Command line of a presence fit."""
+
+    recipe: tyro.conf.Positional[Path]
+    bundle: Path
+    """Bundle of a trained network."""
+    output: Path
+    """Bundle to write, with the new head and threshold."""
+    data: Path | None = None
+    """Folder with one subfolder per CT volume; phantoms where it is not given."""
+    seed: int = 1
+    workers: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Judged:
+    """Lesions as the presence head sees them, and whether they are there."""
+
+    features: Float[Tensor, "n d"]
+    present: Bool[Tensor, " n"]
+
+    def part(self, chosen: slice | Tensor) -> Judged:
+        """Some of the lesions."""
+        return Judged(features=self.features[chosen], present=self.present[chosen])
+
+
+def fit_presence(arguments: Arguments) -> None:
+    """Fits every fold's head on training volumes, and one threshold for all on lesions that no head was fitted on."""
+    recipe = read_recipe(arguments.recipe)
+    ensemble = load_ensemble(arguments.bundle, device="cpu")
+    names = recipe.data.train
+    sources = phantom_sources(range(4)) if arguments.data is None else load_sources(arguments.data, names)
+    networks = [network for network in ensemble.networks if isinstance(network, DualEncoder)]
+    judged = _judged(networks, ensemble.precision, sources, recipe, arguments)
+    split = int(0.75 * recipe.presence.lesions)
+    logits = []
+    for network, lesions in zip(networks, judged, strict=True):
+        network.presence = fitted_head(network.presence, lesions.part(slice(split)), lesions.part(slice(split, None)))
+        logits.append(network.presence(lesions.features[split:]).sigmoid())
+    present = judged[0].present[split:]
+    presence = torch.stack(logits).mean(0).detach()
+    threshold = presence_threshold(presence[present], recipe.presence)
+    recognised = float((presence[~present] < threshold).float().mean())
+    kept = float((presence[present] >= threshold).float().mean())
+    _log.info("threshold %.3f keeps %.3f of the present and recognises %.3f of the gone", threshold, kept, recognised)
+    provenance = read_manifest(arguments.bundle).provenance
+    save_bundle(arguments.output, _with_threshold(ensemble.settings, threshold), networks, provenance=provenance)
+
+
+def fitted_head(head: LocalPresence, seen: Judged, unseen: Judged) -> LocalPresence:
+    """The head after the epoch that does best on unseen lesions, beginning from a fresh copy of it."""
+    head = copy.deepcopy(head)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3, weight_decay=3e-2)
+    generator = torch.Generator().manual_seed(0)
+    best, best_loss = copy.deepcopy(head), float("inf")
+    for _ in range(_EPOCHS):
+        for chosen in torch.randperm(len(seen.present), generator=generator).split(_BATCH):
+            batch = seen.part(chosen)
+            optimizer.zero_grad(set_to_none=True)
+            binary_cross_entropy_with_logits(head(batch.features), batch.present.float()).backward()
+            optimizer.step()
+        with torch.no_grad():
+            loss = float(binary_cross_entropy_with_logits(head(unseen.features), unseen.present.float()))
+        if loss < best_loss:
+            best, best_loss = copy.deepcopy(head), loss
+    _log.info("presence: cross-entropy %.3f on unseen lesions", best_loss)
+    return best
+
+
+def presence_threshold(presence_of_present: Float[Tensor, " n"], settings: PresenceSettings) -> float:
+    """The highest threshold that keeps the wanted share of present lesions."""
+    return round(float(torch.quantile(presence_of_present.float(), 1 - settings.kept)), 3)
+
+
+def _judged(
+    networks: Sequence[DualEncoder],
+    precision: torch.dtype,
+    sources: Sequence[Source],
+    recipe: Recipe,
+    arguments: Arguments,
+) -> list[Judged]:
+    """Fresh lesions of the training volumes, placed almost as inference would, described by each network."""
+    fresh = recipe.model_copy(
+        update={"jitter": recipe.presence.jitter, "data": recipe.data.model_copy(update={"reuse": 1})}
+    )
+    stream = batches(sources, fresh, seed=arguments.seed, workers=arguments.workers)
+    features: list[list[Tensor]] = [[] for _ in networks]
+    present: list[Tensor] = []
+    count = -(-recipe.presence.lesions // recipe.batch_size)
+    mixed = torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32)
+    with torch.inference_mode(), mixed:
+        for _, batch in zip(track(range(count), "lesions", console=Console(stderr=True)), stream, strict=False):
+            present.append(batch.present)
+            for network, described in zip(networks, features, strict=True):
+                described.append(network(batch.input).presence_features.float())
+    there = torch.cat(present)
+    return [Judged(features=torch.cat(described).clone(), present=there) for described in features]
+
+
+def _with_threshold(settings: ModelSettings, threshold: float) -> ModelSettings:
+    return settings.model_copy(
+        update={"inference": settings.inference.model_copy(update={"presence_threshold": threshold})}
+    )
+
+
+def main() -> int:
+    """Command line; 1 where the bundle, the recipe or the data cannot be used."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
+    try:
+        fit_presence(tyro.cli(Arguments, description=__doc__))
+    except LongilesionError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
