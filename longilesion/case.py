@@ -8,7 +8,6 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Float32, Int16, UInt16
-from scipy.ndimage import find_objects
 
 from longilesion.geometry import ZYX, Grid, Triple
 
@@ -118,13 +117,13 @@ class LesionPrediction:
 
 
 def _lesion_regions(ids: UInt16[np.ndarray, "z y x"]) -> dict[int, LesionRegion]:
-    regions = {}
-    for lesion_id, box in enumerate(find_objects(ids), start=1):
-        if box is not None:
-            z, y, x = box
-            regions[lesion_id] = LesionRegion(
-                start_zyx=(z.start, y.start, x.start),
-                stop_zyx=(z.stop, y.stop, x.stop),
-                voxels=int((ids[box] == lesion_id).sum()),
-            )
-    return regions
+    # Only the few voxels of lesions are looked at, sorted by id.
+    voxels = np.flatnonzero(ids != 0)
+    order = ids.ravel()[voxels].argsort(kind="stable")
+    lesion_ids, first, counts = np.unique(ids.ravel()[voxels[order]], return_index=True, return_counts=True)
+    indices_zyx = np.stack(np.unravel_index(voxels[order], ids.shape))
+    low, high = (bound.reduceat(indices_zyx, first, axis=1).T.tolist() for bound in (np.minimum, np.maximum))
+    return {
+        lesion_id: LesionRegion(start_zyx=tuple(start), stop_zyx=(z + 1, y + 1, x + 1), voxels=count)
+        for lesion_id, start, (z, y, x), count in zip(lesion_ids.tolist(), low, high, counts.tolist(), strict=True)
+    }

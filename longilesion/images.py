@@ -241,11 +241,12 @@ def _hounsfield(values: Voxels, path: Path) -> Int16[np.ndarray, "z y x"]:
 
 
 def _lesion_ids(values: Voxels, path: Path) -> UInt16[np.ndarray, "z y x"]:
-    if values.dtype in (np.uint8, np.uint16):
-        return values.astype(np.uint16)
-    ids = np.empty(values.shape, np.uint16)
+    ids = np.zeros(values.shape, np.uint16)
     highest = np.iinfo(np.uint16).max
     for target, plane in zip(ids, values, strict=True):
+        if not plane.any():
+            # Most slices; as nothing is written to them, they take no memory.
+            continue
         if np.issubdtype(plane.dtype, np.floating) and not (plane == np.rint(plane)).all():
             raise InputError(f"{path}: mask with fractional or NaN values; expected lesion ids")
         if plane.min() < 0 or plane.max() > highest:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from longilesion.case import LesionMap, LesionPrediction
 from longilesion.config import InferenceSettings
 from longilesion.geometry import ZYX, Grid, Triple
-from longilesion.voi import paste_probability
+from longilesion.voi import occupied_box, paste_probability
 
 Labels = Literal["lesion_ids", "binary"]
 
@@ -103,7 +103,7 @@ def label_lesions(
 
 def _outline(prediction: LesionPrediction, lps: Grid, threshold: float) -> _Outline | None:
     """The component nearest to the click; None where nothing reaches the threshold."""
-    probability, window = paste_probability(prediction, lps)
+    probability, window = paste_probability(_likely_part(prediction, lps, threshold), lps)
     mask = probability >= threshold
     if not mask.any():
         return None
@@ -113,7 +113,7 @@ def _outline(prediction: LesionPrediction, lps: Grid, threshold: float) -> _Outl
         voxels = np.argwhere(mask)
         nearest = voxels[_distances_mm(voxels + [axis.start for axis in window], click, lps).argmin()]
         mask = components == components[tuple(nearest)]
-    box = _box_of(mask)
+    box = occupied_box(mask)
     z, y, x = (axis.start + inner.start for axis, inner in zip(window, box, strict=True))
     return _Outline(
         lesion_id=prediction.prompt.lesion_id,
@@ -122,6 +122,18 @@ def _outline(prediction: LesionPrediction, lps: Grid, threshold: float) -> _Outl
         probability=probability[box],
         mask=mask[box],
     )
+
+
+def _likely_part(prediction: LesionPrediction, lps: Grid, threshold: float) -> LesionPrediction:
+    """The part of the lattice that decides which voxels of the scan reach the threshold: usually a small one."""
+    box = occupied_box(prediction.probability >= threshold)
+    # A voxel is a mean over `reach`: it may lie that far outside the box, and depend on what is as far again.
+    reach = np.maximum(1, np.ceil(np.divide(lps.spacing_zyx_mm, prediction.grid.spacing_zyx_mm)))
+    low = np.maximum(0, [axis.start for axis in box] - 2 * reach)
+    high = np.minimum(prediction.grid.shape_zyx, [axis.stop for axis in box] + 2 * reach)
+    start, stop = ((z, y, x) for z, y, x in np.stack([low, high]).astype(int).tolist())
+    part = prediction.probability[_slices(np.array(start), np.array(stop))]
+    return replace(prediction, probability=part, grid=prediction.grid.window(start, stop))
 
 
 def _merged_groups(outlines: Sequence[_Outline]) -> list[list[_Outline]]:
@@ -216,11 +228,6 @@ def _largest_piece(view: UInt16[np.ndarray, "z y x"], outline: _Outline) -> Bool
 def _connected(mask: Bool[np.ndarray, "z y x"]) -> tuple[NDArray[np.integer], int]:
     components, count = cc3d.connected_components(mask, connectivity=_CONNECTIVITY, return_N=True)
     return components, int(count)
-
-
-def _box_of(mask: Bool[np.ndarray, "z y x"]) -> tuple[slice, slice, slice]:
-    hits = [np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
-    return _slices(np.array([hit[0] for hit in hits]), np.array([hit[-1] + 1 for hit in hits]))
 
 
 def _slices(start: NDArray[Any], stop: NDArray[Any]) -> tuple[slice, slice, slice]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -62,11 +64,7 @@ def segment_case(case: Case, ensemble: Ensemble, *, labels: Labels = "lesion_ids
     with clock("propagate"):
         prompts = complete_prompts(case)
     _log.info("%d lesions to look for, %d with a propagated click", len(prompts), sum(p.propagated for p in prompts))
-    predictions = [
-        prediction
-        for start in range(0, len(prompts), ensemble.batch_size)
-        for prediction in _predict(case, prompts[start : start + ensemble.batch_size], ensemble, clock)
-    ]
+    predictions = _predict(case, prompts, ensemble, clock)
     with clock("label"):
         labelled = {
             name: label_lesions(
@@ -91,16 +89,13 @@ def segment_case(case: Case, ensemble: Ensemble, *, labels: Labels = "lesion_ids
 def _predict(
     case: Case, prompts: Sequence[LesionPrompt], ensemble: Ensemble, clock: _Clock
 ) -> Sequence[LesionPrediction]:
-    """Predicts a batch; lesions that reach their VOI's border are sampled again, twice as wide."""
+    """Predicts all lesions; those that reach their VOI's border are sampled again, twice as wide."""
     settings = ensemble.settings
-    # The matrices of a VOI are too small to share between threads: handing them over would cost more than it saves.
-    with clock("sample"), threadpool_limits(1, user_api="blas"):
-        placements = [place_vois(case, prompt, settings) for prompt in prompts]
+    with clock("sample"), _lesion_threads() as pool:
+        placements = list(pool.map(partial(place_vois, case, settings=settings), prompts))
     predictions = _predict_placed(case, prompts, placements, ensemble, clock)
     for _ in range(settings.voi.growth_limit):
         wide = [index for index, prediction in enumerate(predictions) if _reaches_border(prediction, ensemble)]
-        if not wide:
-            break
         for index in wide:
             placements[index] = replace(placements[index], zoom=2 * placements[index].zoom)
         again = _predict_placed(
@@ -118,25 +113,35 @@ def _predict_placed(
     ensemble: Ensemble,
     clock: _Clock,
 ) -> list[LesionPrediction]:
-    with clock("sample"), threadpool_limits(1, user_api="blas"):
-        pairs = [
-            sample_voi_pair(case, prompt, placement, ensemble.settings.voi)
-            for prompt, placement in zip(prompts, placements, strict=True)
-        ]
-        batch = encode(pairs, ensemble.settings.encoding)
-    with clock("network"):
-        probability, presence = ensemble.predict(batch)
-    return [
-        LesionPrediction(
-            prompt=_aligned(prompt, placement),
-            probability=outline.numpy(),
-            presence=float(there),
-            grid=pair.followup.grid,
+    """Samples and predicts batch by batch, so that few VOIs are in memory at a time."""
+    predictions: list[LesionPrediction] = []
+    sample = partial(sample_voi_pair, case, settings=ensemble.settings.voi)
+    for start in range(0, len(prompts), ensemble.batch_size):
+        batch = slice(start, start + ensemble.batch_size)
+        with clock("sample"), _lesion_threads() as pool:
+            pairs = list(pool.map(sample, prompts[batch], placements[batch]))
+            encoded = encode(pairs, ensemble.settings.encoding)
+        with clock("network"):
+            probability, presence = ensemble.predict(encoded)
+        predictions.extend(
+            LesionPrediction(
+                prompt=_aligned(prompt, placement),
+                probability=outline.numpy(),
+                presence=float(there),
+                grid=pair.followup.grid,
+            )
+            for prompt, placement, pair, outline, there in zip(
+                prompts[batch], placements[batch], pairs, probability, presence, strict=True
+            )
         )
-        for prompt, placement, pair, outline, there in zip(
-            prompts, placements, pairs, probability, presence, strict=True
-        )
-    ]
+    return predictions
+
+
+@contextmanager
+def _lesion_threads() -> Iterator[ThreadPoolExecutor]:
+    """Threads that take a lesion each: a lesion's matrices are too small for several threads to share them."""
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor() as pool:
+        yield pool
 
 
 def _aligned(prompt: LesionPrompt, placement: Placement) -> LesionPrompt:

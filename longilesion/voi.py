@@ -10,12 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Shaped
 from numpy.typing import NDArray
 
-from longilesion.case import AIR_HU, Case, LesionPrediction, LesionPrompt, Scan
+from longilesion.case import AIR_HU, Case, LesionMap, LesionPrediction, LesionPrompt, Scan
 from longilesion.config import VoiSettings
 from longilesion.geometry import ZYX, Grid, Triple
+
+# Enough for the matrix products to be efficient, few enough to need few slices of the scan.
+_SLICES_AT_A_TIME = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -80,14 +83,7 @@ def sample_voi_pair(case: Case, prompt: LesionPrompt, placement: Placement, sett
     )
     if prior.lesions is None:
         return VoiPair(followup=followup, baseline=baseline, baseline_mask=None, baseline_others=None)
-    ids, ids_grid = prior.lesions.grid.lps_view(prior.lesions.ids)
-    start, step = ids_grid.axis_steps(baseline.grid)
-    window = sampled_window(start, step, shape_zyx=settings.shape_zyx, extent_zyx=ids.shape)
-    nearby = ids[window]
-    offset = start - [axis.start for axis in window]
-    is_lesion = nearby == prompt.lesion_id
-    mask = resample(is_lesion, start_zyx=offset, step_zyx=step, shape_zyx=settings.shape_zyx)
-    others = resample((nearby != 0) & ~is_lesion, start_zyx=offset, step_zyx=step, shape_zyx=settings.shape_zyx)
+    mask, others = _sample_lesions(prior.lesions, prompt.lesion_id, baseline.grid)
     return VoiPair(followup=followup, baseline=baseline, baseline_mask=mask, baseline_others=others)
 
 
@@ -122,18 +118,33 @@ def resample(
     Linear interpolation, with the kernel widened to the step where the step exceeds a voxel, so nothing is skipped.
     """
     window = sampled_window(start_zyx, step_zyx, shape_zyx=shape_zyx, extent_zyx=volume.shape)
-    values = volume[window].astype(np.float32)
-    if fill:
-        values -= fill
     along_z, along_y, along_x = (
         _axis_weights(start_zyx[axis], step_zyx[axis], count=shape_zyx[axis], window=window[axis]) for axis in range(3)
     )
-    _, y, x = shape_zyx
-    values = along_y @ (values @ along_x.T)
-    sampled: Float32[np.ndarray, "z y x"] = (along_z @ values.reshape(len(values), y * x)).reshape(shape_zyx)
+    sampled = np.zeros(shape_zyx, np.float32)
+    # A few slices at a time: each needs only those around it, and the window as a whole would fill the memory.
+    for first in range(0, shape_zyx[0], _SLICES_AT_A_TIME):
+        rows = slice(first, first + _SLICES_AT_A_TIME)
+        needed = occupied_box(along_z[rows])[1]
+        values = volume[window][needed].astype(np.float32)
+        if fill:
+            values -= fill
+        values = np.tensordot(along_z[rows, needed], values, axes=1)
+        sampled[rows] = along_y @ (values @ along_x.T)
     if fill:
         sampled += fill
     return sampled
+
+
+def occupied_box(mask: Shaped[np.ndarray, "..."]) -> tuple[slice, ...]:
+    """The smallest box that holds everything that is not zero, axis by axis; empty slices where all is zero."""
+    box: list[slice] = []
+    for axis in range(mask.ndim):
+        # What is cut off along one axis need not be looked at along the next.
+        rest = mask[tuple(box)]
+        hits = np.flatnonzero(rest.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
+        box.append(slice(int(hits[0]), int(hits[-1]) + 1) if len(hits) else slice(0, 0))
+    return tuple(box)
 
 
 def sampled_window(
@@ -159,6 +170,26 @@ def _sample_voi(scan: Scan, click_xyz_mm: Triple, center_xyz_mm: Triple, *, sett
     _, grid = scan.grid.lps_view(scan.hu)
     lattice = lattice_around(grid, center_xyz_mm, settings, zoom=zoom)
     return Voi(hu=sample_scan(scan, lattice), grid=lattice, click_zyx=lattice.index_zyx(click_xyz_mm))
+
+
+def _sample_lesions(
+    lesions: LesionMap, lesion_id: int, lattice: Grid
+) -> tuple[Float32[np.ndarray, "z y x"], Float32[np.ndarray, "z y x"]]:
+    """The share of each lattice voxel inside the lesion, and inside any other one."""
+    ids, grid = lesions.grid.lps_view(lesions.ids)
+    start, step = grid.axis_steps(lattice)
+    window = sampled_window(start, step, shape_zyx=lattice.shape_zyx, extent_zyx=ids.shape)
+    nearby = ids[window]
+    # Lesions are small: most of the window is empty.
+    box = occupied_box(nearby)
+    nearby = nearby[box]
+    offset = start - [outer.start + inner.start for outer, inner in zip(window, box, strict=True)]
+    is_lesion = nearby == lesion_id
+    is_other = (nearby != 0) & ~is_lesion
+    mask, others = (
+        resample(part, start_zyx=offset, step_zyx=step, shape_zyx=lattice.shape_zyx) for part in (is_lesion, is_other)
+    )
+    return mask, others
 
 
 def _axis_weights(start: float, step: float, *, count: int, window: slice) -> Float32[np.ndarray, "count length"]:
