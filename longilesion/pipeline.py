@@ -65,7 +65,7 @@ def segment_case(case: Case, ensemble: Ensemble, *, labels: Labels = "lesion_ids
         prompts = complete_prompts(case)
     _log.info("%d lesions to look for, %d with a propagated click", len(prompts), sum(p.propagated for p in prompts))
     predictions = _predict(case, prompts, ensemble, clock)
-    with clock("label"):
+    with clock("label"), threadpool_limits(1, user_api="blas"):
         labelled = {
             name: label_lesions(
                 [prediction for prediction in predictions if prediction.prompt.followup.scan_name == name],
