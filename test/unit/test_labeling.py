@@ -171,6 +171,17 @@ def test_equal_probability_goes_to_the_nearer_click_in_millimetres() -> None:
     np.testing.assert_array_equal(shared, [1, 2, 2, 2, 2])
 
 
+def test_dropped_component_takes_nothing_from_a_neighbour() -> None:
+    # Lesion 2 is a hook around lesion 1; what else it was given there is another component, and dropped.
+    hook = [box((4, 4, 4), (8, 6, 20)), box((4, 4, 4), (8, 16, 6)), box((4, 14, 4), (8, 16, 20))]
+    inside = box((4, 8, 10), (8, 12, 16))
+    result = labelled(
+        predicted(1, filled((inside, 0.7)), click_zyx=(6, 10, 13)),
+        predicted(2, filled(*((part, 0.8) for part in hook), (inside, 0.99)), click_zyx=(6, 5, 5)),
+    )
+    np.testing.assert_array_equal(result.lesions.ids, mask_of(inside) + 2 * mask_of(*hook))
+
+
 def test_lesion_whose_voxels_all_belong_to_another_has_a_note() -> None:
     # It shares less than half with each neighbour, so it is merged with none, yet together they cover it.
     covered = box((4, 6, 7), (8, 10, 17))

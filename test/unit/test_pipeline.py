@@ -24,26 +24,35 @@ FIRST, SECOND = (-15.0, -12.0, 525.0), (18.0, 15.0, 560.0)
 
 
 class BrightVoxels(nn.Module):
-    """A network that outlines what is denser than 190 HU, and finds a lesion present if there is any of it."""
+    """A network that outlines what is denser than 190 HU, and finds a lesion present if there is any of it.
 
-    def __init__(self) -> None:
+    A lesion whose presence is `doubtful` is outlined all the same.
+    """
+
+    def __init__(self, *, doubtful: bool = False) -> None:
         super().__init__()
         self.batches: list[int] = []
+        self.doubt = 10.0 if doubtful else -0.5
 
     def forward(self, batch: NetworkInput) -> NetworkOutput:
         self.batches.append(len(batch.followup))
         logits = 30 * (batch.followup[:, :1] - 0.85)
         return NetworkOutput(
             lesion_logits=(logits,),
-            presence_logit=logits.flatten(1).amax(1) + 0.5,
+            presence_logit=logits.flatten(1).amax(1) - self.doubt,
             presence_features=logits.flatten(1),
             baseline_logits=None,
         )
 
 
-def bright_voxels(*, growth_limit: int = 0) -> Ensemble:
+def bright_voxels(*, growth_limit: int = 0, doubtful: bool = False) -> Ensemble:
     settings = model_settings(shape_zyx=(16, 16, 16), spacing_zyx_mm=(2.0, 2.0, 2.0), growth_limit=growth_limit)
-    return Ensemble(settings=settings, networks=(BrightVoxels(),), device=torch.device("cpu"), precision=torch.float32)
+    return Ensemble(
+        settings=settings,
+        networks=(BrightVoxels(doubtful=doubtful),),
+        device=torch.device("cpu"),
+        precision=torch.float32,
+    )
 
 
 def batches_of(ensemble: Ensemble) -> list[int]:
@@ -209,11 +218,47 @@ def test_only_lesions_at_the_border_are_sampled_again_and_only_once() -> None:
     assert lesion_of(result, 1).volume_followup_ml == pytest.approx(lattice_ml, rel=0.1)
 
 
-def test_absent_lesion_is_not_sampled_again() -> None:
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("side", [-1, 1])
+def test_lesion_that_reaches_one_side_of_its_voi_is_sampled_again(axis: int, side: int) -> None:
+    center = GRID.center_xyz_mm
+    scan, lesions = scan_with({1: (center, 8.0)}, GRID)
+    # The lattice reaches 16 mm from the click, the lesion 10 + 8 mm.
+    x, y, z = (position + (10.0 * side if number == axis else 0.0) for number, position in enumerate(center))
     ensemble = bright_voxels(growth_limit=1)
-    case = case_of(pairs((1, None, FIRST)), followups={"primary": empty_scan()})
-    segment_case(case, ensemble)
+    result = segment_case(case_of(pairs((1, None, (x, y, z))), followups={"primary": scan}), ensemble)
+    assert batches_of(ensemble) == [1, 1]
+    # The wider lattice's voxels are half the lesion's radius.
+    assert dice(result.maps["primary"].ids, lesions.ids, 1) > 0.7
+
+
+def test_lesion_inside_its_voi_is_not_sampled_again() -> None:
+    ensemble = bright_voxels(growth_limit=1)
+    segment_case(simple_case()[0], ensemble)
+    assert batches_of(ensemble) == [2]
+
+
+def test_lesion_held_to_be_absent_is_not_sampled_again() -> None:
+    scan, _ = scan_with({1: (GRID.center_xyz_mm, 20.0)}, GRID)
+    ensemble = bright_voxels(growth_limit=1, doubtful=True)
+    result = segment_case(case_of(pairs((1, None, GRID.center_xyz_mm)), followups={"primary": scan}), ensemble)
     assert batches_of(ensemble) == [1]
+    assert not result.maps["primary"].ids.any()
+    assert lesion_of(result, 1).note.startswith("gone: ")
+
+
+def test_click_that_slipped_towards_a_neighbour_still_means_its_own_lesion() -> None:
+    # 7 mm from the lesion's middle and 5 mm from the neighbour's; the baseline's anatomy says which is meant.
+    lesion, neighbour = (0.0, 0.0, 540.0), (12.0, 0.0, 540.0)
+    scan, lesions = scan_with({1: (lesion, 4.0), 2: (neighbour, 4.0)}, GRID)
+    slipped = (7.0, 0.0, 540.0)
+    case = case_of(pairs((1, lesion, slipped)), followups={"primary": scan}, baselines={"primary": (scan, lesions)})
+    ensemble = bright_voxels()
+    wide = ensemble.settings.alignment.model_copy(update={"search_radius_mm": 15.0})
+    ensemble = replace(ensemble, settings=ensemble.settings.model_copy(update={"alignment": wide}))
+    ids = segment_case(case, ensemble).maps["primary"].ids
+    assert dice(ids, lesions.ids, 1) > 0.5
+    assert not (ids[lesions.ids == 2] == 1).any()
 
 
 def test_missing_followup_click_is_propagated_and_the_note_says_so() -> None:

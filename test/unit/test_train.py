@@ -105,7 +105,8 @@ def test_interrupted_training_resumes_to_its_end_and_gives_a_bundle(
 
 @pytest.mark.usefixtures("_few_pairs")
 def test_bundle_holds_the_averaged_weights(recipe: Path, tmp_path: Path) -> None:
-    recipe.write_text(RECIPE.format(optimizer="adamw"))
+    # Steps so long that the averages cannot be mistaken for the last weights.
+    recipe.write_text(RECIPE.format(optimizer="adamw").replace("learning_rate = 1e-3", "learning_rate = 0.05"))
     train(Arguments(recipe=recipe, output=tmp_path / "run", workers=0, steps=2))
     state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
     assert state["step"] == 2
@@ -113,7 +114,7 @@ def test_bundle_holds_the_averaged_weights(recipe: Path, tmp_path: Path) -> None
     name = "fusion.followup.0.weight"
     bundled, averaged = network.state_dict()[name], state["average"][f"module.{name}"]
     torch.testing.assert_close(bundled, averaged, atol=1e-3, rtol=1e-3)
-    assert not torch.equal(averaged, state["network"][name])
+    assert not torch.allclose(averaged, state["network"][name], atol=1e-2)
 
 
 @pytest.mark.usefixtures("restored_logging")
