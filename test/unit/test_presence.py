@@ -1,0 +1,84 @@
+"""The fit of the presence head after the network's own training."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from longilesion.ensemble import load_ensemble, read_manifest, save_bundle
+from longilesion.networks import build_network
+from longilesion.networks.backbone import LocalPresence
+from test.unit.builders import model_settings
+from test.unit.synthetic import block, pair
+from training.presence import Arguments, Judged, fit_presence, fitted_head, presence_threshold
+from training.recipe import DataSettings, PresenceSettings, Recipe
+
+
+def judged(head: LocalPresence, count: int, *, seed: int) -> Judged:
+    """Lesions of noise, whose first feature is high where they are present."""
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(count, head.layers[0].in_features, generator=generator)
+    present = torch.rand(count, generator=generator) < 0.5
+    features[:, 0] += 6.0 * present
+    return Judged(features=features, present=present)
+
+
+def test_fitted_head_tells_present_from_gone_and_leaves_the_old_one_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.presence._EPOCHS", 60)
+    torch.manual_seed(0)
+    head = LocalPresence(1, image_channels=0, hidden=4)
+    before = [parameter.clone() for parameter in head.parameters()]
+    unseen = judged(head, 200, seed=2)
+    fitted = fitted_head(head, judged(head, 400, seed=1), unseen)
+    with torch.no_grad():
+        right = (fitted(unseen.features) > 0) == unseen.present
+        right_before = (head(unseen.features) > 0) == unseen.present
+    assert float(right.float().mean()) > 0.9
+    assert float(right_before.float().mean()) < 0.8
+    assert all(torch.equal(old, now) for old, now in zip(before, head.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("kept", [0.9, 0.96])
+def test_threshold_keeps_the_wanted_share_of_present_lesions_and_no_more(kept: float) -> None:
+    presence = torch.linspace(0, 1, 501)
+    threshold = presence_threshold(presence, PresenceSettings(kept=kept))
+    assert threshold == pytest.approx(1 - kept)
+    assert float((presence >= threshold).float().mean()) == pytest.approx(kept, abs=0.003)
+
+
+def test_bundle_gets_new_heads_and_a_threshold_and_keeps_its_outlines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.presence.phantom_sources", lambda seeds: (block(),))
+    monkeypatch.setattr("training.presence._EPOCHS", 20)
+    monkeypatch.setattr(
+        "training.dataset.synthetic_pair", lambda source, generator, *, shapes: pair(int(generator.integers(4)))
+    )
+    settings = model_settings(shape_zyx=(8, 16, 16), spacing_zyx_mm=(6.0, 3.0, 3.0))
+    recipe = Recipe(
+        name="tiny",
+        steps=1,
+        batch_size=4,
+        data=DataSettings(train=(), validation=()),
+        presence=PresenceSettings(lesions=40),
+        model=settings,
+    )
+    monkeypatch.setattr("training.presence.read_recipe", lambda path: recipe)
+    torch.manual_seed(0)
+    save_bundle(tmp_path / "old", settings, [build_network(settings) for _ in range(2)], provenance={"recipe": "tiny"})
+    fit_presence(Arguments(recipe=Path("tiny.toml"), bundle=tmp_path / "old", output=tmp_path / "new", workers=0))
+
+    old, new = (load_ensemble(tmp_path / name, device="cpu", precision="float32") for name in ("old", "new"))
+    threshold = new.settings.inference.presence_threshold
+    assert 0 < threshold < 1
+    assert threshold != old.settings.inference.presence_threshold
+    assert read_manifest(tmp_path / "new").provenance == {"recipe": "tiny"}
+    for before, after in zip(old.networks, new.networks, strict=True):
+        changed = {
+            name
+            for name, tensor in after.state_dict().items()
+            if not np.array_equal(tensor.numpy(), before.state_dict()[name].numpy())
+        }
+        assert changed
+        assert all(name.startswith("presence.") for name in changed)
