@@ -16,21 +16,21 @@ from training.recipe import DataSettings, PresenceSettings, Recipe
 
 
 def judged(head: LocalPresence, count: int, *, seed: int) -> Judged:
-    """Lesions of noise, whose first feature is high where they are present."""
+    """Lesions of noise, whose last feature is high where they are present."""
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(count, head.layers[0].in_features, generator=generator)
     present = torch.rand(count, generator=generator) < 0.5
-    features[:, 0] += 6.0 * present
+    features[:, -1] += 6.0 * present
     return Judged(features=features, present=present)
 
 
 def test_fitted_head_tells_present_from_gone_and_leaves_the_old_one_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.presence._EPOCHS", 60)
     torch.manual_seed(0)
-    head = LocalPresence(1, image_channels=0, hidden=4)
+    head = LocalPresence(1, image_channels=0, hidden=8)
     before = [parameter.clone() for parameter in head.parameters()]
     unseen = judged(head, 200, seed=2)
-    fitted = fitted_head(head, judged(head, 400, seed=1), unseen)
+    fitted = fitted_head(head, judged(head, 1500, seed=1), unseen)
     with torch.no_grad():
         right = (fitted(unseen.features) > 0) == unseen.present
         right_before = (head(unseen.features) > 0) == unseen.present
