@@ -137,4 +137,6 @@ class ModelSettings(Settings):
             if self.voi.shape_zyx[axis] % factor:
                 found = self.voi.shape_zyx[axis]
                 raise ValueError(f"voi.shape_zyx: {found} along {name} is not a multiple of the network's {factor}")
+            if self.voi.shape_zyx[axis] < 5 * self.network.stem_zyx[axis]:
+                raise ValueError(f"voi.shape_zyx: fewer than 5 voxels along {name} after the stem; presence needs them")
         return self

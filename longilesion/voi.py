@@ -115,7 +115,7 @@ def resample(
 ) -> Float32[np.ndarray, "z y x"]:
     """Samples an array at the fractional indices `start + k * step` (step over 0); beyond its voxels lies `fill`.
 
-    Linear interpolation, with the kernel widened to the step where the step exceeds a voxel, so nothing is skipped.
+    Linear interpolation, averaged over the step where that exceeds a voxel, so nothing is skipped.
     """
     window = sampled_window(start_zyx, step_zyx, shape_zyx=shape_zyx, extent_zyx=volume.shape)
     along_z, along_y, along_x = (
@@ -151,7 +151,8 @@ def sampled_window(
     start_zyx: NDArray[np.float64], step_zyx: NDArray[np.float64], *, shape_zyx: ZYX, extent_zyx: tuple[int, ...]
 ) -> tuple[slice, slice, slice]:
     """The part of an array of size `extent_zyx` that `resample` reads."""
-    width = np.maximum(step_zyx, 1.0)
+    # How far the kernel reaches.
+    width = 1 + _averaged_length(step_zyx) / 2
     extent = np.array(extent_zyx)
     low = np.clip(np.floor(start_zyx - width), 0, extent).astype(int)
     high = np.clip(np.ceil(start_zyx + step_zyx * (np.array(shape_zyx) - 1) + width) + 1, low, extent).astype(int)
@@ -193,13 +194,27 @@ def _sample_lesions(
 
 
 def _axis_weights(start: float, step: float, *, count: int, window: slice) -> Float32[np.ndarray, "count length"]:
-    """Row k holds the weights of the window's voxels for the position `start + k * step`; a full row sums to 1."""
-    width = max(step, 1.0)
-    positions = start + step * np.arange(count)
-    reach = int(np.ceil(width))
-    # The kernel's sum runs over all voxels around a position, also those beyond the array: these count as fill.
-    around = np.floor(positions)[:, None] + np.arange(-reach, reach + 2)
-    total = np.maximum(0.0, 1.0 - np.abs(around - positions[:, None]) / width).sum(axis=1)
-    inside = np.arange(window.start, window.stop)
-    weights = np.maximum(0.0, 1.0 - np.abs(inside - positions[:, None]) / width) / total[:, None]
+    """Row k holds the weights of the window's voxels for the position `start + k * step`.
+
+    Where the step exceeds a voxel a weight is the mean of the linear kernel over a length. With or without that mean
+    the kernel is exact for ramps and its weights over all voxels sum to 1; what lies beyond the array counts as fill.
+    """
+    offsets = np.arange(window.start, window.stop) - (start + step * np.arange(count))[:, None]
+    length = float(_averaged_length(np.array(step)))
+    if length < 1e-3:
+        weights = np.maximum(0.0, 1.0 - np.abs(offsets))
+    else:
+        ends = _linear_kernel_integral(offsets + length / 2), _linear_kernel_integral(offsets - length / 2)
+        weights = (ends[0] - ends[1]) / length
     return np.asarray(weights, np.float32)
+
+
+def _averaged_length(step: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How many voxels to average over: none up to a step of one, the whole step from two, which preserves the mean."""
+    return np.asarray(np.clip(np.minimum(step, 2 * (step - 1)), 0.0, None))
+
+
+def _linear_kernel_integral(position: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The integral of `max(0, 1 - |t|)` up to a position."""
+    clipped = np.clip(position, -1.0, 1.0)
+    return np.asarray(0.5 + clipped - 0.5 * clipped * np.abs(clipped))

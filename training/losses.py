@@ -14,6 +14,11 @@ from training.dataset import Batch
 from training.recipe import LossSettings
 
 
+# A lesion counts as this many times its voxels, and never as less than this share of the VOI.
+_LESION_MULTIPLE = 6.0
+_LEAST_SHARE = 0.001
+
+
 def training_loss(
     output: NetworkOutput, batch: Batch, settings: LossSettings, *, mask_channel: int | None
 ) -> dict[str, Tensor]:
@@ -47,10 +52,22 @@ def outline_loss(
     for level, weight in zip(logits, weights / weights.sum(), strict=True):
         size = level.shape[2:]
         truth = target if size == target.shape[2:] else adaptive_avg_pool3d(target, (size[0], size[1], size[2]))
-        loss = soft_dice_loss(level.float(), truth)
-        loss = loss + binary_cross_entropy_with_logits(level.float(), truth, reduction="none").flatten(1).mean(1)
+        loss = soft_dice_loss(level.float(), truth) + lesion_cross_entropy(level.float(), truth)
         total = total + weight * (loss * share).sum()
     return total
+
+
+def lesion_cross_entropy(
+    logits: Float[Tensor, "batch 1 z y x"], target: Float[Tensor, "batch 1 z y x"]
+) -> Float[Tensor, " batch"]:
+    """Cross-entropy of each sample, summed over the VOI and divided by a multiple of the lesion's size.
+
+    The mean over a VOI, of which a lesion may fill a thousandth, is too weak beside the Dice: that drives the logits
+    into saturation on a circle around the click, where its own gradient vanishes, and the image is never looked at.
+    """
+    total = binary_cross_entropy_with_logits(logits, target, reduction="none").flatten(1).sum(1)
+    size = target.flatten(1).sum(1)
+    return total / (_LESION_MULTIPLE * size + _LEAST_SHARE * target[0].numel())
 
 
 def soft_dice_loss(

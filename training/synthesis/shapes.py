@@ -1,6 +1,6 @@
 """Lesion shapes as signed distances on a small cube: lumpy ellipsoids, and real tumours.
 
-A shape is normalised: its volume is that of a sphere of radius 1, centred in a cube that reaches to +-`REACH`.
+A shape's volume is roughly that of a sphere of radius 1, centred in a cube that reaches to +-`REACH`.
 """
 
 from __future__ import annotations
