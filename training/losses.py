@@ -13,7 +13,6 @@ from longilesion.networks.backbone import NetworkOutput
 from training.dataset import Batch
 from training.recipe import LossSettings
 
-
 # A lesion counts as this many times its voxels, and never as less than this share of the VOI.
 _LESION_MULTIPLE = 6.0
 _LEAST_SHARE = 0.001

@@ -12,7 +12,8 @@ from training.dataset import Batch
 from training.losses import outline_loss, soft_dice_loss, training_loss
 from training.recipe import LossSettings
 
-LN2 = math.log(2)
+# Cross-entropy of an undecided VOI that is half lesion: ln 2 in each voxel, over 6 lesions and a thousandth of the VOI.
+UNDECIDED = math.log(2) / (6 * 0.5 + 0.001)
 YES, NO = torch.tensor([True]), torch.tensor([False])
 
 
@@ -33,10 +34,10 @@ def test_perfect_outline_costs_nothing() -> None:
 
 
 def test_undecided_outline_costs_what_the_formula_says() -> None:
-    # Probability 0.5 in 8 voxels, 4 of them lesion: Dice (2 * 2 + 1) / (4 + 4 + 1), cross-entropy ln 2.
+    # Probability 0.5 in 8 voxels, 4 of them lesion: Dice (2 * 2 + 1) / (4 + 4 + 1).
     undecided = torch.zeros(1, 1, 2, 2, 2)
     assert float(soft_dice_loss(undecided, half_full())) == pytest.approx(4 / 9)
-    assert float(outline_loss([undecided], half_full(), YES)) == pytest.approx(4 / 9 + LN2)
+    assert float(outline_loss([undecided], half_full(), YES)) == pytest.approx(4 / 9 + UNDECIDED)
 
 
 def test_wrong_outline_costs_nearly_all_the_dice() -> None:
@@ -54,7 +55,7 @@ def test_empty_target_and_empty_outline_agree() -> None:
 def test_absent_lesion_has_no_part_in_the_outline() -> None:
     logits = torch.zeros(2, 1, 2, 2, 2, requires_grad=True)
     loss = outline_loss([logits], half_full(size=2), torch.tensor([True, False]))
-    assert loss.item() == pytest.approx(4 / 9 + LN2)
+    assert loss.item() == pytest.approx(4 / 9 + UNDECIDED)
     loss.backward()
     assert logits.grad is not None
     assert logits.grad[0].abs().sum() > 0
@@ -73,20 +74,20 @@ def test_batch_of_absent_lesions_costs_nothing_and_is_defined() -> None:
 def test_mean_runs_over_the_present_lesions() -> None:
     logits = torch.cat((torch.zeros(1, 1, 2, 2, 2), sure(half_full())))
     loss = outline_loss([logits], half_full(size=2), torch.tensor([True, True]))
-    assert float(loss) == pytest.approx((4 / 9 + LN2) / 2, abs=1e-6)
+    assert float(loss) == pytest.approx((4 / 9 + UNDECIDED) / 2, abs=1e-6)
 
 
 def test_resolutions_weigh_half_as_much_each_time() -> None:
     target = half_full(4)
     fine, coarse, coarsest = (torch.zeros(1, 1, side, side, side) for side in (4, 2, 1))
-    # Undecided at one resolution, perfect at the others; the coarsest voxel is half lesion, so ln 2 is its least.
-    fine_loss = 1 - (2 * 16 + 1) / (32 + 32 + 1) + LN2
-    coarse_loss = 4 / 9 + LN2
+    # Undecided at one resolution, perfect at the others; the coarsest voxel is half lesion, so it cannot be perfect.
+    fine_loss = 1 - (2 * 16 + 1) / (32 + 32 + 1) + UNDECIDED
+    coarse_loss = 4 / 9 + UNDECIDED
     perfect = [sure(target), sure(half_full(2))]
     assert float(outline_loss([fine, perfect[1]], target, YES)) == pytest.approx(2 / 3 * fine_loss, abs=1e-5)
     assert float(outline_loss([perfect[0], coarse], target, YES)) == pytest.approx(1 / 3 * coarse_loss, abs=1e-5)
     # Dice of two halves: (2 * 0.25 + 1) / (0.5 + 0.5 + 1).
-    last = 1 - 1.5 / 2 + LN2
+    last = 1 - 1.5 / 2 + UNDECIDED
     assert float(outline_loss([*perfect, coarsest], target, YES)) == pytest.approx(1 / 7 * last, abs=1e-5)
 
 
@@ -120,9 +121,9 @@ def test_parts_of_the_loss_are_weighted() -> None:
     parts = training_loss(said(1, presence=2.0), batch_of(YES, half_full()), settings, mask_channel=1)
     assert {name: float(value) for name, value in parts.items()} == pytest.approx(
         {
-            "outline": 4 / 9 + LN2,
+            "outline": 4 / 9 + UNDECIDED,
             "presence": 0.3 * math.log(1 + math.exp(-2.0)),
-            "reconstruction": 0.2 * (4 / 9 + LN2),
+            "reconstruction": 0.2 * (4 / 9 + UNDECIDED),
         }
     )
 
@@ -134,7 +135,7 @@ def test_presence_learns_from_absent_lesions_too() -> None:
     )
     expected = (math.log(1 + math.exp(-2.0)) + math.log(1 + math.exp(2.0))) / 2
     assert float(parts["presence"]) == pytest.approx(expected)
-    assert float(parts["outline"]) == pytest.approx(4 / 9 + LN2)
+    assert float(parts["outline"]) == pytest.approx(4 / 9 + UNDECIDED)
 
 
 def test_new_lesion_has_nothing_to_reconstruct() -> None:
@@ -146,13 +147,13 @@ def test_new_lesion_has_nothing_to_reconstruct() -> None:
         LossSettings(reconstruction=1.0),
         mask_channel=1,
     )
-    assert float(both["reconstruction"]) == pytest.approx(4 / 9 + LN2)
+    assert float(both["reconstruction"]) == pytest.approx(4 / 9 + UNDECIDED)
 
 
 def test_other_lesions_in_the_mask_channel_are_not_reconstructed() -> None:
     prior = half_full() - half_full().flip(2)
     parts = training_loss(said(1, presence=0.0), batch_of(YES, prior), LossSettings(reconstruction=1.0), mask_channel=1)
-    assert float(parts["reconstruction"]) == pytest.approx(4 / 9 + LN2)
+    assert float(parts["reconstruction"]) == pytest.approx(4 / 9 + UNDECIDED)
 
 
 @pytest.mark.parametrize(("mask_channel", "reconstruction"), [(None, True), (1, False)])
@@ -162,3 +163,16 @@ def test_without_a_mask_or_a_reconstruction_there_is_no_such_part(
     output = said(1, presence=0.0, reconstruction=reconstruction)
     parts = training_loss(output, batch_of(YES, half_full()), LossSettings(), mask_channel=mask_channel)
     assert set(parts) == {"outline", "presence"}
+
+
+def test_confident_circle_around_a_small_lesion_still_learns() -> None:
+    # The Dice alone has no gradient where the probability is 0 or 1; the cross-entropy keeps one, whatever the VOI.
+    for side in (8, 16):
+        target = torch.zeros(1, 1, side, side, side)
+        target[..., :2, :2, :2] = 1
+        logits = torch.full_like(target, -20.0)
+        logits[..., :4, :4, :4] = 20.0
+        logits.requires_grad_()
+        outline_loss([logits], target, YES).backward()
+        assert logits.grad is not None
+        assert float(logits.grad[..., 3, 3, 3]) == pytest.approx(1 / (6 * 8 + 0.001 * side**3), rel=1e-3)
