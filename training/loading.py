@@ -13,6 +13,8 @@ from training.dataset import Batch, SyntheticLesions, collate
 from training.recipe import Recipe
 from training.synthesis.sources import Source
 
+_PREFETCHED = 16
+
 
 def batches(sources: Sequence[Source], recipe: Recipe, *, seed: int, workers: int) -> Iterator[Batch]:
     """An endless stream of encoded batches."""
@@ -21,6 +23,8 @@ def batches(sources: Sequence[Source], recipe: Recipe, *, seed: int, workers: in
         batch_size=recipe.batch_size,
         collate_fn=partial(collate, recipe=recipe),
         num_workers=workers,
+        # One pair gives a worker several batches at once; the network must not wait for the next pair meanwhile.
+        prefetch_factor=_PREFETCHED if workers else None,
         worker_init_fn=_single_threaded,
     )
     return iter(loader)

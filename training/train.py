@@ -31,6 +31,7 @@ _log = logging.getLogger("training")
 
 _LOG_EVERY = 50
 _SAVE_EVERY = 500
+_RARE_LOGIT = -4.0
 _NO_JITTER = JitterSettings(shift_mm=0.0, unaligned_share=0.0, zoom_factor=1.0, placements=1)
 
 
@@ -57,7 +58,7 @@ def train(arguments: Arguments) -> None:
     steps = arguments.steps or recipe.steps
     sources, held_out = _sources(recipe, arguments.data)
     torch.manual_seed(arguments.seed)
-    network = build_network(recipe.model)
+    network = initialised(build_network(recipe.model))
     network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     average = torch.optim.swa_utils.AveragedModel(
         network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.average_decay)
@@ -96,6 +97,18 @@ def train(arguments: Arguments) -> None:
             _log.info("stopped at step %d after %.0f minutes; run again to resume", done, arguments.minutes)
             break
     _log.info("the bundle is in %s", arguments.output / "bundle")
+
+
+def initialised(network: DualEncoder) -> DualEncoder:
+    """The network, saying at first that a voxel is hardly ever lesion, as is true of a VOI.
+
+    From a probability of one half, the first hundreds of steps only teach how rare lesions are.
+    """
+    for decoder in (network.decoder, network.baseline_decoder):
+        if decoder is not None:
+            for layer in decoder.unet.seg_layers:
+                nn.init.constant_(layer.bias, _RARE_LOGIT)
+    return network
 
 
 def _sources(recipe: Recipe, data: Path | None) -> tuple[tuple[Source, ...], tuple[Source, ...]]:

@@ -118,20 +118,21 @@ class LocalPresence(nn.Module):
 
     def describe(
         self,
-        features: Float[Tensor, "batch f z y x"],
-        images: Float[Tensor, "batch i z y x"],
+        features: Sequence[Float[Tensor, "batch _ z y x"]],
+        images: Sequence[Float[Tensor, "batch _ z y x"]],
         outline: Float[Tensor, "batch 1 z y x"],
         probability: Float[Tensor, "batch 1 z y x"],
     ) -> Float[Tensor, "batch d"]:
         """What the head judges by; `outline` is the baseline lesion, zero if there is none. All at one resolution."""
         # Sums over 10^5 voxels: bfloat16 would lose small lesions.
-        with torch.autocast(features.device.type, enabled=False):
-            maps = torch.cat((features.float(), images.float()), dim=1)
+        with torch.autocast(outline.device.type, enabled=False):
             outline, probability = outline.float(), probability.float()
-            center = _center_gaussian(maps).expand_as(outline)
-            regions = torch.cat((center, outline, _shell(outline), probability, _shell(probability)), dim=1)
-            mass = regions.flatten(2).sum(2)
-            pooled = torch.einsum("bczyx,brzyx->brc", maps, regions) / (mass[..., None] + 1.0)
+            center = _center_gaussian(outline).expand_as(outline)
+            regions = torch.cat((center, outline, _shell(outline), probability, _shell(probability)), dim=1).flatten(2)
+            mass = regions.sum(2)
+            # Map by map, since a concatenated copy of all of them would cost more than their sums.
+            sums = [regions @ maps.float().flatten(2).transpose(1, 2) for maps in (*features, *images)]
+            pooled = torch.cat(sums, dim=2) / (mass[..., None] + 1.0)
             densities = pooled[:, :, self.channels :]
             seen = ((mass[:, [1, 3]] > 1) & (mass[:, [2, 4]] > 1))[..., None]
             # Tens of HU are a hundredth of the image's range; the factor brings them to the scale of the features.

@@ -41,11 +41,8 @@ class DualEncoder(nn.Module):
         baseline = [skip[size:] * known for skip in skips]
         features, logits = self.decoder(self.fusion(followup, baseline), all_resolutions=self.training)
         description = self.presence.describe(
-            torch.cat((features, followup[0], baseline[0]), dim=1),
-            torch.cat(
-                (self._pooled(batch.followup, self.image_channels), self._pooled(batch.baseline, self.image_channels)),
-                1,
-            ),
+            (features, followup[0], baseline[0]),
+            tuple(self._pooled(stream, self.image_channels) for stream in (batch.followup, batch.baseline)),
             self._outline(batch),
             # Detached: presence must not teach the outline to shrink.
             nn.functional.avg_pool3d(logits[0].detach().float().sigmoid(), self.stem_zyx),

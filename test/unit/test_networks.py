@@ -135,7 +135,7 @@ def test_presence_is_defined_without_a_mask_or_any_probability() -> None:
     torch.manual_seed(0)
     head = LocalPresence(3, image_channels=1, hidden=4)
     nothing = torch.zeros(2, 1, 8, 8, 8)
-    logit = head(head.describe(torch.rand(2, 3, 8, 8, 8), torch.rand(2, 2, 8, 8, 8), nothing, nothing))
+    logit = head(head.describe([torch.rand(2, 3, 8, 8, 8)], [torch.rand(2, 2, 8, 8, 8)], nothing, nothing))
     assert logit.shape == (2,)
     assert bool(logit.isfinite().all())
 
@@ -149,7 +149,7 @@ def test_presence_looks_where_the_lesion_was() -> None:
     near, far = features.clone(), features.clone()
     near[..., 1, 1, 1] = 100
     far[..., 7, 7, 7] = 100
-    empty, inside, outside = (head(head.describe(maps, images, outline, 0 * outline)) for maps in (features, near, far))
+    empty, inside, outside = (head(head.describe([maps], [images], outline, 0 * outline)) for maps in (features, near, far))
     assert (inside - empty).abs() > 0.01
     torch.testing.assert_close(outside, empty, atol=1e-3, rtol=0)
 

@@ -8,10 +8,11 @@ import torch
 
 from longilesion.ensemble import load_ensemble, read_manifest
 from longilesion.errors import InputError
-from test.unit.builders import random_input
+from longilesion.networks import build_network
+from test.unit.builders import dual_encoder, model_settings, random_input
 from test.unit.synthetic import block, pair
 from training.recipe import OptimizerSettings, read_recipe
-from training.train import Arguments, _learning_rate, main, train
+from training.train import Arguments, _learning_rate, initialised, main, train
 
 RECIPE = """
 name = "tiny"
@@ -65,6 +66,16 @@ def _few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.dataset.synthetic_pair", drawn)
     monkeypatch.setattr("training.train.synthetic_pair", drawn)
     monkeypatch.setattr("training.train.phantom_sources", lambda seeds: (block(),))
+
+
+def test_a_fresh_network_says_that_lesions_are_rare() -> None:
+    settings = model_settings(network=dual_encoder(baseline_reconstruction=True))
+    network = initialised(build_network(settings)).train()
+    with torch.inference_mode():
+        output = network(random_input(settings))
+    assert output.baseline_logits is not None
+    for logits in (*output.lesion_logits, *output.baseline_logits):
+        assert float(logits.sigmoid().mean()) < 0.1
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
