@@ -118,6 +118,12 @@ class InferenceSettings(Settings):
     presence_threshold: float = Field(default=0.5, ge=0, le=1)
     mirror_axes: tuple[Literal["z", "y", "x"], ...] = ()
 
+    @model_validator(mode="after")
+    def _check(self) -> InferenceSettings:
+        if len(set(self.mirror_axes)) < len(self.mirror_axes):
+            raise ValueError("mirror_axes names an axis twice")
+        return self
+
 
 class ModelSettings(Settings):
     """All settings of a model."""

@@ -38,10 +38,14 @@ class LesionOutcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Segmentation:
-    """The label map of every follow-up scan, what became of every lesion by id, and the seconds of each stage."""
+    """The label map of every follow-up scan, what became of every lesion by id, and the seconds of each stage.
+
+    `left_out` are the ids of clicked lesions that nothing places in a follow-up scan.
+    """
 
     maps: Mapping[ScanName, LesionMap]
     lesions: tuple[LesionOutcome, ...]
+    left_out: tuple[int, ...]
     seconds: Mapping[str, float]
 
 
@@ -83,7 +87,9 @@ def segment_case(case: Case, ensemble: Ensemble, *, labels: Labels = "lesion_ids
     found = sum(outcome.volume_followup_ml > 0 for outcome in outcomes)
     _log.info("%d lesions outlined, %d empty", found, len(outcomes) - found)
     maps = {name: result.lesions for name, result in labelled.items()}
-    return Segmentation(maps=maps, lesions=outcomes, seconds=clock.seconds)
+    placed = {prompt.lesion_id for prompt in prompts}
+    left_out = tuple(pair.lesion_id for pair in case.clicks if pair.lesion_id not in placed)
+    return Segmentation(maps=maps, lesions=outcomes, left_out=left_out, seconds=clock.seconds)
 
 
 def _predict(

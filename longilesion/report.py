@@ -46,7 +46,10 @@ class LesionReport(BaseModel):
 
 
 class RunReport(BaseModel):
-    """One run. `peak_gpu_memory_bytes` is None where no GPU was used."""
+    """One run. `peak_gpu_memory_bytes` is None where no GPU was used.
+
+    `left_out` are lesions that could not be looked for: their only click is in a baseline scan that is missing.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -55,6 +58,7 @@ class RunReport(BaseModel):
     peak_memory_bytes: int
     peak_gpu_memory_bytes: int | None
     lesions: list[LesionReport]
+    left_out: list[int]
 
 
 def make_report(case: Case, segmentation: Segmentation, *, seconds: Mapping[str, float]) -> RunReport:
@@ -69,6 +73,7 @@ def make_report(case: Case, segmentation: Segmentation, *, seconds: Mapping[str,
         peak_memory_bytes=_peak_memory_bytes(),
         peak_gpu_memory_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else None,
         lesions=[_lesion_report(case, outcome) for outcome in segmentation.lesions],
+        left_out=list(segmentation.left_out),
     )
 
 

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import tyro
 from evalutils.stats import calculate_confusion_matrix, dice_from_confusion_matrix
 from jaxtyping import UInt16
 from rich.console import Console
@@ -23,8 +22,8 @@ from rich.table import Table
 
 from longilesion.case import Case
 from longilesion.ensemble import load_ensemble
-from longilesion.errors import LongilesionError
 from longilesion.pipeline import Segmentation, segment_case
+from training.command import run_command
 from training.opponents import grow_region, paste_baseline
 from training.recipe import read_recipe
 from training.synthesis.lesions import Fate
@@ -168,18 +167,17 @@ def _mean(values: Sequence[float]) -> str:
     return f"{np.mean(values):.3f} ({len(values)})" if values else "-"
 
 
-def main() -> int:
-    """Command line; 1 where the bundle or the data cannot be used."""
-    arguments = tyro.cli(Arguments, description=__doc__)
-    try:
-        scores = evaluate(arguments)
-    except LongilesionError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+def report(arguments: Arguments) -> None:
+    """Scores every method, prints the tables, and writes the scores where a file is asked for."""
+    scores = evaluate(arguments)
     print_tables(scores, Console(width=180))
     if arguments.output is not None:
         arguments.output.write_text(json.dumps([asdict(score) for score in scores], indent=1) + "\n")
-    return 0
+
+
+def main() -> int:
+    """Command line; 1 where the bundle or the data cannot be used."""
+    return run_command(report, Arguments, __doc__)
 
 
 if __name__ == "__main__":

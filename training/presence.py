@@ -23,9 +23,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from longilesion.config import ModelSettings
 from longilesion.ensemble import load_ensemble, read_manifest, save_bundle
-from longilesion.errors import LongilesionError
 from longilesion.networks.backbone import LocalPresence
 from longilesion.networks.dual_encoder import DualEncoder
+from training.command import run_command
 from training.loading import batches
 from training.recipe import PresenceSettings, Recipe, read_recipe
 from training.synthesis.sources import Source, load_sources, phantom_sources
@@ -144,13 +144,7 @@ def _with_threshold(settings: ModelSettings, threshold: float) -> ModelSettings:
 
 def main() -> int:
     """Command line; 1 where the bundle, the recipe or the data cannot be used."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
-    try:
-        fit_presence(tyro.cli(Arguments, description=__doc__))
-    except LongilesionError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command(fit_presence, Arguments, __doc__)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from longilesion.config import ModelSettings, Settings
 from longilesion.errors import InputError
@@ -76,6 +76,15 @@ class Recipe(Settings):
     loss: LossSettings = LossSettings()
     presence: PresenceSettings = PresenceSettings()
     model: ModelSettings
+
+    @model_validator(mode="after")
+    def _check_lattices(self) -> Recipe:
+        """Training's own lattice has to suit the network as inference's does."""
+        for jitter in (self.jitter, self.presence.jitter):
+            if jitter.shape_zyx is not None:
+                voi = self.model.voi.model_copy(update={"shape_zyx": jitter.shape_zyx})
+                ModelSettings.model_validate(self.model.model_copy(update={"voi": voi}).model_dump())
+        return self
 
 
 def read_recipe(path: Path) -> Recipe:

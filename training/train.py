@@ -17,9 +17,9 @@ import tyro
 from torch import nn
 
 from longilesion.ensemble import save_bundle
-from longilesion.errors import LongilesionError
 from longilesion.networks import build_network
 from longilesion.networks.dual_encoder import DualEncoder
+from training.command import run_command
 from training.dataset import Batch, Sample, augmented, collate, lesion_samples
 from training.loading import batches
 from training.losses import soft_dice_loss, training_loss
@@ -210,15 +210,7 @@ def _provenance(recipe: Recipe, arguments: Arguments) -> dict[str, str]:
 
 def main() -> int:
     """Command line; 1 where the recipe or the data cannot be used."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
-    # The far tails of the click heat maps are denormal numbers, which a CPU multiplies many times slower.
-    torch.set_flush_denormal(True)
-    try:
-        train(tyro.cli(Arguments, description=__doc__))
-    except LongilesionError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command(train, Arguments, __doc__)
 
 
 if __name__ == "__main__":

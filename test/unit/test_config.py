@@ -87,7 +87,14 @@ def test_empty_or_reversed_windows_are_refused(windows):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"threshold": 0.0}, {"threshold": 1.0}, {"presence_threshold": 1.1}, {"mirror_axes": ["w"]}]
+    "wrong",
+    [
+        {"threshold": 0.0},
+        {"threshold": 1.0},
+        {"presence_threshold": 1.1},
+        {"mirror_axes": ["w"]},
+        {"mirror_axes": ["x", "x"]},
+    ],
 )
 def test_impossible_decisions_are_refused(wrong):
     with pytest.raises(ValidationError):

@@ -149,7 +149,9 @@ def test_presence_looks_where_the_lesion_was() -> None:
     near, far = features.clone(), features.clone()
     near[..., 1, 1, 1] = 100
     far[..., 7, 7, 7] = 100
-    empty, inside, outside = (head(head.describe([maps], [images], outline, 0 * outline)) for maps in (features, near, far))
+    empty, inside, outside = (
+        head(head.describe([maps], [images], outline, 0 * outline)) for maps in (features, near, far)
+    )
     assert (inside - empty).abs() > 0.01
     torch.testing.assert_close(outside, empty, atol=1e-3, rtol=0)
 

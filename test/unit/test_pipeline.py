@@ -9,7 +9,7 @@ from torch import nn
 
 import longilesion.ensemble
 from longilesion.alignment import place_vois
-from longilesion.case import Case, Click, LesionMap, Scan
+from longilesion.case import Case, Click, ClickPair, LesionMap, Scan
 from longilesion.encoding import NetworkInput
 from longilesion.ensemble import Ensemble
 from longilesion.geometry import Grid, Triple
@@ -354,6 +354,14 @@ def test_no_lesion_is_lost_without_a_word() -> None:
     assert {lesion.prompt.lesion_id for lesion in result.lesions if lesion.volume_followup_ml > 0} == found
     assert 3 not in found
     assert all(lesion.note for lesion in result.lesions if lesion.volume_followup_ml == 0)
+
+
+def test_lesion_clicked_only_in_a_missing_baseline_scan_is_left_out_by_name() -> None:
+    case, _ = simple_case()
+    lost = ClickPair(lesion_id=77, baseline=None, followup=None)
+    result = segment_case(replace(case, clicks=(*case.clicks, lost)), bright_voxels())
+    assert result.left_out == (77,)
+    assert 77 not in {lesion.prompt.lesion_id for lesion in result.lesions}
 
 
 def test_scan_stored_the_other_way_round_gives_the_same_lattices_and_labels() -> None:

@@ -29,7 +29,7 @@ def segmentation(case: Case, *, probability: float = 0.9) -> Segmentation:
         note="not recognised in the follow-up",
     )
     seconds = {"propagate": 0.1, "sample": 0.2, "network": 0.3, "label": 0.4}
-    return Segmentation(maps={}, lesions=(outcome,), seconds=seconds)
+    return Segmentation(maps={}, lesions=(outcome,), left_out=(9,), seconds=seconds)
 
 
 def test_click_is_reported_as_voxel_index_of_its_scan() -> None:
@@ -44,6 +44,11 @@ def test_lesion_without_outline_says_why() -> None:
     (lesion,) = make_report(case, segmentation(case), seconds={}).lesions
     assert lesion.volume_followup_ml == 0.0
     assert lesion.note == "not recognised in the follow-up"
+
+
+def test_lesion_that_nothing_places_is_reported_as_left_out() -> None:
+    case = flipped_case()
+    assert make_report(case, segmentation(case), seconds={}).left_out == [9]
 
 
 def test_seconds_of_all_stages_are_there() -> None:

@@ -178,6 +178,11 @@ def test_longinet_is_trained_as_published() -> None:
         ('kind = "sgd"', 'kind = "lion"', "tiny.toml: optimizer.kind: "),
         ("shape_zyx = [8, 16, 16]", "shape_zyx = [9, 16, 16]", "9 along z is not a multiple of the network's 2"),
         (
+            "reuse = 1",
+            "reuse = 1\n[jitter]\nshape_zyx = [8, 9, 16]",
+            "9 along y is not a multiple of the network's 2",
+        ),
+        (
             "decoder_convolutions = [1]",
             "decoder_convolutions = [1, 1]",
             "decoder_convolutions has 2 entries, expected 1",
