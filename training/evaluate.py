@@ -19,10 +19,13 @@ from jaxtyping import UInt16
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from scipy.ndimage import center_of_mass
 
-from longilesion.case import Case
+from longilesion.case import Case, LesionMap
 from longilesion.ensemble import load_ensemble
+from longilesion.geometry import Triple
 from longilesion.pipeline import Segmentation, segment_case
+from longilesion.prompts import complete_prompts
 from training.command import run_command
 from training.opponents import grow_region, paste_baseline
 from training.recipe import read_recipe
@@ -35,7 +38,11 @@ DIAMETERS_MM = ((0, 12), (12, 20), (20, 40), (40, 400))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LesionScore:
-    """One method's result on one lesion; Dice is None for a gone lesion, presence None for a method that gives none."""
+    """One method's result on one lesion.
+
+    Dice is None for a gone lesion, presence None for a method that gives none. `distance_mm` is from where the method
+    looked to the lesion's true centre, None for a gone one.
+    """
 
     method: str
     case: str
@@ -46,6 +53,16 @@ class LesionScore:
     dice: float | None
     voxels: int
     presence: float | None
+    distance_mm: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Outlined:
+    """What a method says of a case: the label map, and by lesion id where it looked and how sure it is of presence."""
+
+    ids: UInt16[np.ndarray, "z y x"]
+    places_xyz_mm: Mapping[int, Triple]
+    presence: Mapping[int, float]
 
 
 @dataclass
@@ -75,11 +92,11 @@ def evaluate(arguments: Arguments) -> list[LesionScore]:
     )
     names = read_recipe(arguments.recipe).data.validation
     sources = phantom_sources(range(100, 105)) if arguments.data is None else load_sources(arguments.data, names)
-    methods: dict[str, Callable[[Case], tuple[UInt16[np.ndarray, "z y x"], Mapping[int, float]]]] = {
+    methods: dict[str, Callable[[Case], Outlined]] = {
         "longilesion": lambda case: _segmented(segment_case(case, ensemble)),
         "without presence": lambda case: _segmented(segment_case(case, everything)),
-        "paste baseline": lambda case: (paste_baseline(case), {}),
-        "region growing": lambda case: (grow_region(case), {}),
+        "paste baseline": lambda case: _at_clicks(case, paste_baseline(case)),
+        "region growing": lambda case: _at_clicks(case, grow_region(case)),
     }
     scores = []
     for number in track(range(arguments.cases), "scoring", console=Console(stderr=True)):
@@ -87,18 +104,24 @@ def evaluate(arguments: Arguments) -> list[LesionScore]:
         generator = np.random.default_rng((arguments.seed, number))
         pair = synthetic_pair(source, generator, shapes=sources)
         for method, outline in methods.items():
-            ids, presence = outline(pair.case)
-            scores.extend(_scored(method, f"{source.name}/{number}", pair, ids, presence))
+            scores.extend(_scored(method, f"{source.name}/{number}", pair, outline(pair.case)))
     return scores
 
 
-def _segmented(result: Segmentation) -> tuple[UInt16[np.ndarray, "z y x"], Mapping[int, float]]:
-    return result.maps["primary"].ids, {lesion.prompt.lesion_id: lesion.presence for lesion in result.lesions}
+def _segmented(result: Segmentation) -> Outlined:
+    return Outlined(
+        ids=result.maps["primary"].ids,
+        places_xyz_mm={lesion.prompt.lesion_id: lesion.prompt.followup.point_xyz_mm for lesion in result.lesions},
+        presence={lesion.prompt.lesion_id: lesion.presence for lesion in result.lesions},
+    )
 
 
-def _scored(
-    method: str, case: str, pair: SyntheticPair, ids: UInt16[np.ndarray, "z y x"], presence: Mapping[int, float]
-) -> list[LesionScore]:
+def _at_clicks(case: Case, ids: UInt16[np.ndarray, "z y x"]) -> Outlined:
+    places = {prompt.lesion_id: prompt.followup.point_xyz_mm for prompt in complete_prompts(case)}
+    return Outlined(ids=ids, places_xyz_mm=places, presence={})
+
+
+def _scored(method: str, case: str, pair: SyntheticPair, outlined: Outlined) -> list[LesionScore]:
     return [
         LesionScore(
             method=method,
@@ -107,12 +130,20 @@ def _scored(
             fate=fact.fate,
             real=fact.real,
             diameter_mm=fact.diameter_mm,
-            dice=None if fact.fate == "gone" else challenge_dice(pair.truth.ids == lesion_id, ids),
-            voxels=int((ids == lesion_id).sum()),
-            presence=presence.get(lesion_id),
+            dice=None if fact.fate == "gone" else challenge_dice(pair.truth.ids == lesion_id, outlined.ids),
+            voxels=int((outlined.ids == lesion_id).sum()),
+            presence=outlined.presence.get(lesion_id),
+            distance_mm=None
+            if fact.fate == "gone"
+            else _distance_mm(pair.truth, lesion_id, outlined.places_xyz_mm[lesion_id]),
         )
         for lesion_id, fact in pair.facts.items()
     ]
+
+
+def _distance_mm(truth: LesionMap, lesion_id: int, place_xyz_mm: Triple) -> float:
+    z, y, x = center_of_mass(truth.ids == lesion_id)
+    return float(np.linalg.norm(np.subtract(truth.grid.world_xyz_mm((z, y, x)), place_xyz_mm)))
 
 
 def challenge_dice(truth: np.ndarray, ids: UInt16[np.ndarray, "z y x"]) -> float:
@@ -126,7 +157,7 @@ def challenge_dice(truth: np.ndarray, ids: UInt16[np.ndarray, "z y x"]) -> float
 
 
 def print_tables(scores: Sequence[LesionScore], console: Console) -> None:
-    """Dice overall, per fate and diameter, and the presence rates of each method; then the presence thresholds."""
+    """Dice overall, per fate and diameter, and the presence rates; then distances and the presence thresholds."""
     table = Table(title=f"{len({score.case for score in scores})} cases: Dice per lesion (number of lesions)")
     columns: dict[str, Callable[[LesionScore], bool]] = {
         "all": lambda score: True,
@@ -145,11 +176,30 @@ def print_tables(scores: Sequence[LesionScore], console: Console) -> None:
         kept = _mean([float(score.voxels > 0) for score in own if score.fate != "gone"])
         table.add_row(method, *cells, gone, kept)
     console.print(table)
+    _print_distances(scores, console)
     _print_thresholds([score for score in scores if score.method == "longilesion"], console)
 
 
 def _is_between(low: float, high: float, score: LesionScore) -> bool:
     return low <= score.diameter_mm < high
+
+
+def _print_distances(scores: Sequence[LesionScore], console: Console) -> None:
+    """How far from the lesion each method looked; what the baseline shows can be aligned, what is new cannot."""
+    table = Table(title="distance to the lesion's centre, mm: median / 90th percentile")
+    for heading in ("method", "persists", "new"):
+        table.add_column(heading, justify="left" if heading == "method" else "right")
+    for method in ("longilesion", "paste baseline"):
+        cells = [
+            _quantiles([s.distance_mm for s in scores if s.method == method and s.fate == fate and s.distance_mm])
+            for fate in ("persists", "new")
+        ]
+        table.add_row(method if method == "longilesion" else "click", *cells)
+    console.print(table)
+
+
+def _quantiles(values: Sequence[float]) -> str:
+    return "{:.1f} / {:.1f}".format(*np.quantile(values, [0.5, 0.9])) if values else "-"
 
 
 def _print_thresholds(scores: Sequence[LesionScore], console: Console) -> None:

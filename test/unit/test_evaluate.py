@@ -156,6 +156,7 @@ def test_every_method_is_scored_on_every_lesion(model: Path, monkeypatch: pytest
         for lesion_id, score in own.items():
             assert (score.fate, score.diameter_mm) == (facts[lesion_id].fate, facts[lesion_id].diameter_mm)
             assert (score.dice is None) == (score.fate == "gone")
+            assert (score.distance_mm is None) == (score.fate == "gone")
             assert (score.presence is None) == (method in {"paste baseline", "region growing"})
     # A presence threshold of 1 empties every lesion, and "without presence" outlines them all the same.
     assert not any(score.voxels for score in found if score.method == "longilesion")
@@ -174,6 +175,7 @@ def test_tables_show_a_row_per_method_and_the_share_of_gone_lesions_recognised()
             dice=dice,
             voxels=voxels,
             presence=0.55 if voxels else 0.1,
+            distance_mm=None if fate == "gone" else 10 * (dice or 0.0),
         )
 
     drawn = [
@@ -186,8 +188,12 @@ def test_tables_show_a_row_per_method_and_the_share_of_gone_lesions_recognised()
     console = Console(file=io.StringIO(), width=200)
     print_tables(drawn, console)
     text = console.file.getvalue()
-    rows = {line.split("│")[1].strip(): line for line in text.splitlines() if line.startswith("│")}
+    rows: dict[str, str] = {}
+    for line in text.splitlines():
+        if line.startswith("│"):
+            rows.setdefault(line.split("│")[1].strip(), line)
     assert "0.700 (2)" in rows["longilesion"]
     assert "0.500 (2)" in rows["longilesion"]
     assert "0.300 (1)" in rows["paste baseline"]
     assert [cell.strip() for cell in rows["0.60"].split("│")[2:4]] == ["1.000 (2)", "0.000 (2)"]
+    assert "7.0 / 7.8" in text
