@@ -31,7 +31,7 @@ _log = logging.getLogger("training")
 
 _LOG_EVERY = 50
 _SAVE_EVERY = 500
-_RARE_LOGIT = -4.0
+_RARE_LOGIT = -3.0
 _NO_JITTER = JitterSettings(shift_mm=0.0, unaligned_share=0.0, zoom_factor=1.0, placements=1)
 
 

@@ -12,8 +12,8 @@ from training.dataset import Batch
 from training.losses import outline_loss, soft_dice_loss, training_loss
 from training.recipe import LossSettings
 
-# Cross-entropy of an undecided VOI that is half lesion: ln 2 in each voxel, over 6 lesions and a thousandth of the VOI.
-UNDECIDED = math.log(2) / (6 * 0.5 + 0.001)
+# Cross-entropy of an undecided VOI that is half lesion: ln 2 in each voxel, over 30 lesions and a two-hundredth of the VOI.
+UNDECIDED = math.log(2) / (30 * 0.5 + 0.005)
 YES, NO = torch.tensor([True]), torch.tensor([False])
 
 
