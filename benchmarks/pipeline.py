@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.pairs import PairSize, first_lesions, middle_slices, torso_pair, write_case
+from benchmarks.runs import ROOT, Run, compared
 from longilesion.case import Case
 from longilesion.ensemble import Ensemble, is_bundle, load_ensemble, save_bundle
 from longilesion.grand_challenge import read_case
@@ -28,9 +25,8 @@ from longilesion.networks import build_network
 from longilesion.pipeline import segment_case
 from training.recipe import read_recipe
 
-ROOT = Path(__file__).parent.parent
 SHIPPED_MODEL = ROOT / "model"
-RECIPE = ROOT / "training" / "recipes" / "compact.toml"
+RECIPES = ROOT / "training" / "recipes"
 
 OVERHEAD_TARGET = 0.15
 MEMORY_TARGET_BYTES = 2.5e9
@@ -78,17 +74,6 @@ QUICK = Plan(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """One run of a program as a process of its own: seconds, processor time, seconds by stage, memory."""
-
-    wall: float
-    processor: float
-    stages: Mapping[str, float]
-    peak_bytes: int
-    reported_bytes: int | None
-
-
 # Rows of the main table, and the stages that each program has there.
 ROWS = (
     ("start of Python, imports", ("start",), ("start",)),
@@ -114,11 +99,14 @@ def main(arguments: Arguments) -> None:
         # In a process of its own: the peak memory of a process counts what its parent held when it was started.
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as painter:
             shape = painter.submit(_write_cases, folder, plan).result()
-        ours, theirs = _compared(folder, model, arguments.repeats, console)
+        ours, theirs = compared(folder, model, arguments.repeats, console)
         ensemble = load_ensemble(model)
         _print_conditions(console, plan, shape, ensemble, arguments.repeats)
         _print_programs(console, ours, theirs)
         case, _ = read_case(folder / "long")
+        published = load_ensemble(_random_bundle(RECIPES / "longinet.toml", folder / "longinet"))
+        few = first_lesions(middle_slices(case, plan.slices), plan.lesions)
+        _print_networks(console, few, {"the bundle above": ensemble, "LongiNet as published": published}, ours)
         _print_scaling(console, plan, case, ensemble, arguments.repeats)
 
 
@@ -127,7 +115,12 @@ def _model(given: Path | None, folder: Path, console: Console) -> Path:
     if given is not None or is_bundle(SHIPPED_MODEL):
         return given or SHIPPED_MODEL
     console.print("random weights, as there is no model/: outlines are arbitrary, and no lesion is sampled twice")
-    settings = read_recipe(RECIPE).model
+    return _random_bundle(RECIPES / "compact.toml", folder / "model")
+
+
+def _random_bundle(recipe: Path, folder: Path) -> Path:
+    """A bundle of a recipe's network with random weights, that holds every lesion to be there."""
+    settings = read_recipe(recipe).model
     settings = settings.model_copy(
         update={
             "voi": settings.voi.model_copy(update={"growth_limit": 0}),
@@ -135,8 +128,8 @@ def _model(given: Path | None, folder: Path, console: Console) -> Path:
         }
     )
     torch.manual_seed(0)
-    save_bundle(folder / "model", settings, [build_network(settings)], provenance={"data": "none, random weights"})
-    return folder / "model"
+    save_bundle(folder, settings, [build_network(settings)], provenance={"data": "none, random weights"})
+    return folder
 
 
 def _write_cases(folder: Path, plan: Plan) -> tuple[int, int, int]:
@@ -146,41 +139,6 @@ def _write_cases(folder: Path, plan: Plan) -> tuple[int, int, int]:
     case = first_lesions(middle_slices(long, plan.slices), plan.lesions)
     write_case(folder / "case", case)
     return case.followups["primary"].grid.shape_zyx
-
-
-def _compared(folder: Path, model: Path, repeats: int, console: Console) -> tuple[list[Run], list[Run]]:
-    """Runs both programs in turn, so that a busy moment of the machine does not hit one of them alone."""
-    programs = ([str(ROOT / "process.py")], ["-m", "benchmarks.straightforward"])
-    runs: tuple[list[Run], list[Run]] = ([], [])
-    for repeat in range(repeats):
-        for program, collected in zip(programs, runs, strict=True):
-            console.print(f"run {repeat + 1} of {repeats}: {program[-1]} ...", style="dim")
-            collected.append(_run(program, folder, model))
-    return runs
-
-
-def _run(program: Sequence[str], folder: Path, model: Path) -> Run:
-    output, report = folder / "output", folder / "report.json"
-    output.mkdir(exist_ok=True)
-    paths = {"--input": folder / "case", "--output": output, "--model": model, "--report": report}
-    command = [sys.executable, *program, *(str(part) for pair in paths.items() for part in pair)]
-    begun = time.perf_counter()
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    # Unlike getrusage(RUSAGE_CHILDREN), which mixes all processes that have ended, this is of one.
-    _, status, usage = os.wait4(process.pid, 0)
-    wall = time.perf_counter() - begun
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"{' '.join(command)} failed")
-    content = json.loads(report.read_text())
-    stages = content.get("seconds", content)
-    return Run(
-        wall=wall,
-        processor=usage.ru_utime + usage.ru_stime,
-        stages={**stages, "start": wall - sum(stages.values())},
-        peak_bytes=usage.ru_maxrss * 1024,
-        reported_bytes=content.get("peak_memory_bytes"),
-    )
 
 
 def _print_conditions(
@@ -242,6 +200,24 @@ def _spread(runs: Sequence[Run], stages: Sequence[str]) -> tuple[str, str]:
         return "", ""
     seconds = [sum(run.stages[stage] for stage in stages) for run in runs]
     return f"{min(seconds):.3f}", f"{median(seconds):.3f}"
+
+
+def _print_networks(console: Console, case: Case, ensembles: Mapping[str, Ensemble], runs: Sequence[Run]) -> None:
+    """How the work around the network compares with a small network and with the published one."""
+    write = median(run.stages["write"] for run in runs)
+    table = Table("network", title=f"The work around the network, {len(case.clicks)} lesions, one run in this process")
+    for column in (*OVERHEAD, "network", "rest / network"):
+        table.add_column(column, justify="right")
+    shares = {}
+    for name, ensemble in ensembles.items():
+        seconds = {**segment_case(case, ensemble).seconds, "write": write}
+        shares[name] = sum(seconds[stage] for stage in OVERHEAD) / seconds["network"]
+        table.add_row(name, *(f"{seconds[stage]:.3f}" for stage in (*OVERHEAD, "network")), f"{shares[name]:.0%}")
+    console.print(table)
+    name, share = list(shares.items())[-1]
+    _print_target(
+        console, share <= OVERHEAD_TARGET, f"{name}: the rest takes {share:.0%} (at most {OVERHEAD_TARGET:.0%})"
+    )
 
 
 def _print_scaling(console: Console, plan: Plan, case: Case, ensemble: Ensemble, repeats: int) -> None:

@@ -14,8 +14,8 @@ from training.dataset import Batch
 from training.recipe import LossSettings
 
 # A lesion counts as this many times its voxels, and never as less than this share of the VOI.
-_LESION_MULTIPLE = 30.0
-_LEAST_SHARE = 0.005
+_LESION_MULTIPLE = 6.0
+_LEAST_SHARE = 0.001
 
 
 def training_loss(
@@ -62,8 +62,7 @@ def lesion_cross_entropy(
     """Cross-entropy of each sample, summed over the VOI and divided by a multiple of the lesion's size.
 
     The mean over a VOI, of which a lesion may fill a thousandth, is too weak beside the Dice: that drives the logits
-    into saturation on a circle around the click, where its own gradient vanishes, and the image is looked at late. With
-    a small multiple the Dice is the weak one, and the outline stays timid for thousands of steps.
+    into saturation on a circle around the click, where its own gradient vanishes, and the image is never looked at.
     """
     total = binary_cross_entropy_with_logits(logits, target, reduction="none").flatten(1).sum(1)
     size = target.flatten(1).sum(1)

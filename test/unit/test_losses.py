@@ -12,8 +12,8 @@ from training.dataset import Batch
 from training.losses import outline_loss, soft_dice_loss, training_loss
 from training.recipe import LossSettings
 
-# Cross-entropy of an undecided VOI that is half lesion: ln 2 in each voxel, over 30 lesions and a two-hundredth of the VOI.
-UNDECIDED = math.log(2) / (30 * 0.5 + 0.005)
+# Cross-entropy of an undecided VOI that is half lesion: ln 2 in each voxel, over 6 lesions and a thousandth of the VOI.
+UNDECIDED = math.log(2) / (6 * 0.5 + 0.001)
 YES, NO = torch.tensor([True]), torch.tensor([False])
 
 
@@ -175,4 +175,4 @@ def test_confident_circle_around_a_small_lesion_still_learns() -> None:
         logits.requires_grad_()
         outline_loss([logits], target, YES).backward()
         assert logits.grad is not None
-        assert float(logits.grad[..., 3, 3, 3]) == pytest.approx(1 / (30 * 8 + 0.005 * side**3), rel=1e-3)
+        assert float(logits.grad[..., 3, 3, 3]) == pytest.approx(1 / (6 * 8 + 0.001 * side**3), rel=1e-3)
