@@ -82,18 +82,14 @@ class Ensemble:
         return _BATCH_SIZE[self.device.type]
 
     def _predict(self, batch: NetworkInput) -> tuple[Float[Tensor, "batch z y x"], Float[Tensor, " batch"]]:
-        views = _mirrored_views(self.settings)
+        views = mirrored_views(self.settings)
         on_device = batch.to(self.device)
         outline = torch.zeros((len(batch.followup), *batch.followup.shape[2:]), device=self.device)
         presence = torch.zeros(len(batch.followup), device=self.device)
         mixed = torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision != torch.float32)
         with torch.inference_mode(), mixed:
             for view in views:
-                seen = NetworkInput(
-                    followup=_packed(on_device.followup.flip(view)),
-                    baseline=_packed(on_device.baseline.flip(view)),
-                    has_baseline=on_device.has_baseline,
-                )
+                seen = mirrored(on_device, view)
                 for network in self.networks:
                     output = network(seen)
                     outline += output.lesion_logits[0].float().sigmoid().flip(view)[:, 0]
@@ -204,11 +200,21 @@ def _has_cpu_bfloat16() -> bool:
     return "avx512_bf16" in text or "amx_bf16" in text
 
 
-def _mirrored_views(settings: ModelSettings) -> list[list[int]]:
+def mirrored_views(settings: ModelSettings) -> list[list[int]]:
+    """The axes that each view of a batch is mirrored along; the first view is the batch itself."""
     views: list[list[int]] = [[]]
     for axis in settings.inference.mirror_axes:
         views.extend([*view, _AXES[axis]] for view in list(views))
     return views
+
+
+def mirrored(batch: NetworkInput, view: list[int]) -> NetworkInput:
+    """A batch mirrored along those axes, as the networks want it."""
+    return NetworkInput(
+        followup=_packed(batch.followup.flip(view)),
+        baseline=_packed(batch.baseline.flip(view)),
+        has_baseline=batch.has_baseline,
+    )
 
 
 def _split(batch: NetworkInput, size: int) -> list[NetworkInput]:

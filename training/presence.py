@@ -21,8 +21,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from longilesion.config import ModelSettings
-from longilesion.ensemble import load_ensemble, read_manifest, save_bundle
+from longilesion.ensemble import load_ensemble, mirrored, mirrored_views, read_manifest, save_bundle
 from longilesion.networks.backbone import LocalPresence
 from longilesion.networks.dual_encoder import DualEncoder
 from training.command import run_command
@@ -53,18 +52,31 @@ class Arguments:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Judged:
-    """Lesions as the presence head sees them, and whether they are there."""
+    """Lesions as the presence head sees them in each mirrored view, and whether they are there."""
 
-    features: Float[Tensor, "n d"]
+    features: Float[Tensor, "n views d"]
     present: Bool[Tensor, " n"]
 
     def part(self, chosen: slice | Tensor) -> Judged:
         """Some of the lesions."""
         return Judged(features=self.features[chosen], present=self.present[chosen])
 
+    def logits(self, head: LocalPresence) -> Float[Tensor, "n views"]:
+        """What a head says of every view of every lesion."""
+        logits: Tensor = head(self.features.flatten(0, 1))
+        return logits.view(self.features.shape[:2])
+
+    def cross_entropy(self, head: LocalPresence) -> Float[Tensor, ""]:
+        """How wrong that is."""
+        logits = self.logits(head)
+        return binary_cross_entropy_with_logits(logits, self.present.float()[:, None].expand_as(logits))
+
 
 def fit_presence(arguments: Arguments) -> None:
-    """Fits every fold's head on training volumes, and one threshold for all on lesions that no head was fitted on."""
+    """Fits every fold's head on training volumes, and one threshold for all on lesions that no head was fitted on.
+
+    What is decided after the network (threshold, mirrored views) is taken from the recipe as it is now.
+    """
     recipe = read_recipe(arguments.recipe)
     ensemble = load_ensemble(arguments.bundle, device="cpu")
     names = recipe.data.train
@@ -72,18 +84,21 @@ def fit_presence(arguments: Arguments) -> None:
     networks = [network for network in ensemble.networks if isinstance(network, DualEncoder)]
     judged = _judged(networks, ensemble.precision, sources, recipe, arguments)
     split = int(0.75 * recipe.presence.lesions)
-    logits = []
+    said = []
     for network, lesions in zip(networks, judged, strict=True):
-        network.presence = fitted_head(network.presence, lesions.part(slice(split)), lesions.part(slice(split, None)))
-        logits.append(network.presence(lesions.features[split:]).sigmoid())
+        unseen = lesions.part(slice(split, None))
+        network.presence = fitted_head(network.presence, lesions.part(slice(split)), unseen)
+        said.append(unseen.logits(network.presence).detach().sigmoid())
     present = judged[0].present[split:]
-    presence = torch.stack(logits).mean(0).detach()
+    presence = torch.cat(said, dim=1).mean(1)
     threshold = presence_threshold(presence[present], recipe.presence)
     recognised = float((presence[~present] < threshold).float().mean())
     kept = float((presence[present] >= threshold).float().mean())
     _log.info("threshold %.3f keeps %.3f of the present and recognises %.3f of the gone", threshold, kept, recognised)
     provenance = read_manifest(arguments.bundle).provenance
-    save_bundle(arguments.output, _with_threshold(ensemble.settings, threshold), networks, provenance=provenance)
+    inference = recipe.model.inference.model_copy(update={"presence_threshold": threshold})
+    settings = ensemble.settings.model_copy(update={"inference": inference})
+    save_bundle(arguments.output, settings, networks, provenance=provenance)
 
 
 def fitted_head(head: LocalPresence, seen: Judged, unseen: Judged) -> LocalPresence:
@@ -96,10 +111,10 @@ def fitted_head(head: LocalPresence, seen: Judged, unseen: Judged) -> LocalPrese
         for chosen in torch.randperm(len(seen.present), generator=generator).split(_BATCH):
             batch = seen.part(chosen)
             optimizer.zero_grad(set_to_none=True)
-            binary_cross_entropy_with_logits(head(batch.features), batch.present.float()).backward()
+            batch.cross_entropy(head).backward()
             optimizer.step()
         with torch.no_grad():
-            loss = float(binary_cross_entropy_with_logits(head(unseen.features), unseen.present.float()))
+            loss = float(unseen.cross_entropy(head))
         if loss < best_loss:
             best, best_loss = copy.deepcopy(head), loss
     _log.info("presence: cross-entropy %.3f on unseen lesions", best_loss)
@@ -125,21 +140,17 @@ def _judged(
     stream = batches(sources, fresh, seed=arguments.seed, workers=arguments.workers)
     features: list[list[Tensor]] = [[] for _ in networks]
     present: list[Tensor] = []
+    views = mirrored_views(recipe.model)
     count = -(-recipe.presence.lesions // recipe.batch_size)
     mixed = torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32)
     with torch.inference_mode(), mixed:
         for _, batch in zip(track(range(count), "lesions", console=Console(stderr=True)), stream, strict=False):
             present.append(batch.present)
             for network, described in zip(networks, features, strict=True):
-                described.append(network(batch.input).presence_features.float())
+                seen = [network(mirrored(batch.input, view)).presence_features.float() for view in views]
+                described.append(torch.stack(seen, dim=1))
     there = torch.cat(present)
     return [Judged(features=torch.cat(described).clone(), present=there) for described in features]
-
-
-def _with_threshold(settings: ModelSettings, threshold: float) -> ModelSettings:
-    return settings.model_copy(
-        update={"inference": settings.inference.model_copy(update={"presence_threshold": threshold})}
-    )
 
 
 def main() -> int:

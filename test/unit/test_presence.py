@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from longilesion.config import InferenceSettings
 from longilesion.ensemble import load_ensemble, read_manifest, save_bundle
 from longilesion.networks import build_network
 from longilesion.networks.backbone import LocalPresence
@@ -18,9 +19,9 @@ from training.recipe import DataSettings, PresenceSettings, Recipe
 def judged(head: LocalPresence, count: int, *, seed: int) -> Judged:
     """Lesions of noise, whose last feature is high where they are present."""
     generator = torch.Generator().manual_seed(seed)
-    features = torch.randn(count, head.layers[0].in_features, generator=generator)
+    features = torch.randn(count, 2, head.layers[0].in_features, generator=generator)
     present = torch.rand(count, generator=generator) < 0.5
-    features[:, -1] += 6.0 * present
+    features[..., -1] += 6.0 * present[:, None]
     return Judged(features=features, present=present)
 
 
@@ -32,8 +33,8 @@ def test_fitted_head_tells_present_from_gone_and_leaves_the_old_one_alone(monkey
     unseen = judged(head, 200, seed=2)
     fitted = fitted_head(head, judged(head, 1500, seed=1), unseen)
     with torch.no_grad():
-        right = (fitted(unseen.features) > 0) == unseen.present
-        right_before = (head(unseen.features) > 0) == unseen.present
+        right = (unseen.logits(fitted).mean(1) > 0) == unseen.present
+        right_before = (unseen.logits(head).mean(1) > 0) == unseen.present
     assert float(right.float().mean()) > 0.9
     assert float(right_before.float().mean()) < 0.8
     assert all(torch.equal(old, now) for old, now in zip(before, head.parameters(), strict=True))
@@ -55,7 +56,9 @@ def test_bundle_gets_new_heads_and_a_threshold_and_keeps_its_outlines(
     monkeypatch.setattr(
         "training.dataset.synthetic_pair", lambda source, generator, *, shapes: pair(int(generator.integers(4)))
     )
-    settings = model_settings(shape_zyx=(8, 16, 16), spacing_zyx_mm=(6.0, 3.0, 3.0))
+    settings = model_settings(
+        shape_zyx=(8, 16, 16), spacing_zyx_mm=(6.0, 3.0, 3.0), inference=InferenceSettings(mirror_axes=("x",))
+    )
     recipe = Recipe(
         name="tiny",
         steps=1,
