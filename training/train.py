@@ -8,13 +8,16 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
 import tyro
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from longilesion.ensemble import save_bundle
 from longilesion.networks import build_network
@@ -26,6 +29,8 @@ from training.losses import soft_dice_loss, training_loss
 from training.recipe import JitterSettings, OptimizerSettings, Recipe, read_recipe
 from training.synthesis.pairs import synthetic_pair
 from training.synthesis.sources import Source, load_sources, phantom_sources
+
+_Tensors: TypeAlias = tuple[Tensor, ...] | list[Tensor]
 
 _log = logging.getLogger("training")
 
@@ -60,9 +65,7 @@ def train(arguments: Arguments) -> None:
     torch.manual_seed(arguments.seed)
     network = initialised(build_network(recipe.model))
     network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    average = torch.optim.swa_utils.AveragedModel(
-        network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.average_decay)
-    )
+    average = AveragedModel(network, multi_avg_fn=_averaging(recipe.average_decay))
     optimizer = _optimizer(network, recipe.optimizer)
     checkpoint = arguments.output / "checkpoint.pt"
     first = _resume(checkpoint, network, average, optimizer) if checkpoint.exists() else 0
@@ -127,6 +130,16 @@ def _optimizer(network: nn.Module, settings: OptimizerSettings) -> torch.optim.O
             weight_decay=settings.weight_decay,
         )
     return torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+
+
+def _averaging(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
+    """An exponential average that forgets faster at first: the first steps' weights are no use to the thousandth's."""
+
+    def update(averages: _Tensors, weights: _Tensors, count: Tensor | int) -> None:
+        ramp = (1 + int(count)) / (10 + int(count))
+        get_ema_multi_avg_fn(min(decay, ramp))(averages, weights, count)
+
+    return update
 
 
 def _learning_rate(step: int, steps: int, settings: OptimizerSettings) -> float:

@@ -12,7 +12,7 @@ from longilesion.networks import build_network
 from test.unit.builders import dual_encoder, model_settings, random_input
 from test.unit.synthetic import block, pair
 from training.recipe import OptimizerSettings, read_recipe
-from training.train import Arguments, _learning_rate, initialised, main, train
+from training.train import Arguments, _averaging, _learning_rate, initialised, main, train
 
 RECIPE = """
 name = "tiny"
@@ -68,6 +68,16 @@ def _few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.train.phantom_sources", lambda seeds: (block(),))
 
 
+def test_average_forgets_the_first_steps_and_then_keeps_its_pace() -> None:
+    update = _averaging(0.9)
+    average, weight = torch.zeros(1), torch.ones(1)
+    update([average], [weight], torch.tensor(2))
+    assert float(average) == pytest.approx(1 - 3 / 12)
+    average.zero_()
+    update([average], [weight], torch.tensor(1000))
+    assert float(average) == pytest.approx(0.1)
+
+
 def test_a_fresh_network_says_that_lesions_are_rare() -> None:
     settings = model_settings(network=dual_encoder(baseline_reconstruction=True))
     network = initialised(build_network(settings)).train()
@@ -117,10 +127,10 @@ def test_interrupted_training_resumes_to_its_end_and_gives_a_bundle(
 @pytest.mark.usefixtures("_few_pairs")
 def test_bundle_holds_the_averaged_weights(recipe: Path, tmp_path: Path) -> None:
     # Steps so long that the averages cannot be mistaken for the last weights.
-    recipe.write_text(RECIPE.format(optimizer="adamw").replace("learning_rate = 1e-3", "learning_rate = 0.05"))
-    train(Arguments(recipe=recipe, output=tmp_path / "run", workers=0, steps=2))
+    recipe.write_text(RECIPE.format(optimizer="adamw").replace("learning_rate = 1e-3", "learning_rate = 0.2"))
+    train(Arguments(recipe=recipe, output=tmp_path / "run", workers=0, steps=3))
     state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
-    assert state["step"] == 2
+    assert state["step"] == 3
     (network,) = load_ensemble(tmp_path / "run" / "bundle", device="cpu", precision="float32").networks
     name = "fusion.followup.0.weight"
     bundled, averaged = network.state_dict()[name], state["average"][f"module.{name}"]
