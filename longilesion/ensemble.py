@@ -132,7 +132,7 @@ def load_ensemble(directory: Path, *, device: Device = "auto", precision: Precis
     folds = sorted(directory.glob("fold_*.safetensors"))
     if not folds:
         raise BundleError(f"{directory}: no fold_*.safetensors beside {SETTINGS_FILE}; expected one file per network")
-    chosen = _device(device)
+    chosen = find_device(device)
     networks = tuple(_load_network(path, manifest.settings).to(chosen) for path in folds)
     if chosen.type == "cpu":
         for network in networks:
@@ -177,7 +177,8 @@ def _load_network(path: Path, settings: ModelSettings) -> nn.Module:
     return network.eval()
 
 
-def _device(device: Device) -> torch.device:
+def find_device(device: Device) -> torch.device:
+    """The device of that name; raises BundleError for one that is not there."""
     if device == "cuda" and not torch.cuda.is_available():
         raise BundleError("--device cuda: no CUDA device is available; expected one, or --device cpu")
     if device == "auto":

@@ -40,6 +40,10 @@ class Batch:
     target: Float32[Tensor, "batch 1 z y x"]
     present: Bool[Tensor, " batch"]
 
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        return Batch(input=self.input.to(device), target=self.target.to(device), present=self.present.to(device))
+
 
 class SyntheticLesions(IterableDataset[Sample]):
     """An endless stream of lesions, each yielded `reuse` times at random distances."""

@@ -19,7 +19,7 @@ import tyro
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from longilesion.ensemble import save_bundle
+from longilesion.ensemble import Device, find_device, save_bundle
 from longilesion.networks import build_network
 from longilesion.networks.dual_encoder import DualEncoder
 from training.command import run_command
@@ -36,7 +36,7 @@ _log = logging.getLogger("training")
 
 _LOG_EVERY = 50
 _SAVE_EVERY = 500
-_RARE_LOGIT = -3.0
+_RARE_LOGIT = -4.0
 _NO_JITTER = JitterSettings(shift_mm=0.0, unaligned_share=0.0, zoom_factor=1.0, placements=1)
 
 
@@ -55,6 +55,8 @@ class Arguments:
     """Stop after this time with a checkpoint, to be resumed later."""
     seed: int = 0
     workers: int = 1
+    """Processes that draw lesions. A GPU takes what a dozen of them draw; two CPU cores have time for one."""
+    device: Device = "auto"
 
 
 def train(arguments: Arguments) -> None:
@@ -62,22 +64,24 @@ def train(arguments: Arguments) -> None:
     recipe = read_recipe(arguments.recipe)
     steps = arguments.steps or recipe.steps
     sources, held_out = _sources(recipe, arguments.data)
+    device = find_device(arguments.device)
     torch.manual_seed(arguments.seed)
-    network = initialised(build_network(recipe.model))
-    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    network = initialised(build_network(recipe.model)).to(device)
+    if device.type == "cpu":
+        network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     average = AveragedModel(network, multi_avg_fn=_averaging(recipe.average_decay))
     optimizer = _optimizer(network, recipe.optimizer)
     checkpoint = arguments.output / "checkpoint.pt"
-    first = _resume(checkpoint, network, average, optimizer) if checkpoint.exists() else 0
+    first = _resume(checkpoint, network, average, optimizer, device) if checkpoint.exists() else 0
     stream = batches(sources, recipe, seed=arguments.seed + 1000 * first, workers=arguments.workers)
-    watched = _validation_batches(recipe, held_out)
+    watched = [batch.to(device) for batch in _validation_batches(recipe, held_out)]
     generator = torch.Generator().manual_seed(arguments.seed + first)
     begun = time.monotonic()
     sums: dict[str, float] = {}
     for step in range(first, steps):
         for group in optimizer.param_groups:
             group["lr"] = _learning_rate(step, steps, recipe.optimizer)
-        batch = augmented(next(stream), recipe, generator)
+        batch = augmented(next(stream), recipe, generator).to(device)
         parts = _step(network, batch, optimizer, recipe)
         average.update_parameters(network)
         for name, value in parts.items():
@@ -150,7 +154,7 @@ def _learning_rate(step: int, steps: int, settings: OptimizerSettings) -> float:
 
 def _step(network: DualEncoder, batch: Batch, optimizer: torch.optim.Optimizer, recipe: Recipe) -> dict[str, float]:
     network.train()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(batch.target.device.type, dtype=torch.bfloat16):
         output = network(batch.input)
     parts = training_loss(output, batch, recipe.loss, mask_channel=network.mask_channel)
     optimizer.zero_grad(set_to_none=True)
@@ -176,7 +180,7 @@ def _validate(network: nn.Module, batches: list[Batch]) -> str:
     dice: list[float] = []
     kept: list[bool] = []
     recognised: list[bool] = []
-    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.inference_mode(), torch.autocast(batches[0].target.device.type, dtype=torch.bfloat16):
         for batch in batches:
             output = network(batch.input)
             hard = (output.lesion_logits[0].float() > 0).float() * 40 - 20
@@ -206,8 +210,10 @@ def _save(path: Path, network: nn.Module, average: nn.Module, optimizer: torch.o
     temporary.replace(path)
 
 
-def _resume(path: Path, network: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    state = torch.load(path, weights_only=True)
+def _resume(
+    path: Path, network: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
+) -> int:
+    state = torch.load(path, weights_only=True, map_location=device)
     network.load_state_dict(state["network"])
     average.load_state_dict(state["average"])
     optimizer.load_state_dict(state["optimizer"])

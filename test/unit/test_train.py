@@ -124,6 +124,18 @@ def test_interrupted_training_resumes_to_its_end_and_gives_a_bundle(
     assert all(torch.equal(tensor, finished[name]) for name, tensor in weights(run).items())
 
 
+@pytest.mark.gpu
+@pytest.mark.usefixtures("_few_pairs")
+def test_training_begun_on_the_cpu_goes_on_on_a_gpu(recipe: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(Arguments(recipe=recipe, output=run, workers=0, minutes=0.0, device="cpu"))
+    begun = weights(run)
+    train(Arguments(recipe=recipe, output=run, workers=0, device="cuda"))
+    assert torch.load(run / "checkpoint.pt", weights_only=True)["step"] == 4
+    assert any(not torch.equal(tensor.cpu(), begun[name]) for name, tensor in weights(run).items())
+    load_ensemble(run / "bundle", device="cpu")
+
+
 @pytest.mark.usefixtures("_few_pairs")
 def test_bundle_holds_the_averaged_weights(recipe: Path, tmp_path: Path) -> None:
     # Steps so long that the averages cannot be mistaken for the last weights.
