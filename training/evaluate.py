@@ -7,6 +7,7 @@ touch it, 0 where none does. A gone lesion is recognised if its label is nowhere
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,10 +22,11 @@ from rich.progress import track
 from rich.table import Table
 from scipy.ndimage import center_of_mass
 
+from longilesion.alignment import place_vois
 from longilesion.case import Case, LesionMap
-from longilesion.ensemble import load_ensemble
+from longilesion.ensemble import Ensemble, load_ensemble
 from longilesion.geometry import Triple
-from longilesion.pipeline import Segmentation, segment_case
+from longilesion.pipeline import segment_case
 from longilesion.prompts import complete_prompts
 from training.command import run_command
 from training.opponents import grow_region, paste_baseline
@@ -93,8 +95,8 @@ def evaluate(arguments: Arguments) -> list[LesionScore]:
     names = read_recipe(arguments.recipe).data.validation
     sources = phantom_sources(range(100, 105)) if arguments.data is None else load_sources(arguments.data, names)
     methods: dict[str, Callable[[Case], Outlined]] = {
-        "longilesion": lambda case: _segmented(segment_case(case, ensemble)),
-        "without presence": lambda case: _segmented(segment_case(case, everything)),
+        "longilesion": lambda case: _segmented(case, ensemble),
+        "without presence": lambda case: _segmented(case, everything),
         "paste baseline": lambda case: _at_clicks(case, paste_baseline(case)),
         "region growing": lambda case: _at_clicks(case, grow_region(case)),
     }
@@ -108,10 +110,14 @@ def evaluate(arguments: Arguments) -> list[LesionScore]:
     return scores
 
 
-def _segmented(result: Segmentation) -> Outlined:
+def _segmented(case: Case, ensemble: Ensemble) -> Outlined:
+    result = segment_case(case, ensemble)
+    prompts = [lesion.prompt for lesion in result.lesions]
     return Outlined(
         ids=result.maps["primary"].ids,
-        places_xyz_mm={lesion.prompt.lesion_id: lesion.prompt.followup.point_xyz_mm for lesion in result.lesions},
+        places_xyz_mm={
+            prompt.lesion_id: place_vois(case, prompt, ensemble.settings).followup_xyz_mm for prompt in prompts
+        },
         presence={lesion.prompt.lesion_id: lesion.presence for lesion in result.lesions},
     )
 
@@ -219,6 +225,8 @@ def _mean(values: Sequence[float]) -> str:
 
 def report(arguments: Arguments) -> None:
     """Scores every method, prints the tables, and writes the scores where a file is asked for."""
+    # A line per stage and case would bury the progress bar.
+    logging.getLogger("longilesion").setLevel(logging.WARNING)
     scores = evaluate(arguments)
     print_tables(scores, Console(width=180))
     if arguments.output is not None:
