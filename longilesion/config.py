@@ -136,13 +136,17 @@ class ModelSettings(Settings):
 
     @model_validator(mode="after")
     def _check_lattice(self) -> ModelSettings:
-        for axis, name in enumerate("zyx"):
-            factor = self.network.stem_zyx[axis]
+        self.check_lattice(self.voi.shape_zyx, "voi.shape_zyx")
+        return self
+
+    def check_lattice(self, shape_zyx: ZYX, name: str) -> None:
+        """Raises ValueError, with the setting's name, for a lattice that the network cannot take."""
+        for axis, along in enumerate("zyx"):
+            stem = self.network.stem_zyx[axis]
+            factor = stem
             for stride in self.network.strides:
                 factor *= stride[axis]
-            if self.voi.shape_zyx[axis] % factor:
-                found = self.voi.shape_zyx[axis]
-                raise ValueError(f"voi.shape_zyx: {found} along {name} is not a multiple of the network's {factor}")
-            if self.voi.shape_zyx[axis] < 5 * self.network.stem_zyx[axis]:
-                raise ValueError(f"voi.shape_zyx: fewer than 5 voxels along {name} after the stem; presence needs them")
-        return self
+            if shape_zyx[axis] % factor:
+                raise ValueError(f"{name}: {shape_zyx[axis]} along {along} is not a multiple of the network's {factor}")
+            if shape_zyx[axis] < 5 * stem:
+                raise ValueError(f"{name}: fewer than 5 voxels along {along} after the stem; presence needs them")

@@ -17,6 +17,7 @@ from longilesion.alignment import place_vois
 from longilesion.case import SCAN_NAMES, Case, Click, LesionMap, LesionPrediction, LesionPrompt, ScanName
 from longilesion.encoding import encode
 from longilesion.ensemble import Ensemble
+from longilesion.geometry import Triple
 from longilesion.labeling import LabelledScan, Labels, label_lesions
 from longilesion.prompts import complete_prompts
 from longilesion.voi import Placement, sample_voi_pair
@@ -26,9 +27,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LesionOutcome:
-    """What became of one lesion: presence and probability 0..1, volumes, and a note, which every empty lesion has."""
+    """What became of one lesion: presence and probability 0..1, volumes, and a note, which every empty lesion has.
+
+    `place_xyz_mm` is where alignment looked for it, from the prompt's click.
+    """
 
     prompt: LesionPrompt
+    place_xyz_mm: Triple
     presence: float
     probability: float
     volume_baseline_ml: float | None
@@ -172,6 +177,7 @@ def _outcome(case: Case, prompt: LesionPrompt, prediction: LesionPrediction, lab
         notes.append("no follow-up click, propagated from the baseline")
     return LesionOutcome(
         prompt=prompt,
+        place_xyz_mm=prediction.prompt.followup.point_xyz_mm,
         presence=prediction.presence,
         probability=labelled.probabilities.get(lesion_id, 0.0),
         volume_baseline_ml=_baseline_volume_ml(case, prompt),

@@ -17,7 +17,9 @@ _Arguments = TypeVar("_Arguments")
 
 def run_command(job: Callable[[_Arguments], None], arguments: type[_Arguments], description: str | None) -> int:
     """Reads the command line and does the job; 1, with a line on stderr, where the input cannot be used."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
+    logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stdout)
+    # The library's lines, one per stage of each case, would bury training's own.
+    logging.getLogger("training").setLevel(logging.INFO)
     # The far tails of the click heat maps are denormal numbers, which a CPU multiplies many times slower.
     torch.set_flush_denormal(True)
     try:

@@ -7,7 +7,6 @@ touch it, 0 where none does. A gone lesion is recognised if its label is nowhere
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +21,6 @@ from rich.progress import track
 from rich.table import Table
 from scipy.ndimage import center_of_mass
 
-from longilesion.alignment import place_vois
 from longilesion.case import Case, LesionMap
 from longilesion.ensemble import Ensemble, load_ensemble
 from longilesion.geometry import Triple
@@ -112,12 +110,9 @@ def evaluate(arguments: Arguments) -> list[LesionScore]:
 
 def _segmented(case: Case, ensemble: Ensemble) -> Outlined:
     result = segment_case(case, ensemble)
-    prompts = [lesion.prompt for lesion in result.lesions]
     return Outlined(
         ids=result.maps["primary"].ids,
-        places_xyz_mm={
-            prompt.lesion_id: place_vois(case, prompt, ensemble.settings).followup_xyz_mm for prompt in prompts
-        },
+        places_xyz_mm={lesion.prompt.lesion_id: lesion.place_xyz_mm for lesion in result.lesions},
         presence={lesion.prompt.lesion_id: lesion.presence for lesion in result.lesions},
     )
 
@@ -197,7 +192,9 @@ def _print_distances(scores: Sequence[LesionScore], console: Console) -> None:
         table.add_column(heading, justify="left" if heading == "method" else "right")
     for method in ("longilesion", "paste baseline"):
         cells = [
-            _quantiles([s.distance_mm for s in scores if s.method == method and s.fate == fate and s.distance_mm])
+            _quantiles(
+                [s.distance_mm for s in scores if (s.method, s.fate) == (method, fate) and s.distance_mm is not None]
+            )
             for fate in ("persists", "new")
         ]
         table.add_row(method if method == "longilesion" else "click", *cells)
@@ -225,8 +222,6 @@ def _mean(values: Sequence[float]) -> str:
 
 def report(arguments: Arguments) -> None:
     """Scores every method, prints the tables, and writes the scores where a file is asked for."""
-    # A line per stage and case would bury the progress bar.
-    logging.getLogger("longilesion").setLevel(logging.WARNING)
     scores = evaluate(arguments)
     print_tables(scores, Console(width=180))
     if arguments.output is not None:

@@ -80,10 +80,11 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _check_lattices(self) -> Recipe:
         """Training's own lattice has to suit the network as inference's does."""
-        for jitter in (self.jitter, self.presence.jitter):
+        for part, jitter in (("jitter", self.jitter), ("presence.jitter", self.presence.jitter)):
             if jitter.shape_zyx is not None:
-                voi = self.model.voi.model_copy(update={"shape_zyx": jitter.shape_zyx})
-                ModelSettings.model_validate(self.model.model_copy(update={"voi": voi}).model_dump())
+                if min(jitter.shape_zyx) < 8:
+                    raise ValueError(f"{part}.shape_zyx: a VOI needs at least 8 voxels along each axis")
+                self.model.check_lattice(jitter.shape_zyx, f"{part}.shape_zyx")
         return self
 
 
@@ -95,4 +96,5 @@ def read_recipe(path: Path) -> Recipe:
         raise InputError(f"{path}: {error}; expected a TOML recipe") from error
     except ValidationError as error:
         first = error.errors()[0]
-        raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(": ".join(filter(None, (str(path), where, first["msg"])))) from error

@@ -36,8 +36,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def restored_logging() -> Iterator[None]:
     """Puts back what a program's main changes: its streams are closed when the test is over."""
     root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    handlers, levels = root.handlers[:], {logger: logger.level for logger in (root, logging.getLogger("training"))}
     yield
     root.handlers[:] = handlers
-    root.setLevel(level)
+    for logger, level in levels.items():
+        logger.setLevel(level)
     logging.captureWarnings(False)

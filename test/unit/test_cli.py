@@ -36,7 +36,13 @@ def outcome(lesion_id: int, before: float | None, after: float, note: str = "") 
     click = Click(scan_name="primary", point_xyz_mm=(0, 0, 0))
     prompt = LesionPrompt(lesion_id=lesion_id, followup=click, baseline=None, propagated=False, confidence=1.0)
     return LesionOutcome(
-        prompt=prompt, presence=1, probability=1, volume_baseline_ml=before, volume_followup_ml=after, note=note
+        prompt=prompt,
+        place_xyz_mm=click.point_xyz_mm,
+        presence=1,
+        probability=1,
+        volume_baseline_ml=before,
+        volume_followup_ml=after,
+        note=note,
     )
 
 

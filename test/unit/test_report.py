@@ -22,6 +22,7 @@ def segmentation(case: Case, *, probability: float = 0.9) -> Segmentation:
     prompt = LesionPrompt(lesion_id=4, followup=click, baseline=None, propagated=True, confidence=0.4)
     outcome = LesionOutcome(
         prompt=prompt,
+        place_xyz_mm=prompt.followup.point_xyz_mm,
         presence=0.1,
         probability=probability,
         volume_baseline_ml=None,

@@ -202,7 +202,7 @@ def test_longinet_is_trained_as_published() -> None:
         (
             "reuse = 1",
             "reuse = 1\n[jitter]\nshape_zyx = [8, 9, 16]",
-            "9 along y is not a multiple of the network's 2",
+            "jitter.shape_zyx: 9 along y is not a multiple of the network's 2",
         ),
         (
             "decoder_convolutions = [1]",
