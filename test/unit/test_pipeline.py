@@ -256,9 +256,11 @@ def test_click_that_slipped_towards_a_neighbour_still_means_its_own_lesion() -> 
     ensemble = bright_voxels()
     wide = ensemble.settings.alignment.model_copy(update={"search_radius_mm": 15.0})
     ensemble = replace(ensemble, settings=ensemble.settings.model_copy(update={"alignment": wide}))
-    ids = segment_case(case, ensemble).maps["primary"].ids
+    result = segment_case(case, ensemble)
+    ids = result.maps["primary"].ids
     assert dice(ids, lesions.ids, 1) > 0.5
     assert not (ids[lesions.ids == 2] == 1).any()
+    assert np.linalg.norm(np.subtract(result.lesions[0].place_xyz_mm, lesion)) < 3.0
 
 
 def test_missing_followup_click_is_propagated_and_the_note_says_so() -> None:
