@@ -96,6 +96,7 @@ class DualEncoderSettings(Settings):
     strides: tuple[ZYX, ...]
     blocks_per_stage: tuple[int, ...]
     decoder_convolutions: tuple[int, ...]
+    decoder_norm: bool = Field(default=True, description="whether the decoder normalises its features per VOI")
     baseline_reconstruction: bool = True
     presence_features: int = Field(default=64, ge=1)
 

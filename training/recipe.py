@@ -60,7 +60,7 @@ class PresenceSettings(Settings):
 
     lesions: int = Field(default=4000, ge=8)
     kept: float = Field(default=0.96, gt=0, lt=1)
-    jitter: JitterSettings = JitterSettings(shift_mm=1.0, unaligned_share=0.0, zoom_factor=1.1)
+    jitter: JitterSettings = JitterSettings(shift_mm=1.0, unaligned_share=0.0, zoom_factor=1.1, placements=1)
 
 
 class Recipe(Settings):

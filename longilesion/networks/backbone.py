@@ -67,11 +67,20 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """An nnU-Net decoder that also gives its features, and logits at the resolution before the encoder's stem."""
 
-    def __init__(self, encoder: Encoder, convolutions: Sequence[int]) -> None:
-        """Builds the mirror image of an encoder, with that many convolutions per stage, the coarsest first."""
+    def __init__(self, encoder: Encoder, convolutions: Sequence[int], *, norm: bool = True) -> None:
+        """Builds the mirror image of an encoder, with that many convolutions per stage, the coarsest first.
+
+        Without `norm`, features keep their scale: normalised per VOI, what says "lesion" is weaker the larger it is.
+        """
         super().__init__()
         z, y, x = self.stem_zyx = encoder.stem_zyx
-        self.unet = UNetDecoder(encoder.stages, z * y * x, tuple(convolutions), deep_supervision=True)
+        self.unet = UNetDecoder(
+            encoder.stages,
+            z * y * x,
+            tuple(convolutions),
+            deep_supervision=True,
+            norm_op=None if norm else nn.Identity,
+        )
         # It keeps the encoder only to compute sizes; without it no tensor stands twice in the state.
         self.unet.encoder = None
 

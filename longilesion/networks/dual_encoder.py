@@ -23,9 +23,11 @@ class DualEncoder(nn.Module):
         self.stem_zyx = network.stem_zyx
         self.encoder = Encoder(encoding.channel_count, network)
         self.fusion = PointwiseFusion(network.features_per_stage)
-        self.decoder = Decoder(self.encoder, network.decoder_convolutions)
+        self.decoder = Decoder(self.encoder, network.decoder_convolutions, norm=network.decoder_norm)
         self.baseline_decoder = (
-            Decoder(self.encoder, [1] * len(network.decoder_convolutions)) if network.baseline_reconstruction else None
+            Decoder(self.encoder, [1] * len(network.decoder_convolutions), norm=network.decoder_norm)
+            if network.baseline_reconstruction
+            else None
         )
         features = network.features_per_stage[0]
         self.presence = LocalPresence(

@@ -7,7 +7,7 @@ import torch
 from longilesion.config import EncodingSettings, ModelSettings
 from longilesion.encoding import NetworkInput
 from longilesion.networks import build_network
-from longilesion.networks.backbone import Encoder, LocalPresence, depth_to_space, space_to_depth
+from longilesion.networks.backbone import Decoder, Encoder, LocalPresence, depth_to_space, space_to_depth
 from longilesion.networks.dual_encoder import DualEncoder
 from test.unit.builders import dual_encoder, model_settings, random_input
 from training.recipe import read_recipe
@@ -57,6 +57,34 @@ def test_training_gives_every_resolution_and_inference_the_finest(encoder: str, 
     assert [tuple(level.shape) for level in output.lesion_logits] == [(2, 1, 16, 16, 16)]
     assert output.presence_logit.shape == (2,)
     assert output.baseline_logits is None
+
+
+def lesion_evidence(decoder: Decoder, share: float) -> float:
+    """The logit inside a lesion that fills `share` of the VOI, above the one outside, from features 1 and 0."""
+    finest = torch.zeros(1, 4, 8, 8, 8)
+    finest[..., : round(8 * share)] = 1
+    with torch.inference_mode():
+        _, logits = decoder([finest, torch.zeros(1, 8, 4, 4, 4)], all_resolutions=False)
+    inside, outside = logits[0][0, 0, 3:5, 3:5, 0], logits[0][0, 0, 3:5, 3:5, -1]
+    return float((inside - outside).mean())
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_large_lesion_is_as_evident_as_a_small_one_only_without_a_norm(norm: bool) -> None:
+    torch.manual_seed(0)
+    settings = dual_encoder(kernel_sizes=((1, 1, 1), (1, 1, 1)))
+    decoder = Decoder(Encoder(1, settings), settings.decoder_convolutions, norm=norm)
+    with torch.no_grad():
+        for name, parameter in decoder.named_parameters():
+            if name.endswith("weight"):
+                # Every channel says "lesion", none the opposite.
+                parameter.abs_()
+    small, large = lesion_evidence(decoder, 1 / 8), lesion_evidence(decoder, 1 / 2)
+    assert small > 0
+    if norm:
+        assert large < 0.6 * small
+    else:
+        assert large == pytest.approx(small)
 
 
 def test_network_without_reconstruction_gives_none() -> None:
