@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from longilesion.geometry import ZYX, Triple
 
-Channel = Literal["image", "lesion_mask", "click_heatmap"]
+Channel = Literal["image", "lesion_likelihood", "lesion_mask", "click_heatmap"]
 PositiveTriple = Annotated[Triple, Field(description="z, y, x; each over 0")]
 
 
@@ -57,7 +57,10 @@ class AlignmentSettings(Settings):
 
 
 class EncodingSettings(Settings):
-    """How a pair of VOIs becomes the channels of the two streams. `image` gives one channel per HU window."""
+    """How a pair of VOIs becomes the channels of the two streams.
+
+    `image` gives one channel per HU window, `lesion_likelihood` one that says which densities look like the lesion.
+    """
 
     clip_hu: tuple[tuple[float, float], ...] = ((-1000.0, 400.0),)
     followup_channels: tuple[Channel, ...] = ("image",)
@@ -75,13 +78,23 @@ class EncodingSettings(Settings):
     def stream_channels(self) -> tuple[Channel, ...]:
         """The channels of one stream of a network with shared weights: all that either stream uses, in fixed order."""
         used = (*self.followup_channels, *self.baseline_channels)
-        ordered: tuple[Channel, ...] = ("image", "lesion_mask", "click_heatmap")
+        ordered: tuple[Channel, ...] = ("image", "lesion_likelihood", "lesion_mask", "click_heatmap")
         return tuple(channel for channel in ordered if channel in used)
 
     @property
     def channel_count(self) -> int:
         """Number of channels of one stream."""
-        return sum(len(self.clip_hu) if channel == "image" else 1 for channel in self.stream_channels)
+        return sum(self._width(channel) for channel in self.stream_channels)
+
+    @property
+    def density_channels(self) -> int:
+        """How many of a stream's channels, the first ones, come from its scan's densities."""
+        return sum(
+            self._width(channel) for channel in self.stream_channels if channel in ("image", "lesion_likelihood")
+        )
+
+    def _width(self, channel: Channel) -> int:
+        return len(self.clip_hu) if channel == "image" else 1
 
 
 class DualEncoderSettings(Settings):

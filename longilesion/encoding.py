@@ -1,4 +1,4 @@
-"""From pairs of VOIs to the tensors of the two streams: windows, masks, heat maps. No geometry, no randomness.
+"""From pairs of VOIs to the tensors of the two streams: windows, likelihoods, masks, heat maps. No randomness.
 
 Both streams have the same channels, because the encoders share their weights; a channel that a stream does not use is
 zero.
@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float32
 from torch import Tensor
 
 from longilesion.config import Channel, EncodingSettings
+from longilesion.likelihood import lesion_likelihood
 from longilesion.voi import Voi, VoiPair
 
 
@@ -37,42 +38,48 @@ class NetworkInput:
 
 def encode(pairs: Sequence[VoiPair], settings: EncodingSettings) -> NetworkInput:
     """Encodes VOI pairs of one shape as a batch; also the collate function of training."""
-    empty = np.zeros((settings.channel_count, *pairs[0].followup.hu.shape), np.float32)
-    followups = [_stream(pair.followup, None, None, settings, used=settings.followup_channels) for pair in pairs]
-    baselines = [
-        empty
-        if pair.baseline is None
-        else _stream(pair.baseline, pair.baseline_mask, pair.baseline_others, settings, used=settings.baseline_channels)
-        for pair in pairs
-    ]
+    streams = [_streams(pair, settings) for pair in pairs]
     return NetworkInput(
-        followup=torch.from_numpy(np.stack(followups)),
-        baseline=torch.from_numpy(np.stack(baselines)),
+        followup=torch.from_numpy(np.stack([followup for followup, _ in streams])),
+        baseline=torch.from_numpy(np.stack([baseline for _, baseline in streams])),
         has_baseline=torch.tensor([pair.baseline is not None for pair in pairs]),
     )
 
 
+def _streams(
+    pair: VoiPair, settings: EncodingSettings
+) -> tuple[Float32[np.ndarray, "c z y x"], Float32[np.ndarray, "c z y x"]]:
+    """The follow-up's and the baseline's channels, which are all zero without a baseline."""
+    likelihoods = lesion_likelihood(pair) if "lesion_likelihood" in settings.stream_channels else (None, None)
+    followup = _stream(pair.followup, likelihoods[0], None, settings, used=settings.followup_channels)
+    if pair.baseline is None:
+        return followup, np.zeros_like(followup)
+    mask = None
+    if pair.baseline_mask is not None and pair.baseline_others is not None:
+        mask = pair.baseline_mask + np.float32(settings.other_lesions_value) * pair.baseline_others
+    return followup, _stream(pair.baseline, likelihoods[1], mask, settings, used=settings.baseline_channels)
+
+
 def _stream(
     voi: Voi,
+    likelihood: Float32[np.ndarray, "z y x"] | None,
     mask: Float32[np.ndarray, "z y x"] | None,
-    others: Float32[np.ndarray, "z y x"] | None,
     settings: EncodingSettings,
     *,
     used: tuple[Channel, ...],
 ) -> Float32[np.ndarray, "c z y x"]:
     channels: list[Float32[np.ndarray, "z y x"]] = []
     for channel in settings.stream_channels:
-        count = len(settings.clip_hu) if channel == "image" else 1
-        if channel not in used:
-            channels.extend([np.zeros_like(voi.hu)] * count)
-        elif channel == "image":
-            channels.extend((np.clip(voi.hu, low, high) - low) / (high - low) for low, high in settings.clip_hu)
-        elif channel == "click_heatmap":
-            channels.append(_heatmap(voi, settings.click_sigma_mm))
-        elif mask is None or others is None:
-            channels.append(np.zeros_like(voi.hu))
-        else:
-            channels.append(mask + np.float32(settings.other_lesions_value) * others)
+        match channel:
+            case "image":
+                shown = [(np.clip(voi.hu, low, high) - low) / (high - low) for low, high in settings.clip_hu]
+            case "lesion_likelihood":
+                shown = [likelihood]
+            case "lesion_mask":
+                shown = [mask]
+            case "click_heatmap":
+                shown = [_heatmap(voi, settings.click_sigma_mm)]
+        channels.extend(np.zeros_like(voi.hu) if channel not in used or part is None else part for part in shown)
     return np.stack(channels).astype(np.float32, copy=False)
 
 

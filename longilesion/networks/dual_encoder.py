@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from longilesion.config import EncodingSettings, ModelSettings
+from longilesion.config import ModelSettings
 from longilesion.encoding import NetworkInput
 from longilesion.networks.backbone import Decoder, Encoder, LocalPresence, NetworkOutput
 from longilesion.networks.fusion import PointwiseFusion
@@ -18,8 +18,9 @@ class DualEncoder(nn.Module):
         """Builds the network that the settings describe."""
         super().__init__()
         network, encoding = settings.network, settings.encoding
-        self.image_channels = len(encoding.clip_hu) if "image" in encoding.stream_channels else 0
-        self.mask_channel = _mask_channel(encoding)
+        self.density_channels = encoding.density_channels
+        # It comes right after them.
+        self.mask_channel = self.density_channels if "lesion_mask" in encoding.stream_channels else None
         self.stem_zyx = network.stem_zyx
         self.encoder = Encoder(encoding.channel_count, network)
         self.fusion = PointwiseFusion(network.features_per_stage)
@@ -31,7 +32,7 @@ class DualEncoder(nn.Module):
         )
         features = network.features_per_stage[0]
         self.presence = LocalPresence(
-            3 * features, image_channels=self.image_channels, hidden=network.presence_features
+            3 * features, image_channels=self.density_channels, hidden=network.presence_features
         )
 
     def forward(self, batch: NetworkInput) -> NetworkOutput:
@@ -44,7 +45,7 @@ class DualEncoder(nn.Module):
         features, logits = self.decoder(self.fusion(followup, baseline), all_resolutions=self.training)
         description = self.presence.describe(
             (features, followup[0], baseline[0]),
-            tuple(self._pooled(stream, self.image_channels) for stream in (batch.followup, batch.baseline)),
+            tuple(self._pooled(stream, self.density_channels) for stream in (batch.followup, batch.baseline)),
             self._outline(batch),
             # Detached: presence must not teach the outline to shrink.
             nn.functional.avg_pool3d(logits[0].detach().float().sigmoid(), self.stem_zyx),
@@ -67,13 +68,3 @@ class DualEncoder(nn.Module):
             return self._pooled(torch.zeros_like(batch.baseline[:, :1]), 1)
         mask = batch.baseline[:, self.mask_channel : self.mask_channel + 1].clamp(min=0)
         return self._pooled(mask, 1)
-
-
-def _mask_channel(encoding: EncodingSettings) -> int | None:
-    """Index of the lesion mask among a stream's channels; None where there is none."""
-    index = 0
-    for channel in encoding.stream_channels:
-        if channel == "lesion_mask":
-            return index
-        index += len(encoding.clip_hu) if channel == "image" else 1
-    return None

@@ -1,0 +1,141 @@
+"""How much every voxel looks like the lesion, judged by density alone: what a reader looks for in the follow-up.
+
+A lesion is brighter or darker than the tissue around it, so density itself says little of where it is; its likelihood
+says it in one direction for every lesion.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Bool, Float32
+
+from longilesion.voi import Voi, VoiPair
+
+# Deviations within a tissue, in HU, whatever the noise.
+_SPREAD_HU = (10.0, 40.0)
+# Density of the tissue around the lesion is taken from this many voxels of the lattice, beyond the first.
+_SHELL_VOXELS = 3
+# Without an outline, the lesion is taken to be at the click, and the tissue around it in a ring.
+_CORE_MM = 4.0
+_RING_MM = (14.0, 22.0)
+_LEAST_CONTRAST_HU = 15.0
+# Contrast agent changes soft tissue between two scans by less; anything more is misalignment.
+_SOFT_TISSUE_HU = -50.0
+_GREATEST_CHANGE_HU = 80.0
+_FEWEST_VOXELS = 200
+# Likelihood of all other tissues together, before any is seen.
+_OTHER = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Densities:
+    """Mean and deviation, in HU, of a lesion and of the tissue around it; None where that cannot be told apart."""
+
+    lesion: tuple[float, float]
+    around: tuple[float, float] | None
+
+    def likelihood(self, hu: Float32[np.ndarray, "z y x"]) -> Float32[np.ndarray, "z y x"]:
+        """The lesion's share, 0..1, of the likelihood of each density."""
+        lesion = _bell(hu, self.lesion)
+        rest = _OTHER if self.around is None else _OTHER + _bell(hu, self.around)
+        return lesion / (lesion + rest)
+
+
+def lesion_likelihood(pair: VoiPair) -> tuple[Float32[np.ndarray, "z y x"], Float32[np.ndarray, "z y x"] | None]:
+    """The likelihood of the lesion, 0..1, at each voxel of the follow-up and of the baseline (None without one).
+
+    With an outline, the lesion's density is the baseline's, changed as the tissue around it has changed since; without
+    one it is the follow-up's at the click.
+    """
+    followup = _smooth(pair.followup.hu)
+    if pair.baseline is None:
+        return _at_click(pair.followup, followup).likelihood(followup), None
+    baseline = _smooth(pair.baseline.hu)
+    if pair.baseline_mask is None or pair.baseline_others is None or not pair.baseline_mask.any():
+        densities = _at_click(pair.followup, followup)
+        return densities.likelihood(followup), densities.likelihood(baseline)
+    inside = pair.baseline_mask > 0.5 * pair.baseline_mask.max()
+    before = _in_outline(pair.baseline.hu, baseline, inside, pair.baseline_others)
+    return _since(before, followup, baseline, inside).likelihood(followup), before.likelihood(baseline)
+
+
+def _in_outline(
+    hu: Float32[np.ndarray, "z y x"],
+    smooth: Float32[np.ndarray, "z y x"],
+    inside: Bool[np.ndarray, "z y x"],
+    others: Float32[np.ndarray, "z y x"],
+) -> Densities:
+    """What the baseline's outline says of the lesion, and the shell around it of its surroundings."""
+    border = _dilated(inside, 1)
+    shell = _dilated(border, _SHELL_VOXELS) & ~border & (others == 0)
+    return Densities(lesion=_density(hu, smooth, inside), around=_density(hu, smooth, shell) if shell.any() else None)
+
+
+def _since(
+    before: Densities,
+    followup: Float32[np.ndarray, "z y x"],
+    baseline: Float32[np.ndarray, "z y x"],
+    inside: Bool[np.ndarray, "z y x"],
+) -> Densities:
+    """The densities to expect in the follow-up: those of before, with the change of what looked like the shell."""
+    if before.around is None:
+        return before
+    alike = (np.abs(baseline - before.around[0]) < 20.0) & ~inside
+    if np.count_nonzero(alike) < _FEWEST_VOXELS:
+        return before
+    change = float(np.median(followup[alike] - baseline[alike]))
+    if abs(change) > _GREATEST_CHANGE_HU:
+        return before
+    around = (before.around[0] + change, before.around[1])
+    if min(before.lesion[0], before.around[0]) < _SOFT_TISSUE_HU:
+        # A nodule in lung or fat does not change with what surrounds it.
+        return replace(before, around=around)
+    return Densities(lesion=(before.lesion[0] + change, before.lesion[1]), around=around)
+
+
+def _at_click(voi: Voi, smooth: Float32[np.ndarray, "z y x"]) -> Densities:
+    """What lies at the click, or at the nearest voxel where the click lies outside, and in a ring around it."""
+    axes = [
+        (np.arange(count) - np.clip(round(center), 0, count - 1)) * spacing
+        for count, center, spacing in zip(voi.hu.shape, voi.click_zyx, voi.grid.spacing_zyx_mm, strict=True)
+    ]
+    z, y, x = (axis.astype(np.float32) ** 2 for axis in axes)
+    squared_mm = z[:, None, None] + y[:, None] + x
+    lesion = _density(voi.hu, smooth, squared_mm < _CORE_MM**2)
+    ring = (squared_mm > _RING_MM[0] ** 2) & (squared_mm < _RING_MM[1] ** 2)
+    around = _density(voi.hu, smooth, ring) if ring.any() else None
+    told_apart = around is not None and abs(around[0] - lesion[0]) >= _LEAST_CONTRAST_HU
+    return Densities(lesion=lesion, around=around if told_apart else None)
+
+
+def _density(
+    hu: Float32[np.ndarray, "z y x"], smooth: Float32[np.ndarray, "z y x"], where: Bool[np.ndarray, "z y x"]
+) -> tuple[float, float]:
+    return float(np.median(hu[where])), float(np.clip(smooth[where].std(), *_SPREAD_HU))
+
+
+def _bell(hu: Float32[np.ndarray, "z y x"], density: tuple[float, float]) -> Float32[np.ndarray, "z y x"]:
+    mean, deviation = (np.float32(value) for value in density)
+    return np.exp(np.float32(-0.5) * ((hu - mean) / deviation) ** 2)
+
+
+def _smooth(hu: Float32[np.ndarray, "z y x"]) -> Float32[np.ndarray, "z y x"]:
+    """The mean of each voxel's 3 x 3 x 3 neighbourhood, the border repeated beyond itself."""
+    for axis in range(3):
+        padded = np.pad(hu, [(1, 1) if axis == other else (0, 0) for other in range(3)], mode="edge")
+        rows = np.moveaxis(padded, axis, 0)
+        hu = np.moveaxis((rows[:-2] + rows[1:-1] + rows[2:]) / np.float32(3), 0, axis)
+    return hu
+
+
+def _dilated(mask: Bool[np.ndarray, "z y x"], reach: int) -> Bool[np.ndarray, "z y x"]:
+    """The voxels up to `reach` steps from a mask along every axis."""
+    for axis in range(3):
+        source, grown = np.moveaxis(mask, axis, 0), np.moveaxis(mask.copy(), axis, 0)
+        for step in range(1, reach + 1):
+            grown[step:] |= source[:-step]
+            grown[:-step] |= source[step:]
+        mask = np.moveaxis(grown, 0, axis)
+    return mask
