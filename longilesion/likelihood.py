@@ -118,7 +118,7 @@ def _density(
 
 def _bell(hu: Float32[np.ndarray, "z y x"], density: tuple[float, float]) -> Float32[np.ndarray, "z y x"]:
     mean, deviation = (np.float32(value) for value in density)
-    return np.exp(np.float32(-0.5) * ((hu - mean) / deviation) ** 2)
+    return np.asarray(np.exp(np.float32(-0.5) * ((hu - mean) / deviation) ** 2))
 
 
 def _smooth(hu: Float32[np.ndarray, "z y x"]) -> Float32[np.ndarray, "z y x"]:
