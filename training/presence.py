@@ -1,7 +1,7 @@
-"""Fits a bundle's presence head anew, and its threshold: `python -m training.presence RECIPE --bundle IN --output OUT`.
+"""Fits a bundle's presence head further, and its threshold: `python -m training.presence RECIPE --bundle IN --output OUT`.
 
-While the network trains, the head chases features that change under it, two lesions at a time. Once the network is
-frozen, what the head judges by is a short vector per lesion: thousands of them fit into one batch.
+While the network trains, the head chases features that change under it, a few lesions at a time. Once the network is
+frozen, what the head judges by is a short vector per lesion: hundreds of them fit into one batch.
 """
 
 from __future__ import annotations
@@ -102,11 +102,13 @@ def fit_presence(arguments: Arguments) -> None:
 
 
 def fitted_head(head: LocalPresence, seen: Judged, unseen: Judged) -> LocalPresence:
-    """The head after the epoch that does best on unseen lesions, beginning from a fresh copy of it."""
+    """The head after the epoch that does best on unseen lesions, or as it was if none does better."""
     head = copy.deepcopy(head)
     optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3, weight_decay=3e-2)
     generator = torch.Generator().manual_seed(0)
-    best, best_loss = copy.deepcopy(head), float("inf")
+    with torch.no_grad():
+        best, best_loss = copy.deepcopy(head), float(unseen.cross_entropy(head))
+    _log.info("presence: cross-entropy %.3f on unseen lesions before the fit", best_loss)
     for _ in range(_EPOCHS):
         for chosen in torch.randperm(len(seen.present), generator=generator).split(_BATCH):
             batch = seen.part(chosen)
@@ -117,7 +119,7 @@ def fitted_head(head: LocalPresence, seen: Judged, unseen: Judged) -> LocalPrese
             loss = float(unseen.cross_entropy(head))
         if loss < best_loss:
             best, best_loss = copy.deepcopy(head), loss
-    _log.info("presence: cross-entropy %.3f on unseen lesions", best_loss)
+    _log.info("presence: cross-entropy %.3f on unseen lesions after it", best_loss)
     return best
 
 

@@ -40,6 +40,18 @@ def test_fitted_head_tells_present_from_gone_and_leaves_the_old_one_alone(monkey
     assert all(torch.equal(old, now) for old, now in zip(before, head.parameters(), strict=True))
 
 
+def test_head_stays_as_it_was_where_no_fit_does_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.presence._EPOCHS", 3)
+    torch.manual_seed(0)
+    head = LocalPresence(1, image_channels=0, hidden=8)
+    seen = judged(head, 300, seed=1)
+    contrary = judged(head, 100, seed=2)
+    contrary = Judged(features=contrary.features, present=~contrary.present)
+    fitted = fitted_head(head, seen, contrary)
+    for old, now in zip(head.parameters(), fitted.parameters(), strict=True):
+        assert torch.equal(old, now)
+
+
 @pytest.mark.parametrize("kept", [0.9, 0.96])
 def test_threshold_keeps_the_wanted_share_of_present_lesions_and_no_more(kept: float) -> None:
     presence = torch.linspace(0, 1, 501)
