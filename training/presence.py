@@ -1,4 +1,4 @@
-"""Fits a bundle's presence head further, and its threshold: `python -m training.presence RECIPE --bundle IN --output OUT`.
+"""Fits a bundle's presence head further, and its threshold: `training.presence RECIPE --bundle IN --output OUT`.
 
 While the network trains, the head chases features that change under it, a few lesions at a time. Once the network is
 frozen, what the head judges by is a short vector per lesion: hundreds of them fit into one batch.
