@@ -56,6 +56,27 @@ class AlignmentSettings(Settings):
     )
 
 
+class LikelihoodSettings(Settings):
+    """How densities become the lesion's likelihood; HU, and voxels of the lattice."""
+
+    spread_hu: tuple[float, float] = Field(
+        default=(10.0, 40.0), description="limits of the deviation within a tissue, whatever the noise"
+    )
+    other_tissues: float = Field(
+        default=0.1, gt=0, description="likelihood of all that is neither lesion nor around it"
+    )
+    shell_voxels: int = Field(default=3, ge=1, description="thickness of what counts as around an outline")
+    core_mm: float = Field(
+        default=4.0, gt=0, description="without an outline, the lesion reaches this far from the click"
+    )
+    ring_mm: tuple[float, float] = Field(default=(14.0, 22.0), description="and this ring is around it")
+    least_contrast_hu: float = Field(default=15.0, ge=0, description="below it, core and ring are not told apart")
+    soft_tissue_hu: float = Field(default=-50.0, description="denser tissue changes with contrast agent")
+    alike_hu: float = Field(default=20.0, gt=0, description="tissue this near to the shell shows how it has changed")
+    alike_voxels: int = Field(default=200, ge=1, description="fewer of them show nothing")
+    greatest_change_hu: float = Field(default=80.0, ge=0, description="a greater change is misalignment")
+
+
 class EncodingSettings(Settings):
     """How a pair of VOIs becomes the channels of the two streams.
 
@@ -67,6 +88,7 @@ class EncodingSettings(Settings):
     baseline_channels: tuple[Channel, ...] = ("image", "lesion_mask")
     click_sigma_mm: float = Field(default=6.0, gt=0)
     other_lesions_value: float = Field(default=0.0, description="value of the other marked lesions in the mask channel")
+    likelihood: LikelihoodSettings = LikelihoodSettings()
 
     @model_validator(mode="after")
     def _check(self) -> EncodingSettings:

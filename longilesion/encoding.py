@@ -50,7 +50,8 @@ def _streams(
     pair: VoiPair, settings: EncodingSettings
 ) -> tuple[Float32[np.ndarray, "c z y x"], Float32[np.ndarray, "c z y x"]]:
     """The follow-up's and the baseline's channels, which are all zero without a baseline."""
-    likelihoods = lesion_likelihood(pair) if "lesion_likelihood" in settings.stream_channels else (None, None)
+    wanted = "lesion_likelihood" in settings.stream_channels
+    likelihoods = lesion_likelihood(pair, settings.likelihood) if wanted else (None, None)
     followup = _stream(pair.followup, likelihoods[0], None, settings, used=settings.followup_channels)
     if pair.baseline is None:
         return followup, np.zeros_like(followup)

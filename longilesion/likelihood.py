@@ -11,22 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float32
 
+from longilesion.config import LikelihoodSettings
 from longilesion.voi import Voi, VoiPair
-
-# Deviations within a tissue, in HU, whatever the noise.
-_SPREAD_HU = (10.0, 40.0)
-# Density of the tissue around the lesion is taken from this many voxels of the lattice, beyond the first.
-_SHELL_VOXELS = 3
-# Without an outline, the lesion is taken to be at the click, and the tissue around it in a ring.
-_CORE_MM = 4.0
-_RING_MM = (14.0, 22.0)
-_LEAST_CONTRAST_HU = 15.0
-# Contrast agent changes soft tissue between two scans by less; anything more is misalignment.
-_SOFT_TISSUE_HU = -50.0
-_GREATEST_CHANGE_HU = 80.0
-_FEWEST_VOXELS = 200
-# Likelihood of all other tissues together, before any is seen.
-_OTHER = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,41 +22,38 @@ class Densities:
     lesion: tuple[float, float]
     around: tuple[float, float] | None
 
-    def likelihood(self, hu: Float32[np.ndarray, "z y x"]) -> Float32[np.ndarray, "z y x"]:
+    def likelihood(self, hu: Float32[np.ndarray, "z y x"], other_tissues: float) -> Float32[np.ndarray, "z y x"]:
         """The lesion's share, 0..1, of the likelihood of each density."""
         lesion = _bell(hu, self.lesion)
-        rest = _OTHER if self.around is None else _OTHER + _bell(hu, self.around)
+        rest = other_tissues if self.around is None else other_tissues + _bell(hu, self.around)
         return lesion / (lesion + rest)
 
 
-def lesion_likelihood(pair: VoiPair) -> tuple[Float32[np.ndarray, "z y x"], Float32[np.ndarray, "z y x"] | None]:
+def lesion_likelihood(
+    pair: VoiPair, settings: LikelihoodSettings
+) -> tuple[Float32[np.ndarray, "z y x"], Float32[np.ndarray, "z y x"] | None]:
     """The likelihood of the lesion, 0..1, at each voxel of the follow-up and of the baseline (None without one).
 
     With an outline, the lesion's density is the baseline's, changed as the tissue around it has changed since; without
     one it is the follow-up's at the click.
     """
+    other = settings.other_tissues
     followup = _smooth(pair.followup.hu)
     if pair.baseline is None:
-        return _at_click(pair.followup, followup).likelihood(followup), None
+        return _at_click(pair.followup, followup, settings).likelihood(followup, other), None
     baseline = _smooth(pair.baseline.hu)
     if pair.baseline_mask is None or pair.baseline_others is None or not pair.baseline_mask.any():
-        densities = _at_click(pair.followup, followup)
-        return densities.likelihood(followup), densities.likelihood(baseline)
-    inside = pair.baseline_mask > 0.5 * pair.baseline_mask.max()
-    before = _in_outline(pair.baseline.hu, baseline, inside, pair.baseline_others)
-    return _since(before, followup, baseline, inside).likelihood(followup), before.likelihood(baseline)
-
-
-def _in_outline(
-    hu: Float32[np.ndarray, "z y x"],
-    smooth: Float32[np.ndarray, "z y x"],
-    inside: Bool[np.ndarray, "z y x"],
-    others: Float32[np.ndarray, "z y x"],
-) -> Densities:
-    """What the baseline's outline says of the lesion, and the shell around it of its surroundings."""
-    border = _dilated(inside, 1)
-    shell = _dilated(border, _SHELL_VOXELS) & ~border & (others == 0)
-    return Densities(lesion=_density(hu, smooth, inside), around=_density(hu, smooth, shell) if shell.any() else None)
+        now = before = _at_click(pair.followup, followup, settings)
+    else:
+        inside = pair.baseline_mask > 0.5 * pair.baseline_mask.max()
+        border = _dilated(inside, 1)
+        shell = _dilated(border, settings.shell_voxels) & ~border & (pair.baseline_others == 0)
+        before = Densities(
+            lesion=_density(pair.baseline.hu, baseline, inside, settings),
+            around=_density(pair.baseline.hu, baseline, shell, settings) if shell.any() else None,
+        )
+        now = _since(before, followup, baseline, inside, settings)
+    return now.likelihood(followup, other), before.likelihood(baseline, other)
 
 
 def _since(
@@ -78,24 +61,25 @@ def _since(
     followup: Float32[np.ndarray, "z y x"],
     baseline: Float32[np.ndarray, "z y x"],
     inside: Bool[np.ndarray, "z y x"],
+    settings: LikelihoodSettings,
 ) -> Densities:
     """The densities to expect in the follow-up: those of before, with the change of what looked like the shell."""
     if before.around is None:
         return before
-    alike = (np.abs(baseline - before.around[0]) < 20.0) & ~inside
-    if np.count_nonzero(alike) < _FEWEST_VOXELS:
+    alike = (np.abs(baseline - before.around[0]) < settings.alike_hu) & ~inside
+    if np.count_nonzero(alike) < settings.alike_voxels:
         return before
     change = float(np.median(followup[alike] - baseline[alike]))
-    if abs(change) > _GREATEST_CHANGE_HU:
+    if abs(change) > settings.greatest_change_hu:
         return before
     around = (before.around[0] + change, before.around[1])
-    if min(before.lesion[0], before.around[0]) < _SOFT_TISSUE_HU:
+    if min(before.lesion[0], before.around[0]) < settings.soft_tissue_hu:
         # A nodule in lung or fat does not change with what surrounds it.
         return replace(before, around=around)
     return Densities(lesion=(before.lesion[0] + change, before.lesion[1]), around=around)
 
 
-def _at_click(voi: Voi, smooth: Float32[np.ndarray, "z y x"]) -> Densities:
+def _at_click(voi: Voi, smooth: Float32[np.ndarray, "z y x"], settings: LikelihoodSettings) -> Densities:
     """What lies at the click, or at the nearest voxel where the click lies outside, and in a ring around it."""
     axes = [
         (np.arange(count) - np.clip(round(center), 0, count - 1)) * spacing
@@ -103,17 +87,21 @@ def _at_click(voi: Voi, smooth: Float32[np.ndarray, "z y x"]) -> Densities:
     ]
     z, y, x = (axis.astype(np.float32) ** 2 for axis in axes)
     squared_mm = z[:, None, None] + y[:, None] + x
-    lesion = _density(voi.hu, smooth, squared_mm < _CORE_MM**2)
-    ring = (squared_mm > _RING_MM[0] ** 2) & (squared_mm < _RING_MM[1] ** 2)
-    around = _density(voi.hu, smooth, ring) if ring.any() else None
-    told_apart = around is not None and abs(around[0] - lesion[0]) >= _LEAST_CONTRAST_HU
+    lesion = _density(voi.hu, smooth, squared_mm < settings.core_mm**2, settings)
+    inner, outer = settings.ring_mm
+    ring = (squared_mm > inner**2) & (squared_mm < outer**2)
+    around = _density(voi.hu, smooth, ring, settings) if ring.any() else None
+    told_apart = around is not None and abs(around[0] - lesion[0]) >= settings.least_contrast_hu
     return Densities(lesion=lesion, around=around if told_apart else None)
 
 
 def _density(
-    hu: Float32[np.ndarray, "z y x"], smooth: Float32[np.ndarray, "z y x"], where: Bool[np.ndarray, "z y x"]
+    hu: Float32[np.ndarray, "z y x"],
+    smooth: Float32[np.ndarray, "z y x"],
+    where: Bool[np.ndarray, "z y x"],
+    settings: LikelihoodSettings,
 ) -> tuple[float, float]:
-    return float(np.median(hu[where])), float(np.clip(smooth[where].std(), *_SPREAD_HU))
+    return float(np.median(hu[where])), float(np.clip(smooth[where].std(), *settings.spread_hu))
 
 
 def _bell(hu: Float32[np.ndarray, "z y x"], density: tuple[float, float]) -> Float32[np.ndarray, "z y x"]:

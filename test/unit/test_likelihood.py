@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from longilesion.config import EncodingSettings
+from longilesion.config import EncodingSettings, LikelihoodSettings
 from longilesion.encoding import encode
 from longilesion.geometry import Grid, Triple
 from longilesion.likelihood import lesion_likelihood
@@ -10,6 +10,7 @@ from longilesion.voi import Voi, VoiPair
 
 SIDE = 24
 MIDDLE = (SIDE // 2,) * 3
+SETTINGS = LikelihoodSettings()
 GRID = Grid.from_spacing((SIDE,) * 3, (2.0, 2.0, 2.0))
 
 
@@ -38,7 +39,7 @@ def followed(
 def test_lesion_is_likely_and_tissue_is_not_whichever_is_brighter(lesion: float) -> None:
     before, after = ball(4), ball(7)
     pair = followed(voi(80, lesion, before, noise=15), voi(80, lesion, after, noise=15), before)
-    followup, baseline = lesion_likelihood(pair)
+    followup, baseline = lesion_likelihood(pair, SETTINGS)
     assert baseline is not None
     for likelihood, lesion_mask in ((followup, after), (baseline, before)):
         assert likelihood.min() >= 0
@@ -50,28 +51,35 @@ def test_lesion_is_likely_and_tissue_is_not_whichever_is_brighter(lesion: float)
 
 def test_lesion_that_is_gone_is_likely_nowhere() -> None:
     outline = ball(5)
-    followup, _ = lesion_likelihood(followed(voi(80, 140, outline), voi(80, 80, outline), outline))
+    followup, _ = lesion_likelihood(followed(voi(80, 140, outline), voi(80, 80, outline), outline), SETTINGS)
     assert followup.max() < 0.05
 
 
 def test_contrast_agent_lifts_the_lesion_with_its_surroundings() -> None:
     outline = ball(5)
-    followup, _ = lesion_likelihood(followed(voi(60, 20, outline), voi(100, 60, outline), outline))
+    followup, _ = lesion_likelihood(followed(voi(60, 20, outline), voi(100, 60, outline), outline), SETTINGS)
     assert followup[ball(3)].min() > 0.8
     assert followup[~ball(8)].max() < 0.05
 
 
 def test_nodule_keeps_its_density_though_the_lung_around_it_changes() -> None:
     outline = ball(5)
-    followup, _ = lesion_likelihood(followed(voi(-850, 30, outline), voi(-800, 30, outline), outline))
+    followup, _ = lesion_likelihood(followed(voi(-850, 30, outline), voi(-800, 30, outline), outline), SETTINGS)
     assert followup[ball(3)].min() > 0.8
 
 
 def test_change_that_no_contrast_agent_makes_is_not_believed() -> None:
     outline = ball(5)
     # The follow-up shows another part of the body.
-    followup, _ = lesion_likelihood(followed(voi(60, 160, outline), voi(-100, 160, outline), outline))
+    followup, _ = lesion_likelihood(followed(voi(60, 160, outline), voi(-100, 160, outline), outline), SETTINGS)
     assert followup[ball(3)].min() > 0.8
+
+
+def test_too_few_voxels_like_the_shell_show_no_change() -> None:
+    outline = ball(5)
+    pair = followed(voi(60, 20, outline), voi(100, 60, outline), outline)
+    followup, _ = lesion_likelihood(pair, LikelihoodSettings(alike_voxels=SIDE**3))
+    assert followup[ball(3)].max() < 0.2
 
 
 def test_other_lesion_beside_it_is_no_surrounding_tissue() -> None:
@@ -80,7 +88,7 @@ def test_other_lesion_beside_it_is_no_surrounding_tissue() -> None:
     hu = np.where(other, 120.0, 40.0)
     hu[outline] = 120
     baseline = Voi(hu=hu.astype(np.float32), grid=GRID, click_zyx=MIDDLE)
-    followup, _ = lesion_likelihood(followed(baseline, baseline, outline, other))
+    followup, _ = lesion_likelihood(followed(baseline, baseline, outline, other), SETTINGS)
     assert followup[ball(2)].min() > 0.8
 
 
@@ -88,7 +96,7 @@ def test_lesion_smaller_than_a_voxel_of_the_lattice_has_a_density() -> None:
     outline = ball(1).astype(np.float32) * 0.3
     before = voi(40, 110, ball(1))
     pair = VoiPair(followup=before, baseline=before, baseline_mask=outline, baseline_others=np.zeros_like(outline))
-    followup, _ = lesion_likelihood(pair)
+    followup, _ = lesion_likelihood(pair, SETTINGS)
     assert bool(np.isfinite(followup).all())
     assert followup[MIDDLE] > followup[~ball(4)].max()
 
@@ -96,25 +104,25 @@ def test_lesion_smaller_than_a_voxel_of_the_lattice_has_a_density() -> None:
 def test_new_lesion_is_what_lies_at_the_click() -> None:
     lesion, nothing = ball(4), np.zeros((SIDE,) * 3, bool)
     pair = followed(voi(50, 50, nothing), voi(50, 110, lesion), nothing)
-    followup, baseline = lesion_likelihood(pair)
+    followup, baseline = lesion_likelihood(pair, SETTINGS)
     assert baseline is not None
     assert followup[ball(2)].min() > 0.8
     assert followup[~ball(7)].max() < 0.05
     assert baseline.max() < 0.05
 
 
-@pytest.mark.parametrize("outline", [False, True], ids=["no prior", "no lesion map"])
-def test_without_an_outline_the_click_tells(outline: bool) -> None:
+@pytest.mark.parametrize("has_baseline", [False, True], ids=["no prior", "no lesion map"])
+def test_without_an_outline_the_click_tells(has_baseline: bool) -> None:
     lesion = ball(4)
     pair = VoiPair(
         followup=voi(50, 110, lesion),
-        baseline=voi(50, 50, lesion) if outline else None,
+        baseline=voi(50, 50, lesion) if has_baseline else None,
         baseline_mask=None,
         baseline_others=None,
     )
-    followup, baseline = lesion_likelihood(pair)
+    followup, baseline = lesion_likelihood(pair, SETTINGS)
     assert followup[ball(2)].min() > 0.8
-    assert (baseline is None) != outline
+    assert (baseline is None) != has_baseline
 
 
 def test_click_outside_the_lattice_counts_at_its_border() -> None:
@@ -125,7 +133,7 @@ def test_click_outside_the_lattice_counts_at_its_border() -> None:
         baseline_mask=None,
         baseline_others=None,
     )
-    followup, _ = lesion_likelihood(pair)
+    followup, _ = lesion_likelihood(pair, SETTINGS)
     assert followup[0, 0, 0] > 0.8
     assert followup[-1, -1, -1] < 0.05
 
@@ -133,7 +141,7 @@ def test_click_outside_the_lattice_counts_at_its_border() -> None:
 def test_click_on_uniform_tissue_finds_it_likely_everywhere() -> None:
     nothing = np.zeros((SIDE,) * 3, bool)
     pair = VoiPair(followup=voi(50, 50, nothing), baseline=None, baseline_mask=None, baseline_others=None)
-    assert lesion_likelihood(pair)[0].min() > 0.8
+    assert lesion_likelihood(pair, SETTINGS)[0].min() > 0.8
 
 
 def test_both_streams_get_their_likelihood_between_image_and_mask() -> None:
@@ -146,7 +154,7 @@ def test_both_streams_get_their_likelihood_between_image_and_mask() -> None:
     assert settings.stream_channels == ("image", "lesion_likelihood", "lesion_mask")
     assert settings.density_channels == 2
     batch = encode([pair], settings)
-    followup, baseline = lesion_likelihood(pair)
+    followup, baseline = lesion_likelihood(pair, SETTINGS)
     np.testing.assert_array_equal(batch.followup[0, 1].numpy(), followup)
     np.testing.assert_array_equal(batch.baseline[0, 1].numpy(), baseline)
     assert not batch.followup[0, 2].any()
