@@ -59,7 +59,7 @@ class Baseline:
     @classmethod
     def of(cls, scan: Scan, lesions: LesionMap | None) -> Baseline:
         """Finds the lesions' regions in one pass over the map."""
-        return cls(scan=scan, lesions=lesions, regions={} if lesions is None else _lesion_regions(lesions.ids))
+        return cls(scan=scan, lesions=lesions, regions={} if lesions is None else lesion_regions(lesions.ids))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,8 +116,8 @@ class LesionPrediction:
     grid: Grid
 
 
-def _lesion_regions(ids: UInt16[np.ndarray, "z y x"]) -> dict[int, LesionRegion]:
-    # Only the few voxels of lesions are looked at, sorted by id.
+def lesion_regions(ids: UInt16[np.ndarray, "z y x"]) -> dict[int, LesionRegion]:
+    """Where each lesion of a map lies, by id; one pass over the volume, then only over the few voxels of lesions."""
     voxels = np.flatnonzero(ids != 0)
     order = ids.ravel()[voxels].argsort(kind="stable")
     lesion_ids, first, counts = np.unique(ids.ravel()[voxels[order]], return_index=True, return_counts=True)

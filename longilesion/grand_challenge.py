@@ -79,12 +79,31 @@ def write_outputs(
 
     The maps take over the headers of the follow-up scans' files. Raises InputError where it cannot write.
     """
-    folders = {name: directory / _sockets().outputs[f"{name}-followup-ct-tumor-lesion-seg"] for name in SCAN_NAMES}
+    folders = _output_folders(directory)
     paths = {name: folders[name] / OUTPUT_NAME for name in maps}
     with written_together(list(paths.values())) as temporaries:
         for name, temporary in zip(paths, temporaries, strict=True):
             write_lesion_map(temporary, maps[name], like=followup_files[name])
     _remove_others(folders, keep=set(paths.values()))
+
+
+def find_followup_maps(directory: Path) -> dict[ScanName, Path]:
+    """The lesion maps in a folder of outputs, by scan; raises InputError where one is not the only one of its kind."""
+    return {name: _only_image(folder) for name, folder in _output_folders(directory).items() if folder.is_dir()}
+
+
+def find_baseline_maps(directory: Path) -> dict[ScanName, Path]:
+    """The lesion maps of the time before in a folder of inputs, by scan."""
+    inputs = _inputs(directory)
+    slugs = {name: f"{name}-baseline-ct-tumor-lesion-seg" for name in SCAN_NAMES}
+    return {name: _only_image(inputs[slug]) for name, slug in slugs.items() if slug in inputs}
+
+
+def find_followup_clicks(directory: Path) -> dict[ScanName, Path]:
+    """The point lists of the follow-up in a folder of inputs, by scan."""
+    inputs = _inputs(directory)
+    slugs = {name: f"{name}-followup-lesion-clicks" for name in SCAN_NAMES}
+    return {name: inputs[slug] for name, slug in slugs.items() if slug in inputs}
 
 
 @cache
@@ -93,11 +112,10 @@ def _sockets() -> _Sockets:
 
 
 def _located(directory: Path) -> dict[str, Path]:
-    """The inputs that are there, by slug: those at their usual places, and those that inputs.json names."""
+    """The inputs of a case that is complete enough to be segmented."""
     if not directory.is_dir():
         raise InputError(f"{directory}: no such folder; expected a case")
-    usual = {slug: directory / path for slug, path in _sockets().inputs.items()}
-    located = {slug: path for slug, path in usual.items() if path.exists()} | _promised(directory)
+    located = _inputs(directory)
     if "primary-followup-ct" not in located:
         # Two levels are enough to recognise the layout, and never a walk through a whole disk.
         present = [path for depth in ("*", "*/*") for path in directory.glob(depth)]
@@ -105,6 +123,16 @@ def _located(directory: Path) -> dict[str, Path]:
         expected = _sockets().inputs["primary-followup-ct"]
         raise InputError(f"{directory}: no follow-up scan, found {found or 'nothing'}; expected {expected}/<one image>")
     return located
+
+
+def _inputs(directory: Path) -> dict[str, Path]:
+    """The inputs that are there, by slug: those at their usual places, and those that inputs.json names."""
+    usual = {slug: directory / path for slug, path in _sockets().inputs.items()}
+    return {slug: path for slug, path in usual.items() if path.exists()} | _promised(directory)
+
+
+def _output_folders(directory: Path) -> dict[ScanName, Path]:
+    return {name: directory / _sockets().outputs[f"{name}-followup-ct-tumor-lesion-seg"] for name in SCAN_NAMES}
 
 
 def _promised(directory: Path) -> dict[str, Path]:

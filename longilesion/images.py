@@ -46,22 +46,21 @@ def read_scan(path: Path) -> Scan:
     return Scan(hu=_hounsfield(sitk.GetArrayViewFromImage(image), path), grid=grid)
 
 
-def read_lesion_map(path: Path, *, like: Grid) -> LesionMap:
-    """Reads the lesion ids that belong to a scan with the grid `like`, which the map takes over.
+def read_lesion_map(path: Path, *, like: Grid | None = None, of: str = "its scan") -> LesionMap:
+    """Reads the lesion ids that belong to what has the grid `like` (`of`, for messages), which the map takes over.
 
-    Raises InputError where the file is not a volume of ids, or its voxels are not the scan's.
+    Without `like`, the map has the grid of its own file. Raises InputError where the file is not a volume of ids, or
+    its voxels are not those of `like`.
     """
     reader = _opened(path)
     grid = _grid(reader, path)
-    if grid.shape_zyx != like.shape_zyx:
-        raise InputError(f"{path}: mask of {_size(grid)} voxels; expected {_size(like)}, the size of its scan")
+    if like is not None and grid.shape_zyx != like.shape_zyx:
+        raise InputError(f"{path}: mask of {_size(grid)} voxels; expected {_size(like)}, the size of {of}")
     # Below half a voxel, looking up the nearest voxel would change nothing: the header was merely rounded.
-    if not grid.matches(like, tolerance_mm=min(like.spacing_zyx_mm) / 2):
-        raise InputError(
-            f"{path}: mask with another origin, spacing or direction than its scan; expected the same voxels"
-        )
+    if like is not None and not grid.matches(like, tolerance_mm=min(like.spacing_zyx_mm) / 2):
+        raise InputError(f"{path}: mask with another origin, spacing or direction than {of}; expected the same voxels")
     image = _read(reader, path)
-    return LesionMap(ids=_lesion_ids(sitk.GetArrayViewFromImage(image), path), grid=like)
+    return LesionMap(ids=_lesion_ids(sitk.GetArrayViewFromImage(image), path), grid=like or grid)
 
 
 def write_lesion_map(path: Path, lesion_map: LesionMap, *, like: Path) -> None:

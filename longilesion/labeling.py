@@ -28,12 +28,16 @@ _CONNECTIVITY: Final = 18
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LabelledScan:
-    """One scan's label map; per lesion id the volume and mean probability of its voxels, and a note if it has none."""
+    """One scan's label map; per lesion id the volume and mean probability of its voxels, and a note if it has none.
+
+    `merged_into` names, for each lesion that was merged into another, the one whose label is used.
+    """
 
     lesions: LesionMap
     volumes_ml: Mapping[int, float]
     probabilities: Mapping[int, float]
     notes: Mapping[int, str]
+    merged_into: Mapping[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -63,6 +67,7 @@ def label_lesions(
     claim goes to the higher probability, then to the nearer click.
     """
     notes: dict[int, str] = {}
+    merged_into: dict[int, int] = {}
     outlines: list[_Outline] = []
     _, lps = grid.lps_view(np.empty(grid.shape_zyx, np.bool_))
     for prediction in predictions:
@@ -81,6 +86,7 @@ def label_lesions(
         kept.append(merged)
         for outline in group:
             if outline.lesion_id != merged.lesion_id:
+                merged_into[outline.lesion_id] = merged.lesion_id
                 notes[outline.lesion_id] = f"merged with lesion {merged.lesion_id}"
     ids = np.zeros(grid.shape_zyx, np.uint16)
     view, _ = grid.lps_view(ids)
@@ -97,7 +103,11 @@ def label_lesions(
     if labels == "binary":
         np.minimum(ids, 1, out=ids)
     return LabelledScan(
-        lesions=LesionMap(ids=ids, grid=grid), volumes_ml=volumes, probabilities=probabilities, notes=notes
+        lesions=LesionMap(ids=ids, grid=grid),
+        volumes_ml=volumes,
+        probabilities=probabilities,
+        notes=notes,
+        merged_into=merged_into,
     )
 
 

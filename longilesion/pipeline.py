@@ -29,7 +29,8 @@ _log = logging.getLogger(__name__)
 class LesionOutcome:
     """What became of one lesion: presence and probability 0..1, volumes, and a note, which every empty lesion has.
 
-    `place_xyz_mm` is where alignment looked for it, from the prompt's click.
+    `place_xyz_mm` is where alignment looked for it, from the prompt's click; `merged_into` the lesion whose outline is
+    this one's too.
     """
 
     prompt: LesionPrompt
@@ -39,6 +40,7 @@ class LesionOutcome:
     volume_baseline_ml: float | None
     volume_followup_ml: float
     note: str
+    merged_into: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -183,6 +185,7 @@ def _outcome(case: Case, prompt: LesionPrompt, prediction: LesionPrediction, lab
         volume_baseline_ml=_baseline_volume_ml(case, prompt),
         volume_followup_ml=labelled.volumes_ml.get(lesion_id, 0.0),
         note="; ".join(note for note in notes if note),
+        merged_into=labelled.merged_into.get(lesion_id),
     )
 
 

@@ -26,7 +26,7 @@ class LesionReport(BaseModel):
 
     `confidence` is 1 for a click that was given, lower for one that was `propagated` from the baseline. `presence` is
     the probability that the lesion is still there, `probability` the mean one inside its outline. `note` says why the
-    outline is empty if it is.
+    outline is empty if it is; `merged_into` is the lesion whose outline holds this one too.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,6 +43,7 @@ class LesionReport(BaseModel):
     volume_baseline_ml: float | None
     volume_followup_ml: float
     note: str
+    merged_into: int | None = None
 
 
 class RunReport(BaseModel):
@@ -99,6 +100,7 @@ def _lesion_report(case: Case, outcome: LesionOutcome) -> LesionReport:
         volume_baseline_ml=outcome.volume_baseline_ml,
         volume_followup_ml=outcome.volume_followup_ml,
         note=outcome.note,
+        merged_into=outcome.merged_into,
     )
 
 

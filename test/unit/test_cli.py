@@ -7,6 +7,7 @@ import SimpleITK as sitk
 
 from longilesion import cli
 from longilesion.case import Click, LesionPrompt
+from longilesion.cli.segment import lesion_table
 from longilesion.pipeline import LesionOutcome
 from test.unit.case_folders import files_under, lesion_ids, soft_tissue, write_image, write_points
 
@@ -107,7 +108,7 @@ def test_table_tells_growth_shrinkage_new_and_gone(capsys: pytest.CaptureFixture
         outcome(4, 1.0, 0.0, "not recognised"),
         outcome(5, None, 1.0),
     ]
-    Console(width=100).print(cli.lesion_table(rows))
+    Console(width=100).print(lesion_table(rows))
     table = capsys.readouterr().out
     for text in ("+50%", "-75%", "new", "-100%", "not recognised"):
         assert text in table

@@ -1,43 +1,25 @@
-"""The command `longilesion`, for people with image files."""
+"""`longilesion segment`: outlines for people with image files."""
 
 from __future__ import annotations
 
-import logging
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
 from longilesion.case import Baseline, Case, Scan, ScanName
 from longilesion.click_files import ClickFile, read_click_pairs
 from longilesion.ensemble import Device, Precision, load_ensemble
-from longilesion.errors import InputError, LongilesionError
+from longilesion.errors import InputError
 from longilesion.files import check_writable, written_together
 from longilesion.images import check_writable_format, read_lesion_map, read_scan, write_lesion_map
 from longilesion.labeling import Labels
 from longilesion.pipeline import LesionOutcome, segment_case
 from longilesion.report import make_report, write_report
 
-SHIPPED_MODEL = Path(__file__).parent.parent / "model"
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a subcommand and returns the exit code."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    try:
-        tyro.extras.subcommand_cli_from_dict(
-            {"segment": segment},
-            prog="longilesion",
-            description="Follows tumours from a baseline CT to a follow-up CT.",
-            args=arguments,
-        )
-    except LongilesionError as error:
-        return _failed(str(error))
-    return 0
+SHIPPED_MODEL = Path(__file__).parents[2] / "model"
 
 
 def segment(
@@ -153,8 +135,3 @@ def _change(before: float | None, after: float) -> str:
     if before:
         return f"{after / before - 1:+.0%}"
     return "new" if before == 0 and after > 0 else "-"
-
-
-def _failed(message: str) -> int:
-    print(" ".join(message.split()), file=sys.stderr)
-    return 1

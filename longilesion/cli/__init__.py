@@ -1,0 +1,29 @@
+"""The command `longilesion`, for people with image files: `segment` outlines lesions, `evaluate` scores outlines."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+
+import tyro
+
+from longilesion.cli.evaluate import evaluate
+from longilesion.cli.segment import segment
+from longilesion.errors import LongilesionError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a subcommand and returns the exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            {"segment": segment, "evaluate": evaluate},
+            prog="longilesion",
+            description="Follows tumours from a baseline CT to a follow-up CT.",
+            args=arguments,
+        )
+    except LongilesionError as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,139 @@
+"""`longilesion evaluate`: how good outlines are, of files or of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from rich.console import Console
+from rich.progress import track
+
+from longilesion.ensemble import Device, Precision, load_ensemble
+from longilesion.errors import InputError
+from longilesion.evaluation.exam import Instances, Matching, ScoringSettings
+from longilesion.evaluation.folders import ExamFiles, find_exams
+from longilesion.files import check_writable
+
+if TYPE_CHECKING:
+    from longilesion.evaluation.methods import Method
+
+_WITHOUT_CLICKS = "without clicks"
+
+
+def evaluate(
+    predictions: tyro.conf.Positional[Path],
+    truth: tyro.conf.Positional[Path | None] = None,
+    *,
+    model: Path | None = None,
+    inputs: Path | None = None,
+    against: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = (),
+    without_clicks: Path | None = None,
+    steps: bool = False,
+    output: Path | None = None,
+    matching: Matching = "id",
+    instances: Instances = "labels",
+    tolerance_mm: float = 2.0,
+    detection_iou: float = 0.1,
+    draws: int = 1000,
+    seed: int = 0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Score outlines against the truth: the challenge's score, lesions, detection, change, response to therapy.
+
+    `longilesion evaluate PREDICTIONS TRUTH` compares two folders, `longilesion evaluate --model BUNDLE CASES` first
+    segments the cases, which have their inputs in `input` and their truth in `truth`.
+
+    Folders hold either label maps (<exam>.nii.gz, or named as in the challenge's training data), or a folder per exam
+    with images/primary-followup-ct-tumor-lesion-seg/<one image>, in it or in its `truth` (`output`) folder. The value
+    of a voxel is the lesion's id. With baselines (the `input` folder of a case, or --inputs), change and response are
+    scored too; with the run reports of the predictions (<exam>.json, or report.json in the exam's folder), presence and
+    the ranking of detections.
+
+    Args:
+        predictions: Folder of predicted label maps; with --model, folder of cases.
+        truth: Folder of true label maps.
+        model: Folder with a model's settings and weights, to segment the cases with.
+        inputs: Folder of baseline label maps, follow-up clicks and lesion tables, laid out like the truths.
+        against: Other predictions for the same exams, or another model, to compare with. Can be given several times.
+        without_clicks: Predictions by the same method without follow-up clicks, for the interactive steps.
+        steps: With --model, segment the cases without follow-up clicks, too, for the interactive steps.
+        output: Folder for evaluation.json, evaluation.md, exams.csv, lesions.csv and plots.
+        matching: Whether a predicted label is the lesion whose id it has, or the one that it overlaps best.
+        instances: Whether detection counts labels or connected components.
+        tolerance_mm: Distance up to which surfaces count as equal in the surface Dice.
+        detection_iou: Overlap from which a lesion counts as detected in the table of lesions.
+        draws: Draws of patients for the intervals.
+        seed: Seed of the draws.
+        device: Where the networks run; auto takes a GPU if there is one.
+        precision: Number format of the networks; auto takes the fastest that the device has.
+    """
+    if (model is None) == (truth is None):
+        raise InputError(
+            "expected either two folders, PREDICTIONS and TRUTH, or --model BUNDLE and one folder of CASES"
+        )
+    if steps and model is None:
+        raise InputError("--steps without --model; expected the predictions without clicks as --without-clicks")
+    if output is not None:
+        check_writable(output)
+    exams = find_exams(predictions if truth is None else truth, inputs=inputs)
+    # Only now: the libraries of metrics and plots take seconds to load.
+    from longilesion.evaluation.output import report_sections, write_evaluation
+    from longilesion.evaluation.run import evaluate_methods
+    from longilesion.evaluation.tables import to_rich
+
+    folders = [model or predictions, *against]
+    names = _names(folders)
+    methods = [
+        _method(folder, exams, name, device=device, precision=precision)
+        for folder, name in zip(folders, names, strict=True)
+    ]
+    first_step = without_clicks if model is None else model if steps else None
+    run = evaluate_methods(
+        track(exams, "scoring", console=Console(stderr=True), disable=not Console(stderr=True).is_terminal),
+        methods,
+        ScoringSettings(tolerance_mm=tolerance_mm, detection_iou=detection_iou, matching=matching, instances=instances),
+        without_clicks=None
+        if first_step is None
+        else _method(
+            first_step, exams, f"{names[0]} {_WITHOUT_CLICKS}", device=device, precision=precision, has_clicks=False
+        ),
+        draws=draws,
+        seed=seed,
+    )
+    console = Console() if Console().is_terminal else Console(width=160)
+    for section in report_sections(run.report):
+        console.print(to_rich(section))
+        console.print(f"{section.note}\n", highlight=False)
+    if output is not None:
+        for path in write_evaluation(output, run):
+            console.print(str(path), highlight=False, soft_wrap=True)
+
+
+def _method(
+    folder: Path,
+    exams: Sequence[ExamFiles],
+    name: str,
+    *,
+    device: Device,
+    precision: Precision,
+    has_clicks: bool = True,
+) -> Method:
+    """The model in a folder that has a model's settings, the predictions in any other."""
+    from longilesion.evaluation.methods import FilesMethod, ModelMethod
+
+    if (folder / "settings.json").is_file():
+        ensemble = load_ensemble(folder, device=device, precision=precision)
+        return ModelMethod(name=name, ensemble=ensemble, has_clicks=has_clicks, warnings=[])
+    return FilesMethod.of(folder, exams, name=name)
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Each folder's name, or its whole path where others have the same name."""
+    short = [folder.resolve().name for folder in folders]
+    names = [name if short.count(name) == 1 else str(folder) for name, folder in zip(short, folders, strict=True)]
+    if len(set(names)) < len(names):
+        raise InputError(f"{folders[0]}: given twice among {', '.join(names)}; expected different results to compare")
+    return names

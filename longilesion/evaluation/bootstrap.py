@@ -1,0 +1,78 @@
+"""Intervals by drawing patients anew, for statistics that pool the lesions of all patients as well as for means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import Bool, Float
+from pydantic import BaseModel, ConfigDict
+from sklearn.metrics import roc_auc_score
+
+CONFIDENCE = 0.95
+
+# From how often each patient counts, a row per draw, to the statistic of each draw; NaN where it is not defined.
+Statistic: TypeAlias = Callable[[Float[np.ndarray, "draws patients"]], Float[np.ndarray, " draws"]]
+
+
+class Estimate(BaseModel):
+    """A statistic with its 95 % interval, and the number of patients, lesions or whatever it is a figure of.
+
+    The value is None where it is not defined, the interval where there are not two patients to draw from.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: float | None
+    low: float | None
+    high: float | None
+    count: int
+
+
+class Bootstrap:
+    """Draws of as many patients as there are, with replacement, the same ones for every statistic."""
+
+    def __init__(self, patients: int, *, draws: int, seed: int) -> None:
+        self.patients = patients
+        generator = np.random.default_rng(seed)
+        even = np.full(patients, 1 / patients) if patients else np.empty(0)
+        self._weights = generator.multinomial(patients, even, size=draws).astype(np.float64)
+
+    def estimate(self, statistic: Statistic, *, count: int) -> Estimate:
+        """The statistic over all patients, and the percentiles between which it lies in 95 % of the draws."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            (value,) = statistic(np.ones((1, self.patients)))
+            drawn = statistic(self._weights) if self.patients > 1 else np.empty(0)
+        drawn = drawn[~np.isnan(drawn)]
+        if np.isnan(value) or not drawn.size:
+            return Estimate(value=None if np.isnan(value) else float(value), low=None, high=None, count=count)
+        low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        return Estimate(value=float(value), low=float(low), high=float(high), count=count)
+
+    def mean(self, values: Float[np.ndarray, " patients"]) -> Estimate:
+        """The mean over the patients whose value is defined (not NaN)."""
+        is_defined = ~np.isnan(values)
+        filled = np.where(is_defined, values, 0.0)
+        return self.estimate(lambda weights: weights @ filled / (weights @ is_defined), count=int(is_defined.sum()))
+
+    def pooled_mean(self, values: Float[np.ndarray, " lesions"], patient_of: np.ndarray) -> Estimate:
+        """The mean over lesions, `patient_of` being the index of each one's patient; whole patients are drawn."""
+        is_defined = ~np.isnan(values)
+        sums = np.bincount(patient_of[is_defined], values[is_defined], minlength=self.patients)
+        counts = np.bincount(patient_of[is_defined], minlength=self.patients)
+        return self.estimate(lambda weights: weights @ sums / (weights @ counts), count=int(is_defined.sum()))
+
+    def auc(
+        self, is_positive: Bool[np.ndarray, " n"], certainty: Float[np.ndarray, " n"], patient_of: np.ndarray
+    ) -> Estimate:
+        """The area under the ROC curve of a certainty; not defined where all or none are positive."""
+
+        def area(weights: Float[np.ndarray, " n"]) -> float:
+            if not weights[is_positive].any() or not weights[~is_positive].any():
+                return float(np.nan)
+            return float(roc_auc_score(is_positive, certainty, sample_weight=weights))
+
+        return self.estimate(
+            lambda weights: np.array([area(drawn[patient_of]) for drawn in weights]), count=len(certainty)
+        )

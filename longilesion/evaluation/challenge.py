@@ -1,0 +1,104 @@
+"""The score of autoPET/CT IV, Task 2, and the rank of several submissions.
+
+Every true lesion gives an entry for each predicted label that touches it by a voxel, or one of Dice 0 where none does;
+every predicted label that touches no true lesion gives one more. A patient's score is the mean over entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import rankdata
+
+from longilesion.evaluation.overlap import Overlap
+
+RANK_WEIGHTS = {"dice": 0.5, "false_positive_ml": 0.25, "false_negative_ml": 0.25}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One entry; Dice and the missed volume are NaN in a scan without true lesions."""
+
+    dice: float
+    false_positive_ml: float
+    false_negative_ml: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChallengeScore:
+    """A patient's score; what is not defined (nothing there, nothing predicted) is NaN and left out of means."""
+
+    dice: float
+    false_positive_ml: float
+    false_negative_ml: float
+    entries: int
+
+
+def challenge_entries(overlap: Overlap, *, voxel_ml: float) -> list[Entry]:
+    """The entries of one scan: those of its true lesions by id, then those of the labels that touch none."""
+    touching: dict[int, list[int]] = {true_id: [] for true_id in overlap.truth}
+    for true_id, predicted_id in overlap.shared:
+        touching[true_id].append(predicted_id)
+    entries = [
+        entry for true_id, labels in touching.items() for entry in _true_lesion(overlap, true_id, labels, voxel_ml)
+    ]
+    touched = {predicted_id for _, predicted_id in overlap.shared}
+    undefined = 0.0 if overlap.truth else np.nan
+    entries += [
+        Entry(dice=undefined, false_positive_ml=region.voxels * voxel_ml, false_negative_ml=undefined)
+        for predicted_id, region in overlap.predicted.items()
+        if predicted_id not in touched
+    ]
+    return entries
+
+
+def challenge_score(entries: Sequence[Entry]) -> ChallengeScore:
+    """The plain mean over a patient's entries, those of all its scans together."""
+    return ChallengeScore(
+        dice=mean_of_defined(entry.dice for entry in entries),
+        false_positive_ml=mean_of_defined(entry.false_positive_ml for entry in entries),
+        false_negative_ml=mean_of_defined(entry.false_negative_ml for entry in entries),
+        entries=len(entries),
+    )
+
+
+def mean_of_defined(values: Iterable[float]) -> float:
+    """The mean of those that are not NaN, NaN where there are none."""
+    defined = [value for value in values if not np.isnan(value)]
+    return float(np.mean(defined)) if defined else np.nan
+
+
+def rank_scores(submissions: Mapping[str, ChallengeScore]) -> dict[str, float]:
+    """Half the rank by Dice and a quarter each of the ranks by false volumes; the lowest wins.
+
+    Takes each submission's means over patients. Equal ones share the mean of their ranks; one without a figure is last.
+    """
+    ranks = {
+        "dice": _ranks([-score.dice for score in submissions.values()]),
+        "false_positive_ml": _ranks([score.false_positive_ml for score in submissions.values()]),
+        "false_negative_ml": _ranks([score.false_negative_ml for score in submissions.values()]),
+    }
+    return {
+        name: float(sum(weight * ranks[metric][place] for metric, weight in RANK_WEIGHTS.items()))
+        for place, name in enumerate(submissions)
+    }
+
+
+def _true_lesion(overlap: Overlap, true_id: int, labels: Sequence[int], voxel_ml: float) -> list[Entry]:
+    voxels = overlap.truth[true_id].voxels
+    if not labels:
+        return [Entry(dice=0.0, false_positive_ml=0.0, false_negative_ml=voxels * voxel_ml)]
+    return [
+        Entry(
+            dice=overlap.dice(true_id, label),
+            false_positive_ml=(overlap.predicted[label].voxels - overlap.shared[true_id, label]) * voxel_ml,
+            false_negative_ml=(voxels - overlap.shared[true_id, label]) * voxel_ml,
+        )
+        for label in labels
+    ]
+
+
+def _ranks(values: Sequence[float]) -> np.ndarray:
+    return np.asarray(rankdata(np.nan_to_num(values, nan=np.inf)))

@@ -1,0 +1,194 @@
+"""Detection as LiFE-Net (section 3.2) and Difference Weighting (section 3.2) report it.
+
+A predicted lesion finds a true one if they overlap by an IoU of 0.1. Where only lesions over a diameter count, smaller
+true ones, predictions that find them, and smaller predictions that find nothing are neither right nor wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from pydantic import BaseModel, ConfigDict
+
+from longilesion.evaluation.bootstrap import Bootstrap, Estimate
+
+MATCH_IOU = 0.1
+# The mean average precision is the mean over these overlaps.
+PRECISION_IOUS = tuple(np.arange(0.1, 0.501, 0.05).round(2).tolist())
+FALSE_POSITIVES_PER_EXAM = (0.2, 0.5)
+DIAMETERS_MM = (6.0, 10.0)
+# Difference Weighting leaves out what is smaller, both true and predicted.
+SMALLEST_ML = 0.003
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ExamLesions:
+    """The true and predicted lesions of an exam, and how much they overlap; one that is sure gives confidence 1."""
+
+    true_mm: Float[np.ndarray, " true"]
+    true_ml: Float[np.ndarray, " true"]
+    predicted_mm: Float[np.ndarray, " predicted"]
+    predicted_ml: Float[np.ndarray, " predicted"]
+    confidence: Float[np.ndarray, " predicted"]
+    iou: Float[np.ndarray, "true predicted"]
+
+
+class Detection(BaseModel):
+    """The figures for lesions over one diameter; `..._at_...` are per false positives per exam."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    over_mm: float
+    true_lesions: int
+    predicted_lesions: int
+    f1: Estimate
+    average_precision: Estimate
+    mean_average_precision: Estimate
+    exam_auc: Estimate
+    sensitivity: dict[str, Estimate]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Ranking:
+    """Every exam's predictions at one overlap, surest first: right or wrong, and where equal confidences end."""
+
+    exam: Int[np.ndarray, " predicted"]
+    is_right: Bool[np.ndarray, " predicted"]
+    confidence: Float[np.ndarray, " predicted"]
+    true_counts: Float[np.ndarray, " exams"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Curve:
+    """Free-response curve: sensitivity and false positives per exam at every confidence, the highest first."""
+
+    false_positives: Float[np.ndarray, "draws steps"]
+    sensitivity: Float[np.ndarray, "draws steps"]
+    precision: Float[np.ndarray, "draws steps"]
+
+
+def detection_figures(exams: Sequence[ExamLesions], bootstrap: Bootstrap, *, over_mm: float) -> Detection:
+    """All figures for lesions of at least one diameter, with intervals over patients."""
+    rankings = [ranked(exams, iou=iou, over_mm=over_mm) for iou in PRECISION_IOUS]
+    first = rankings[0]
+    lesions = int(first.true_counts.sum())
+    f1 = np.array([exam_f1(exam, over_mm=over_mm) for exam in exams])
+
+    def precision(weights: Float[np.ndarray, "draws exams"]) -> Float[np.ndarray, " draws"]:
+        return average_precision(first, weights)
+
+    def mean_precision(weights: Float[np.ndarray, "draws exams"]) -> Float[np.ndarray, " draws"]:
+        return np.asarray(np.mean([average_precision(ranking, weights) for ranking in rankings], axis=0))
+
+    return Detection(
+        over_mm=over_mm,
+        true_lesions=lesions,
+        predicted_lesions=len(first.exam),
+        f1=bootstrap.mean(f1),
+        average_precision=bootstrap.estimate(precision, count=lesions),
+        mean_average_precision=bootstrap.estimate(mean_precision, count=lesions),
+        exam_auc=_exam_auc(exams, bootstrap, over_mm=over_mm),
+        sensitivity={
+            f"{rate:g}": bootstrap.estimate(partial(sensitivity_at, first, rate=rate), count=lesions)
+            for rate in FALSE_POSITIVES_PER_EXAM
+        },
+    )
+
+
+def ranked(exams: Sequence[ExamLesions], *, iou: float, over_mm: float) -> Ranking:
+    """Matches every exam's predictions, the surest first, each to the true lesion that it overlaps most."""
+    verdicts = [_judged(exam, iou=iou, over_mm=over_mm) for exam in exams]
+    exam_of = np.repeat(np.arange(len(exams)), [len(right) for _, right in verdicts])
+    confidence = np.concatenate([np.empty(0), *(sure for sure, _ in verdicts)])
+    is_right = np.concatenate([np.empty(0, np.bool_), *(right for _, right in verdicts)])
+    order = np.argsort(-confidence, kind="stable")
+    return Ranking(
+        exam=exam_of[order],
+        is_right=is_right[order],
+        confidence=confidence[order],
+        true_counts=np.array([float(_counts(exam.true_mm, exam.true_ml, over_mm).sum()) for exam in exams]),
+    )
+
+
+def curve(ranking: Ranking, weights: Float[np.ndarray, "draws exams"]) -> Curve:
+    """The curve where each exam counts as often as its weight says; equal confidences are one step."""
+    ends = np.flatnonzero(np.diff(ranking.confidence, append=-np.inf))
+    counted = weights[:, ranking.exam]
+    right = np.cumsum(counted * ranking.is_right, axis=1)[:, ends]
+    wrong = np.cumsum(counted * ~ranking.is_right, axis=1)[:, ends]
+    return Curve(
+        false_positives=wrong / weights.sum(axis=1, keepdims=True),
+        sensitivity=right / (weights @ ranking.true_counts)[:, None],
+        precision=right / np.maximum(right + wrong, 1e-300),
+    )
+
+
+def average_precision(ranking: Ranking, weights: Float[np.ndarray, "draws exams"]) -> Float[np.ndarray, " draws"]:
+    """Precision averaged over the steps in sensitivity, as scikit-learn's; lesions never found add nothing."""
+    steps = curve(ranking, weights)
+    gains = np.diff(steps.sensitivity, axis=1, prepend=0.0)
+    return np.asarray(np.where(weights @ ranking.true_counts > 0, (gains * steps.precision).sum(axis=1), np.nan))
+
+
+def sensitivity_at(
+    ranking: Ranking, weights: Float[np.ndarray, "draws exams"], *, rate: float
+) -> Float[np.ndarray, " draws"]:
+    """The highest sensitivity with at most `rate` false positives per exam."""
+    steps = curve(ranking, weights)
+    allowed = np.where(steps.false_positives <= rate, steps.sensitivity, 0.0)
+    return np.asarray(np.where(weights @ ranking.true_counts > 0, allowed.max(axis=1, initial=0.0), np.nan))
+
+
+def exam_f1(exam: ExamLesions, *, over_mm: float) -> float:
+    """The harmonic mean of lesion precision and recall, each on its own; NaN where no lesion is true or predicted."""
+    touches = exam.iou >= MATCH_IOU
+    true_counts = _counts(exam.true_mm, exam.true_ml, over_mm)
+    is_right = touches[true_counts].any(axis=0)
+    counts = is_right | ~touches.any(axis=0) & _counts(exam.predicted_mm, exam.predicted_ml, over_mm)
+    if not true_counts.any() and not counts.any():
+        return np.nan
+    recall = touches[true_counts][:, counts].any(axis=1).mean() if true_counts.any() else 0.0
+    precision = is_right[counts].mean() if counts.any() else 0.0
+    return float(2 * recall * precision / (recall + precision)) if recall + precision else 0.0
+
+
+def _exam_auc(exams: Sequence[ExamLesions], bootstrap: Bootstrap, *, over_mm: float) -> Estimate:
+    """How well the surest prediction tells exams with lesions from those without."""
+    is_ill = np.array([_counts(exam.true_mm, exam.true_ml, over_mm).any() for exam in exams], np.bool_)
+    surest = np.array([_judged(exam, iou=MATCH_IOU, over_mm=over_mm)[0].max(initial=0.0) for exam in exams], np.float64)
+
+    return bootstrap.auc(is_ill, surest, np.arange(len(exams)))
+
+
+def _counts(
+    diameter_mm: Float[np.ndarray, " n"], volume_ml: Float[np.ndarray, " n"], over_mm: float
+) -> Bool[np.ndarray, " n"]:
+    return (diameter_mm >= over_mm) & (volume_ml >= SMALLEST_ML)
+
+
+def _judged(
+    exam: ExamLesions, *, iou: float, over_mm: float
+) -> tuple[Float[np.ndarray, " judged"], Bool[np.ndarray, " judged"]]:
+    """The confidence of each prediction that counts, and whether it is right."""
+    true_counts = _counts(exam.true_mm, exam.true_ml, over_mm)
+    big_enough = _counts(exam.predicted_mm, exam.predicted_ml, over_mm)
+    is_free = np.ones(len(exam.true_mm), np.bool_)
+    confidences, verdicts = [], []
+    for prediction in np.lexsort((-exam.iou.max(axis=0, initial=0.0), -exam.confidence)):
+        touched = exam.iou[:, prediction] >= iou
+        free = np.flatnonzero(touched & is_free)
+        # Lesions that count come first, then the greatest overlap.
+        found = max(free, key=lambda true: (true_counts[true], exam.iou[true, prediction]), default=None)
+        if found is not None:
+            is_free[found] = False
+            if not true_counts[found]:
+                continue
+        elif not touched[true_counts].any() and (touched.any() or not big_enough[prediction]):
+            continue
+        confidences.append(exam.confidence[prediction])
+        verdicts.append(found is not None)
+    return np.array(confidences, np.float64), np.array(verdicts, np.bool_)

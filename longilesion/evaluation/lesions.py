@@ -1,0 +1,243 @@
+"""The score of every lesion: as its id says, and by the best match whatever the ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+from scipy.optimize import linear_sum_assignment
+
+from longilesion.case import LesionMap
+from longilesion.evaluation.exam import BaselineLesion, Exam, Fate, Prediction, ScoringSettings
+from longilesion.evaluation.fates import predicted_fates
+from longilesion.evaluation.measures import (
+    Outline,
+    center_xyz_mm,
+    hausdorff_95_mm,
+    largest_axial_diameter_mm,
+    surface_dice,
+)
+from longilesion.evaluation.overlap import Overlap
+
+
+class LesionScore(BaseModel):
+    """One lesion of one exam.
+
+    `diameter_mm` is the largest axial one in the truth, or the one before therapy where the lesion is gone. Merged
+    lesions share one outline, that of `true_id`, and its row holds their measures: what was predicted for any of them
+    is taken as one, as in Promptable LongiSeg (table 1). `match_...` is the best match among single predicted labels,
+    whatever their ids. What does not apply is None: measures of a lesion that is not there, distances to nothing.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    exam: str
+    scan: str | None
+    lesion_id: int
+    true_id: int | None
+    fate: Fate | None
+    predicted_fate: Fate | None
+    lesion_type: str | None
+    is_target: bool | None
+    diameter_mm: float | None
+    click_error_mm: float | None
+    presence: float | None
+    baseline_volume_ml: float | None
+    baseline_diameter_mm: float | None
+    true_volume_ml: float
+    predicted_volume_ml: float
+    true_diameter_mm: float
+    predicted_diameter_mm: float
+    dice: float | None = None
+    surface_dice: float | None = None
+    hausdorff_95_mm: float | None = None
+    match_id: int | None = None
+    match_dice: float | None = None
+    match_iou: float | None = None
+    match_surface_dice: float | None = None
+    match_hausdorff_95_mm: float | None = None
+    is_detected: bool | None = None
+
+    @property
+    def is_present(self) -> bool | None:
+        """Whether the lesion is truly there; None where it has merged into another, and is neither there nor gone."""
+        return None if self.dice is None and self.true_id is not None else self.true_id is not None
+
+    @property
+    def volume_error_ml(self) -> float | None:
+        """Predicted less true volume of a lesion that is there."""
+        return None if self.dice is None else self.predicted_volume_ml - self.true_volume_ml
+
+    @property
+    def diameter_error_mm(self) -> float | None:
+        """Predicted less true diameter of a lesion that is there."""
+        return None if self.dice is None else self.predicted_diameter_mm - self.true_diameter_mm
+
+    @property
+    def is_kept(self) -> float | None:
+        """Whether a lesion that is there has an outline under its own id; None for others."""
+        return float(self.predicted_volume_ml > 0) if self.is_present else None
+
+    @property
+    def is_recognised(self) -> float | None:
+        """Whether a lesion that is gone was left empty; None for others."""
+        return float(self.predicted_volume_ml == 0) if self.is_present is False else None
+
+
+def score_lesions(
+    exam: Exam, prediction: Prediction, overlaps: Mapping[str, Overlap], settings: ScoringSettings
+) -> list[LesionScore]:
+    """A row per lesion and scan in which it truly is, and one per lesion that is gone or merged into another."""
+    fates = predicted_fates(exam, prediction, overlaps)
+    rows = []
+    for scan, overlap in overlaps.items():
+        matches = best_matches(overlap)
+        for true_id in overlap.truth:
+            known = _known(exam, prediction, true_id) | {"predicted_fate": fates[true_id]}
+            pair = _Pair.of(exam, prediction, scan, overlap, true_id)
+            rows.append(LesionScore(**known, **_by_id(exam, pair, settings), **_by_match(pair, matches, settings)))
+    measured = {row.lesion_id for row in rows}
+    for lesion_id in exam.facts.keys() - measured:
+        known = _known(exam, prediction, lesion_id) | {"predicted_fate": fates[lesion_id]}
+        rows.append(LesionScore(**known, **_absent(exam, prediction, overlaps, lesion_id)))
+    return sorted(rows, key=lambda row: (row.lesion_id, row.scan or ""))
+
+
+def best_matches(overlap: Overlap) -> dict[int, int]:
+    """The predicted label of each true lesion, so that every label is used once and the sum of Dice is highest."""
+    true_ids, predicted_ids = (sorted({pair[side] for pair in overlap.shared}) for side in (0, 1))
+    dice = np.array([[overlap.dice(true_id, label) for label in predicted_ids] for true_id in true_ids])
+    if not dice.size:
+        return {}
+    rows, columns = linear_sum_assignment(dice, maximize=True)
+    return {
+        true_ids[row]: predicted_ids[column] for row, column in zip(rows, columns, strict=True) if dice[row, column] > 0
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Pair:
+    """A true lesion of one scan, and the labels that were predicted for it or for what has merged into it."""
+
+    scan: str
+    true_id: int
+    labels: tuple[int, ...]
+    truth: Outline
+    predicted: LesionMap
+    overlap: Overlap
+    known_surfaces: dict[tuple[int, ...], tuple[float, float | None]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, exam: Exam, prediction: Prediction, scan: str, overlap: Overlap, true_id: int) -> _Pair:
+        return cls(
+            scan=scan,
+            true_id=true_id,
+            labels=tuple(label for label in _group(exam, true_id) if label in overlap.predicted),
+            truth=Outline.of(exam.truth[scan], [true_id], [overlap.truth[true_id]]),
+            predicted=prediction.maps[scan],
+            overlap=overlap,
+        )
+
+    def outline(self, labels: tuple[int, ...]) -> Outline | None:
+        """What was predicted under some labels."""
+        regions = [self.overlap.predicted[label] for label in labels]
+        return Outline.of(self.predicted, labels, regions) if labels else None
+
+    def surfaces(self, labels: tuple[int, ...], settings: ScoringSettings) -> tuple[float, float | None]:
+        """Surface Dice and Hausdorff distance of what was predicted under some labels, measured once."""
+        if labels not in self.known_surfaces:
+            outline = self.outline(labels)
+            self.known_surfaces[labels] = (
+                (0.0, None)
+                if outline is None
+                else (
+                    surface_dice(self.truth, outline, tolerance_mm=settings.tolerance_mm),
+                    hausdorff_95_mm(self.truth, outline),
+                )
+            )
+        return self.known_surfaces[labels]
+
+
+def _group(exam: Exam, true_id: int) -> list[int]:
+    """The lesions that are one in the truth."""
+    return sorted({true_id, *(lesion_id for lesion_id, fact in exam.facts.items() if fact.true_id == true_id)})
+
+
+def _by_id(exam: Exam, pair: _Pair, settings: ScoringSettings) -> dict[str, Any]:
+    overlap, voxel_ml = pair.overlap, pair.truth.grid.voxel_volume_ml
+    true_voxels = overlap.truth[pair.true_id].voxels
+    predicted_voxels = sum(overlap.predicted[label].voxels for label in pair.labels)
+    common = sum(overlap.shared.get((pair.true_id, label), 0) for label in pair.labels)
+    diameter_mm = largest_axial_diameter_mm(pair.truth)
+    outline = pair.outline(pair.labels)
+    share, distance_mm = pair.surfaces(pair.labels, settings)
+    click = exam.clicks.get(pair.true_id)
+    return {
+        "scan": pair.scan,
+        "diameter_mm": diameter_mm,
+        "click_error_mm": None
+        if click is None or click.scan != pair.scan
+        else float(np.linalg.norm(np.subtract(click.point_xyz_mm, center_xyz_mm(pair.truth)))),
+        "true_volume_ml": true_voxels * voxel_ml,
+        "predicted_volume_ml": predicted_voxels * voxel_ml,
+        "true_diameter_mm": diameter_mm,
+        "predicted_diameter_mm": 0.0 if outline is None else largest_axial_diameter_mm(outline),
+        "dice": 2 * common / (true_voxels + predicted_voxels),
+        "surface_dice": share,
+        "hausdorff_95_mm": distance_mm,
+    }
+
+
+def _by_match(pair: _Pair, matches: Mapping[int, int], settings: ScoringSettings) -> dict[str, Any]:
+    match_id = matches.get(pair.true_id)
+    share, distance_mm = pair.surfaces(() if match_id is None else (match_id,), settings)
+    iou = 0.0 if match_id is None else pair.overlap.iou(pair.true_id, match_id)
+    return {
+        "match_id": match_id,
+        "match_dice": 0.0 if match_id is None else pair.overlap.dice(pair.true_id, match_id),
+        "match_iou": iou,
+        "match_surface_dice": share,
+        "match_hausdorff_95_mm": distance_mm,
+        "is_detected": iou >= settings.detection_iou,
+    }
+
+
+def _absent(exam: Exam, prediction: Prediction, overlaps: Mapping[str, Overlap], lesion_id: int) -> dict[str, Any]:
+    outlines = [
+        Outline.of(prediction.maps[scan], [lesion_id], [overlap.predicted[lesion_id]])
+        for scan, overlap in overlaps.items()
+        if lesion_id in overlap.predicted
+    ]
+    before = None if exam.baseline is None else exam.baseline.get(lesion_id)
+    click = exam.clicks.get(lesion_id)
+    return {
+        "scan": None if click is None else click.scan,
+        "diameter_mm": None if before is None else before.diameter_mm,
+        "click_error_mm": None,
+        "true_volume_ml": 0.0,
+        "predicted_volume_ml": sum(float(outline.mask.sum()) * outline.grid.voxel_volume_ml for outline in outlines),
+        "true_diameter_mm": 0.0,
+        "predicted_diameter_mm": max(map(largest_axial_diameter_mm, outlines), default=0.0),
+    }
+
+
+def _known(exam: Exam, prediction: Prediction, lesion_id: int) -> dict[str, Any]:
+    """What a row says of a lesion whether it is still there or not."""
+    fact = exam.facts[lesion_id]
+    nothing = BaselineLesion(volume_ml=0.0, diameter_mm=0.0)
+    before = None if exam.baseline is None else exam.baseline.get(lesion_id, nothing)
+    presence = [prediction.presence[member] for member in _group(exam, lesion_id) if member in prediction.presence]
+    return {
+        "exam": exam.name,
+        "lesion_id": lesion_id,
+        "true_id": fact.true_id,
+        "fate": fact.fate,
+        "lesion_type": fact.lesion_type,
+        "is_target": fact.is_target,
+        "presence": max(presence, default=None),
+        "baseline_volume_ml": None if before is None else before.volume_ml,
+        "baseline_diameter_mm": None if before is None else before.diameter_mm,
+    }

@@ -1,0 +1,263 @@
+"""What a prediction says of change: volumes, fates, and the response to therapy in the style of RECIST 1.1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict
+from sklearn.metrics import cohen_kappa_score, confusion_matrix
+
+from longilesion.evaluation.bootstrap import Bootstrap, Estimate
+from longilesion.evaluation.exam import FATES
+from longilesion.evaluation.lesions import LesionScore
+
+Response: TypeAlias = Literal["CR", "PR", "SD", "PD"]
+
+RESPONSES: tuple[Response, ...] = ("CR", "PR", "SD", "PD")
+
+# RECIST 1.1: a lesion is measured from 10 mm, at most five of them; -30 % is a partial response; +20 % and 5 mm, or a
+# new lesion, is progression.
+MEASURABLE_MM = 10.0
+TARGETS = 5
+PARTIAL_RESPONSE = -0.3
+PROGRESSION = 0.2
+PROGRESSION_MM = 5.0
+
+
+class Confusion(BaseModel):
+    """How often each true category (row) was predicted as each category (column), and Cohen's kappa of the two.
+
+    The weighted kappa counts a mistake by the number of categories between (None where they have no order).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    categories: tuple[str, ...]
+    counts: list[list[int]]
+    kappa: Estimate
+    weighted_kappa: Estimate | None
+
+
+class Agreement(BaseModel):
+    """Predicted against true values: the mean difference, its 95 % limits (Bland-Altman), Lin's concordance."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bias: Estimate
+    lower_limit: float | None
+    upper_limit: float | None
+    concordance: Estimate
+
+
+class PatientResponse(BaseModel):
+    """One patient's response; None where no lesion was measurable before and none is new.
+
+    The sums are of the targets' largest axial diameters; merged lesions count once.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    targets: tuple[int, ...]
+    baseline_sum_mm: float
+    true_sum_mm: float
+    predicted_sum_mm: float
+    true_response: Response | None
+    predicted_response: Response | None
+
+
+class Longitudinal(BaseModel):
+    """All figures of change. `not_evaluable` patients have no response, in the truth or as predicted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lesion_change_ml: Agreement
+    burden_change_ml: Agreement
+    fates: Confusion
+    response: Confusion
+    not_evaluable: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PatientChange:
+    """One patient's lesions, one row each, the volume of predicted labels that are no known lesion, and the response.
+
+    `changes_ml` are the true and predicted changes of the lesions that were there before, merged ones as one.
+    """
+
+    lesions: Sequence[LesionScore]
+    changes_ml: Sequence[tuple[float, float]]
+    burden_change_ml: tuple[float, float]
+    response: PatientResponse
+
+
+def patient_change(rows: Sequence[LesionScore], *, unknown_ml: float) -> PatientChange:
+    """How one patient's lesions changed; `unknown_ml` is what was predicted under ids that no lesion has.
+
+    A lesion that lies in both of the exam's scans is measured where it is larger.
+    """
+    largest: dict[int, LesionScore] = {}
+    for row in sorted(rows, key=lambda row: row.true_volume_ml + row.predicted_volume_ml):
+        largest[row.lesion_id] = row
+    lesions = [largest[lesion_id] for lesion_id in sorted(largest)]
+    groups: dict[int, list[LesionScore]] = {}
+    for lesion in lesions:
+        groups.setdefault(lesion.true_id or lesion.lesion_id, []).append(lesion)
+    volumes_ml = [
+        (
+            sum(lesion.baseline_volume_ml or 0.0 for lesion in group),
+            sum(lesion.true_volume_ml for lesion in group),
+            max(lesion.predicted_volume_ml for lesion in group),
+        )
+        for group in groups.values()
+    ]
+    before, true, predicted = (sum(volumes) for volumes in zip(*volumes_ml, strict=True)) if volumes_ml else (0.0,) * 3
+    return PatientChange(
+        lesions=lesions,
+        changes_ml=[(true - before, predicted - before) for before, true, predicted in volumes_ml if before > 0],
+        burden_change_ml=(true - before, predicted + unknown_ml - before),
+        response=_response(lesions, has_unknown=unknown_ml > 0),
+    )
+
+
+def longitudinal_figures(
+    patients: Sequence[PatientChange], bootstrap: Bootstrap, *, has_baseline: Sequence[bool]
+) -> Longitudinal:
+    """Agreement and confusion over the patients with a baseline, in the order in which `bootstrap` draws all."""
+    followed = [(place, patient) for place, patient in enumerate(patients) if has_baseline[place]]
+    changes = [(place, *change) for place, patient in followed for change in patient.changes_ml]
+    burdens = [(place, *patient.burden_change_ml) for place, patient in followed]
+    fates = [
+        (place, lesion.fate, lesion.predicted_fate)
+        for place, patient in followed
+        for lesion in patient.lesions
+        if lesion.fate is not None and lesion.predicted_fate is not None
+    ]
+    responses = [
+        (place, patient.response.true_response, patient.response.predicted_response)
+        for place, patient in followed
+        if patient.response.true_response is not None and patient.response.predicted_response is not None
+    ]
+    return Longitudinal(
+        lesion_change_ml=agreement(changes, bootstrap),
+        burden_change_ml=agreement(burdens, bootstrap),
+        fates=confusion(fates, FATES, bootstrap, is_ordered=False),
+        response=confusion(responses, RESPONSES, bootstrap, is_ordered=True),
+        not_evaluable=len(followed) - len(responses),
+    )
+
+
+def response_of(baseline_mm: float, followup_mm: float, *, is_new: bool) -> Response | None:
+    """The response of two sums of diameters; None where there was nothing to measure and nothing is new."""
+    growth_mm = followup_mm - baseline_mm
+    if is_new or (baseline_mm > 0 and growth_mm >= max(PROGRESSION * baseline_mm, PROGRESSION_MM)):
+        return "PD"
+    if baseline_mm == 0:
+        return None
+    if followup_mm == 0:
+        return "CR"
+    return "PR" if growth_mm <= PARTIAL_RESPONSE * baseline_mm else "SD"
+
+
+def agreement(values: Sequence[tuple[int, float, float]], bootstrap: Bootstrap) -> Agreement:
+    """Agreement of values given as patient, truth, prediction."""
+    patient_of = np.array([place for place, _, _ in values], np.int64)
+    true, predicted = (np.array([value[side] for value in values], np.float64) for side in (1, 2))
+    difference = predicted - true
+    bias = bootstrap.pooled_mean(difference, patient_of)
+    middle, spread = (float(difference.mean()), float(difference.std(ddof=1))) if len(values) > 1 else (np.nan, np.nan)
+    return Agreement(
+        bias=bias,
+        lower_limit=middle - 1.96 * spread if len(values) > 1 else None,
+        upper_limit=middle + 1.96 * spread if len(values) > 1 else None,
+        concordance=bootstrap.estimate(
+            lambda weights: concordance(true, predicted, weights[:, patient_of]), count=len(values)
+        ),
+    )
+
+
+def concordance(
+    true: Float[np.ndarray, " n"], predicted: Float[np.ndarray, " n"], weights: Float[np.ndarray, "draws n"]
+) -> Float[np.ndarray, " draws"]:
+    """Lin's concordance correlation coefficient; NaN where all values are one and the same."""
+    total = np.maximum(weights.sum(axis=1), 1e-300)
+    mean_true, mean_predicted = weights @ true / total, weights @ predicted / total
+    variances = weights @ true**2 / total - mean_true**2 + weights @ predicted**2 / total - mean_predicted**2
+    covariance = weights @ (true * predicted) / total - mean_true * mean_predicted
+    scale = variances + (mean_true - mean_predicted) ** 2
+    return np.asarray(np.where(scale > 1e-12, 2 * covariance / np.where(scale > 1e-12, scale, 1.0), np.nan))
+
+
+def confusion(
+    pairs: Sequence[tuple[int, str, str]], categories: Sequence[str], bootstrap: Bootstrap, *, is_ordered: bool
+) -> Confusion:
+    """Confusion of categories given as patient, truth, prediction."""
+    patient_of = np.array([place for place, _, _ in pairs], np.int64)
+    true, predicted = [pair[1] for pair in pairs], [pair[2] for pair in pairs]
+
+    def kappa(scheme: str | None) -> Estimate:
+        return bootstrap.estimate(
+            lambda weights: np.array(
+                [_kappa(true, predicted, categories, drawn[patient_of], scheme) for drawn in weights]
+            ),
+            count=len(pairs),
+        )
+
+    counts = confusion_matrix(true, predicted, labels=list(categories)) if pairs else np.zeros((len(categories),) * 2)
+    return Confusion(
+        categories=tuple(categories),
+        counts=counts.astype(int).tolist(),
+        kappa=kappa(None),
+        weighted_kappa=kappa("linear") if is_ordered else None,
+    )
+
+
+def _kappa(
+    true: Sequence[str],
+    predicted: Sequence[str],
+    categories: Sequence[str],
+    weights: Float[np.ndarray, " n"],
+    scheme: str | None,
+) -> float:
+    drawn = weights > 0
+    # Where all is of one category there is nothing to agree on beyond chance.
+    if len({*np.array(true)[drawn], *np.array(predicted)[drawn]}) < 2:
+        return float(np.nan)
+    return float(cohen_kappa_score(true, predicted, labels=list(categories), weights=scheme, sample_weight=weights))
+
+
+def _response(lesions: Sequence[LesionScore], *, has_unknown: bool) -> PatientResponse:
+    """The response of one patient.
+
+    Targets are the lesions that are marked as such, or else the five largest of at least 10 mm before. All are
+    measured by their largest axial diameter, lymph nodes too; what has merged into another is measured there.
+    """
+    before = sorted(lesions, key=lambda lesion: -(lesion.baseline_diameter_mm or 0.0))
+    targets = [lesion for lesion in before if lesion.is_target and lesion.baseline_diameter_mm] or [
+        lesion for lesion in before if (lesion.baseline_diameter_mm or 0.0) >= MEASURABLE_MM
+    ][:TARGETS]
+    hosts = {lesion.true_id for lesion in targets}
+    outlines = [lesion for lesion in lesions if lesion in targets or lesion.lesion_id in hosts]
+    baseline_mm = sum(lesion.baseline_diameter_mm or 0.0 for lesion in targets)
+    true_mm, predicted_mm = (
+        sum(lesion.true_diameter_mm for lesion in outlines),
+        sum(lesion.predicted_diameter_mm for lesion in outlines if not _is_part(lesion)),
+    )
+    return PatientResponse(
+        targets=tuple(sorted(lesion.lesion_id for lesion in targets)),
+        baseline_sum_mm=baseline_mm,
+        true_sum_mm=true_mm,
+        predicted_sum_mm=predicted_mm,
+        true_response=response_of(baseline_mm, true_mm, is_new=any(lesion.fate == "new" for lesion in lesions)),
+        predicted_response=response_of(
+            baseline_mm, predicted_mm, is_new=has_unknown or any(lesion.predicted_fate == "new" for lesion in lesions)
+        ),
+    )
+
+
+def _is_part(lesion: LesionScore) -> bool:
+    """Whether the lesion has merged into another, whose row measures what was predicted for both."""
+    return lesion.true_id is not None and lesion.true_id != lesion.lesion_id

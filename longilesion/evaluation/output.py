@@ -1,0 +1,86 @@
+"""The files of an evaluation: JSON and CSV for machines, Markdown and pictures for people, all of them or none."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from longilesion.evaluation.plots import draw_plots
+from longilesion.evaluation.run import EvaluationReport, EvaluationRun
+from longilesion.evaluation.tables import Section, sections, to_markdown
+from longilesion.files import written_together
+
+_DOTS_PER_INCH = 150
+
+
+def report_sections(report: EvaluationReport) -> list[Section]:
+    """The report's tables."""
+    return list(
+        sections(
+            report.evaluations,
+            ranks=report.ranks,
+            differences=report.differences,
+            steps=report.interaction,
+            tolerance_mm=report.settings.tolerance_mm,
+        )
+    )
+
+
+def write_evaluation(directory: Path, run: EvaluationRun) -> list[Path]:
+    """Writes evaluation.json, evaluation.md, exams.csv, lesions.csv and the plots; returns their paths.
+
+    Raises InputError where it cannot write.
+    """
+    evaluations = run.report.evaluations
+    figures = draw_plots(evaluations, run.detections)
+    names = ["evaluation.json", "evaluation.md", "exams.csv", "lesions.csv", *(f"{stem}.png" for stem in figures)]
+    paths = [directory / name for name in names]
+    with written_together(paths) as (as_json, as_markdown, exams, lesions, *pictures):
+        as_json.write_text(run.report.model_dump_json(indent=1) + "\n")
+        as_markdown.write_text(_markdown(run.report, figures))
+        _write_rows(exams, {each.name: each.exams for each in evaluations})
+        _write_rows(lesions, {each.name: each.lesions for each in evaluations})
+        for picture, figure in zip(pictures, figures.values(), strict=True):
+            figure.savefig(picture, format="png", dpi=_DOTS_PER_INCH)
+    return paths
+
+
+def _markdown(report: EvaluationReport, figures: Iterable[str]) -> str:
+    warnings = sorted({warning for each in report.evaluations for warning in each.warnings})
+    versions = ", ".join(f"{name} {number}" for name, number in report.versions.items())
+    settings = ", ".join(f"{name} {value}" for name, value in report.settings.model_dump().items())
+    parts = [
+        f"# Evaluation of {', '.join(each.name for each in report.evaluations)}",
+        "",
+        f"Intervals: 95 %, {report.draws} draws of patients, seed {report.seed}. Settings: {settings}. {versions}.",
+        "",
+        *(to_markdown(section) for section in report_sections(report)),
+        *(f"![{stem.replace('_', ' ')}]({stem}.png)\n" for stem in figures),
+    ]
+    if warnings:
+        parts += ["## Warnings", "", *(f"- {warning}" for warning in warnings), ""]
+    return "\n".join(parts)
+
+
+def _write_rows(path: Path, rows: Mapping[str, Sequence[BaseModel]]) -> None:
+    flat = [{"method": method, **_flat(row.model_dump())} for method, own in rows.items() for row in own]
+    headings = list(dict.fromkeys(heading for row in flat for heading in row))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, headings)
+        writer.writeheader()
+        writer.writerows(flat)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values under joined names, lists as words."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}_")
+        else:
+            flat[prefix + name] = " ".join(map(str, value)) if isinstance(value, tuple) else value
+    return flat

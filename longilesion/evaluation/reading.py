@@ -1,0 +1,88 @@
+"""Exams and predictions from their files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from longilesion.case import LesionMap, lesion_regions
+from longilesion.click_files import ClickFile, read_click_pairs
+from longilesion.errors import InputError
+from longilesion.evaluation.exam import BaselineLesion, Exam, FollowupClick, Prediction
+from longilesion.evaluation.folders import ExamFiles, PredictionFiles
+from longilesion.evaluation.lesion_table import completed_facts, read_lesion_table
+from longilesion.evaluation.measures import Outline, largest_axial_diameter_mm
+from longilesion.images import read_lesion_map
+from longilesion.report import RunReport
+
+
+def read_exam(files: ExamFiles) -> tuple[Exam, list[str]]:
+    """Reads what is true of an exam, and says what in it does not fit together."""
+    truth = {scan: read_lesion_map(path) for scan, path in files.truth.items()}
+    baseline = _read_baseline(files.baselines) if files.baselines else None
+    clicks = _read_clicks(files.clicks, truth)
+    facts, warnings = completed_facts(
+        {} if files.table is None else read_lesion_table(files.table),
+        source=str(files.table),
+        true_ids={lesion_id for lesions in truth.values() for lesion_id in lesion_regions(lesions.ids)},
+        baseline_ids=None if baseline is None else baseline.keys(),
+        clicked_ids=clicks.keys(),
+    )
+    return Exam(name=files.name, truth=truth, facts=facts, baseline=baseline, clicks=clicks), warnings
+
+
+def read_prediction(files: PredictionFiles, exam: Exam) -> Prediction:
+    """Reads predicted maps, whose voxels have to be those of the true ones, and the run report beside them."""
+    report = None if files.report is None else _read_report(files.report)
+    lesions = [] if report is None else report.lesions
+    return Prediction(
+        maps={
+            scan: read_lesion_map(files.maps[scan], like=truth.grid, of="the truth")
+            for scan, truth in exam.truth.items()
+            if scan in files.maps
+        },
+        presence={lesion.id: lesion.presence for lesion in lesions},
+        merged_into={lesion.id: lesion.merged_into for lesion in lesions if lesion.merged_into is not None},
+    )
+
+
+def _read_baseline(paths: Sequence[Path]) -> dict[int, BaselineLesion]:
+    """Measures the lesions of baseline maps; one that lies in several is measured where it is largest."""
+    found: dict[int, BaselineLesion] = {}
+    for path in paths:
+        lesions = read_lesion_map(path)
+        for lesion_id, region in lesion_regions(lesions.ids).items():
+            volume_ml = region.voxels * lesions.grid.voxel_volume_ml
+            if lesion_id not in found or found[lesion_id].volume_ml < volume_ml:
+                outline = Outline.of(lesions, [lesion_id], [region])
+                found[lesion_id] = BaselineLesion(volume_ml=volume_ml, diameter_mm=largest_axial_diameter_mm(outline))
+    return found
+
+
+def _read_clicks(paths: Mapping[str, Path], truth: Mapping[str, LesionMap]) -> dict[int, FollowupClick]:
+    """The follow-up's clicks; the first scan counts for a lesion that is clicked in several."""
+    clicks: dict[int, FollowupClick] = {}
+    for scan, path in paths.items():
+        if scan not in truth:
+            continue
+        file = ClickFile(path=path, scan_name="primary", grid=truth[scan].grid)
+        for pair in read_click_pairs(baseline=[], followup=[file]):
+            if pair.followup is not None:
+                click = FollowupClick(scan=scan, point_xyz_mm=pair.followup.point_xyz_mm)
+                clicks.setdefault(pair.lesion_id, click)
+    return clicks
+
+
+def _read_report(path: Path) -> RunReport:
+    try:
+        return RunReport.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; expected a run report") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(
+            f"{path}: {where}: {first['msg']}; expected a run report of this version, as process.py --report writes it"
+        ) from error

@@ -1,0 +1,172 @@
+"""One exam against one prediction: the challenge's entries, a row per lesion, and what detection needs of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import cc3d
+import numpy as np
+from jaxtyping import UInt16
+
+from longilesion.case import LesionMap
+from longilesion.errors import InputError
+from longilesion.evaluation.challenge import ChallengeScore, challenge_entries, challenge_score
+from longilesion.evaluation.detection import ExamLesions
+from longilesion.evaluation.exam import Exam, Instances, Prediction, ScoringSettings
+from longilesion.evaluation.lesions import LesionScore, best_matches, score_lesions
+from longilesion.evaluation.measures import Outline, largest_axial_diameter_mm
+from longilesion.evaluation.overlap import Overlap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ExamScore:
+    """All that later figures need of an exam. `missing` are the scans for which nothing was predicted.
+
+    `unknown_labels` are predicted under ids that no lesion has, with their volume in all.
+    """
+
+    exam: str
+    challenge: ChallengeScore
+    lesions: tuple[LesionScore, ...]
+    detection: ExamLesions
+    missing: tuple[str, ...]
+    unknown_labels: int
+    unknown_ml: float
+    has_baseline: bool
+
+
+def score_exam(exam: Exam, prediction: Prediction, settings: ScoringSettings) -> ExamScore:
+    """Scores an exam; a scan without a predicted map counts as one without predicted lesions."""
+    missing = tuple(scan for scan in exam.truth if scan not in prediction.maps)
+    prediction = replace(prediction, maps={scan: _map_of(exam, prediction, scan) for scan in exam.truth})
+    overlaps = _overlaps(exam, prediction)
+    if settings.matching == "overlap":
+        prediction = _renamed(exam, prediction, overlaps)
+        overlaps = _overlaps(exam, prediction)
+    entries = [
+        entry
+        for scan, overlap in overlaps.items()
+        for entry in challenge_entries(overlap, voxel_ml=exam.truth[scan].grid.voxel_volume_ml)
+    ]
+    unknown_ml = [
+        region.voxels * exam.truth[scan].grid.voxel_volume_ml
+        for scan, overlap in overlaps.items()
+        for label, region in overlap.predicted.items()
+        if label not in exam.facts
+    ]
+    return ExamScore(
+        exam=exam.name,
+        challenge=challenge_score(entries),
+        lesions=tuple(score_lesions(exam, prediction, overlaps, settings)),
+        detection=_detected(exam, prediction, overlaps, settings.instances),
+        missing=missing,
+        unknown_labels=len(unknown_ml),
+        unknown_ml=sum(unknown_ml),
+        has_baseline=exam.baseline is not None,
+    )
+
+
+def _map_of(exam: Exam, prediction: Prediction, scan: str) -> LesionMap:
+    truth = exam.truth[scan]
+    # Zeros that are never written to take no memory.
+    return prediction.maps.get(scan) or LesionMap(ids=np.zeros(truth.grid.shape_zyx, np.uint16), grid=truth.grid)
+
+
+def _overlaps(exam: Exam, prediction: Prediction) -> dict[str, Overlap]:
+    return {scan: Overlap.of(truth.ids, prediction.maps[scan].ids) for scan, truth in exam.truth.items()}
+
+
+def _renamed(exam: Exam, prediction: Prediction, overlaps: Mapping[str, Overlap]) -> Prediction:
+    """The prediction with each label named after the true lesion that it matches, the others with ids of no lesion."""
+    free = max([0, *exam.facts, *(label for overlap in overlaps.values() for label in overlap.truth)])
+    maps: dict[str, LesionMap] = {}
+    presence: dict[int, float] = {}
+    for scan, overlap in overlaps.items():
+        names = {label: true_id for true_id, label in best_matches(overlap).items()}
+        others = [label for label in overlap.predicted if label not in names]
+        names |= {label: free + place for place, label in enumerate(others, start=1)}
+        free += len(others)
+        if free > np.iinfo(np.uint16).max:
+            raise InputError(f"{exam.name}: {free} lesion ids; expected at most {np.iinfo(np.uint16).max}")
+        table = np.zeros(max(names, default=0) + 1, np.uint16)
+        table[list(names)] = list(names.values())
+        maps[scan] = LesionMap(ids=table[prediction.maps[scan].ids], grid=prediction.maps[scan].grid)
+        presence |= {names[label]: sure for label, sure in prediction.presence.items() if label in names}
+    return Prediction(maps=maps, presence=presence, merged_into={})
+
+
+def _detected(exam: Exam, prediction: Prediction, overlaps: Mapping[str, Overlap], instances: Instances) -> ExamLesions:
+    parts = []
+    for scan, truth in exam.truth.items():
+        predicted, presence = prediction.maps[scan], prediction.presence
+        overlap = overlaps[scan]
+        if instances == "components":
+            truth, _ = _components(truth)
+            predicted, label_of = _components(predicted)
+            presence = {part: presence[label] for part, label in label_of.items() if label in presence}
+            overlap = Overlap.of(truth.ids, predicted.ids)
+        parts.append(_scan_lesions(truth, predicted, overlap, presence))
+    return _together(parts)
+
+
+def _scan_lesions(
+    truth: LesionMap, predicted: LesionMap, overlap: Overlap, presence: Mapping[int, float]
+) -> ExamLesions:
+    places = ({label: place for place, label in enumerate(side)} for side in (overlap.truth, overlap.predicted))
+    row_of, column_of = places
+    iou = np.zeros((len(row_of), len(column_of)))
+    for true_id, label in overlap.shared:
+        iou[row_of[true_id], column_of[label]] = overlap.iou(true_id, label)
+    true_mm, predicted_mm = (
+        np.array([largest_axial_diameter_mm(Outline.of(lesions, [label], [region])) for label, region in side.items()])
+        for lesions, side in ((truth, overlap.truth), (predicted, overlap.predicted))
+    )
+    true_ml, predicted_ml = (
+        np.array([region.voxels for region in side.values()]) * truth.grid.voxel_volume_ml
+        for side in (overlap.truth, overlap.predicted)
+    )
+    return ExamLesions(
+        true_mm=true_mm,
+        true_ml=true_ml,
+        predicted_mm=predicted_mm,
+        predicted_ml=predicted_ml,
+        # A method that does not say how sure it is, is sure.
+        confidence=np.array([presence.get(label, 1.0) for label in overlap.predicted], np.float64),
+        iou=iou,
+    )
+
+
+def _together(parts: list[ExamLesions]) -> ExamLesions:
+    """The lesions of several scans, which do not overlap."""
+    true_mm, true_ml, predicted_mm, predicted_ml, confidence = (
+        np.concatenate([np.empty(0), *(getattr(part, field) for part in parts)])
+        for field in ("true_mm", "true_ml", "predicted_mm", "predicted_ml", "confidence")
+    )
+    iou = np.zeros((len(true_mm), len(predicted_mm)))
+    row = column = 0
+    for part in parts:
+        rows, columns = part.iou.shape
+        iou[row : row + rows, column : column + columns] = part.iou
+        row, column = row + rows, column + columns
+    return ExamLesions(
+        true_mm=true_mm,
+        true_ml=true_ml,
+        predicted_mm=predicted_mm,
+        predicted_ml=predicted_ml,
+        confidence=confidence,
+        iou=iou,
+    )
+
+
+def _components(lesions: LesionMap) -> tuple[LesionMap, dict[int, int]]:
+    """The connected components of a map's labels, and the label of each."""
+    found: UInt16[np.ndarray, "z y x"]
+    components, count = cc3d.connected_components(lesions.ids, connectivity=18, return_N=True)
+    if count > np.iinfo(np.uint16).max:
+        raise InputError(f"{count} connected components in a map; expected at most {np.iinfo(np.uint16).max}")
+    found = components.astype(np.uint16)
+    voxels = np.flatnonzero(found)
+    labels = np.zeros(count + 1, np.int64)
+    labels[found.ravel()[voxels]] = lesions.ids.ravel()[voxels]
+    return LesionMap(ids=found, grid=lesions.grid), dict(enumerate(labels.tolist()))
