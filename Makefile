@@ -42,6 +42,7 @@ check: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.pipeline
+	$(BIN)/python -m benchmarks.evaluation
 
 # With a docker engine the image stands on its official base; without one, on a small Debian base made here.
 container: setup

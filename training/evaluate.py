@@ -1,28 +1,33 @@
 """Scores a bundle and its naive opponents on synthetic pairs over held-out volumes: `python -m training.evaluate`.
 
-Every lesion is scored on the whole scan: its Dice follows the challenge's rule, the mean over all predicted labels that
-touch it, 0 where none does. A gone lesion is recognised if its label is nowhere.
+Every lesion is scored on the whole scan by `longilesion.evaluation`. The tables' Dice follows the challenge's rule, the
+mean over all predicted labels that touch a lesion, 0 where none does. A gone lesion is recognised if its label is
+nowhere.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from evalutils.stats import calculate_confusion_matrix, dice_from_confusion_matrix
 from jaxtyping import UInt16
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from scipy.ndimage import center_of_mass
 
-from longilesion.case import Case, LesionMap
+from longilesion.case import Case, LesionMap, lesion_regions
 from longilesion.ensemble import Ensemble, load_ensemble
+from longilesion.evaluation.exam import Exam, FollowupClick, LesionFact, Prediction, ScoringSettings
+from longilesion.evaluation.lesions import LesionScore
+from longilesion.evaluation.measures import Outline, center_xyz_mm
+from longilesion.evaluation.methods import prediction_of
+from longilesion.evaluation.reading import measured_baseline
+from longilesion.evaluation.run import sum_up
+from longilesion.evaluation.scoring import ExamScore, score_exam
 from longilesion.geometry import Triple
 from longilesion.pipeline import segment_case
 from longilesion.prompts import complete_prompts
@@ -34,35 +39,15 @@ from training.synthesis.pairs import SyntheticPair, synthetic_pair
 from training.synthesis.sources import load_sources, phantom_sources
 
 DIAMETERS_MM = ((0, 12), (12, 20), (20, 40), (40, 400))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LesionScore:
-    """One method's result on one lesion.
-
-    Dice is None for a gone lesion, presence None for a method that gives none. `distance_mm` is from where the method
-    looked to the lesion's true centre, None for a gone one.
-    """
-
-    method: str
-    case: str
-    lesion_id: int
-    fate: Fate
-    real: bool
-    diameter_mm: float
-    dice: float | None
-    voxels: int
-    presence: float | None
-    distance_mm: float | None
+REAL, INSERTED = "real tumour", "inserted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Outlined:
-    """What a method says of a case: the label map, and by lesion id where it looked and how sure it is of presence."""
+    """What a method says of a case, and where it looked by lesion id."""
 
-    ids: UInt16[np.ndarray, "z y x"]
+    prediction: Prediction
     places_xyz_mm: Mapping[int, Triple]
-    presence: Mapping[int, float]
 
 
 @dataclass
@@ -77,10 +62,23 @@ class Arguments:
     cases: int = 60
     seed: int = 2024
     output: Path | None = None
-    """Also write all scores to this JSON file."""
+    """Also write everything that `longilesion evaluate` would write to this folder."""
 
 
-def evaluate(arguments: Arguments) -> list[LesionScore]:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Scored:
+    """Each method's scores of all exams, and how far from the lesions there it looked: (fate, mm)."""
+
+    scores: Mapping[str, Sequence[ExamScore]]
+    distances_mm: Mapping[str, Sequence[tuple[Fate, float]]]
+
+    @property
+    def lesions(self) -> dict[str, list[LesionScore]]:
+        """The lesions of all exams by method."""
+        return {method: [lesion for score in own for lesion in score.lesions] for method, own in self.scores.items()}
+
+
+def evaluate(arguments: Arguments) -> Scored:
     """Scores every method on the same cases."""
     ensemble = load_ensemble(arguments.model)
     # Outlines are also wanted for lesions that the presence head rejects, to show what each threshold would do.
@@ -98,104 +96,110 @@ def evaluate(arguments: Arguments) -> list[LesionScore]:
         "paste baseline": lambda case: _at_clicks(case, paste_baseline(case)),
         "region growing": lambda case: _at_clicks(case, grow_region(case)),
     }
-    scores = []
+    scores: dict[str, list[ExamScore]] = {method: [] for method in methods}
+    distances_mm: dict[str, list[tuple[Fate, float]]] = {method: [] for method in methods}
     for number in track(range(arguments.cases), "scoring", console=Console(stderr=True)):
         source = sources[number % len(sources)]
         generator = np.random.default_rng((arguments.seed, number))
         pair = synthetic_pair(source, generator, shapes=sources)
+        exam = exam_of(f"{source.name}/{number}", pair)
         for method, outline in methods.items():
-            scores.extend(_scored(method, f"{source.name}/{number}", pair, outline(pair.case)))
-    return scores
+            outlined = outline(pair.case)
+            scores[method].append(score_exam(exam, outlined.prediction, ScoringSettings()))
+            distances_mm[method] += _distances_mm(pair, outlined.places_xyz_mm)
+    return Scored(scores=scores, distances_mm=distances_mm)
+
+
+def exam_of(name: str, pair: SyntheticPair) -> Exam:
+    """What is true of a synthetic pair, as the evaluation wants it."""
+    prior = pair.case.baselines["primary"]
+    return Exam(
+        name=name,
+        truth={"primary": pair.truth},
+        facts={
+            lesion_id: LesionFact(
+                fate=fact.fate,
+                true_id=None if fact.fate == "gone" else lesion_id,
+                lesion_type=REAL if fact.real else INSERTED,
+            )
+            for lesion_id, fact in pair.facts.items()
+        },
+        baseline={} if prior.lesions is None else measured_baseline(prior.lesions),
+        clicks={
+            each.lesion_id: FollowupClick(scan="primary", point_xyz_mm=each.followup.point_xyz_mm)
+            for each in pair.case.clicks
+            if each.followup is not None
+        },
+    )
 
 
 def _segmented(case: Case, ensemble: Ensemble) -> Outlined:
     result = segment_case(case, ensemble)
     return Outlined(
-        ids=result.maps["primary"].ids,
+        prediction=prediction_of(result),
         places_xyz_mm={lesion.prompt.lesion_id: lesion.place_xyz_mm for lesion in result.lesions},
-        presence={lesion.prompt.lesion_id: lesion.presence for lesion in result.lesions},
     )
 
 
 def _at_clicks(case: Case, ids: UInt16[np.ndarray, "z y x"]) -> Outlined:
-    places = {prompt.lesion_id: prompt.followup.point_xyz_mm for prompt in complete_prompts(case)}
-    return Outlined(ids=ids, places_xyz_mm=places, presence={})
+    lesions = LesionMap(ids=ids, grid=case.followups["primary"].grid)
+    return Outlined(
+        prediction=Prediction(maps={"primary": lesions}, presence={}, merged_into={}),
+        places_xyz_mm={prompt.lesion_id: prompt.followup.point_xyz_mm for prompt in complete_prompts(case)},
+    )
 
 
-def _scored(method: str, case: str, pair: SyntheticPair, outlined: Outlined) -> list[LesionScore]:
+def _distances_mm(pair: SyntheticPair, places_xyz_mm: Mapping[int, Triple]) -> list[tuple[Fate, float]]:
+    regions = lesion_regions(pair.truth.ids)
+    centers = {each: center_xyz_mm(Outline.of(pair.truth, [each], [region])) for each, region in regions.items()}
     return [
-        LesionScore(
-            method=method,
-            case=case,
-            lesion_id=lesion_id,
-            fate=fact.fate,
-            real=fact.real,
-            diameter_mm=fact.diameter_mm,
-            dice=None if fact.fate == "gone" else challenge_dice(pair.truth.ids == lesion_id, outlined.ids),
-            voxels=int((outlined.ids == lesion_id).sum()),
-            presence=outlined.presence.get(lesion_id),
-            distance_mm=None
-            if fact.fate == "gone"
-            else _distance_mm(pair.truth, lesion_id, outlined.places_xyz_mm[lesion_id]),
-        )
+        (fact.fate, float(np.linalg.norm(np.subtract(centers[lesion_id], places_xyz_mm[lesion_id]))))
         for lesion_id, fact in pair.facts.items()
+        if lesion_id in centers
     ]
 
 
-def _distance_mm(truth: LesionMap, lesion_id: int, place_xyz_mm: Triple) -> float:
-    z, y, x = center_of_mass(truth.ids == lesion_id)
-    return float(np.linalg.norm(np.subtract(truth.grid.world_xyz_mm((z, y, x)), place_xyz_mm)))
-
-
-def challenge_dice(truth: np.ndarray, ids: UInt16[np.ndarray, "z y x"]) -> float:
-    """Mean Dice over all labels that touch a true lesion, 0 where none does."""
-    touching = np.unique(ids[truth])
-    scores = [
-        float(dice_from_confusion_matrix(calculate_confusion_matrix(truth, ids == label, labels=[False, True]))[1])
-        for label in touching[touching > 0]
-    ]
-    return float(np.mean(scores)) if scores else 0.0
-
-
-def print_tables(scores: Sequence[LesionScore], console: Console) -> None:
+def print_tables(scored: Scored, console: Console) -> None:
     """Dice overall, per fate and diameter, and the presence rates; then distances and the presence thresholds."""
-    table = Table(title=f"{len({score.case for score in scores})} cases: Dice per lesion (number of lesions)")
+    lesions = scored.lesions
+    cases = {lesion.exam for own in lesions.values() for lesion in own}
+    table = Table(title=f"{len(cases)} cases: Dice per lesion (number of lesions)")
     columns: dict[str, Callable[[LesionScore], bool]] = {
-        "all": lambda score: True,
-        "real tumours": lambda score: score.real,
-        "persists": lambda score: score.fate == "persists" and not score.real,
-        "new": lambda score: score.fate == "new",
+        "all": lambda lesion: True,
+        "real tumours": lambda lesion: lesion.lesion_type == REAL,
+        "persists": lambda lesion: lesion.fate == "persists" and lesion.lesion_type != REAL,
+        "new": lambda lesion: lesion.fate == "new",
     }
     for low, high in DIAMETERS_MM:
         columns[f"{low}-{high} mm"] = partial(_is_between, low, high)
     for heading in ("method", *columns, "gone recognised", "present kept"):
         table.add_column(heading, justify="left" if heading == "method" else "right")
-    for method in dict.fromkeys(score.method for score in scores):
-        own = [score for score in scores if score.method == method]
-        cells = [_mean([s.dice for s in own if s.dice is not None and chosen(s)]) for chosen in columns.values()]
-        gone = _mean([float(score.voxels == 0) for score in own if score.fate == "gone"])
-        kept = _mean([float(score.voxels > 0) for score in own if score.fate != "gone"])
-        table.add_row(method, *cells, gone, kept)
+    for method, own in lesions.items():
+        cells = [_mean([lesion.challenge_dice for lesion in own if chosen(lesion)]) for chosen in columns.values()]
+        table.add_row(
+            method,
+            *cells,
+            _mean([lesion.is_recognised for lesion in own]),
+            _mean([lesion.is_kept for lesion in own]),
+        )
     console.print(table)
-    _print_distances(scores, console)
-    _print_thresholds([score for score in scores if score.method == "longilesion"], console)
+    _print_distances(scored.distances_mm, console)
+    _print_thresholds(lesions["longilesion"], console)
 
 
-def _is_between(low: float, high: float, score: LesionScore) -> bool:
-    return low <= score.diameter_mm < high
+def _is_between(low: float, high: float, lesion: LesionScore) -> bool:
+    return lesion.diameter_mm is not None and low <= lesion.diameter_mm < high
 
 
-def _print_distances(scores: Sequence[LesionScore], console: Console) -> None:
+def _print_distances(distances_mm: Mapping[str, Sequence[tuple[Fate, float]]], console: Console) -> None:
     """How far from the lesion each method looked; what the baseline shows can be aligned, what is new cannot."""
     table = Table(title="distance to the lesion's centre, mm: median / 90th percentile")
     for heading in ("method", "persists", "new"):
         table.add_column(heading, justify="left" if heading == "method" else "right")
     for method in ("longilesion", "paste baseline"):
         cells = [
-            _quantiles(
-                [s.distance_mm for s in scores if (s.method, s.fate) == (method, fate) and s.distance_mm is not None]
-            )
-            for fate in ("persists", "new")
+            _quantiles([distance for fate, distance in distances_mm[method] if fate == chosen])
+            for chosen in ("persists", "new")
         ]
         table.add_row(method if method == "longilesion" else "click", *cells)
     console.print(table)
@@ -205,27 +209,31 @@ def _quantiles(values: Sequence[float]) -> str:
     return "{:.1f} / {:.1f}".format(*np.quantile(values, [0.5, 0.9])) if values else "-"
 
 
-def _print_thresholds(scores: Sequence[LesionScore], console: Console) -> None:
+def _print_thresholds(lesions: Sequence[LesionScore], console: Console) -> None:
     table = Table(title="presence threshold")
     for heading in ("threshold", "gone recognised", "present kept"):
         table.add_column(heading, justify="right")
     for threshold in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7):
-        gone = [float((score.presence or 0.0) < threshold) for score in scores if score.fate == "gone"]
-        kept = [float((score.presence or 0.0) >= threshold) for score in scores if score.fate != "gone"]
+        gone = [float((lesion.presence or 0.0) < threshold) for lesion in lesions if lesion.fate == "gone"]
+        kept = [float((lesion.presence or 0.0) >= threshold) for lesion in lesions if lesion.fate != "gone"]
         table.add_row(f"{threshold:.2f}", _mean(gone), _mean(kept))
     console.print(table)
 
 
-def _mean(values: Sequence[float]) -> str:
-    return f"{np.mean(values):.3f} ({len(values)})" if values else "-"
+def _mean(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{np.mean(known):.3f} ({len(known)})" if known else "-"
 
 
 def report(arguments: Arguments) -> None:
-    """Scores every method, prints the tables, and writes the scores where a file is asked for."""
-    scores = evaluate(arguments)
-    print_tables(scores, Console(width=180))
+    """Scores every method, prints the tables, and writes everything where a folder is asked for."""
+    scored = evaluate(arguments)
+    print_tables(scored, Console(width=180))
     if arguments.output is not None:
-        arguments.output.write_text(json.dumps([asdict(score) for score in scores], indent=1) + "\n")
+        # Drawing is slow to load.
+        from longilesion.evaluation.output import write_evaluation
+
+        write_evaluation(arguments.output, sum_up(scored.scores, ScoringSettings(), warnings={}))
 
 
 def main() -> int:

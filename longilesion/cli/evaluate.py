@@ -23,8 +23,8 @@ _WITHOUT_CLICKS = "without clicks"
 
 
 def evaluate(
-    predictions: tyro.conf.Positional[Path],
-    truth: tyro.conf.Positional[Path | None] = None,
+    predictions: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PREDICTIONS")],
+    truth: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[TRUTH]")] = None,
     *,
     model: Path | None = None,
     inputs: Path | None = None,
@@ -76,6 +76,11 @@ def evaluate(
         )
     if steps and model is None:
         raise InputError("--steps without --model; expected the predictions without clicks as --without-clicks")
+    if not (tolerance_mm > 0 and 0 < detection_iou <= 1 and draws > 0):
+        raise InputError(
+            f"--tolerance-mm {tolerance_mm:g}, --detection-iou {detection_iou:g}, --draws {draws}; "
+            "expected all over 0, and an overlap of at most 1"
+        )
     if output is not None:
         check_writable(output)
     exams = find_exams(predictions if truth is None else truth, inputs=inputs)

@@ -31,13 +31,12 @@ class Estimate(BaseModel):
 
 
 class Bootstrap:
-    """Draws of as many patients as there are, with replacement, the same ones for every statistic."""
+    """Draws of as many patients as there are (at least one), with replacement, the same ones for every statistic."""
 
     def __init__(self, patients: int, *, draws: int, seed: int) -> None:
         self.patients = patients
         generator = np.random.default_rng(seed)
-        even = np.full(patients, 1 / patients) if patients else np.empty(0)
-        self._weights = generator.multinomial(patients, even, size=draws).astype(np.float64)
+        self._weights = generator.multinomial(patients, np.full(patients, 1 / patients), size=draws).astype(np.float64)
 
     def estimate(self, statistic: Statistic, *, count: int) -> Estimate:
         """The statistic over all patients, and the percentiles between which it lies in 95 % of the draws."""

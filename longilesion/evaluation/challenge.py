@@ -38,20 +38,32 @@ class ChallengeScore:
 
 def challenge_entries(overlap: Overlap, *, voxel_ml: float) -> list[Entry]:
     """The entries of one scan: those of its true lesions by id, then those of the labels that touch none."""
-    touching: dict[int, list[int]] = {true_id: [] for true_id in overlap.truth}
-    for true_id, predicted_id in overlap.shared:
-        touching[true_id].append(predicted_id)
-    entries = [
-        entry for true_id, labels in touching.items() for entry in _true_lesion(overlap, true_id, labels, voxel_ml)
-    ]
-    touched = {predicted_id for _, predicted_id in overlap.shared}
+    touched = {label for _, label in overlap.shared}
     undefined = 0.0 if overlap.truth else np.nan
-    entries += [
-        Entry(dice=undefined, false_positive_ml=region.voxels * voxel_ml, false_negative_ml=undefined)
-        for predicted_id, region in overlap.predicted.items()
-        if predicted_id not in touched
+    return [
+        *(entry for true_id in overlap.truth for entry in lesion_entries(overlap, true_id, voxel_ml=voxel_ml)),
+        *(
+            Entry(dice=undefined, false_positive_ml=region.voxels * voxel_ml, false_negative_ml=undefined)
+            for label, region in overlap.predicted.items()
+            if label not in touched
+        ),
     ]
-    return entries
+
+
+def lesion_entries(overlap: Overlap, true_id: int, *, voxel_ml: float) -> list[Entry]:
+    """The entries of one true lesion: one for each label that touches it, or one that says that it was missed."""
+    voxels = overlap.truth[true_id].voxels
+    labels = [label for label in overlap.predicted if (true_id, label) in overlap.shared]
+    if not labels:
+        return [Entry(dice=0.0, false_positive_ml=0.0, false_negative_ml=voxels * voxel_ml)]
+    return [
+        Entry(
+            dice=overlap.dice(true_id, label),
+            false_positive_ml=(overlap.predicted[label].voxels - overlap.shared[true_id, label]) * voxel_ml,
+            false_negative_ml=(voxels - overlap.shared[true_id, label]) * voxel_ml,
+        )
+        for label in labels
+    ]
 
 
 def challenge_score(entries: Sequence[Entry]) -> ChallengeScore:
@@ -84,20 +96,6 @@ def rank_scores(submissions: Mapping[str, ChallengeScore]) -> dict[str, float]:
         name: float(sum(weight * ranks[metric][place] for metric, weight in RANK_WEIGHTS.items()))
         for place, name in enumerate(submissions)
     }
-
-
-def _true_lesion(overlap: Overlap, true_id: int, labels: Sequence[int], voxel_ml: float) -> list[Entry]:
-    voxels = overlap.truth[true_id].voxels
-    if not labels:
-        return [Entry(dice=0.0, false_positive_ml=0.0, false_negative_ml=voxels * voxel_ml)]
-    return [
-        Entry(
-            dice=overlap.dice(true_id, label),
-            false_positive_ml=(overlap.predicted[label].voxels - overlap.shared[true_id, label]) * voxel_ml,
-            false_negative_ml=(voxels - overlap.shared[true_id, label]) * voxel_ml,
-        )
-        for label in labels
-    ]
 
 
 def _ranks(values: Sequence[float]) -> np.ndarray:

@@ -115,16 +115,20 @@ def ranked(exams: Sequence[ExamLesions], *, iou: float, over_mm: float) -> Ranki
 
 
 def curve(ranking: Ranking, weights: Float[np.ndarray, "draws exams"]) -> Curve:
-    """The curve where each exam counts as often as its weight says; equal confidences are one step."""
+    """The curve where each exam counts as often as its weight says; equal confidences are one step.
+
+    Without true lesions, the sensitivity is NaN.
+    """
     ends = np.flatnonzero(np.diff(ranking.confidence, append=-np.inf))
-    counted = weights[:, ranking.exam]
-    right = np.cumsum(counted * ranking.is_right, axis=1)[:, ends]
-    wrong = np.cumsum(counted * ~ranking.is_right, axis=1)[:, ends]
-    return Curve(
-        false_positives=wrong / weights.sum(axis=1, keepdims=True),
-        sensitivity=right / (weights @ ranking.true_counts)[:, None],
-        precision=right / np.maximum(right + wrong, 1e-300),
-    )
+    repeated = weights[:, ranking.exam]
+    right = np.cumsum(repeated * ranking.is_right, axis=1)[:, ends]
+    wrong = np.cumsum(repeated * ~ranking.is_right, axis=1)[:, ends]
+    with np.errstate(invalid="ignore"):
+        return Curve(
+            false_positives=wrong / weights.sum(axis=1, keepdims=True),
+            sensitivity=right / (weights @ ranking.true_counts)[:, None],
+            precision=right / np.maximum(right + wrong, 1e-300),
+        )
 
 
 def average_precision(ranking: Ranking, weights: Float[np.ndarray, "draws exams"]) -> Float[np.ndarray, " draws"]:

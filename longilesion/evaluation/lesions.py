@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from scipy.optimize import linear_sum_assignment
 
 from longilesion.case import LesionMap
+from longilesion.evaluation.challenge import lesion_entries, mean_of_defined
 from longilesion.evaluation.exam import BaselineLesion, Exam, Fate, Prediction, ScoringSettings
 from longilesion.evaluation.fates import predicted_fates
 from longilesion.evaluation.measures import (
@@ -28,7 +29,8 @@ class LesionScore(BaseModel):
 
     `diameter_mm` is the largest axial one in the truth, or the one before therapy where the lesion is gone. Merged
     lesions share one outline, that of `true_id`, and its row holds their measures: what was predicted for any of them
-    is taken as one, as in Promptable LongiSeg (table 1). `match_...` is the best match among single predicted labels,
+    is taken as one, as in Promptable LongiSeg (table 1). `challenge_dice` is the mean over the labels that touch the
+    lesion, `match_...` is the best match among single predicted labels,
     whatever their ids. What does not apply is None: measures of a lesion that is not there, distances to nothing.
     """
 
@@ -54,6 +56,7 @@ class LesionScore(BaseModel):
     dice: float | None = None
     surface_dice: float | None = None
     hausdorff_95_mm: float | None = None
+    challenge_dice: float | None = None
     match_id: int | None = None
     match_dice: float | None = None
     match_iou: float | None = None
@@ -188,6 +191,9 @@ def _by_id(exam: Exam, pair: _Pair, settings: ScoringSettings) -> dict[str, Any]
         "dice": 2 * common / (true_voxels + predicted_voxels),
         "surface_dice": share,
         "hausdorff_95_mm": distance_mm,
+        "challenge_dice": mean_of_defined(
+            entry.dice for entry in lesion_entries(overlap, pair.true_id, voxel_ml=voxel_ml)
+        ),
     }
 
 

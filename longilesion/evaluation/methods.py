@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TypeAlias
 
 from longilesion.case import Case
 from longilesion.ensemble import Ensemble
@@ -14,23 +14,12 @@ from longilesion.evaluation.exam import Exam, Prediction
 from longilesion.evaluation.folders import ExamFiles, PredictionFiles, find_predictions
 from longilesion.evaluation.reading import read_prediction
 from longilesion.grand_challenge import read_case
-from longilesion.pipeline import segment_case
-
-
-class Method(Protocol):
-    """Something that outlines lesions; `warnings` say what it lacks or has too much of."""
-
-    name: str
-    warnings: list[str]
-
-    def predict(self, files: ExamFiles, exam: Exam) -> Prediction:
-        """What the method says of an exam."""
-        ...
+from longilesion.pipeline import Segmentation, segment_case
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class FilesMethod:
-    """Predictions in a folder."""
+    """Predictions in a folder; `warnings` say what it lacks or has too much of."""
 
     name: str
     warnings: list[str]
@@ -86,22 +75,25 @@ class ModelMethod:
         case, followup_files = read_case(files.case)
         if not self.has_clicks:
             case = _without_followup_clicks(case)
-        result = segment_case(case, self.ensemble)
-        maps = {str(scan): lesions for scan, lesions in result.maps.items() if str(scan) in exam.truth}
         for scan, path in followup_files.items():
-            if scan in maps and not maps[scan].grid.matches(
-                exam.truth[scan].grid, tolerance_mm=min(maps[scan].grid.spacing_zyx_mm) / 2
-            ):
+            grid, tolerance_mm = case.followups[scan].grid, min(case.followups[scan].grid.spacing_zyx_mm) / 2
+            if scan in exam.truth and not grid.matches(exam.truth[scan].grid, tolerance_mm=tolerance_mm):
                 raise InputError(f"{path}: other voxels than {files.truth[scan]}; expected the scan of the truth")
-        return Prediction(
-            maps=maps,
-            presence={lesion.prompt.lesion_id: lesion.presence for lesion in result.lesions},
-            merged_into={
-                lesion.prompt.lesion_id: lesion.merged_into
-                for lesion in result.lesions
-                if lesion.merged_into is not None
-            },
-        )
+        return prediction_of(segment_case(case, self.ensemble))
+
+
+Method: TypeAlias = FilesMethod | ModelMethod
+
+
+def prediction_of(result: Segmentation) -> Prediction:
+    """What the pipeline says of a case."""
+    return Prediction(
+        maps={str(scan): lesions for scan, lesions in result.maps.items()},
+        presence={lesion.prompt.lesion_id: lesion.presence for lesion in result.lesions},
+        merged_into={
+            lesion.prompt.lesion_id: lesion.merged_into for lesion in result.lesions if lesion.merged_into is not None
+        },
+    )
 
 
 def _without_followup_clicks(case: Case) -> Case:

@@ -48,16 +48,24 @@ def read_prediction(files: PredictionFiles, exam: Exam) -> Prediction:
     )
 
 
+def measured_baseline(lesions: LesionMap) -> dict[int, BaselineLesion]:
+    """Measures the lesions of a baseline map."""
+    return {
+        lesion_id: BaselineLesion(
+            volume_ml=region.voxels * lesions.grid.voxel_volume_ml,
+            diameter_mm=largest_axial_diameter_mm(Outline.of(lesions, [lesion_id], [region])),
+        )
+        for lesion_id, region in lesion_regions(lesions.ids).items()
+    }
+
+
 def _read_baseline(paths: Sequence[Path]) -> dict[int, BaselineLesion]:
     """Measures the lesions of baseline maps; one that lies in several is measured where it is largest."""
     found: dict[int, BaselineLesion] = {}
     for path in paths:
-        lesions = read_lesion_map(path)
-        for lesion_id, region in lesion_regions(lesions.ids).items():
-            volume_ml = region.voxels * lesions.grid.voxel_volume_ml
-            if lesion_id not in found or found[lesion_id].volume_ml < volume_ml:
-                outline = Outline.of(lesions, [lesion_id], [region])
-                found[lesion_id] = BaselineLesion(volume_ml=volume_ml, diameter_mm=largest_axial_diameter_mm(outline))
+        for lesion_id, lesion in measured_baseline(read_lesion_map(path)).items():
+            if lesion_id not in found or found[lesion_id].volume_ml < lesion.volume_ml:
+                found[lesion_id] = lesion
     return found
 
 

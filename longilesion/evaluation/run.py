@@ -60,39 +60,47 @@ def evaluate_methods(
     draws: int = 1000,
     seed: int = 0,
 ) -> EvaluationRun:
-    """Scores methods, the first of which may also be given as it is without the follow-up's clicks."""
+    """Scores methods; `without_clicks` is the first of them as it is without the follow-up's clicks."""
     everything = [*methods, *([] if without_clicks is None else [without_clicks])]
     scores: dict[str, list[ExamScore]] = {method.name: [] for method in everything}
-    for method in everything:
-        for warning in method.warnings:
-            _log.warning("%s", warning)
-    noticed: list[str] = []
+    warnings = {method.name: list(method.warnings) for method in everything}
+    for warning in dict.fromkeys(warning for own in warnings.values() for warning in own):
+        _log.warning("%s", warning)
     for files in exams:
-        exam, warnings = read_exam(files)
-        for warning in warnings:
+        exam, noticed = read_exam(files)
+        for warning in noticed:
             _log.warning("%s", warning)
-        noticed += warnings
         for method in everything:
+            warnings[method.name] += noticed
             scores[method.name].append(score_exam(exam, method.predict(files, exam), settings))
-    bootstrap = Bootstrap(len(scores[methods[0].name]), draws=draws, seed=seed)
-    summaries = {
-        method.name: summarise(method.name, scores[method.name], bootstrap, warnings=[*method.warnings, *noticed])
-        for method in everything
-    }
-    evaluations = [summaries[method.name] for method in methods]
+    first_step = None if without_clicks is None else without_clicks.name
+    return sum_up(scores, settings, warnings=warnings, without_clicks=first_step, draws=draws, seed=seed)
+
+
+def sum_up(
+    scores: Mapping[str, Sequence[ExamScore]],
+    settings: ScoringSettings,
+    *,
+    warnings: Mapping[str, Sequence[str]],
+    without_clicks: str | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+) -> EvaluationRun:
+    """Sums up each method's scores of the same exams; `without_clicks` names the first's without clicks."""
+    bootstrap = Bootstrap(len(next(iter(scores.values()))), draws=draws, seed=seed)
+    summaries = {name: summarise(name, own, bootstrap, warnings=warnings.get(name, ())) for name, own in scores.items()}
+    compared = [summary for name, summary in summaries.items() if name != without_clicks]
     report = EvaluationReport(
         versions={"longilesion": longilesion.__version__, **{name: version(name) for name in _PACKAGES}},
         settings=settings,
         draws=draws,
         seed=seed,
         evaluations=tuple(summaries.values()),
-        ranks=tuple(rank(evaluations)) if len(evaluations) > 1 else (),
-        differences=tuple(compare(evaluations, bootstrap)),
+        ranks=tuple(rank(compared)) if len(compared) > 1 else (),
+        differences=tuple(compare(compared, bootstrap)),
         interaction=()
         if without_clicks is None
-        else tuple(interaction(summaries[without_clicks.name], evaluations[0], bootstrap)),
+        else tuple(interaction(summaries[without_clicks], compared[0], bootstrap)),
     )
-    return EvaluationRun(
-        report=report,
-        detections={name: [score.detection for score in exam_scores] for name, exam_scores in scores.items()},
-    )
+    detections = {name: [score.detection for score in own] for name, own in scores.items()}
+    return EvaluationRun(report=report, detections=detections)

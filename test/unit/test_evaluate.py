@@ -1,70 +1,26 @@
 import io
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from rich.console import Console
 
 from longilesion.case import AIR_HU, Case, LesionMap, Scan
 from longilesion.config import InferenceSettings
 from longilesion.ensemble import save_bundle
+from longilesion.evaluation.challenge import challenge_score
+from longilesion.evaluation.detection import ExamLesions
+from longilesion.evaluation.lesions import LesionScore
+from longilesion.evaluation.scoring import ExamScore
 from longilesion.geometry import Grid, Triple
 from longilesion.networks import build_network
 from test.unit.builders import case_of, click, model_settings, scan_with
 from test.unit.synthetic import block, pair
-from training.evaluate import Arguments, LesionScore, challenge_dice, evaluate, print_tables
+from training.evaluate import Arguments, Scored, evaluate, exam_of, print_tables, report
 from training.opponents import grow_region, paste_baseline
 
 RECIPE = Path(__file__).parents[2] / "training" / "recipes" / "compact.toml"
-
-
-# ------------------------------------------------------------------------------------------------- the challenge's Dice
-
-
-def ten_lesions() -> NDArray[np.uint16]:
-    """Ten lesions of 1000 voxels side by side, each touching the next."""
-    ids = np.zeros((10, 10, 100), np.uint16)
-    for number in range(10):
-        ids[:, :, 10 * number : 10 * number + 10] = number + 1
-    return ids
-
-
-def scores(ids: NDArray[np.uint16]) -> list[float]:
-    return [challenge_dice(ten_lesions() == number, ids) for number in range(1, 11)]
-
-
-def test_perfect_labels_score_1_also_with_other_ids() -> None:
-    assert scores(ten_lesions()) == [1.0] * 10
-    assert scores((300 - ten_lesions()).astype(np.uint16)) == [1.0] * 10
-
-
-def test_binary_labels_score_what_the_toy_table_says() -> None:
-    # One label of ten lesions: 2 * 1 / (1 + 10).
-    assert scores((ten_lesions() > 0).astype(np.uint16)) == pytest.approx([0.18] * 10, abs=0.005)
-
-
-def test_lesion_split_into_two_labels_scores_their_mean() -> None:
-    split = ten_lesions()
-    split[:5][split[:5] == 4] = 44
-    # Each half: 2 * 0.5 / (0.5 + 1). With one entry more, the table's mean is (9 + 2 * 2 / 3) / 11.
-    assert scores(split)[3] == pytest.approx(2 / 3)
-    assert (9 + 2 * scores(split)[3]) / 11 == pytest.approx(0.94, abs=0.005)
-
-
-def test_one_voxel_of_a_neighbour_halves_a_lesions_score() -> None:
-    bled = ten_lesions()
-    bled[0, 0, 10] = 1
-    first, second, *others = scores(bled)
-    assert first == pytest.approx(1, abs=0.001)
-    assert second == pytest.approx(0.5, abs=0.002)
-    assert others == [1.0] * 8
-
-
-def test_missed_lesion_scores_0() -> None:
-    missed = ten_lesions()
-    missed[missed == 7] = 0
-    assert scores(missed) == [1.0] * 6 + [0.0] + [1.0] * 3
 
 
 # ------------------------------------------------------------------------------------------------------------ opponents
@@ -143,50 +99,113 @@ def model(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_method_is_scored_on_every_lesion(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def one_pair(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.evaluate.phantom_sources", lambda seeds: (block(),))
     monkeypatch.setattr("training.evaluate.synthetic_pair", lambda *_, **__: pair(1))
+
+
+@pytest.mark.usefixtures("one_pair")
+def test_every_method_is_scored_on_every_lesion(model: Path) -> None:
     found = evaluate(Arguments(model=model, recipe=RECIPE, cases=1))
     facts = pair(1).facts
-    methods = {score.method for score in found}
-    assert methods == {"longilesion", "without presence", "paste baseline", "region growing"}
-    for method in methods:
-        own = {score.lesion_id: score for score in found if score.method == method}
+    assert set(found.scores) == {"longilesion", "without presence", "paste baseline", "region growing"}
+    for method, lesions in found.lesions.items():
+        own = {lesion.lesion_id: lesion for lesion in lesions}
         assert set(own) == set(facts)
-        for lesion_id, score in own.items():
-            assert (score.fate, score.diameter_mm) == (facts[lesion_id].fate, facts[lesion_id].diameter_mm)
-            assert (score.dice is None) == (score.fate == "gone")
-            assert (score.distance_mm is None) == (score.fate == "gone")
-            assert (score.presence is None) == (method in {"paste baseline", "region growing"})
+        for lesion_id, lesion in own.items():
+            assert lesion.fate == facts[lesion_id].fate
+            assert lesion.lesion_type == ("real tumour" if facts[lesion_id].real else "inserted")
+            assert (lesion.challenge_dice is None) == (lesion.fate == "gone")
+            assert (lesion.presence is None) == (method in {"paste baseline", "region growing"})
+        assert len(found.distances_mm[method]) == sum(fact.fate != "gone" for fact in facts.values())
     # A presence threshold of 1 empties every lesion, and "without presence" outlines them all the same.
-    assert not any(score.voxels for score in found if score.method == "longilesion")
-    assert any(score.voxels for score in found if score.method == "without presence")
+    assert not any(lesion.predicted_volume_ml for lesion in found.lesions["longilesion"])
+    assert any(lesion.predicted_volume_ml for lesion in found.lesions["without presence"])
+
+
+def test_baseline_of_a_synthetic_exam_is_that_of_its_case() -> None:
+    prior = pair(1).case.baselines["primary"]
+    exam = exam_of("a/0", pair(1))
+    volumes = {
+        lesion_id: region.voxels * prior.scan.grid.voxel_volume_ml for lesion_id, region in prior.regions.items()
+    }
+    assert {lesion_id: lesion.volume_ml for lesion_id, lesion in exam.baseline.items()} == pytest.approx(volumes)
+    assert {lesion_id for lesion_id, fact in exam.facts.items() if fact.fate == "new"}.isdisjoint(exam.baseline)
+    assert set(exam.clicks) == set(pair(1).facts)
+
+
+@pytest.mark.usefixtures("one_pair")
+def test_report_writes_what_the_evaluator_writes(model: Path, tmp_path: Path) -> None:
+    report(Arguments(model=model, recipe=RECIPE, cases=1, output=tmp_path / "out"))
+    content = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert [each["name"] for each in content["evaluations"]][:2] == ["longilesion", "without presence"]
+
+
+def lesion(lesion_id: int, *, dice: float | None, predicted_ml: float) -> LesionScore:
+    fate = "gone" if dice is None else "persists"
+    return LesionScore(
+        exam="a/0",
+        scan="primary",
+        lesion_id=lesion_id,
+        true_id=None if dice is None else lesion_id,
+        fate=fate,
+        predicted_fate=fate,
+        lesion_type="inserted",
+        is_target=None,
+        diameter_mm=15.0,
+        click_error_mm=None,
+        presence=0.55 if predicted_ml else 0.1,
+        baseline_volume_ml=1.0,
+        baseline_diameter_mm=15.0,
+        true_volume_ml=0.0 if dice is None else 1.0,
+        predicted_volume_ml=predicted_ml,
+        true_diameter_mm=0.0 if dice is None else 15.0,
+        predicted_diameter_mm=10.0,
+        dice=dice,
+        challenge_dice=dice,
+    )
 
 
 def test_tables_show_a_row_per_method_and_the_share_of_gone_lesions_recognised() -> None:
-    def score(method: str, fate: str, *, dice: float | None, voxels: int) -> LesionScore:
-        return LesionScore(
-            method=method,
-            case="a/0",
-            lesion_id=1,
-            fate=fate,
-            real=False,
-            diameter_mm=15.0,
-            dice=dice,
-            voxels=voxels,
-            presence=0.55 if voxels else 0.1,
-            distance_mm=None if fate == "gone" else 10 * (dice or 0.0),
-        )
-
-    drawn = [
-        score("longilesion", "persists", dice=0.8, voxels=50),
-        score("longilesion", "persists", dice=0.6, voxels=50),
-        score("longilesion", "gone", dice=None, voxels=0),
-        score("longilesion", "gone", dice=None, voxels=9),
-        score("paste baseline", "persists", dice=0.3, voxels=50),
+    # Dice 0.8 and 0.6, one of two gone lesions left empty; the opponent has 0.3 on its only lesion.
+    ours = [
+        lesion(1, dice=0.8, predicted_ml=1.0),
+        lesion(2, dice=0.6, predicted_ml=1.0),
+        lesion(3, dice=None, predicted_ml=0.0),
+        lesion(4, dice=None, predicted_ml=0.2),
     ]
+    theirs = [lesion(1, dice=0.3, predicted_ml=1.0)]
+
+    def scores(lesions: list[LesionScore]) -> list[ExamScore]:
+        nothing = np.empty(0)
+        detection = ExamLesions(
+            true_mm=nothing,
+            true_ml=nothing,
+            predicted_mm=nothing,
+            predicted_ml=nothing,
+            confidence=nothing,
+            iou=np.empty((0, 0)),
+        )
+        return [
+            ExamScore(
+                exam="a/0",
+                challenge=challenge_score([]),
+                lesions=tuple(lesions),
+                detection=detection,
+                missing=(),
+                unknown_labels=0,
+                unknown_ml=0.0,
+                has_baseline=True,
+            )
+        ]
+
     console = Console(file=io.StringIO(), width=200)
-    print_tables(drawn, console)
+    scored = Scored(
+        scores={"longilesion": scores(ours), "paste baseline": scores(theirs)},
+        distances_mm={"longilesion": [("persists", 8.0), ("persists", 6.0)], "paste baseline": []},
+    )
+    print_tables(scored, console)
     text = console.file.getvalue()
     rows: dict[str, str] = {}
     for line in text.splitlines():

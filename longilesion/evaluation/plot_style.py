@@ -1,0 +1,122 @@
+"""How methods and axes look in every figure.
+
+Methods differ by marker, line style and hatch, and their colours by lightness, so that no figure needs its hues: they
+can be told apart in grey print and by colour-blind people.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.textpath import TextPath
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from longilesion.evaluation.detection import ExamLesions
+from longilesion.evaluation.lesions import LesionScore
+from longilesion.evaluation.summary import Evaluation
+
+# Colour, marker, line, hatch. The first four colours are at least 0.15 apart in grey; two more have to do with less.
+LOOKS: tuple[tuple[str, str, Any, str], ...] = (
+    ("#004488", "o", "-", ""),
+    ("#bb5566", "^", "--", "////"),
+    ("#ddaa33", "s", "-.", "...."),
+    ("#000000", "X", ":", "xxxx"),
+    ("#117733", "D", (0, (8, 2)), "\\\\\\\\"),
+    ("#44aa99", "v", (0, (3, 1, 1, 1, 1, 1)), "----"),
+)
+INK, FAINT = "#222222", "#999999"
+HALO = [withStroke(linewidth=3.6, foreground="white")]
+LONGEST_LABEL = 36
+# The first letter after Latin, Greek and Cyrillic; the font lacks many of those that follow.
+FOREIGN_LETTERS = 0x530
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Method:
+    """An evaluation and how it is drawn; `measured` are the lesions that are truly there."""
+
+    evaluation: Evaluation
+    exams: Sequence[ExamLesions]
+    measured: Sequence[LesionScore]
+    label: str
+    look: Mapping[str, Any]
+    hatch: str
+
+    @property
+    def dots(self) -> dict[str, Any]:
+        """How its lesions are drawn, pale so that their number shows."""
+        pale = {"markersize": 4.5, "alpha": 0.5, "markeredgewidth": 0.0}
+        return {**self.look, **pale, "linestyle": "none", "label": self.label}
+
+
+def styled(evaluations: Sequence[Evaluation], detections: Mapping[str, Sequence[ExamLesions]]) -> list[Method]:
+    """Gives each evaluation its look; a seventh looks like the first again."""
+    return [
+        Method(
+            evaluation=evaluation,
+            exams=detections[evaluation.name],
+            measured=[lesion for lesion in evaluation.lesions if lesion.dice is not None],
+            label=shortened(evaluation.name),
+            look={"color": color, "marker": marker, "linestyle": line, "linewidth": 1.8},
+            hatch=hatch,
+        )
+        for evaluation, (color, marker, line, hatch) in zip(evaluations, cycle(LOOKS), strict=False)
+    ]
+
+
+def new_figure(width: float, height: float, title: str, subtitle: str) -> Figure:
+    """An empty figure of a size in inches, with a title and what explains it below."""
+    figure = Figure(figsize=(width, height), dpi=150, facecolor="white", layout="constrained")
+    lines = [title, *textwrap.wrap(subtitle, int(12 * width))]
+    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=11)
+    return figure
+
+
+def tidy(axes: Axes) -> Axes:
+    """Leaves of the frame what is read, and adds faint lines to read values by."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e4e4e4", linewidth=0.6)
+    axes.set_axisbelow(True)
+    return axes
+
+
+def add_legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """Puts the legend below the axes, in as many columns as fit."""
+    widest = max(TextPath((0.0, 0.0), label, size=9).get_extents().width for label in labels) / 72
+    columns = min(3, max(1, int(figure.get_figwidth() / (0.9 + widest))))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9, handlelength=4)
+
+
+def scale_log(axes: Axes, values: Sequence[float], ticks: Sequence[float]) -> None:
+    """Makes x logarithmic, with a linear piece around zero only if there are zeros to be shown."""
+    positive = [value for value in values if value > 0]
+    if len(positive) < len(values):
+        axes.set_xscale("symlog", linthresh=min(positive, default=1.0), linscale=0.5)
+    else:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=ticks))
+    axes.autoscale_view()
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def counted(counts: Sequence[int], noun: str = "") -> str:
+    """How many there are, from the fewest to the most of any method."""
+    low, high = min(counts), max(counts)
+    number = f"{low}" if low == high else f"{low} to {high}"
+    return f"{number} {noun}{'' if high == 1 else 's'}" if noun else number
+
+
+def shortened(name: str) -> str:
+    """A name for a figure: not too long, of letters that the font has, taken neither for a formula nor for hidden."""
+    known = "".join(letter if letter.isprintable() and ord(letter) < FOREIGN_LETTERS else "?" for letter in name)
+    known, half = known.strip() or "unnamed", LONGEST_LABEL // 2
+    short = known if len(known) <= LONGEST_LABEL else f"{known[: half - 1]}…{known[-half:]}"
+    return (" " if short.startswith("_") else "") + short.replace("$", r"\$")
