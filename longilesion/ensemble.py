@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from longilesion.config import ModelSettings
 from longilesion.encoding import NetworkInput
-from longilesion.errors import BundleError
+from longilesion.errors import BundleError, first_error
 from longilesion.networks import build_network
 
 SCHEMA_VERSION = 1
@@ -156,9 +156,7 @@ def read_manifest(directory: Path) -> BundleManifest:
             raise BundleError(f"{path}: schema version {version}; expected {SCHEMA_VERSION}")
         return BundleManifest.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise BundleError(f"{path}: {where}: {first['msg']}; expected the settings of a model bundle") from error
+        raise BundleError(f"{path}: {first_error(error)}; expected the settings of a model bundle") from error
 
 
 def _load_network(path: Path, settings: ModelSettings) -> nn.Module:

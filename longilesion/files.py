@@ -21,6 +21,8 @@ def written_together(paths: Sequence[Path]) -> Iterator[tuple[Path, ...]]:
     temporaries = tuple(path.with_name(_PREFIX + path.name) for path in paths)
     for path in paths:
         check_writable(path.parent)
+        if path.is_dir():
+            raise InputError(f"{path}: a folder; expected a file, or nothing, to write to")
     try:
         yield temporaries
         for temporary, path in zip(temporaries, paths, strict=True):

@@ -12,7 +12,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from longilesion.case import SCAN_NAMES, Baseline, Case, LesionMap, Scan, ScanName
 from longilesion.click_files import ClickFile, read_click_pairs
-from longilesion.errors import InputError
+from longilesion.errors import InputError, first_error
 from longilesion.files import written_together
 from longilesion.images import READABLE, read_lesion_map, read_scan, write_lesion_map
 
@@ -145,11 +145,7 @@ def _promised(directory: Path) -> dict[str, Path]:
     except OSError as error:
         raise InputError(f"{manifest}: {error.strerror}; expected a list of inputs") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InputError(
-            f"{manifest}: {where}: {first['msg']}; expected a list of inputs with their sockets"
-        ) from error
+        raise InputError(f"{manifest}: {first_error(error)}; expected a list of inputs with their sockets") from error
     promised = {}
     for position, entry in enumerate(entries):
         socket = entry.socket or entry.interface

@@ -58,7 +58,9 @@ def read_lesion_map(path: Path, *, like: Grid | None = None, of: str = "its scan
         raise InputError(f"{path}: mask of {_size(grid)} voxels; expected {_size(like)}, the size of {of}")
     # Below half a voxel, looking up the nearest voxel would change nothing: the header was merely rounded.
     if like is not None and not grid.matches(like, tolerance_mm=min(like.spacing_zyx_mm) / 2):
-        raise InputError(f"{path}: mask with another origin, spacing or direction than {of}; expected the same voxels")
+        raise InputError(
+            f"{path}: mask with another origin, spacing or direction than {of}: {_place(grid)}; expected {_place(like)}"
+        )
     image = _read(reader, path)
     return LesionMap(ids=_lesion_ids(sitk.GetArrayViewFromImage(image), path), grid=like or grid)
 
@@ -254,6 +256,17 @@ def _lesion_ids(values: Voxels, path: Path) -> UInt16[np.ndarray, "z y x"]:
             )
         target[:] = plane
     return ids
+
+
+def _place(grid: Grid) -> str:
+    """Where a grid lies, as ITK says it: of the direction, only the columns of the axes."""
+    step_xyz = grid.spacing_zyx_mm[::-1]
+    named = {
+        "origin": grid.world_xyz_mm((0, 0, 0)),
+        "spacing": step_xyz,
+        "direction": (grid.world_from_voxel[:3, :3] / step_xyz).ravel(),
+    }
+    return ", ".join(f"{name} {' '.join(f'{number:.6g}' for number in numbers)}" for name, numbers in named.items())
 
 
 def _size(grid: Grid) -> str:

@@ -10,7 +10,7 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 
-from longilesion.ensemble import Device, Precision, load_ensemble
+from longilesion.ensemble import Device, Precision, is_bundle, load_ensemble
 from longilesion.errors import InputError
 from longilesion.evaluation.exam import Instances, Matching, ScoringSettings
 from longilesion.evaluation.folders import ExamFiles, find_exams
@@ -18,8 +18,6 @@ from longilesion.files import check_writable
 
 if TYPE_CHECKING:
     from longilesion.evaluation.methods import Method
-
-_WITHOUT_CLICKS = "without clicks"
 
 
 def evaluate(
@@ -76,10 +74,12 @@ def evaluate(
         )
     if steps and model is None:
         raise InputError("--steps without --model; expected the predictions without clicks as --without-clicks")
-    if not (tolerance_mm > 0 and 0 < detection_iou <= 1 and draws > 0):
+    if without_clicks is not None and model is not None:
+        raise InputError("--without-clicks with --model; expected --steps, which segments without clicks")
+    if not (tolerance_mm > 0 and 0 < detection_iou <= 1 and draws > 0 and seed >= 0):
         raise InputError(
-            f"--tolerance-mm {tolerance_mm:g}, --detection-iou {detection_iou:g}, --draws {draws}; "
-            "expected all over 0, and an overlap of at most 1"
+            f"--tolerance-mm {tolerance_mm:g}, --detection-iou {detection_iou:g}, --draws {draws}, --seed {seed}; "
+            "expected all over 0, an overlap of at most 1, and a seed from 0"
         )
     if output is not None:
         check_writable(output)
@@ -89,21 +89,20 @@ def evaluate(
     from longilesion.evaluation.run import evaluate_methods
     from longilesion.evaluation.tables import to_rich
 
-    folders = [model or predictions, *against]
-    names = _names(folders)
-    methods = [
-        _method(folder, exams, name, device=device, precision=precision)
-        for folder, name in zip(folders, names, strict=True)
-    ]
     first_step = without_clicks if model is None else model if steps else None
+    folders = [model or predictions, *against]
+    names = _names(folders, first_step)
     run = evaluate_methods(
         track(exams, "scoring", console=Console(stderr=True), disable=not Console(stderr=True).is_terminal),
-        methods,
+        [
+            _method(folder, exams, name, is_model=folder is model or is_bundle(folder), options=(device, precision))
+            for folder, name in zip(folders, names, strict=False)
+        ],
         ScoringSettings(tolerance_mm=tolerance_mm, detection_iou=detection_iou, matching=matching, instances=instances),
         without_clicks=None
         if first_step is None
         else _method(
-            first_step, exams, f"{names[0]} {_WITHOUT_CLICKS}", device=device, precision=precision, has_clicks=False
+            first_step, exams, names[-1], is_model=steps, options=(device, precision), has_followup_clicks=False
         ),
         draws=draws,
         seed=seed,
@@ -111,10 +110,9 @@ def evaluate(
     console = Console() if Console().is_terminal else Console(width=160)
     for section in report_sections(run.report):
         console.print(to_rich(section))
-        console.print(f"{section.note}\n", highlight=False)
     if output is not None:
         for path in write_evaluation(output, run):
-            console.print(str(path), highlight=False, soft_wrap=True)
+            console.print(str(path), highlight=False, soft_wrap=True, markup=False)
 
 
 def _method(
@@ -122,23 +120,28 @@ def _method(
     exams: Sequence[ExamFiles],
     name: str,
     *,
-    device: Device,
-    precision: Precision,
-    has_clicks: bool = True,
+    is_model: bool,
+    options: tuple[Device, Precision],
+    has_followup_clicks: bool = True,
 ) -> Method:
-    """The model in a folder that has a model's settings, the predictions in any other."""
     from longilesion.evaluation.methods import FilesMethod, ModelMethod
 
-    if (folder / "settings.json").is_file():
+    if is_model:
+        device, precision = options
         ensemble = load_ensemble(folder, device=device, precision=precision)
-        return ModelMethod(name=name, ensemble=ensemble, has_clicks=has_clicks, warnings=[])
+        return ModelMethod(name=name, ensemble=ensemble, has_followup_clicks=has_followup_clicks, warnings=[])
     return FilesMethod.of(folder, exams, name=name)
 
 
-def _names(folders: Sequence[Path]) -> list[str]:
-    """Each folder's name, or its whole path where others have the same name."""
-    short = [folder.resolve().name for folder in folders]
-    names = [name if short.count(name) == 1 else str(folder) for name, folder in zip(short, folders, strict=True)]
-    if len(set(names)) < len(names):
-        raise InputError(f"{folders[0]}: given twice among {', '.join(names)}; expected different results to compare")
-    return names
+def _names(folders: Sequence[Path], first_step: Path | None) -> list[str]:
+    """Each folder's name, or its whole path where others have the same name; last, that of the first step."""
+    resolved = [folder.resolve() for folder in folders]
+    for place, folder in enumerate(folders):
+        if resolved[place] in resolved[:place]:
+            raise InputError(f"{folder}: given twice; expected different results to compare")
+    short = [folder.name for folder in resolved]
+    names = [name if short.count(name) == 1 else str(folder) for name, folder in zip(short, resolved, strict=True)]
+    if first_step is None:
+        return names
+    step = f"{names[0]} without clicks"
+    return [*names, step if step not in names else f"{step} ({first_step})"]

@@ -19,7 +19,7 @@ Statistic: TypeAlias = Callable[[Float[np.ndarray, "draws patients"]], Float[np.
 class Estimate(BaseModel):
     """A statistic with its 95 % interval, and the number of patients, lesions or whatever it is a figure of.
 
-    The value is None where it is not defined, the interval where there are not two patients to draw from.
+    The value is None where it is not defined, the interval where there are not two patients that it comes from.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,11 +38,14 @@ class Bootstrap:
         generator = np.random.default_rng(seed)
         self._weights = generator.multinomial(patients, np.full(patients, 1 / patients), size=draws).astype(np.float64)
 
-    def estimate(self, statistic: Statistic, *, count: int) -> Estimate:
-        """The statistic over all patients, and the percentiles between which it lies in 95 % of the draws."""
+    def estimate(self, statistic: Statistic, *, count: int, contributors: int) -> Estimate:
+        """The statistic over all patients, and the percentiles between which it lies in 95 % of the draws.
+
+        It has no interval where fewer than two patients contribute anything to it.
+        """
         with np.errstate(invalid="ignore", divide="ignore"):
             (value,) = statistic(np.ones((1, self.patients)))
-            drawn = statistic(self._weights) if self.patients > 1 else np.empty(0)
+            drawn = statistic(self._weights) if contributors > 1 else np.empty(0)
         drawn = drawn[~np.isnan(drawn)]
         if np.isnan(value) or not drawn.size:
             return Estimate(value=None if np.isnan(value) else float(value), low=None, high=None, count=count)
@@ -52,15 +55,19 @@ class Bootstrap:
     def mean(self, values: Float[np.ndarray, " patients"]) -> Estimate:
         """The mean over the patients whose value is defined (not NaN)."""
         is_defined = ~np.isnan(values)
-        filled = np.where(is_defined, values, 0.0)
-        return self.estimate(lambda weights: weights @ filled / (weights @ is_defined), count=int(is_defined.sum()))
+        filled, count = np.where(is_defined, values, 0.0), int(is_defined.sum())
+        return self.estimate(lambda weights: weights @ filled / (weights @ is_defined), count=count, contributors=count)
 
     def pooled_mean(self, values: Float[np.ndarray, " lesions"], patient_of: np.ndarray) -> Estimate:
         """The mean over lesions, `patient_of` being the index of each one's patient; whole patients are drawn."""
         is_defined = ~np.isnan(values)
         sums = np.bincount(patient_of[is_defined], values[is_defined], minlength=self.patients)
         counts = np.bincount(patient_of[is_defined], minlength=self.patients)
-        return self.estimate(lambda weights: weights @ sums / (weights @ counts), count=int(is_defined.sum()))
+        return self.estimate(
+            lambda weights: weights @ sums / (weights @ counts),
+            count=int(is_defined.sum()),
+            contributors=int(np.count_nonzero(counts)),
+        )
 
     def auc(
         self, is_positive: Bool[np.ndarray, " n"], certainty: Float[np.ndarray, " n"], patient_of: np.ndarray
@@ -73,5 +80,7 @@ class Bootstrap:
             return float(roc_auc_score(is_positive, certainty, sample_weight=weights))
 
         return self.estimate(
-            lambda weights: np.array([area(drawn[patient_of]) for drawn in weights]), count=len(certainty)
+            lambda weights: np.array([area(drawn[patient_of]) for drawn in weights]),
+            count=len(certainty),
+            contributors=len(np.unique(patient_of)),
         )

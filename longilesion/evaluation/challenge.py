@@ -6,7 +6,7 @@ every predicted label that touches no true lesion gives one more. A patient's sc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ RANK_WEIGHTS = {"dice": 0.5, "false_positive_ml": 0.25, "false_negative_ml": 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One entry; Dice and the missed volume are NaN in a scan without true lesions."""
+    """One entry of a patient's score."""
 
     dice: float
     false_positive_ml: float
@@ -28,7 +28,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChallengeScore:
-    """A patient's score; what is not defined (nothing there, nothing predicted) is NaN and left out of means."""
+    """A patient's score; NaN, and left out of means, where nothing is there and nothing was predicted."""
 
     dice: float
     false_positive_ml: float
@@ -39,11 +39,10 @@ class ChallengeScore:
 def challenge_entries(overlap: Overlap, *, voxel_ml: float) -> list[Entry]:
     """The entries of one scan: those of its true lesions by id, then those of the labels that touch none."""
     touched = {label for _, label in overlap.shared}
-    undefined = 0.0 if overlap.truth else np.nan
     return [
         *(entry for true_id in overlap.truth for entry in lesion_entries(overlap, true_id, voxel_ml=voxel_ml)),
         *(
-            Entry(dice=undefined, false_positive_ml=region.voxels * voxel_ml, false_negative_ml=undefined)
+            Entry(dice=0.0, false_positive_ml=region.voxels * voxel_ml, false_negative_ml=0.0)
             for label, region in overlap.predicted.items()
             if label not in touched
         ),
@@ -68,18 +67,14 @@ def lesion_entries(overlap: Overlap, true_id: int, *, voxel_ml: float) -> list[E
 
 def challenge_score(entries: Sequence[Entry]) -> ChallengeScore:
     """The plain mean over a patient's entries, those of all its scans together."""
+    if not entries:
+        return ChallengeScore(dice=np.nan, false_positive_ml=np.nan, false_negative_ml=np.nan, entries=0)
     return ChallengeScore(
-        dice=mean_of_defined(entry.dice for entry in entries),
-        false_positive_ml=mean_of_defined(entry.false_positive_ml for entry in entries),
-        false_negative_ml=mean_of_defined(entry.false_negative_ml for entry in entries),
+        dice=float(np.mean([entry.dice for entry in entries])),
+        false_positive_ml=float(np.mean([entry.false_positive_ml for entry in entries])),
+        false_negative_ml=float(np.mean([entry.false_negative_ml for entry in entries])),
         entries=len(entries),
     )
-
-
-def mean_of_defined(values: Iterable[float]) -> float:
-    """The mean of those that are not NaN, NaN where there are none."""
-    defined = [value for value in values if not np.isnan(value)]
-    return float(np.mean(defined)) if defined else np.nan
 
 
 def rank_scores(submissions: Mapping[str, ChallengeScore]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Detection as LiFE-Net (section 3.2) and Difference Weighting (section 3.2) report it.
 
-A predicted lesion finds a true one if they overlap by an IoU of 0.1. Where only lesions over a diameter count, smaller
+A predicted lesion finds a true one if they overlap by an IoU of 0.1; lesions and predictions under 3 mm3 are left out
+beforehand. Where only lesions over a diameter count, smaller
 true ones, predictions that find them, and smaller predictions that find nothing are neither right nor wrong.
 """
 
@@ -21,7 +22,6 @@ MATCH_IOU = 0.1
 PRECISION_IOUS = tuple(np.arange(0.1, 0.501, 0.05).round(2).tolist())
 FALSE_POSITIVES_PER_EXAM = (0.2, 0.5)
 DIAMETERS_MM = (6.0, 10.0)
-# Difference Weighting leaves out what is smaller, both true and predicted.
 SMALLEST_ML = 0.003
 
 
@@ -78,6 +78,8 @@ def detection_figures(exams: Sequence[ExamLesions], bootstrap: Bootstrap, *, ove
     lesions = int(first.true_counts.sum())
     f1 = np.array([exam_f1(exam, over_mm=over_mm) for exam in exams])
 
+    contributors = sum(bool(len(exam.true_mm) or len(exam.predicted_mm)) for exam in exams)
+
     def precision(weights: Float[np.ndarray, "draws exams"]) -> Float[np.ndarray, " draws"]:
         return average_precision(first, weights)
 
@@ -89,18 +91,34 @@ def detection_figures(exams: Sequence[ExamLesions], bootstrap: Bootstrap, *, ove
         true_lesions=lesions,
         predicted_lesions=len(first.exam),
         f1=bootstrap.mean(f1),
-        average_precision=bootstrap.estimate(precision, count=lesions),
-        mean_average_precision=bootstrap.estimate(mean_precision, count=lesions),
+        average_precision=bootstrap.estimate(precision, count=lesions, contributors=contributors),
+        mean_average_precision=bootstrap.estimate(mean_precision, count=lesions, contributors=contributors),
         exam_auc=_exam_auc(exams, bootstrap, over_mm=over_mm),
         sensitivity={
-            f"{rate:g}": bootstrap.estimate(partial(sensitivity_at, first, rate=rate), count=lesions)
+            f"{rate:g}": bootstrap.estimate(
+                partial(sensitivity_at, first, rate=rate), count=lesions, contributors=contributors
+            )
             for rate in FALSE_POSITIVES_PER_EXAM
         },
     )
 
 
+def without_specks(exam: ExamLesions) -> ExamLesions:
+    """The exam without lesions and predictions under 3 mm3, which Difference Weighting leaves out beforehand."""
+    is_true, is_predicted = exam.true_ml >= SMALLEST_ML, exam.predicted_ml >= SMALLEST_ML
+    return ExamLesions(
+        true_mm=exam.true_mm[is_true],
+        true_ml=exam.true_ml[is_true],
+        predicted_mm=exam.predicted_mm[is_predicted],
+        predicted_ml=exam.predicted_ml[is_predicted],
+        confidence=exam.confidence[is_predicted],
+        iou=exam.iou[is_true][:, is_predicted],
+    )
+
+
 def ranked(exams: Sequence[ExamLesions], *, iou: float, over_mm: float) -> Ranking:
     """Matches every exam's predictions, the surest first, each to the true lesion that it overlaps most."""
+    exams = [without_specks(exam) for exam in exams]
     verdicts = [_judged(exam, iou=iou, over_mm=over_mm) for exam in exams]
     exam_of = np.repeat(np.arange(len(exams)), [len(right) for _, right in verdicts])
     confidence = np.concatenate([np.empty(0), *(sure for sure, _ in verdicts)])
@@ -110,7 +128,7 @@ def ranked(exams: Sequence[ExamLesions], *, iou: float, over_mm: float) -> Ranki
         exam=exam_of[order],
         is_right=is_right[order],
         confidence=confidence[order],
-        true_counts=np.array([float(_counts(exam.true_mm, exam.true_ml, over_mm).sum()) for exam in exams]),
+        true_counts=np.array([float((exam.true_mm >= over_mm).sum()) for exam in exams]),
     )
 
 
@@ -149,10 +167,11 @@ def sensitivity_at(
 
 def exam_f1(exam: ExamLesions, *, over_mm: float) -> float:
     """The harmonic mean of lesion precision and recall, each on its own; NaN where no lesion is true or predicted."""
-    touches = exam.iou >= MATCH_IOU
-    true_counts = _counts(exam.true_mm, exam.true_ml, over_mm)
+    exam = without_specks(exam)
+    true_counts: Bool[np.ndarray, " true"] = np.asarray(exam.true_mm >= over_mm)
+    touches = np.asarray(exam.iou >= MATCH_IOU)
     is_right = touches[true_counts].any(axis=0)
-    counts = is_right | ~touches.any(axis=0) & _counts(exam.predicted_mm, exam.predicted_ml, over_mm)
+    counts = is_right | ~touches.any(axis=0) & (exam.predicted_mm >= over_mm)
     if not true_counts.any() and not counts.any():
         return np.nan
     recall = touches[true_counts][:, counts].any(axis=1).mean() if true_counts.any() else 0.0
@@ -162,24 +181,17 @@ def exam_f1(exam: ExamLesions, *, over_mm: float) -> float:
 
 def _exam_auc(exams: Sequence[ExamLesions], bootstrap: Bootstrap, *, over_mm: float) -> Estimate:
     """How well the surest prediction tells exams with lesions from those without."""
-    is_ill = np.array([_counts(exam.true_mm, exam.true_ml, over_mm).any() for exam in exams], np.bool_)
+    exams = [without_specks(exam) for exam in exams]
+    is_ill = np.array([(exam.true_mm >= over_mm).any() for exam in exams], np.bool_)
     surest = np.array([_judged(exam, iou=MATCH_IOU, over_mm=over_mm)[0].max(initial=0.0) for exam in exams], np.float64)
-
     return bootstrap.auc(is_ill, surest, np.arange(len(exams)))
-
-
-def _counts(
-    diameter_mm: Float[np.ndarray, " n"], volume_ml: Float[np.ndarray, " n"], over_mm: float
-) -> Bool[np.ndarray, " n"]:
-    return (diameter_mm >= over_mm) & (volume_ml >= SMALLEST_ML)
 
 
 def _judged(
     exam: ExamLesions, *, iou: float, over_mm: float
 ) -> tuple[Float[np.ndarray, " judged"], Bool[np.ndarray, " judged"]]:
     """The confidence of each prediction that counts, and whether it is right."""
-    true_counts = _counts(exam.true_mm, exam.true_ml, over_mm)
-    big_enough = _counts(exam.predicted_mm, exam.predicted_ml, over_mm)
+    true_counts, big_enough = exam.true_mm >= over_mm, exam.predicted_mm >= over_mm
     is_free = np.ones(len(exam.true_mm), np.bool_)
     confidences, verdicts = [], []
     for prediction in np.lexsort((-exam.iou.max(axis=0, initial=0.0), -exam.confidence)):

@@ -16,9 +16,12 @@ def predicted_fates(exam: Exam, prediction: Prediction, overlaps: Mapping[str, O
     """
     outlined = {label for overlap in overlaps.values() for label in overlap.predicted}
     hosts = {
-        lesion_id: _predicted_host(exam, prediction, lesion_id) for lesion_id in exam.facts if lesion_id not in outlined
+        lesion_id: _predicted_host(exam, prediction, lesion_id, outlined)
+        for lesion_id in exam.facts
+        if lesion_id not in outlined
     }
-    merged: set[int | None] = {member for pair in hosts.items() if pair[1] in outlined for member in pair}
+    lesions = outlined & exam.facts.keys()
+    merged: set[int | None] = {member for pair in hosts.items() if pair[1] in lesions for member in pair}
     return {lesion_id: _predicted_fate(exam, lesion_id, merged, outlined) for lesion_id in exam.facts}
 
 
@@ -37,10 +40,16 @@ def _was_new(exam: Exam, lesion_id: int, fate: Fate) -> bool:
     return fate == "new" if exam.baseline is None else lesion_id not in exam.baseline
 
 
-def _predicted_host(exam: Exam, prediction: Prediction, lesion_id: int) -> int | None:
+def _predicted_host(exam: Exam, prediction: Prediction, lesion_id: int, outlined: set[int]) -> int | None:
     """The label that has taken in a lesion without voxels."""
     if lesion_id in prediction.presence or lesion_id in prediction.merged_into:
-        return prediction.merged_into.get(lesion_id)
+        host = prediction.merged_into.get(lesion_id)
+        seen = {lesion_id}
+        # What has taken in one lesion may itself have merged into another.
+        while host is not None and host not in outlined and host not in seen:
+            seen.add(host)
+            host = prediction.merged_into.get(host)
+        return host
     click = exam.clicks.get(lesion_id)
     lesions = None if click is None else prediction.maps.get(click.scan)
     if click is None or lesions is None:

@@ -2,11 +2,12 @@
 
 True and predicted maps are either files in one folder (`<exam>.nii.gz`; `<patient>_FU_mask_00.nii.gz`, as in the
 challenge's training data), or lie in a folder per exam as Grand Challenge has them, `images/<scan>-followup-ct-tumor-
-lesion-seg/<one image>`, there or in its folder `truth` or `output`.
+lesion-seg/<one image>`, there or in its folder `truth`, predictions in its folder `output`.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +18,11 @@ from longilesion.grand_challenge import find_baseline_maps, find_followup_clicks
 from longilesion.images import READABLE
 
 # The challenge's training data: patient, time point, kind, image. An earlier release names the image twice.
-_CHALLENGE = re.compile(r"(?P<patient>.+)_FU_(?:mask|img|seg|pred)_(?:FU_img_)?(?P<scan>[0-9]{2})")
+_CHALLENGE = re.compile(r"(?P<patient>.+?)_FU_(?:mask|img|seg|pred)_(?:FU_img_)?(?P<scan>[0-9]{2})")
 _ONLY_SCAN = "primary"
 _TABLES = (".json", ".csv")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -39,83 +42,90 @@ class ExamFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PredictionFiles:
-    """An exam's predicted maps by scan, and its run report where there is one."""
+    """An exam's predicted maps by scan, and its run reports, one for all maps or one for each."""
 
     maps: Mapping[str, Path]
-    report: Path | None
+    reports: tuple[Path, ...]
 
 
 def find_exams(truth: Path, *, inputs: Path | None = None) -> list[ExamFiles]:
     """The exams in a folder of truths, sorted by name; raises InputError where there is nothing to score.
 
     `inputs` holds baselines, clicks and lesion tables, laid out like the truths. Without it, a case folder's own
-    `input` is taken, and the challenge's `inputsTr` beside `targetsTr`.
+    `input` is taken, and the challenge's `inputsTr` beside `targetsTr`. What is left out is logged as a warning.
     """
     for folder in (truth, inputs):
         if folder is not None and not folder.is_dir():
-            raise InputError(f"{folder}: no such folder; expected label maps")
-    exams = list(_exams_in_folders(truth, inputs)) or list(_exams_in_files(truth, inputs))
+            raise InputError(f"{folder}: {_found(folder)}; expected a folder of label maps")
+    exams = list(_exams_in_folders(truth, inputs))
+    if exams:
+        for path in _images(truth):
+            _log.warning("%s: a label map beside case folders; left out", path)
+    else:
+        exams = list(_exams_in_files(truth, inputs))
     if not exams:
-        found = ", ".join(sorted(path.name for path in truth.iterdir())[:5]) or "nothing"
         raise InputError(
-            f"{truth}: no true label maps, found {found}; expected <exam>.nii.gz, .mha or .nrrd files, "
+            f"{truth}: no true label maps, found {content_of(truth)}; expected <exam>.nii.gz, .mha or .nrrd files, "
             "or a folder per exam with images/primary-followup-ct-tumor-lesion-seg/<one image>"
         )
+    for exam in exams:
+        if inputs is not None and not exam.baselines:
+            _log.warning("%s: no baseline of %s; its change and response are not scored", inputs, exam.name)
     return sorted(exams, key=lambda exam: exam.name)
 
 
 def find_predictions(folder: Path, exams: Sequence[ExamFiles]) -> tuple[dict[str, PredictionFiles], list[Path]]:
-    """The predictions for exams by name, and the files and folders that belong to none of them."""
+    """The predictions for exams by name, and the files and folders that belong to none of them.
+
+    Raises InputError where an exam has two predictions.
+    """
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; expected predicted label maps")
-    names = {exam.name for exam in exams}
+        raise InputError(f"{folder}: {_found(folder)}; expected a folder of predicted label maps")
+    by_name = {exam.name: exam for exam in exams}
     found: dict[str, PredictionFiles] = {}
     extra: list[Path] = []
-    files = _label_maps(folder)
-    for name, maps in files.items():
-        if name in names:
-            report = _first_file(
-                folder, (f"{name}.json", f"{name}_report.json", *(f"{_stem(path)}.json" for path in maps.values()))
-            )
-            found[name] = PredictionFiles(maps=maps, report=report)
+    for name, maps in _label_maps(folder).items():
+        if name in by_name:
+            named = (f"{stem}.json" for stem in (name, f"{name}_report", *map(_stem, maps.values())))
+            reports = dict.fromkeys(folder / report for report in named if (folder / report).is_file())
+            found[name] = PredictionFiles(maps=_same_scans(maps, by_name[name].truth), reports=tuple(reports))
         else:
             extra += maps.values()
     subfolders = _subfolders(folder)
-    if len(exams) == 1 and _case_maps(folder):
+    if len(exams) == 1 and _case_maps(folder, "output"):
         # The only case's own folder, as process.py writes it.
         subfolders = {exams[0].name: folder}
     for name, subfolder in subfolders.items():
-        maps = _case_maps(subfolder)
-        if maps and name in names and name not in found:
+        maps = _case_maps(subfolder, "output")
+        if maps and name in found:
+            raise InputError(f"{subfolder}: a second prediction for {name}, beside {name}'s label map; expected one")
+        if maps and name in by_name:
             report = _first_file(subfolder, ("report.json", "output/report.json"))
-            found[name] = PredictionFiles(maps=maps, report=report)
+            found[name] = PredictionFiles(maps=maps, reports=() if report is None else (report,))
         elif maps:
             extra.append(subfolder)
     return found, extra
 
 
 def _exams_in_folders(truth: Path, inputs: Path | None) -> Iterator[ExamFiles]:
-    folders = {truth.resolve().name: truth} if _case_maps(truth) else _subfolders(truth)
-    for name, folder in folders.items():
-        maps = _case_maps(folder)
+    is_single = bool(_case_maps(truth, "truth"))
+    for name, folder in ({truth.resolve().name: truth} if is_single else _subfolders(truth)).items():
+        maps = _case_maps(folder, "truth")
         if not maps:
+            if any((folder / part).is_dir() for part in ("input", "images", "output")):
+                _log.warning("%s: a case without a true lesion map; left out", folder)
             continue
-        case = _first_folder(*((inputs / name / "input", inputs / name) if inputs else (folder / "input", folder)))
-        table = _first_file(
-            folder,
-            [
-                f"{place}{name_}{suffix}"
-                for place in ("truth/", "")
-                for name_ in ("lesions", name)
-                for suffix in _TABLES
-            ],
-        )
+        own = (folder / "input", folder)
+        given = () if inputs is None else (inputs / name / "input", inputs / name, *((inputs,) if is_single else ()))
+        case = _first_folder(*(given if inputs else own))
+        named = [f"{stem}{suffix}" for stem in ("lesions", name) for suffix in _TABLES]
+        places = [*given, *((inputs,) if inputs else ()), folder / "truth", folder]
         yield ExamFiles(
             name=name,
             truth=maps,
             baselines=tuple(find_baseline_maps(case).values()) if case else (),
             clicks={str(scan): path for scan, path in find_followup_clicks(case).items()} if case else {},
-            table=table,
+            table=next((table for place in places if (table := _first_file(place, named))), None),
             case=case,
         )
 
@@ -126,6 +136,7 @@ def _exams_in_files(truth: Path, inputs: Path | None) -> Iterator[ExamFiles]:
         inputs = beside
     for name, maps in _label_maps(truth).items():
         tables = [folder for folder in (inputs, truth) if folder is not None]
+        named = [f"{name}{suffix}" for suffix in (".csv", ".json")]
         yield ExamFiles(
             name=name,
             truth=maps,
@@ -133,15 +144,13 @@ def _exams_in_files(truth: Path, inputs: Path | None) -> Iterator[ExamFiles]:
             if inputs is None
             else _baselines(inputs, name, is_separate=inputs.resolve() != truth.resolve()),
             clicks={} if inputs is None else _clicks(inputs, name, maps),
-            table=next(
-                (
-                    table
-                    for folder in tables
-                    if (table := _first_file(folder, [f"{name}{suffix}" for suffix in (".csv", ".json")]))
-                ),
-                None,
-            ),
+            table=next((table for folder in tables if (table := _first_file(folder, named))), None),
         )
+
+
+def _same_scans(maps: Mapping[str, Path], truth: Mapping[str, Path]) -> dict[str, Path]:
+    """The maps under the truth's name for the scan, where an exam has only one."""
+    return dict(zip(truth, maps.values(), strict=True)) if len(maps) == len(truth) == 1 else dict(maps)
 
 
 def _baselines(inputs: Path, name: str, *, is_separate: bool) -> tuple[Path, ...]:
@@ -172,10 +181,9 @@ def _label_maps(folder: Path) -> dict[str, dict[str, Path]]:
     return exams
 
 
-def _case_maps(folder: Path) -> dict[str, Path]:
-    """The follow-up maps of a case folder, in the place where they are looked for first."""
-    places = (folder / "truth", folder / "output", folder)
-    found = (find_followup_maps(place) for place in places)
+def _case_maps(folder: Path, part: str) -> dict[str, Path]:
+    """The follow-up maps of a case folder: in that part of it, or else in itself."""
+    found = (find_followup_maps(place) for place in (folder / part, folder))
     return {str(scan): path for scan, path in next(filter(None, found), {}).items()}
 
 
@@ -203,3 +211,13 @@ def _first_file(folder: Path, names: Iterable[str]) -> Path | None:
 
 def _first_folder(*folders: Path) -> Path | None:
     return next((folder for folder in folders if folder.is_dir()), None)
+
+
+def _found(path: Path) -> str:
+    return "not a folder" if path.exists() else "no such folder"
+
+
+def content_of(folder: Path) -> str:
+    """The names of a few things in a folder, for messages."""
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    return ", ".join(names[:5]) + (" ..." if len(names) > 5 else "") if names else "nothing"

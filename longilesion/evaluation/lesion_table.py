@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from longilesion.errors import InputError
+from longilesion.click_files import HIGHEST_ID
+from longilesion.errors import InputError, first_error
 from longilesion.evaluation.exam import Fate, LesionFact
 
 # The sample cases tell apart how a persisting lesion's size changed.
@@ -25,12 +27,14 @@ _FATES: Mapping[str, Fate] = {
     **{fate: "merged" for fate in ("merged", "MERGING")},
 }
 
+LesionId: TypeAlias = Annotated[int, Field(ge=1, le=HIGHEST_ID)]
+
 
 class _Entry(BaseModel):
     """A lesion in lesions.json."""
 
     fate: Literal["persists", "grows", "shrinks", "new", "gone", "merged"]
-    truth_id: int | None = None
+    truth_id: LesionId | None = None
     type: str | None = None
     is_target: bool | None = None
 
@@ -41,7 +45,7 @@ def read_lesion_table(path: Path) -> dict[int, LesionFact]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: {getattr(error, 'strerror', 'no text')}; expected a table of lesions") from error
-    return _from_json(path, text) if path.suffix.lower() == ".json" else dict(_from_csv(path, text))
+    return _from_json(path, text) if path.suffix.lower() == ".json" else _from_csv(path, text)
 
 
 def completed_facts(
@@ -55,51 +59,60 @@ def completed_facts(
     """The facts of every lesion in a table, a map or a click, and what does not fit together; the maps decide.
 
     A lesion that the table lacks persists if it is in both maps, is new if only in the follow-up, else gone. Where
-    there is no baseline (`baseline_ids` None), a lesion in the follow-up has no known fate.
+    there is no baseline (`baseline_ids` None), a lesion in the follow-up has the fate that the table says, or none.
     """
-    warnings = []
-    facts = {}
-    hosts = {fact.true_id for fact in table.values() if fact.fate == "merged"}
+    hosts = {fact.true_id for lesion_id, fact in table.items() if fact.fate == "merged" and fact.true_id != lesion_id}
+    facts, warnings = {}, []
     for lesion_id in sorted({*table, *true_ids, *(baseline_ids or ()), *clicked_ids}):
-        fact = table.get(lesion_id)
-        if fact is not None and fact.fate == "merged" and fact.true_id in true_ids:
-            facts[lesion_id] = fact
-            continue
-        fate = _fate_in_maps(lesion_id, true_ids=true_ids, baseline_ids=baseline_ids)
-        if fact is not None and lesion_id in true_ids and fact.fate in ("persists", "new"):
-            fate = fact.fate
-        elif lesion_id in hosts and lesion_id in true_ids:
+        said = table.get(lesion_id, LesionFact(fate=None, true_id=None))
+        fate = _fate_in_maps(lesion_id, said, true_ids=true_ids, baseline_ids=baseline_ids)
+        true_id = lesion_id if lesion_id in true_ids else None
+        if said.fate == "merged" and lesion_id not in true_ids and said.true_id in true_ids:
+            fate, true_id = "merged", said.true_id
+        elif lesion_id in true_ids and (lesion_id in hosts or (said.fate == "merged" and said.true_id == lesion_id)):
             fate = "merged"
-        elif fact is not None and fact.fate != fate:
-            there = "has" if lesion_id in true_ids else "has no"
-            warnings.append(
-                f"{source}: lesion {lesion_id} is {fact.fate}, but {there} voxels in the truth; taken as such"
-            )
-        facts[lesion_id] = LesionFact(
-            fate=fate,
-            true_id=lesion_id if lesion_id in true_ids else None,
-            lesion_type=None if fact is None else fact.lesion_type,
-            is_target=None if fact is None else fact.is_target,
-        )
+        if said.fate not in (None, fate) and not (fate == "merged" and said.fate in ("persists", "new")):
+            warnings.append(_contradiction(source, lesion_id, said, fate, true_ids=true_ids, baseline_ids=baseline_ids))
+        facts[lesion_id] = replace(said, fate=fate, true_id=true_id)
     return facts, warnings
 
 
-def _fate_in_maps(lesion_id: int, *, true_ids: Collection[int], baseline_ids: Collection[int] | None) -> Fate | None:
+def _fate_in_maps(
+    lesion_id: int, said: LesionFact, *, true_ids: Collection[int], baseline_ids: Collection[int] | None
+) -> Fate | None:
     if lesion_id not in true_ids:
         return "gone"
     if baseline_ids is None:
-        return None
+        return said.fate if said.fate in ("persists", "new") else None
     return "persists" if lesion_id in baseline_ids else "new"
+
+
+def _contradiction(
+    source: str,
+    lesion_id: int,
+    said: LesionFact,
+    fate: Fate | None,
+    *,
+    true_ids: Collection[int],
+    baseline_ids: Collection[int] | None,
+) -> str:
+    """What the table says, what the maps show, and what the lesion is taken for."""
+    into = f" into {said.true_id}" if said.fate == "merged" and said.true_id != lesion_id else ""
+    shown = ["has voxels in the truth" if lesion_id in true_ids else "has no voxels in the truth"]
+    if into and said.true_id not in true_ids:
+        shown.append(f"nor has {said.true_id}")
+    if baseline_ids is not None and lesion_id in true_ids:
+        shown.append("has some in the baseline" if lesion_id in baseline_ids else "has none in the baseline")
+    taken = "without a known fate" if fate is None else f"as '{fate}'"
+    return f"{source}: lesion {lesion_id} is '{said.fate}{into}' there, but {', '.join(shown)}; taken {taken}"
 
 
 def _from_json(path: Path, text: str) -> dict[int, LesionFact]:
     try:
-        entries = TypeAdapter(dict[int, _Entry]).validate_json(text)
+        entries = TypeAdapter(dict[LesionId, _Entry]).validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
         raise InputError(
-            f'{path}: {where}: {first["msg"]}; expected {{lesion id: {{"fate": ..., "truth_id": ...}}}}'
+            f'{path}: {first_error(error)}; expected {{lesion id: {{"fate": ..., "truth_id": ...}}}}'
         ) from error
     return {
         lesion_id: LesionFact(
@@ -112,44 +125,55 @@ def _from_json(path: Path, text: str) -> dict[int, LesionFact]:
     }
 
 
-def _from_csv(path: Path, text: str) -> Iterator[tuple[int, LesionFact]]:
+def _from_csv(path: Path, text: str) -> dict[int, LesionFact]:
     try:
         dialect: type[csv.Dialect] | csv.Dialect = csv.Sniffer().sniff(text.partition("\n")[0], delimiters=",;\t")
     except csv.Error:
         dialect = csv.excel
     rows = csv.DictReader(io.StringIO(text), dialect=dialect)
-    needed = {"lesion_id", "topology_class"}
-    if not needed <= {name.strip() for name in rows.fieldnames or ()}:
+    if not {"lesion_id", "topology_class"} <= {name.strip() for name in rows.fieldnames or ()}:
         found = ", ".join(rows.fieldnames or ()) or "nothing"
         raise InputError(f"{path}: columns {found}; expected lesion_id and topology_class among them")
-    for number, row in enumerate(rows, start=2):
-        cells = {(name or "").strip(): (cell or "").strip() for name, cell in row.items() if isinstance(cell, str)}
-        lesion_id = _integer(cells["lesion_id"])
-        fate = _FATES.get(cells["topology_class"].upper())
-        if lesion_id is None or fate is None:
-            raise InputError(
-                f"{path}: line {number}: lesion {cells['lesion_id']!r} of class {cells['topology_class']!r}; "
-                "expected an id, and DISAPPEARING, MERGING, NEWLYAPPEARING or UNCHANGED"
-            )
-        into = _integer(cells.get("merged_into", ""))
-        yield (
-            lesion_id,
-            LesionFact(
-                fate=fate,
-                true_id=None if fate == "gone" else into if fate == "merged" and into is not None else lesion_id,
-                lesion_type=cells.get("lesion_type") or None,
-                is_target=_boolean(cells.get("target_lesion", "")),
-            ),
+    facts: dict[int, LesionFact] = {}
+    for row in rows:
+        cells = {(name or "").strip(): _cell(cell) for name, cell in row.items() if isinstance(cell, str)}
+        lesion_id, fact = _row(f"{path}: line {rows.line_num}", cells)
+        if lesion_id in facts:
+            raise InputError(f"{path}: line {rows.line_num}: lesion {lesion_id} a second time; expected one line each")
+        facts[lesion_id] = fact
+    return facts
+
+
+def _cell(text: str) -> str:
+    """A cell's text; what pandas writes for no number is none."""
+    return "" if text.strip().lower() == "nan" else text.strip()
+
+
+def _row(place: str, cells: Mapping[str, str]) -> tuple[int, LesionFact]:
+    name, topology = cells.get("lesion_id", ""), cells.get("topology_class", "")
+    lesion_id, fate = _lesion_id(name), _FATES.get(topology.upper())
+    into = cells.get("merged_into", "")
+    host = _lesion_id(into)
+    if lesion_id is None or fate is None or (fate == "merged" and into and host is None):
+        raise InputError(
+            f"{place}: lesion {name!r} of class {topology!r}, merged into {into!r}; "
+            f"expected ids from 1 to {HIGHEST_ID}, and DISAPPEARING, MERGING, NEWLYAPPEARING or UNCHANGED"
         )
+    return lesion_id, LesionFact(
+        fate=fate,
+        true_id=None if fate == "gone" else host if fate == "merged" and host is not None else lesion_id,
+        lesion_type=cells.get("lesion_type") or None,
+        is_target=_boolean(cells.get("target_lesion", "")),
+    )
 
 
-def _integer(cell: str) -> int | None:
-    """A whole number, also as spreadsheets write them (7.0)."""
+def _lesion_id(cell: str) -> int | None:
+    """A lesion id, also as spreadsheets write it (7.0)."""
     try:
         number = float(cell)
     except ValueError:
         return None
-    return int(number) if number == int(number) else None
+    return int(number) if number.is_integer() and 1 <= number <= HIGHEST_ID else None
 
 
 def _boolean(cell: str) -> bool | None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from scipy.optimize import linear_sum_assignment
 
 from longilesion.case import LesionMap
-from longilesion.evaluation.challenge import lesion_entries, mean_of_defined
+from longilesion.evaluation.challenge import challenge_score, lesion_entries
 from longilesion.evaluation.exam import BaselineLesion, Exam, Fate, Prediction, ScoringSettings
 from longilesion.evaluation.fates import predicted_fates
 from longilesion.evaluation.measures import (
@@ -121,6 +121,11 @@ def best_matches(overlap: Overlap) -> dict[int, int]:
     }
 
 
+def merged_ids(exam: Exam, true_id: int) -> set[int]:
+    """The lesions that are one in the truth."""
+    return {true_id, *(lesion_id for lesion_id, fact in exam.facts.items() if fact.true_id == true_id)}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Pair:
     """A true lesion of one scan, and the labels that were predicted for it or for what has merged into it."""
@@ -138,7 +143,7 @@ class _Pair:
         return cls(
             scan=scan,
             true_id=true_id,
-            labels=tuple(label for label in _group(exam, true_id) if label in overlap.predicted),
+            labels=tuple(sorted(merged_ids(exam, true_id) & overlap.predicted.keys())),
             truth=Outline.of(exam.truth[scan], [true_id], [overlap.truth[true_id]]),
             predicted=prediction.maps[scan],
             overlap=overlap,
@@ -164,11 +169,6 @@ class _Pair:
         return self.known_surfaces[labels]
 
 
-def _group(exam: Exam, true_id: int) -> list[int]:
-    """The lesions that are one in the truth."""
-    return sorted({true_id, *(lesion_id for lesion_id, fact in exam.facts.items() if fact.true_id == true_id)})
-
-
 def _by_id(exam: Exam, pair: _Pair, settings: ScoringSettings) -> dict[str, Any]:
     overlap, voxel_ml = pair.overlap, pair.truth.grid.voxel_volume_ml
     true_voxels = overlap.truth[pair.true_id].voxels
@@ -191,9 +191,7 @@ def _by_id(exam: Exam, pair: _Pair, settings: ScoringSettings) -> dict[str, Any]
         "dice": 2 * common / (true_voxels + predicted_voxels),
         "surface_dice": share,
         "hausdorff_95_mm": distance_mm,
-        "challenge_dice": mean_of_defined(
-            entry.dice for entry in lesion_entries(overlap, pair.true_id, voxel_ml=voxel_ml)
-        ),
+        "challenge_dice": challenge_score(lesion_entries(overlap, pair.true_id, voxel_ml=voxel_ml)).dice,
     }
 
 
@@ -235,7 +233,7 @@ def _known(exam: Exam, prediction: Prediction, lesion_id: int) -> dict[str, Any]
     fact = exam.facts[lesion_id]
     nothing = BaselineLesion(volume_ml=0.0, diameter_mm=0.0)
     before = None if exam.baseline is None else exam.baseline.get(lesion_id, nothing)
-    presence = [prediction.presence[member] for member in _group(exam, lesion_id) if member in prediction.presence]
+    presence = [prediction.presence[member] for member in merged_ids(exam, lesion_id) if member in prediction.presence]
     return {
         "exam": exam.name,
         "lesion_id": lesion_id,

@@ -26,6 +26,8 @@ TARGETS = 5
 PARTIAL_RESPONSE = -0.3
 PROGRESSION = 0.2
 PROGRESSION_MM = 5.0
+# Sums of millimetres are not exact, and the limits belong to the response.
+ROUNDING_MM = 1e-6
 
 
 class Confusion(BaseModel):
@@ -70,7 +72,11 @@ class PatientResponse(BaseModel):
 
 
 class Longitudinal(BaseModel):
-    """All figures of change. `not_evaluable` patients have no response, in the truth or as predicted."""
+    """All figures of change.
+
+    `not_evaluable` patients have no response, neither in the truth nor as predicted; one that has only one of them has
+    stable disease as the other.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -83,7 +89,7 @@ class Longitudinal(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PatientChange:
-    """One patient's lesions, one row each, the volume of predicted labels that are no known lesion, and the response.
+    """One patient's lesions, one row each, their changes of volume, and the response.
 
     `changes_ml` are the true and predicted changes of the lesions that were there before, merged ones as one.
     """
@@ -94,10 +100,11 @@ class PatientChange:
     response: PatientResponse
 
 
-def patient_change(rows: Sequence[LesionScore], *, unknown_ml: float) -> PatientChange:
-    """How one patient's lesions changed; `unknown_ml` is what was predicted under ids that no lesion has.
+def patient_change(rows: Sequence[LesionScore], *, unknown_labels: int, extra_ml: float) -> PatientChange:
+    """How one patient's lesions changed.
 
-    A lesion that lies in both of the exam's scans is measured where it is larger.
+    `unknown_labels` were predicted under ids that no lesion has; `extra_ml` is their volume, with that of lesions where
+    they are not. A lesion that lies in both of the exam's scans is measured where it is larger.
     """
     largest: dict[int, LesionScore] = {}
     for row in sorted(rows, key=lambda row: row.true_volume_ml + row.predicted_volume_ml):
@@ -118,8 +125,8 @@ def patient_change(rows: Sequence[LesionScore], *, unknown_ml: float) -> Patient
     return PatientChange(
         lesions=lesions,
         changes_ml=[(true - before, predicted - before) for before, true, predicted in volumes_ml if before > 0],
-        burden_change_ml=(true - before, predicted + unknown_ml - before),
-        response=_response(lesions, has_unknown=unknown_ml > 0),
+        burden_change_ml=(true - before, predicted + extra_ml - before),
+        response=_response(lesions, has_unknown=unknown_labels > 0),
     )
 
 
@@ -136,10 +143,11 @@ def longitudinal_figures(
         for lesion in patient.lesions
         if lesion.fate is not None and lesion.predicted_fate is not None
     ]
+    # Where nothing was measurable and nothing is new, there is no progression at least.
     responses = [
-        (place, patient.response.true_response, patient.response.predicted_response)
+        (place, patient.response.true_response or "SD", patient.response.predicted_response or "SD")
         for place, patient in followed
-        if patient.response.true_response is not None and patient.response.predicted_response is not None
+        if patient.response.true_response or patient.response.predicted_response
     ]
     return Longitudinal(
         lesion_change_ml=agreement(changes, bootstrap),
@@ -153,13 +161,13 @@ def longitudinal_figures(
 def response_of(baseline_mm: float, followup_mm: float, *, is_new: bool) -> Response | None:
     """The response of two sums of diameters; None where there was nothing to measure and nothing is new."""
     growth_mm = followup_mm - baseline_mm
-    if is_new or (baseline_mm > 0 and growth_mm >= max(PROGRESSION * baseline_mm, PROGRESSION_MM)):
+    if is_new or (baseline_mm > 0 and growth_mm >= max(PROGRESSION * baseline_mm, PROGRESSION_MM) - ROUNDING_MM):
         return "PD"
     if baseline_mm == 0:
         return None
     if followup_mm == 0:
         return "CR"
-    return "PR" if growth_mm <= PARTIAL_RESPONSE * baseline_mm else "SD"
+    return "PR" if growth_mm <= PARTIAL_RESPONSE * baseline_mm + ROUNDING_MM else "SD"
 
 
 def agreement(values: Sequence[tuple[int, float, float]], bootstrap: Bootstrap) -> Agreement:
@@ -174,7 +182,9 @@ def agreement(values: Sequence[tuple[int, float, float]], bootstrap: Bootstrap) 
         lower_limit=middle - 1.96 * spread if len(values) > 1 else None,
         upper_limit=middle + 1.96 * spread if len(values) > 1 else None,
         concordance=bootstrap.estimate(
-            lambda weights: concordance(true, predicted, weights[:, patient_of]), count=len(values)
+            lambda weights: concordance(true, predicted, weights[:, patient_of]),
+            count=len(values),
+            contributors=len(np.unique(patient_of)),
         ),
     )
 
@@ -184,11 +194,15 @@ def concordance(
 ) -> Float[np.ndarray, " draws"]:
     """Lin's concordance correlation coefficient; NaN where all values are one and the same."""
     total = np.maximum(weights.sum(axis=1), 1e-300)
+    # Values far from zero would lose their variance to rounding.
+    middle = (true.mean() + predicted.mean()) / 2 if len(true) else 0.0
+    true, predicted = true - middle, predicted - middle
     mean_true, mean_predicted = weights @ true / total, weights @ predicted / total
     variances = weights @ true**2 / total - mean_true**2 + weights @ predicted**2 / total - mean_predicted**2
     covariance = weights @ (true * predicted) / total - mean_true * mean_predicted
     scale = variances + (mean_true - mean_predicted) ** 2
-    return np.asarray(np.where(scale > 1e-12, 2 * covariance / np.where(scale > 1e-12, scale, 1.0), np.nan))
+    is_defined = scale > 1e-12 * max(1.0, middle**2)
+    return np.asarray(np.where(is_defined, 2 * covariance / np.where(is_defined, scale, 1.0), np.nan))
 
 
 def confusion(
@@ -204,6 +218,7 @@ def confusion(
                 [_kappa(true, predicted, categories, drawn[patient_of], scheme) for drawn in weights]
             ),
             count=len(pairs),
+            contributors=len(np.unique(patient_of)),
         )
 
     counts = confusion_matrix(true, predicted, labels=list(categories)) if pairs else np.zeros((len(categories),) * 2)
@@ -235,10 +250,12 @@ def _response(lesions: Sequence[LesionScore], *, has_unknown: bool) -> PatientRe
     Targets are the lesions that are marked as such, or else the five largest of at least 10 mm before. All are
     measured by their largest axial diameter, lymph nodes too; what has merged into another is measured there.
     """
-    before = sorted(lesions, key=lambda lesion: -(lesion.baseline_diameter_mm or 0.0))
-    targets = [lesion for lesion in before if lesion.is_target and lesion.baseline_diameter_mm] or [
-        lesion for lesion in before if (lesion.baseline_diameter_mm or 0.0) >= MEASURABLE_MM
-    ][:TARGETS]
+    there = [lesion for lesion in lesions if lesion.baseline_diameter_mm]
+    before = sorted(there, key=lambda lesion: -(lesion.baseline_diameter_mm or 0.0))
+    if any(lesion.is_target is not None for lesion in before):
+        targets = [lesion for lesion in before if lesion.is_target]
+    else:
+        targets = [lesion for lesion in before if (lesion.baseline_diameter_mm or 0.0) >= MEASURABLE_MM][:TARGETS]
     hosts = {lesion.true_id for lesion in targets}
     outlines = [lesion for lesion in lesions if lesion in targets or lesion.lesion_id in hosts]
     baseline_mm = sum(lesion.baseline_diameter_mm or 0.0 for lesion in targets)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
 
+import cc3d
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from monai.metrics.surface_dice import compute_surface_dice
+from monai.metrics.utils import get_mask_edges
 from scipy.ndimage import binary_erosion
-from scipy.spatial import KDTree
-from skimage.measure import regionprops
+from scipy.spatial import ConvexHull, KDTree
+from scipy.spatial.distance import pdist
 
 from longilesion.case import LesionMap, LesionRegion
 from longilesion.geometry import ZYX, Grid, Triple
+
+# A box larger than both is looked at component by component.
+SPARSE_VOXELS = 500_000
+SPARSE_RATIO = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -43,36 +47,13 @@ class Outline:
 
 
 def surface_dice(truth: Outline, predicted: Outline, *, tolerance_mm: float) -> float:
-    """The share of both surfaces, by area, that lies within the tolerance of the other."""
-    spacing = np.array(truth.grid.spacing_zyx_mm)
-    apart = np.maximum(
-        np.subtract(truth.start_zyx, predicted.stop_zyx), np.subtract(predicted.start_zyx, truth.stop_zyx)
-    )
-    # Boxes that far apart would only cost the space between them. A box's last voxel reaches half a voxel further.
-    if (np.maximum(apart - 1, 0) * spacing).max() > tolerance_mm:
-        return 0.0
-    start = np.minimum(truth.start_zyx, predicted.start_zyx) - 1
-    shape = np.maximum(truth.stop_zyx, predicted.stop_zyx) + 1 - start
-    masks = []
-    for outline in (predicted, truth):
-        mask = np.zeros(shape, np.bool_)
-        low = outline.start_zyx - start
-        mask[tuple(slice(first, first + size) for first, size in zip(low, outline.mask.shape, strict=True))] = (
-            outline.mask
-        )
-        masks.append(torch.from_numpy(mask)[None, None])
-    with warnings.catch_warnings():
-        # MONAI 1.6 calls a function of its own in a way that it says is outdated.
-        warnings.simplefilter("ignore", FutureWarning)
-        share = compute_surface_dice(
-            y_pred=masks[0],
-            y=masks[1],
-            class_thresholds=[tolerance_mm],
-            include_background=True,
-            spacing=spacing.tolist(),
-            use_subvoxels=True,
-        )
-    return float(share)
+    """The share of both surfaces, by area, that lies within the tolerance of the other (Nikolov et al., 2018)."""
+    surfaces = [_surface(outline) for outline in (truth, predicted)]
+    near = [
+        float(areas[KDTree(other_mm).query(points_mm)[0] <= tolerance_mm].sum())
+        for (points_mm, areas), (other_mm, _) in (surfaces, surfaces[::-1])
+    ]
+    return sum(near) / sum(float(areas.sum()) for _, areas in surfaces)
 
 
 def hausdorff_95_mm(truth: Outline, predicted: Outline) -> float:
@@ -87,18 +68,18 @@ def hausdorff_95_mm(truth: Outline, predicted: Outline) -> float:
 def largest_axial_diameter_mm(outline: Outline) -> float:
     """The longest distance across a lesion in any slice closest to axial, as RECIST measures it; 0 where it is empty.
 
-    Ends lie on the contour, half a voxel outside the outermost voxels' centres.
+    Its ends lie on the contour, half a voxel outside the outermost voxels' centres.
     """
     view, lps = outline.grid.window(outline.start_zyx, outline.stop_zyx).lps_view(outline.mask)
-    _, step_y, step_x = lps.spacing_zyx_mm
-    planes = [(_diagonal_mm(plane, step_y, step_x), plane) for plane in view if plane.any()]
+    _, *steps_yx_mm = lps.spacing_zyx_mm
+    contours = [_contour_mm(plane, np.array(steps_yx_mm)) for plane in view if plane.any()]
     longest = 0.0
     # No lesion is longer than its rectangle's diagonal, so that few slices of a lesion have to be measured.
-    for bound, plane in sorted(planes, key=lambda each: -each[0]):
-        if bound <= longest:
+    for contour in sorted(contours, key=_diagonal_mm, reverse=True):
+        if _diagonal_mm(contour) <= longest:
             break
-        (region,) = regionprops(plane.astype(np.uint8), spacing=(step_y, step_x))
-        longest = max(longest, float(region.feret_diameter_max))
+        corners = contour[ConvexHull(contour).vertices]
+        longest = max(longest, float(pdist(corners).max()))
     return longest
 
 
@@ -107,15 +88,52 @@ def center_xyz_mm(outline: Outline) -> Triple:
     return outline.grid.world_xyz_mm(np.argwhere(outline.mask).mean(axis=0) + outline.start_zyx)
 
 
+def _surface(outline: Outline) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, " n"]]:
+    """The elements of a surface: where they lie, and their areas in mm2."""
+    spacing = np.array(outline.grid.spacing_zyx_mm)
+    points, areas = [], []
+    for piece, start in _pieces(outline):
+        mask = torch.from_numpy(np.pad(piece, 1))
+        edges, _, edge_areas, _ = get_mask_edges(mask, mask, crop=False, spacing=spacing.tolist())
+        # An element lies between eight voxels; that half voxel is the same in every outline, and left out.
+        points.append((np.argwhere(edges.numpy()) + start) * spacing)
+        areas.append(edge_areas[edges].numpy().astype(np.float64))
+    return np.concatenate(points), np.concatenate(areas)
+
+
 def _border_mm(outline: Outline) -> Float[np.ndarray, "n 3"]:
-    border = outline.mask & ~binary_erosion(outline.mask)
-    return np.asarray((np.argwhere(border) + outline.start_zyx) * np.array(outline.grid.spacing_zyx_mm))
+    """Where the voxels with a face outside the outline lie."""
+    borders = [np.argwhere(piece & ~binary_erosion(piece)) + start for piece, start in _pieces(outline)]
+    return np.asarray(np.concatenate(borders) * np.array(outline.grid.spacing_zyx_mm))
+
+
+def _pieces(outline: Outline) -> list[tuple[Bool[np.ndarray, "z y x"], ZYX]]:
+    """The outline's mask, or its components where most of its box is empty: one stray voxel can make that a body's."""
+    if outline.mask.size <= SPARSE_VOXELS or outline.mask.size <= SPARSE_RATIO * outline.mask.sum():
+        return [(outline.mask, outline.start_zyx)]
+    components = cc3d.connected_components(outline.mask, connectivity=26)
+    boxes = cc3d.statistics(components)["bounding_boxes"][1:]
+    return [
+        (components[box] == label, tuple(np.add(outline.start_zyx, [axis.start for axis in box]).tolist()))
+        for label, box in enumerate(boxes, start=1)
+    ]
 
 
 def _percentile_95(distances_mm: Float[np.ndarray, " n"]) -> float:
     return float(np.sort(distances_mm)[int((len(distances_mm) - 1) * 0.95)])
 
 
-def _diagonal_mm(plane: Bool[np.ndarray, "y x"], step_y: float, step_x: float) -> float:
-    height, width = (np.ptp(np.flatnonzero(plane.any(axis=axis))) + 1 for axis in (1, 0))
-    return float(np.hypot(height * step_y, width * step_x))
+def _contour_mm(plane: Bool[np.ndarray, "y x"], steps_yx_mm: Float[np.ndarray, "2"]) -> Float[np.ndarray, "n 2"]:
+    """The points half a voxel beyond the first and last voxel of each row and column of a slice."""
+    ends = []
+    for axis in (0, 1):
+        lines = np.flatnonzero(plane.any(axis=axis))
+        first = plane.argmax(axis=axis)[lines]
+        last = plane.shape[axis] - 1 - np.flip(plane, axis).argmax(axis=axis)[lines]
+        along, across = np.concatenate([first - 0.5, last + 0.5]), np.tile(lines, 2)
+        ends.append(np.stack([along, across][:: 1 if axis == 0 else -1], axis=1))
+    return np.asarray(np.concatenate(ends) * steps_yx_mm)
+
+
+def _diagonal_mm(contour: Float[np.ndarray, "n 2"]) -> float:
+    return float(np.hypot(*np.ptp(contour, axis=0)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,10 +12,12 @@ from longilesion.case import Case
 from longilesion.ensemble import Ensemble
 from longilesion.errors import InputError
 from longilesion.evaluation.exam import Exam, Prediction
-from longilesion.evaluation.folders import ExamFiles, PredictionFiles, find_predictions
+from longilesion.evaluation.folders import ExamFiles, PredictionFiles, content_of, find_predictions
 from longilesion.evaluation.reading import read_prediction
 from longilesion.grand_challenge import read_case
 from longilesion.pipeline import Segmentation, segment_case
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -33,9 +36,10 @@ class FilesMethod:
         """
         found, extra = find_predictions(folder, exams)
         if not found:
-            names = ", ".join(exam.name for exam in exams[:3])
+            names = ", ".join(exam.name for exam in exams[:3]) + (", ..." if len(exams) > 3 else "")
             raise InputError(
-                f"{folder}: no prediction for any of the {len(exams)} exams; expected maps of {names}, ..."
+                f"{folder}: no prediction for any of the {len(exams)} exams, found {content_of(folder)}; "
+                f"expected maps of {names}"
             )
         warnings = [f"{path}: belongs to no exam; left out" for path in extra]
         for exam in exams:
@@ -65,7 +69,7 @@ class ModelMethod:
 
     name: str
     ensemble: Ensemble
-    has_clicks: bool
+    has_followup_clicks: bool
     warnings: list[str]
 
     def predict(self, files: ExamFiles, exam: Exam) -> Prediction:
@@ -73,12 +77,16 @@ class ModelMethod:
         if files.case is None:
             raise InputError(f"{files.name}: no input beside the truth; expected a case to segment")
         case, followup_files = read_case(files.case)
-        if not self.has_clicks:
+        if not self.has_followup_clicks:
             case = _without_followup_clicks(case)
         for scan, path in followup_files.items():
             grid, tolerance_mm = case.followups[scan].grid, min(case.followups[scan].grid.spacing_zyx_mm) / 2
             if scan in exam.truth and not grid.matches(exam.truth[scan].grid, tolerance_mm=tolerance_mm):
                 raise InputError(f"{path}: other voxels than {files.truth[scan]}; expected the scan of the truth")
+        for missing in sorted(exam.truth.keys() - case.followups.keys()):
+            warning = f"{files.case}: no {missing} follow-up scan, which the truth has; counted as empty"
+            _log.warning("%s", warning)
+            self.warnings.append(warning)
         return prediction_of(segment_case(case, self.ensemble))
 
 

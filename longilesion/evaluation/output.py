@@ -68,9 +68,11 @@ def _markdown(report: EvaluationReport, figures: Iterable[str]) -> str:
 
 def _write_rows(path: Path, rows: Mapping[str, Sequence[BaseModel]]) -> None:
     flat = [{"method": method, **_flat(row.model_dump())} for method, own in rows.items() for row in own]
-    headings = list(dict.fromkeys(heading for row in flat for heading in row))
+    found = dict.fromkeys(heading for row in flat for heading in row)
+    # Where a group of values is missing in some rows, its name stands for it there, and would be an empty column.
+    headings = [heading for heading in found if not any(other.startswith(f"{heading}_") for other in found)]
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, headings)
+        writer = csv.DictWriter(file, headings, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(flat)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from longilesion.case import LesionMap, lesion_regions
+from longilesion.case import SCAN_NAMES, LesionMap, lesion_regions
 from longilesion.click_files import ClickFile, read_click_pairs
-from longilesion.errors import InputError
+from longilesion.errors import InputError, first_error
 from longilesion.evaluation.exam import BaselineLesion, Exam, FollowupClick, Prediction
 from longilesion.evaluation.folders import ExamFiles, PredictionFiles
 from longilesion.evaluation.lesion_table import completed_facts, read_lesion_table
@@ -35,8 +35,7 @@ def read_exam(files: ExamFiles) -> tuple[Exam, list[str]]:
 
 def read_prediction(files: PredictionFiles, exam: Exam) -> Prediction:
     """Reads predicted maps, whose voxels have to be those of the true ones, and the run report beside them."""
-    report = None if files.report is None else _read_report(files.report)
-    lesions = [] if report is None else report.lesions
+    lesions = [lesion for path in files.reports for lesion in _read_report(path).lesions]
     return Prediction(
         maps={
             scan: read_lesion_map(files.maps[scan], like=truth.grid, of="the truth")
@@ -70,16 +69,20 @@ def _read_baseline(paths: Sequence[Path]) -> dict[int, BaselineLesion]:
 
 
 def _read_clicks(paths: Mapping[str, Path], truth: Mapping[str, LesionMap]) -> dict[int, FollowupClick]:
-    """The follow-up's clicks; the first scan counts for a lesion that is clicked in several."""
+    """The follow-up's clicks by lesion id."""
+    known = {scan: path for scan, path in paths.items() if scan in truth}
+    # Points without names are numbered over the lists of both scans of a case; the challenge's data have names.
+    lists = [known] if known.keys() <= set(SCAN_NAMES) else [{scan: path} for scan, path in known.items()]
     clicks: dict[int, FollowupClick] = {}
-    for scan, path in paths.items():
-        if scan not in truth:
-            continue
-        file = ClickFile(path=path, scan_name="primary", grid=truth[scan].grid)
-        for pair in read_click_pairs(baseline=[], followup=[file]):
+    for together in lists:
+        scan_of = dict(zip(SCAN_NAMES, together, strict=False))
+        files = [
+            ClickFile(path=together[scan], scan_name=name, grid=truth[scan].grid) for name, scan in scan_of.items()
+        ]
+        for pair in read_click_pairs(baseline=[], followup=files):
             if pair.followup is not None:
-                click = FollowupClick(scan=scan, point_xyz_mm=pair.followup.point_xyz_mm)
-                clicks.setdefault(pair.lesion_id, click)
+                scan = scan_of[pair.followup.scan_name]
+                clicks.setdefault(pair.lesion_id, FollowupClick(scan=scan, point_xyz_mm=pair.followup.point_xyz_mm))
     return clicks
 
 
@@ -89,8 +92,6 @@ def _read_report(path: Path) -> RunReport:
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; expected a run report") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
         raise InputError(
-            f"{path}: {where}: {first['msg']}; expected a run report of this version, as process.py --report writes it"
+            f"{path}: {first_error(error)}; expected a run report of this version, as process.py --report writes it"
         ) from error

@@ -20,7 +20,7 @@ from longilesion.evaluation.reading import read_exam
 from longilesion.evaluation.scoring import ExamScore, score_exam
 from longilesion.evaluation.summary import Evaluation, summarise
 
-_PACKAGES = ("monai", "numpy", "scikit-image", "scikit-learn", "scipy")
+_PACKAGES = ("monai", "numpy", "scikit-learn", "scipy")
 
 _log = logging.getLogger(__name__)
 
@@ -63,16 +63,17 @@ def evaluate_methods(
     """Scores methods; `without_clicks` is the first of them as it is without the follow-up's clicks."""
     everything = [*methods, *([] if without_clicks is None else [without_clicks])]
     scores: dict[str, list[ExamScore]] = {method.name: [] for method in everything}
-    warnings = {method.name: list(method.warnings) for method in everything}
-    for warning in dict.fromkeys(warning for own in warnings.values() for warning in own):
+    for warning in dict.fromkeys(warning for method in everything for warning in method.warnings):
         _log.warning("%s", warning)
+    noticed: list[str] = []
     for files in exams:
-        exam, noticed = read_exam(files)
-        for warning in noticed:
+        exam, contradictions = read_exam(files)
+        for warning in contradictions:
             _log.warning("%s", warning)
+        noticed += contradictions
         for method in everything:
-            warnings[method.name] += noticed
             scores[method.name].append(score_exam(exam, method.predict(files, exam), settings))
+    warnings = {method.name: [*method.warnings, *noticed] for method in everything}
     first_step = None if without_clicks is None else without_clicks.name
     return sum_up(scores, settings, warnings=warnings, without_clicks=first_step, draws=draws, seed=seed)
 

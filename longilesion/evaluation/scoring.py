@@ -14,7 +14,7 @@ from longilesion.errors import InputError
 from longilesion.evaluation.challenge import ChallengeScore, challenge_entries, challenge_score
 from longilesion.evaluation.detection import ExamLesions
 from longilesion.evaluation.exam import Exam, Instances, Prediction, ScoringSettings
-from longilesion.evaluation.lesions import LesionScore, best_matches, score_lesions
+from longilesion.evaluation.lesions import LesionScore, best_matches, merged_ids, score_lesions
 from longilesion.evaluation.measures import Outline, largest_axial_diameter_mm
 from longilesion.evaluation.overlap import Overlap
 
@@ -23,7 +23,8 @@ from longilesion.evaluation.overlap import Overlap
 class ExamScore:
     """All that later figures need of an exam. `missing` are the scans for which nothing was predicted.
 
-    `unknown_labels` are predicted under ids that no lesion has, with their volume in all.
+    `unknown_labels` are predicted under ids that no lesion has; `extra_ml` is their volume, with that of lesions in
+    scans where they are not.
     """
 
     exam: str
@@ -32,7 +33,7 @@ class ExamScore:
     detection: ExamLesions
     missing: tuple[str, ...]
     unknown_labels: int
-    unknown_ml: float
+    extra_ml: float
     has_baseline: bool
 
 
@@ -49,20 +50,15 @@ def score_exam(exam: Exam, prediction: Prediction, settings: ScoringSettings) ->
         for scan, overlap in overlaps.items()
         for entry in challenge_entries(overlap, voxel_ml=exam.truth[scan].grid.voxel_volume_ml)
     ]
-    unknown_ml = [
-        region.voxels * exam.truth[scan].grid.voxel_volume_ml
-        for scan, overlap in overlaps.items()
-        for label, region in overlap.predicted.items()
-        if label not in exam.facts
-    ]
+    unknown = [label for overlap in overlaps.values() for label in overlap.predicted if label not in exam.facts]
     return ExamScore(
         exam=exam.name,
         challenge=challenge_score(entries),
         lesions=tuple(score_lesions(exam, prediction, overlaps, settings)),
         detection=_detected(exam, prediction, overlaps, settings.instances),
         missing=missing,
-        unknown_labels=len(unknown_ml),
-        unknown_ml=sum(unknown_ml),
+        unknown_labels=len(unknown),
+        extra_ml=_extra_ml(exam, overlaps),
         has_baseline=exam.baseline is not None,
     )
 
@@ -77,18 +73,35 @@ def _overlaps(exam: Exam, prediction: Prediction) -> dict[str, Overlap]:
     return {scan: Overlap.of(truth.ids, prediction.maps[scan].ids) for scan, truth in exam.truth.items()}
 
 
+def _extra_ml(exam: Exam, overlaps: Mapping[str, Overlap]) -> float:
+    """The predicted volume that no lesion's row counts."""
+    return sum(
+        region.voxels * exam.truth[scan].grid.voxel_volume_ml
+        for scan, overlap in overlaps.items()
+        for label, region in overlap.predicted.items()
+        if label not in exam.facts or exam.facts[label].true_id not in (None, *overlap.truth)
+    )
+
+
 def _renamed(exam: Exam, prediction: Prediction, overlaps: Mapping[str, Overlap]) -> Prediction:
-    """The prediction with each label named after the true lesion that it matches, the others with ids of no lesion."""
-    free = max([0, *exam.facts, *(label for overlap in overlaps.values() for label in overlap.truth)])
+    """The prediction with each label named after the true lesion that it matches, the others with ids of no lesion.
+
+    Where lesions have merged, the labels that overlap their outline most share the ids of all of them.
+    """
+    taken = {*exam.facts, *(label for overlap in overlaps.values() for label in overlap.truth)}
+    unused = (number for number in range(1, np.iinfo(np.uint16).max + 1) if number not in taken)
     maps: dict[str, LesionMap] = {}
     presence: dict[int, float] = {}
     for scan, overlap in overlaps.items():
         names = {label: true_id for true_id, label in best_matches(overlap).items()}
-        others = [label for label in overlap.predicted if label not in names]
-        names |= {label: free + place for place, label in enumerate(others, start=1)}
-        free += len(others)
-        if free > np.iinfo(np.uint16).max:
-            raise InputError(f"{exam.name}: {free} lesion ids; expected at most {np.iinfo(np.uint16).max}")
+        spare = {true_id: merged_ids(exam, true_id) - {true_id} for true_id in overlap.truth}
+        for label in sorted(overlap.predicted.keys() - names.keys()):
+            touched = {true_id: voxels for (true_id, other), voxels in overlap.shared.items() if other == label}
+            members = spare[max(touched, key=lambda true_id: touched[true_id])] if touched else set()
+            name = members.pop() if members else next(unused, None)
+            if name is None:
+                raise InputError(f"{exam.name}: more labels than ids; expected at most {np.iinfo(np.uint16).max}")
+            names[label] = name
         table = np.zeros(max(names, default=0) + 1, np.uint16)
         table[list(names)] = list(names.values())
         maps[scan] = LesionMap(ids=table[prediction.maps[scan].ids], grid=prediction.maps[scan].grid)

@@ -54,13 +54,17 @@ class ExamRow(BaseModel):
 
 
 class ChallengeFigures(BaseModel):
-    """The challenge's score: means over the patients for whom it is defined."""
+    """The challenge's score: means over the patients for whom it is defined.
+
+    `dice_with_lesions` leaves out the patients without any true lesion, for whom it is 0 as soon as one is predicted.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     dice: Estimate
     false_positive_ml: Estimate
     false_negative_ml: Estimate
+    dice_with_lesions: Estimate
 
 
 class Evaluation(BaseModel):
@@ -94,7 +98,9 @@ def summarise(
     place_of = np.array([place for place, score in enumerate(scores) for _ in score.lesions], np.int64)
     values = {key: _numbers(lesions, value) for key, value in LESION_VALUES.items()}
     means = {key: _patient_means(numbers, place_of, len(scores)) for key, numbers in values.items()}
-    changes = [patient_change(score.lesions, unknown_ml=score.unknown_ml) for score in scores]
+    changes = [
+        patient_change(score.lesions, unknown_labels=score.unknown_labels, extra_ml=score.extra_ml) for score in scores
+    ]
     known = [score.has_baseline for score in scores]
     detections = [score.detection for score in scores]
     return Evaluation(
@@ -104,6 +110,9 @@ def summarise(
             dice=bootstrap.mean(np.array([score.challenge.dice for score in scores])),
             false_positive_ml=bootstrap.mean(np.array([score.challenge.false_positive_ml for score in scores])),
             false_negative_ml=bootstrap.mean(np.array([score.challenge.false_negative_ml for score in scores])),
+            dice_with_lesions=bootstrap.mean(
+                np.array([score.challenge.dice if len(score.detection.true_mm) else np.nan for score in scores])
+            ),
         ),
         lesion_means={key: bootstrap.pooled_mean(numbers, place_of) for key, numbers in values.items()},
         patient_means={key: bootstrap.mean(numbers) for key, numbers in means.items()},

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from longilesion.evaluation.bootstrap import Estimate
 from longilesion.evaluation.comparison import Difference, Interaction, Rank
@@ -66,14 +68,15 @@ def sections(
         yield _differences(differences)
 
 
-def to_rich(section: Section) -> Table:
+def to_rich(section: Section) -> Group:
     """The table for a terminal; its first column is text, the others are figures."""
-    table = Table(title=section.title, title_justify="left")
+    table = Table()
     for place, heading in enumerate(section.headings):
-        table.add_column(heading, justify="right" if place else "left")
+        table.add_column(Text(heading), justify="right" if place else "left")
     for row in section.rows:
-        table.add_row(*row)
-    return table
+        # As text, since a name may hold what would be markup.
+        table.add_row(*map(Text, row))
+    return Group(Text(section.title, style="bold"), table, Text(f"{section.note}\n"))
 
 
 def to_markdown(section: Section) -> str:
@@ -99,13 +102,22 @@ def figure(estimate: Estimate, *, digits: int = 3) -> str:
 
 def _challenge(evaluations: Sequence[Evaluation], ranks: Sequence[Rank]) -> Section:
     rank_of = {rank.name: f"{rank.score:g}" for rank in ranks}
-    headings = ("method", "Dice", "false positive volume (ml)", "false negative volume (ml)", "patients", "entries")
+    headings = (
+        "method",
+        "Dice",
+        "false positive volume (ml)",
+        "false negative volume (ml)",
+        "Dice, patients with lesions",
+        "patients",
+        "entries",
+    )
     rows = [
         (
             evaluation.name,
             figure(evaluation.challenge.dice),
             figure(evaluation.challenge.false_positive_ml),
             figure(evaluation.challenge.false_negative_ml),
+            figure(evaluation.challenge.dice_with_lesions),
             str(len(evaluation.exams)),
             str(sum(row.entries for row in evaluation.exams)),
             *([rank_of.get(evaluation.name, "-")] if ranks else []),

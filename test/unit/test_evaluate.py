@@ -195,7 +195,7 @@ def test_tables_show_a_row_per_method_and_the_share_of_gone_lesions_recognised()
                 detection=detection,
                 missing=(),
                 unknown_labels=0,
-                unknown_ml=0.0,
+                extra_ml=0.0,
                 has_baseline=True,
             )
         ]

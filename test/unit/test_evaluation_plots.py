@@ -67,7 +67,7 @@ def evaluation(lesions: Sequence[LesionScore], name: str = "ours") -> Evaluation
             detection=NOTHING,
             missing=(),
             unknown_labels=0,
-            unknown_ml=0.0,
+            extra_ml=0.0,
             has_baseline=False,
         )
         for exam in exams
