@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import cc3d
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from monai.metrics.utils import get_mask_edges
+from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 from scipy.spatial import ConvexHull, KDTree
 from scipy.spatial.distance import pdist
@@ -90,21 +91,30 @@ def center_xyz_mm(outline: Outline) -> Triple:
 
 def _surface(outline: Outline) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, " n"]]:
     """The elements of a surface: where they lie, and their areas in mm2."""
-    spacing = np.array(outline.grid.spacing_zyx_mm)
-    points, areas = [], []
+    spacing = outline.grid.spacing_zyx_mm
+    indices, areas = [], []
     for piece, start in _pieces(outline):
         mask = torch.from_numpy(np.pad(piece, 1))
-        edges, _, edge_areas, _ = get_mask_edges(mask, mask, crop=False, spacing=spacing.tolist())
+        edges, _, edge_areas, _ = get_mask_edges(mask, mask, crop=False, spacing=spacing)
         # An element lies between eight voxels; that half voxel is the same in every outline, and left out.
-        points.append((np.argwhere(edges.numpy()) + start) * spacing)
+        indices.append(np.argwhere(edges.numpy()) + start)
         areas.append(edge_areas[edges].numpy().astype(np.float64))
-    return np.concatenate(points), np.concatenate(areas)
+    return _points_mm(indices, spacing), np.concatenate(areas)
 
 
 def _border_mm(outline: Outline) -> Float[np.ndarray, "n 3"]:
     """Where the voxels with a face outside the outline lie."""
     borders = [np.argwhere(piece & ~binary_erosion(piece)) + start for piece, start in _pieces(outline)]
-    return np.asarray(np.concatenate(borders) * np.array(outline.grid.spacing_zyx_mm))
+    return _points_mm(borders, outline.grid.spacing_zyx_mm)
+
+
+def _points_mm(indices_zyx: Sequence[NDArray[np.integer]], spacing_zyx_mm: Triple) -> Float[np.ndarray, "n 3"]:
+    """Voxel indices in millimetres, for distances only: they begin at one voxel.
+
+    At 0, SciPy's tree splits between 0 and the next number, which is none where a program lets the processor take such
+    small numbers for 0 (`torch.set_flush_denormal`): the tree would never end.
+    """
+    return np.asarray((np.concatenate(indices_zyx) + 1) * np.array(spacing_zyx_mm))
 
 
 def _pieces(outline: Outline) -> list[tuple[Bool[np.ndarray, "z y x"], ZYX]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from longilesion.evaluation.plots import draw_plots
+from longilesion.evaluation.plots import PLOTS, draw_plots
 from longilesion.evaluation.run import EvaluationReport, EvaluationRun
 from longilesion.evaluation.tables import Section, sections, to_markdown
 from longilesion.files import written_together
@@ -46,6 +46,9 @@ def write_evaluation(directory: Path, run: EvaluationRun) -> list[Path]:
         _write_rows(lesions, {each.name: each.lesions for each in evaluations})
         for picture, figure in zip(pictures, figures.values(), strict=True):
             figure.savefig(picture, format="png", dpi=_DOTS_PER_INCH)
+    for stem in set(PLOTS) - figures.keys():
+        # One that an earlier run has left would seem to belong to this one.
+        (directory / f"{stem}.png").unlink(missing_ok=True)
     return paths
 
 

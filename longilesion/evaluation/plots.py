@@ -45,6 +45,7 @@ from longilesion.evaluation.summary import Evaluation
 
 Points: TypeAlias = tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]
 
+PLOTS = ("dice_by_diameter", "volume_bland_altman", "froc", "presence_roc", "strata")
 FEWEST_FOR_MEDIAN = 20
 # A method of very many false positives would press the others' curves against the axis.
 MOST_FALSE_POSITIVES = 8.0
@@ -58,13 +59,8 @@ def draw_plots(evaluations: Sequence[Evaluation], detections: Mapping[str, Seque
     sure it is of lesions that are there and of some that are gone, `strata` where no stratum has a measured lesion.
     """
     methods = styled(evaluations, detections)
-    figures = {
-        "dice_by_diameter": _dice_by_diameter(methods),
-        "volume_bland_altman": _volume_bland_altman(methods),
-        "froc": _froc(methods),
-        "presence_roc": _presence_roc(methods),
-        "strata": _strata(methods),
-    }
+    drawings = (_dice_by_diameter, _volume_bland_altman, _froc, _presence_roc, _strata)
+    figures = {stem: draw(methods) for stem, draw in zip(PLOTS, drawings, strict=True)}
     return {stem: figure for stem, figure in figures.items() if figure is not None}
 
 

@@ -94,11 +94,11 @@ def _renamed(exam: Exam, prediction: Prediction, overlaps: Mapping[str, Overlap]
     presence: dict[int, float] = {}
     for scan, overlap in overlaps.items():
         names = {label: true_id for true_id, label in best_matches(overlap).items()}
-        spare = {true_id: merged_ids(exam, true_id) - {true_id} for true_id in overlap.truth}
+        spare = {true_id: sorted(merged_ids(exam, true_id) - {true_id}) for true_id in overlap.truth}
         for label in sorted(overlap.predicted.keys() - names.keys()):
             touched = {true_id: voxels for (true_id, other), voxels in overlap.shared.items() if other == label}
-            members = spare[max(touched, key=lambda true_id: touched[true_id])] if touched else set()
-            name = members.pop() if members else next(unused, None)
+            members = spare[max(touched, key=lambda true_id: touched[true_id])] if touched else []
+            name = members.pop(0) if members else next(unused, None)
             if name is None:
                 raise InputError(f"{exam.name}: more labels than ids; expected at most {np.iinfo(np.uint16).max}")
             names[label] = name

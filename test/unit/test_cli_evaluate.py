@@ -650,3 +650,15 @@ def test_help_says_what_folders_hold(capfd: pytest.CaptureFixture[str]) -> None:
     text = " ".join(capfd.readouterr().out.split())
     for word in ("PREDICTIONS", "TRUTH", "--model", "--without-clicks", "--against", "--matching", "--output"):
         assert word in text
+
+
+def test_picture_of_an_earlier_run_does_not_stay(tmp_path: Path) -> None:
+    for folder in ("truth", "out"):
+        write_map(tmp_path / folder / "a.mha")
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / "presence_roc.png").write_bytes(b"of an earlier run, which had run reports")
+    (results / "own.png").write_bytes(b"somebody's")
+    assert evaluate(tmp_path / "out", tmp_path / "truth", "--output", results) == 0
+    assert not (results / "presence_roc.png").exists()
+    assert (results / "own.png").read_bytes() == b"somebody's"

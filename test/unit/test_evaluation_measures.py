@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
@@ -446,3 +447,15 @@ def test_centre_of_a_ball_is_its_centre_on_an_oblique_grid() -> None:
     center = grid.world_xyz_mm((9.0, 20.0, 18.0))
     # No voxel centre is 8.9 mm away (79.21 is no sum of squares), so that rounding takes none from one side only.
     assert center_xyz_mm(outline(ball(grid, center, 8.9), grid)) == pytest.approx(center)
+
+
+def test_outlines_at_the_scans_first_voxels_where_tiny_numbers_count_as_zero() -> None:
+    # As the commands of training have it. A box at the corner has many points of the same coordinate, 0, in each axis.
+    grid = Grid.from_spacing((40, 40, 40), (1.5, 0.75, 0.75))
+    box = Outline(mask=np.ones((12, 30, 30), np.bool_), start_zyx=(0, 0, 0), grid=grid)
+    torch.set_flush_denormal(True)
+    try:
+        assert surface_dice(box, box, tolerance_mm=1.0) == pytest.approx(1.0)
+        assert hausdorff_95_mm(box, box) == 0.0
+    finally:
+        torch.set_flush_denormal(False)
