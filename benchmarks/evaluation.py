@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -158,9 +159,7 @@ def _print_scaling(console: Console, truth: LesionMap, predicted: LesionMap, les
     _scored(_first(truth, 1), _first(predicted, 1), 1)
     by_lesions = {count: _scored(_first(truth, count), _first(predicted, count), repeats) for count in counts}
     console.print(_growth_table("Lesions", by_lesions))
-    first, second = (
-        (by_lesions[more] - by_lesions[fewer]) / (more - fewer) for fewer, more in zip(counts, counts[1:], strict=False)
-    )
+    first, second = ((by_lesions[more] - by_lesions[fewer]) / (more - fewer) for fewer, more in pairwise(counts))
     _print_target(
         console,
         second <= GROWTH_TARGET * first,
