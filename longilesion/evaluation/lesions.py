@@ -30,8 +30,8 @@ class LesionScore(BaseModel):
     `diameter_mm` is the largest axial one in the truth, or the one before therapy where the lesion is gone. Merged
     lesions share one outline, that of `true_id`, and its row holds their measures: what was predicted for any of them
     is taken as one, as in Promptable LongiSeg (table 1). `challenge_dice` is the mean over the labels that touch the
-    lesion, `match_...` is the best match among single predicted labels,
-    whatever their ids. What does not apply is None: measures of a lesion that is not there, distances to nothing.
+    lesion, `match_...` is the best match among single predicted labels, whatever their ids. What does not apply is
+    None: measures of a lesion that is not there, distances to nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

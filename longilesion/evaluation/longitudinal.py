@@ -103,8 +103,8 @@ class PatientChange:
 def patient_change(rows: Sequence[LesionScore], *, unknown_labels: int, extra_ml: float) -> PatientChange:
     """How one patient's lesions changed.
 
-    `unknown_labels` were predicted under ids that no lesion has; `extra_ml` is their volume, with that of lesions where
-    they are not. A lesion that lies in both of the exam's scans is measured where it is larger.
+    `unknown_labels` were predicted under ids that no lesion has; `extra_ml` is their volume, with that of lesions in
+    scans where they are not. A lesion that lies in both of the exam's scans is measured where it is larger.
     """
     largest: dict[int, LesionScore] = {}
     for row in sorted(rows, key=lambda row: row.true_volume_ml + row.predicted_volume_ml):
