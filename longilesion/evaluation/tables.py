@@ -102,38 +102,27 @@ def figure(estimate: Estimate, *, digits: int = 3) -> str:
 
 def _challenge(evaluations: Sequence[Evaluation], ranks: Sequence[Rank]) -> Section:
     rank_of = {rank.name: f"{rank.score:g}" for rank in ranks}
-    headings = (
-        "method",
-        "Dice",
-        "false positive volume (ml)",
-        "false negative volume (ml)",
-        "Dice, patients with lesions",
-        "patients",
-        "entries",
-    )
+    scores = [evaluation.challenge for evaluation in evaluations]
     rows = [
-        (
-            evaluation.name,
-            figure(evaluation.challenge.dice),
-            figure(evaluation.challenge.false_positive_ml),
-            figure(evaluation.challenge.false_negative_ml),
-            figure(evaluation.challenge.dice_with_lesions),
-            str(len(evaluation.exams)),
-            str(sum(row.entries for row in evaluation.exams)),
-            *([rank_of.get(evaluation.name, "-")] if ranks else []),
-        )
-        for evaluation in evaluations
+        ("Dice", *(figure(score.dice) for score in scores)),
+        (_NAMES["false_positive_ml"], *(figure(score.false_positive_ml) for score in scores)),
+        (_NAMES["false_negative_ml"], *(figure(score.false_negative_ml) for score in scores)),
+        ("Dice, patients with lesions", *(figure(score.dice_with_lesions) for score in scores)),
+        ("patients", *(str(len(evaluation.exams)) for evaluation in evaluations)),
+        ("entries", *(str(sum(row.entries for row in evaluation.exams)) for evaluation in evaluations)),
+        *([("rank score", *(rank_of.get(evaluation.name, "-") for evaluation in evaluations))] if ranks else []),
     ]
     missing = {evaluation.name: sum(len(row.missing_scans) for row in evaluation.exams) for evaluation in evaluations}
-    notes = [f"{name}: {count} missing maps counted as empty." for name, count in missing.items() if count]
+    notes = [
+        "Means over patients [95 % interval] (patients for whom they are defined).",
+        *(f"{name}: {count} missing maps counted as empty." for name, count in missing.items() if count),
+        *(["The lowest rank score wins."] if ranks else []),
+    ]
     return Section(
         title="Challenge score (autoPET/CT IV, Task 2)",
-        headings=(*headings, "rank score") if ranks else headings,
+        headings=("", *(evaluation.name for evaluation in evaluations)),
         rows=tuple(rows),
-        note=" ".join(
-            ["Means over patients [95 % interval] (patients for whom they are defined).", *notes]
-            + (["The lowest rank score wins."] if ranks else [])
-        ),
+        note=" ".join(notes),
     )
 
 

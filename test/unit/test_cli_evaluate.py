@@ -108,8 +108,13 @@ def test_two_folders_are_compared_and_the_tables_printed(
     for text in ("Challenge score", "Means over lesions", "Detection: half", "over 10 mm", "Strata"):
         assert text in captured.out
     # (1 + 0.5) / 2; no baseline, so that nothing is said of change.
-    (row,) = [line for line in captured.out.splitlines() if "half" in line and "0.750" in line and "(2)" in line]
-    assert "0.005" in row  # 0 and 20 / 2 cubic millimetres missed: 0.005 ml
+    # 0 and 10 cubic millimetres missed: 0.005 ml.
+    cells = [[cell.strip() for cell in line.split("│")[1:3]] for line in captured.out.splitlines() if "│" in line]
+    score = dict(row for row in cells if len(row) == 2)
+    assert score["patients"] == "2"
+    for name, mean in (("Dice, patients with lesions", "0.750 ["), ("false negative volume (ml)", "0.005 [")):
+        assert score[name].startswith(mean)
+        assert score[name].endswith("(2)")
     assert "Response" not in captured.out
 
 
