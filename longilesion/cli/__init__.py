@@ -26,4 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LongilesionError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     return 0

@@ -19,6 +19,8 @@ from longilesion.files import check_writable
 if TYPE_CHECKING:
     from longilesion.evaluation.methods import Method
 
+MOST_DRAWS = 100_000
+
 
 def evaluate(
     predictions: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PREDICTIONS")],
@@ -76,10 +78,10 @@ def evaluate(
         raise InputError("--steps without --model; expected the predictions without clicks as --without-clicks")
     if without_clicks is not None and model is not None:
         raise InputError("--without-clicks with --model; expected --steps, which segments without clicks")
-    if not (tolerance_mm > 0 and 0 < detection_iou <= 1 and draws > 0 and seed >= 0):
+    if not (tolerance_mm > 0 and 0 < detection_iou <= 1 and 0 < draws <= MOST_DRAWS and seed >= 0):
         raise InputError(
             f"--tolerance-mm {tolerance_mm:g}, --detection-iou {detection_iou:g}, --draws {draws}, --seed {seed}; "
-            "expected all over 0, an overlap of at most 1, and a seed from 0"
+            f"expected all over 0, an overlap of at most 1, {MOST_DRAWS} draws at most, and a seed from 0"
         )
     if output is not None:
         check_writable(output)
@@ -136,8 +138,9 @@ def _method(
 def _names(folders: Sequence[Path], first_step: Path | None) -> list[str]:
     """Each folder's name, or its whole path where others have the same name; last, that of the first step."""
     resolved = [folder.resolve() for folder in folders]
-    for place, folder in enumerate(folders):
-        if resolved[place] in resolved[:place]:
+    given = [*folders, *([first_step] if first_step is not None and first_step is not folders[0] else [])]
+    for place, folder in enumerate(given):
+        if folder.resolve() in [other.resolve() for other in given[:place]]:
             raise InputError(f"{folder}: given twice; expected different results to compare")
     short = [folder.name for folder in resolved]
     names = [name if short.count(name) == 1 else str(folder) for name, folder in zip(short, resolved, strict=True)]

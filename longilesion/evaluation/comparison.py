@@ -19,6 +19,9 @@ PATIENT_VALUES: Mapping[str, Callable[[ExamRow], float | None]] = {
     "false_positive_ml": lambda row: row.false_positive_ml,
     "false_negative_ml": lambda row: row.false_negative_ml,
     "lesion_dice": lambda row: row.lesion_dice,
+    "lesion_surface_dice": lambda row: row.lesion_surface_dice,
+    "lesion_hausdorff_95_mm": lambda row: row.lesion_hausdorff_95_mm,
+    "lesion_absolute_volume_error_ml": lambda row: row.lesion_absolute_volume_error_ml,
 }
 
 

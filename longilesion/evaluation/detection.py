@@ -1,8 +1,8 @@
 """Detection as LiFE-Net (section 3.2) and Difference Weighting (section 3.2) report it.
 
 A predicted lesion finds a true one if they overlap by an IoU of 0.1; lesions and predictions under 3 mm3 are left out
-beforehand. Where only lesions over a diameter count, smaller
-true ones, predictions that find them, and smaller predictions that find nothing are neither right nor wrong.
+beforehand. Where only lesions over a diameter count, smaller true ones, predictions that find them, and smaller
+predictions that find nothing are neither right nor wrong.
 """
 
 from __future__ import annotations

@@ -21,6 +21,8 @@ from longilesion.images import READABLE
 _CHALLENGE = re.compile(r"(?P<patient>.+?)_FU_(?:mask|img|seg|pred)_(?:FU_img_)?(?P<scan>[0-9]{2})")
 _ONLY_SCAN = "primary"
 _TABLES = (".json", ".csv")
+# Where the challenge's data have the baselines of their truths.
+_INPUTS_OF = {"targetsTr": "inputsTr", "targetsTs": "inputsTs"}
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +59,9 @@ def find_exams(truth: Path, *, inputs: Path | None = None) -> list[ExamFiles]:
     for folder in (truth, inputs):
         if folder is not None and not folder.is_dir():
             raise InputError(f"{folder}: {_found(folder)}; expected a folder of label maps")
+    beside = _INPUTS_OF.get(truth.resolve().name)
+    if inputs is None and beside is not None and (truth.resolve().parent / beside).is_dir():
+        inputs = truth.resolve().parent / beside
     exams = list(_exams_in_folders(truth, inputs))
     if exams:
         for path in _images(truth):
@@ -68,9 +73,12 @@ def find_exams(truth: Path, *, inputs: Path | None = None) -> list[ExamFiles]:
             f"{truth}: no true label maps, found {content_of(truth)}; expected <exam>.nii.gz, .mha or .nrrd files, "
             "or a folder per exam with images/primary-followup-ct-tumor-lesion-seg/<one image>"
         )
-    for exam in exams:
-        if inputs is not None and not exam.baselines:
-            _log.warning("%s: no baseline of %s; its change and response are not scored", inputs, exam.name)
+    if inputs is not None or any(exam.baselines for exam in exams):
+        for exam in exams:
+            if not exam.baselines:
+                _log.warning(
+                    "%s: no baseline of %s; its change and response are not scored", inputs or truth, exam.name
+                )
     return sorted(exams, key=lambda exam: exam.name)
 
 
@@ -131,9 +139,6 @@ def _exams_in_folders(truth: Path, inputs: Path | None) -> Iterator[ExamFiles]:
 
 
 def _exams_in_files(truth: Path, inputs: Path | None) -> Iterator[ExamFiles]:
-    beside = truth.parent / truth.name.replace("targets", "inputs")
-    if inputs is None and beside != truth and beside.is_dir():
-        inputs = beside
     for name, maps in _label_maps(truth).items():
         tables = [folder for folder in (inputs, truth) if folder is not None]
         named = [f"{name}{suffix}" for suffix in (".csv", ".json")]

@@ -64,7 +64,7 @@ def completed_facts(
     hosts = {fact.true_id for lesion_id, fact in table.items() if fact.fate == "merged" and fact.true_id != lesion_id}
     facts, warnings = {}, []
     for lesion_id in sorted({*table, *true_ids, *(baseline_ids or ()), *clicked_ids}):
-        said = table.get(lesion_id, LesionFact(fate=None, true_id=None))
+        said = _with_last_host(lesion_id, table, true_ids)
         fate = _fate_in_maps(lesion_id, said, true_ids=true_ids, baseline_ids=baseline_ids)
         true_id = lesion_id if lesion_id in true_ids else None
         if said.fate == "merged" and lesion_id not in true_ids and said.true_id in true_ids:
@@ -75,6 +75,16 @@ def completed_facts(
             warnings.append(_contradiction(source, lesion_id, said, fate, true_ids=true_ids, baseline_ids=baseline_ids))
         facts[lesion_id] = replace(said, fate=fate, true_id=true_id)
     return facts, warnings
+
+
+def _with_last_host(lesion_id: int, table: Mapping[int, LesionFact], true_ids: Collection[int]) -> LesionFact:
+    """What the table says of a lesion; where its host has itself merged into another, that one is the host."""
+    said = table.get(lesion_id, LesionFact(fate=None, true_id=None))
+    host, seen = said.true_id, {lesion_id}
+    while host is not None and host not in true_ids and host not in seen and host in table:
+        seen.add(host)
+        host = table[host].true_id if table[host].fate == "merged" else None
+    return replace(said, true_id=host) if host in true_ids else said
 
 
 def _fate_in_maps(

@@ -75,7 +75,7 @@ class Longitudinal(BaseModel):
     """All figures of change.
 
     `not_evaluable` patients have no response, neither in the truth nor as predicted; one that has only one of them has
-    stable disease as the other.
+    stable disease as the other. Patients `without_baseline` are in none of the figures.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -85,6 +85,7 @@ class Longitudinal(BaseModel):
     fates: Confusion
     response: Confusion
     not_evaluable: int
+    without_baseline: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -155,6 +156,7 @@ def longitudinal_figures(
         fates=confusion(fates, FATES, bootstrap, is_ordered=False),
         response=confusion(responses, RESPONSES, bootstrap, is_ordered=True),
         not_evaluable=len(followed) - len(responses),
+        without_baseline=len(patients) - len(followed),
     )
 
 
@@ -247,15 +249,15 @@ def _kappa(
 def _response(lesions: Sequence[LesionScore], *, has_unknown: bool) -> PatientResponse:
     """The response of one patient.
 
-    Targets are the lesions that are marked as such, or else the five largest of at least 10 mm before. All are
+    Targets are the lesions that are marked as such, or else the five largest of at least 10 mm before that are not
+    marked as none. All are
     measured by their largest axial diameter, lymph nodes too; what has merged into another is measured there.
     """
     there = [lesion for lesion in lesions if lesion.baseline_diameter_mm]
     before = sorted(there, key=lambda lesion: -(lesion.baseline_diameter_mm or 0.0))
-    if any(lesion.is_target is not None for lesion in before):
-        targets = [lesion for lesion in before if lesion.is_target]
-    else:
-        targets = [lesion for lesion in before if (lesion.baseline_diameter_mm or 0.0) >= MEASURABLE_MM][:TARGETS]
+    measurable = [lesion for lesion in before if (lesion.baseline_diameter_mm or 0.0) >= MEASURABLE_MM]
+    marked = [lesion for lesion in before if lesion.is_target]
+    targets = marked or [lesion for lesion in measurable if lesion.is_target is not False][:TARGETS]
     hosts = {lesion.true_id for lesion in targets}
     outlines = [lesion for lesion in lesions if lesion in targets or lesion.lesion_id in hosts]
     baseline_mm = sum(lesion.baseline_diameter_mm or 0.0 for lesion in targets)

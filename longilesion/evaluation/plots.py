@@ -65,7 +65,8 @@ def draw_plots(evaluations: Sequence[Evaluation], detections: Mapping[str, Seque
 
 
 def _dice_by_diameter(methods: Sequence[Method]) -> Figure:
-    subtitle = f"{_lesions_and_exams(methods)}; lines (from {FEWEST_FOR_MEDIAN} lesions on): running medians"
+    has_medians = any(len(method.measured) >= FEWEST_FOR_MEDIAN for method in methods)
+    subtitle = _lesions_and_exams(methods) + ("; lines: running medians" if has_medians else "")
     figure = new_figure(8.0, 5.6, "Dice of each lesion by its true size", subtitle)
     axes = tidy(figure.subplots())
     handles = []
@@ -145,6 +146,9 @@ def _froc(methods: Sequence[Method]) -> Figure:
     rates = " and ".join(f"{rate:g}" for rate in FALSE_POSITIVES_PER_EXAM)
     title = f"Lesions found, at an IoU of {MATCH_IOU:g} or more, by the number of false positives"
     subtitle = f"{lesions} of {exams}; filled: {rates} false positives per exam, open: all predictions"
+    unsure = [method.label for method in methods if not method.evaluation.has_presence]
+    if unsure:
+        subtitle += f"; {', '.join(unsure)}: all equally sure, as there is no run report"
     figure = new_figure(8.0, 5.6, title, subtitle)
     axes = tidy(figure.subplots())
     for method, ranking, (false_positives, sensitivity) in zip(methods, rankings, curves, strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 from pydantic import BaseModel, ConfigDict
@@ -20,7 +20,7 @@ from longilesion.evaluation.reading import read_exam
 from longilesion.evaluation.scoring import ExamScore, score_exam
 from longilesion.evaluation.summary import Evaluation, summarise
 
-_PACKAGES = ("monai", "numpy", "scikit-learn", "scipy")
+_PACKAGES = ("connected-components-3d", "monai", "numpy", "scikit-learn", "scipy", "torch")
 
 _log = logging.getLogger(__name__)
 
@@ -72,7 +72,9 @@ def evaluate_methods(
             _log.warning("%s", warning)
         noticed += contradictions
         for method in everything:
-            scores[method.name].append(score_exam(exam, method.predict(files, exam), settings))
+            # Nothing can depend on clicks that a method was not given.
+            known = replace(exam, clicks={}) if method is without_clicks else exam
+            scores[method.name].append(score_exam(known, method.predict(files, exam), settings))
     warnings = {method.name: [*method.warnings, *noticed] for method in everything}
     first_step = None if without_clicks is None else without_clicks.name
     return sum_up(scores, settings, warnings=warnings, without_clicks=first_step, draws=draws, seed=seed)

@@ -86,19 +86,22 @@ def _extra_ml(exam: Exam, overlaps: Mapping[str, Overlap]) -> float:
 def _renamed(exam: Exam, prediction: Prediction, overlaps: Mapping[str, Overlap]) -> Prediction:
     """The prediction with each label named after the true lesion that it matches, the others with ids of no lesion.
 
-    Where lesions have merged, the labels that overlap their outline most share the ids of all of them.
+    Where lesions have merged, the labels that overlap their outline most share the ids of all of them. A label that
+    touches no lesion keeps its id if that is a lesion's that is gone.
     """
     taken = {*exam.facts, *(label for overlap in overlaps.values() for label in overlap.truth)}
     unused = (number for number in range(1, np.iinfo(np.uint16).max + 1) if number not in taken)
     maps: dict[str, LesionMap] = {}
-    presence: dict[int, float] = {}
+    outlined = {label for overlap in overlaps.values() for label in overlap.predicted}
+    presence = {lesion_id: sure for lesion_id, sure in prediction.presence.items() if lesion_id not in outlined}
     for scan, overlap in overlaps.items():
         names = {label: true_id for true_id, label in best_matches(overlap).items()}
         spare = {true_id: sorted(merged_ids(exam, true_id) - {true_id}) for true_id in overlap.truth}
         for label in sorted(overlap.predicted.keys() - names.keys()):
             touched = {true_id: voxels for (true_id, other), voxels in overlap.shared.items() if other == label}
             members = spare[max(touched, key=lambda true_id: touched[true_id])] if touched else []
-            name = members.pop(0) if members else next(unused, None)
+            is_gone = not touched and label in exam.facts and exam.facts[label].true_id is None
+            name = label if is_gone else members.pop(0) if members else next(unused, None)
             if name is None:
                 raise InputError(f"{exam.name}: more labels than ids; expected at most {np.iinfo(np.uint16).max}")
             names[label] = name
@@ -115,8 +118,8 @@ def _detected(exam: Exam, prediction: Prediction, overlaps: Mapping[str, Overlap
         predicted, presence = prediction.maps[scan], prediction.presence
         overlap = overlaps[scan]
         if instances == "components":
-            truth, _ = _components(truth)
-            predicted, label_of = _components(predicted)
+            truth, _ = _components(truth, f"{exam.name}, {scan} scan, truth")
+            predicted, label_of = _components(predicted, f"{exam.name}, {scan} scan, prediction")
             presence = {part: presence[label] for part, label in label_of.items() if label in presence}
             overlap = Overlap.of(truth.ids, predicted.ids)
         parts.append(_scan_lesions(truth, predicted, overlap, presence))
@@ -172,12 +175,12 @@ def _together(parts: list[ExamLesions]) -> ExamLesions:
     )
 
 
-def _components(lesions: LesionMap) -> tuple[LesionMap, dict[int, int]]:
+def _components(lesions: LesionMap, source: str) -> tuple[LesionMap, dict[int, int]]:
     """The connected components of a map's labels, and the label of each."""
     found: UInt16[np.ndarray, "z y x"]
     components, count = cc3d.connected_components(lesions.ids, connectivity=18, return_N=True)
     if count > np.iinfo(np.uint16).max:
-        raise InputError(f"{count} connected components in a map; expected at most {np.iinfo(np.uint16).max}")
+        raise InputError(f"{source}: {count} connected components; expected at most {np.iinfo(np.uint16).max}")
     found = components.astype(np.uint16)
     voxels = np.flatnonzero(found)
     labels = np.zeros(count + 1, np.int64)

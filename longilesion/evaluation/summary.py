@@ -31,9 +31,11 @@ LESION_VALUES: dict[str, Callable[[LesionScore], float | None]] = {
     "gone_recognised": lambda lesion: lesion.is_recognised,
 }
 
+EXAM_VALUES = ("dice", "surface_dice", "hausdorff_95_mm", "absolute_volume_error_ml")
+
 
 class ExamRow(BaseModel):
-    """One patient: the challenge's score, the mean Dice of its lesions by id, counts, and the response to therapy.
+    """One patient: the challenge's score, the means of its lesions by id, counts, and the response to therapy.
 
     Scores are None where they are not defined.
     """
@@ -45,6 +47,9 @@ class ExamRow(BaseModel):
     false_positive_ml: float | None
     false_negative_ml: float | None
     lesion_dice: float | None
+    lesion_surface_dice: float | None = None
+    lesion_hausdorff_95_mm: float | None = None
+    lesion_absolute_volume_error_ml: float | None = None
     entries: int
     true_lesions: int
     predicted_lesions: int
@@ -126,7 +131,7 @@ def summarise(
                 dice=_defined(score.challenge.dice),
                 false_positive_ml=_defined(score.challenge.false_positive_ml),
                 false_negative_ml=_defined(score.challenge.false_negative_ml),
-                lesion_dice=_defined(lesion_dice),
+                **{f"lesion_{key}": _defined(float(means[key][place])) for key in EXAM_VALUES},
                 entries=score.challenge.entries,
                 true_lesions=len(score.detection.true_mm),
                 predicted_lesions=len(score.detection.predicted_mm),
@@ -134,7 +139,7 @@ def summarise(
                 missing_scans=score.missing,
                 response=change.response if score.has_baseline else None,
             )
-            for score, change, lesion_dice in zip(scores, changes, means["dice"].tolist(), strict=True)
+            for place, (score, change) in enumerate(zip(scores, changes, strict=True))
         ),
         lesions=tuple(lesions),
         warnings=tuple(warnings),

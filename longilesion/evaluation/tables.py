@@ -31,7 +31,10 @@ _NAMES = {
     "false_positive_ml": "false positive volume (ml)",
     "false_negative_ml": "false negative volume (ml)",
     "presence_auc": "presence, area under the ROC curve",
-    "lesion_dice": "mean Dice of the lesions, by id",
+    "lesion_dice": "Dice of the lesions, by id",
+    "lesion_surface_dice": "surface Dice of the lesions",
+    "lesion_hausdorff_95_mm": "HD95 of the lesions (mm)",
+    "lesion_absolute_volume_error_ml": "absolute volume error of the lesions (ml)",
 }
 
 
@@ -115,7 +118,7 @@ def _challenge(evaluations: Sequence[Evaluation], ranks: Sequence[Rank]) -> Sect
     missing = {evaluation.name: sum(len(row.missing_scans) for row in evaluation.exams) for evaluation in evaluations}
     notes = [
         "Means over patients [95 % interval] (patients for whom they are defined).",
-        *(f"{name}: {count} missing maps counted as empty." for name, count in missing.items() if count),
+        *(f"Missing maps of {name}, counted as empty: {count}." for name, count in missing.items() if count),
         *(["The lowest rank score wins."] if ranks else []),
     ]
     return Section(
@@ -194,13 +197,21 @@ def _longitudinal(name: str, found: Longitudinal) -> Iterator[Section]:
             )
             for each, agreement in agreements
         ),
-        note="Predicted less true change, of lesions that were there before and of all lesions of a patient together.",
+        note="Predicted less true change, of lesions that were there before and of all lesions of a patient together."
+        + _left_out(found),
     )
-    yield _confusion(f"What became of the lesions: {name}", found.fates)
+    yield _confusion(f"What became of the lesions: {name}", found.fates, note=_left_out(found))
     yield _confusion(
         f"Response to therapy, in the style of RECIST 1.1: {name}",
         found.response,
-        note=f" {found.not_evaluable} patients cannot be evaluated: nothing measurable before, nothing new.",
+        note=f" Not evaluable, since nothing was measurable before and nothing is new: {found.not_evaluable} patients."
+        + _left_out(found),
+    )
+
+
+def _left_out(found: Longitudinal) -> str:
+    return (
+        f" Left out, since they have no baseline: {found.without_baseline} patients." if found.without_baseline else ""
     )
 
 

@@ -153,7 +153,7 @@ def test_missing_prediction_is_said_and_counts_as_0(
     (line,) = captured.err.splitlines()
     assert line.startswith("WARNING: ")
     assert "no prediction for b" in line
-    assert "1 missing maps counted as empty" in captured.out
+    assert "counted as empty: 1." in captured.out
     (evaluation,) = report_in(tmp_path / "result")["evaluations"]
     assert (evaluation["challenge"]["dice"]["value"], evaluation["challenge"]["dice"]["count"]) == (0.5, 2)
     assert "no prediction for b" in (tmp_path / "result" / "evaluation.md").read_text()
@@ -533,6 +533,31 @@ def test_model_against_predictions_of_another_method(
     report = report_in(tmp_path / "result")
     assert [each["name"] for each in report["evaluations"]] == [bundle.name, "out"]
     assert report["evaluations"][1]["challenge"]["dice"]["value"] == 1.0
+
+
+def test_first_step_knows_nothing_of_clicks(bundle: Path, cases: Path, tmp_path: Path) -> None:
+    assert evaluate_model(bundle, cases, "--steps", "--output", tmp_path / "result") == 0
+    rows = rows_in(tmp_path / "result" / "lesions.csv")
+    last_step, first_step = sorted({row["method"] for row in rows}, key=len)
+    assert first_step == f"{last_step} without clicks"
+    assert {row["click_error_mm"] for row in rows if row["method"] == first_step} == {""}
+    assert any(row["click_error_mm"] for row in rows if row["method"] == last_step)
+
+
+def test_predictions_as_their_own_first_step(perfect: Path, truth: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert evaluate(perfect, truth, "--without-clicks", perfect) == 1
+    expect_one_line(capfd, perfect, "given twice")
+
+
+def test_interrupted_evaluation_ends_in_one_line(
+    perfect: Path, truth: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("longilesion.evaluation.run.score_exam", interrupt)
+    assert evaluate(perfect, truth) == 130
+    assert capfd.readouterr().err == "interrupted\n"
 
 
 def test_model_beside_predictions_without_clicks(

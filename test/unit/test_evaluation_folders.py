@@ -860,3 +860,29 @@ def test_model_that_outlines_no_scan_of_the_truths_name(tmp_path: Path, bundle: 
     assert evaluation.exams[0].missing_scans == ("secondary",)
     # Said, as it is of predictions in files.
     assert any("secondary" in warning for warning in evaluation.warnings)
+
+
+def test_exam_without_a_baseline_among_others_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a", "b"):
+        write_map(tmp_path / name / "truth" / PRIMARY / "map.mha")
+    write_input(tmp_path / "a" / "input")
+    find_exams(tmp_path)
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert "no baseline of b" in warning
+
+
+def test_no_baselines_at_all_are_no_matter(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a", "b"):
+        write_map(tmp_path / f"{name}.mha")
+    find_exams(tmp_path)
+    assert caplog.records == []
+
+
+def test_challenges_inputs_are_found_from_inside_the_folder_of_truths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_map(tmp_path / "targetsTr" / "p_FU_mask_00.nii.gz")
+    write_map(tmp_path / "inputsTr" / "p_BL_mask_00.nii.gz")
+    monkeypatch.chdir(tmp_path / "targetsTr")
+    (exam,) = find_exams(Path("."))
+    assert [path.name for path in exam.baselines] == ["p_BL_mask_00.nii.gz"]

@@ -310,6 +310,25 @@ def test_lesion_that_another_merged_into_has_merged_too_also_where_the_table_lac
     assert warnings == []
 
 
+def test_lesion_whose_host_has_itself_merged_lies_in_the_last_host() -> None:
+    # 9 into 8, 8 into 3: one outline holds all three.
+    table = {
+        9: LesionFact(fate="merged", true_id=8),
+        8: LesionFact(fate="merged", true_id=3),
+        3: LesionFact(fate="merged", true_id=3),
+    }
+    facts, warnings = completed(table, true={3}, baseline={3, 8, 9})
+    assert facts == {lesion_id: LesionFact(fate="merged", true_id=3) for lesion_id in (3, 8, 9)}
+    assert warnings == []
+
+
+def test_hosts_in_a_circle_without_voxels_are_gone() -> None:
+    table = {1: LesionFact(fate="merged", true_id=2), 2: LesionFact(fate="merged", true_id=1)}
+    facts, warnings = completed(table, true=set(), baseline={1, 2})
+    assert [fact.fate for fact in facts.values()] == ["gone", "gone"]
+    assert len(warnings) == 2
+
+
 # -------------------------------------------------------------------------------------------------- the maps decide
 
 

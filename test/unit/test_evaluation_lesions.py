@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from longilesion.case import LesionMap
+from longilesion.errors import InputError
 from longilesion.evaluation.exam import (
     BaselineLesion,
     Exam,
@@ -212,12 +213,13 @@ def test_matching_by_overlap_repairs_ids_over_255_and_renames_those_left_over() 
     by_id, by_overlap = scored(exam, prediction), scored(exam, prediction, matching="overlap")
     assert [rows_of(by_id)[label].dice for label in (1, 44, 300)] == [0.0, 0.0, 0.0]
     assert [rows_of(by_overlap)[label].dice for label in (1, 44, 300)] == [1.0, 1.0, 1.0]
-    # By id label 60000 is unknown. By overlap the two that match nothing are: they take ids that no lesion has, also
-    # none that is gone, so that lesion 301 is empty.
+    # By id label 60000 is unknown. By overlap label 1 is, which takes an id that no lesion has; label 301, where
+    # nothing is either, is that of a lesion that is gone, and says that it is not.
     assert (by_id.unknown_labels, by_id.extra_ml) == (1, pytest.approx(6 * 16 * VOXEL_ML))
-    assert (by_overlap.unknown_labels, by_overlap.extra_ml) == (2, pytest.approx(7 * 16 * VOXEL_ML))
+    assert (by_overlap.unknown_labels, by_overlap.extra_ml) == (1, pytest.approx(5 * 16 * VOXEL_ML))
     assert rows_of(by_id)[301].is_recognised == 0.0
-    assert rows_of(by_overlap)[301].is_recognised == 1.0
+    assert rows_of(by_overlap)[301].is_recognised == 0.0
+    assert rows_of(by_overlap)[301].predicted_volume_ml == pytest.approx(2 * 16 * VOXEL_ML)
     # Neither the challenge's score nor detection depends on ids.
     assert by_id.challenge == by_overlap.challenge
     assert by_overlap.challenge.entries == 5
@@ -714,3 +716,21 @@ def test_fate_is_unknown_without_a_baseline_and_is_the_tables_where_there_is_a_t
     assert fates_of(scored(exam, exam.truth["primary"])) == {1: None, 2: "new", 3: "persists", 4: "gone"}
     still_there = drawn({1: bar(0, 5), 4: bar(30, 35)})
     assert fates_of(scored(exam, still_there)) == {1: None, 2: "gone", 3: "gone", 4: "persists"}
+
+
+def test_matching_by_overlap_keeps_how_sure_the_method_is_of_lesions_that_it_left_empty() -> None:
+    exam = exam_of(drawn({1: bar(2, 8)}), {1: there("persists", 1), 2: GONE, 3: GONE})
+    prediction = predicted(drawn({7: bar(2, 8), 3: bar(20, 22)}), presence={7: 0.9, 2: 0.1, 3: 0.6})
+    rows = rows_of(scored(exam, prediction, matching="overlap"))
+    assert [rows[lesion_id].presence for lesion_id in (1, 2, 3)] == [0.9, 0.1, 0.6]
+    assert [rows[lesion_id].is_recognised for lesion_id in (2, 3)] == [1.0, 0.0]
+
+
+def test_too_many_components_are_refused_with_the_exam_and_the_scan() -> None:
+    grid = Grid.from_spacing((52, 102, 102), (1.0, 1.0, 1.0))
+    # Every other voxel in each axis: 26 * 51 * 51 specks, of which none touches another.
+    specks = np.zeros(grid.shape_zyx, np.uint16)
+    specks[::2, ::2, ::2] = 1
+    nothing = LesionMap(ids=np.zeros(grid.shape_zyx, np.uint16), grid=grid)
+    with pytest.raises(InputError, match="primary scan, prediction: 67626 connected components"):
+        scored(exam_of(nothing), LesionMap(ids=specks, grid=grid), instances="components")

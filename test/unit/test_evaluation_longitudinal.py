@@ -208,6 +208,18 @@ def test_only_the_five_largest_before_are_measured() -> None:
     assert (found.baseline_sum_mm, found.true_sum_mm, found.true_response) == (200.0, 200.0, "SD")
 
 
+def test_lesion_marked_as_no_target_is_left_out_of_the_largest() -> None:
+    # Nobody says what the targets are; only that the largest is none.
+    found = response(
+        lesion(1, before_mm=40.0, true_mm=80.0, predicted_mm=80.0, is_target=False),
+        lesion(2, before_mm=20.0, true_mm=10.0, predicted_mm=20.0),
+        lesion(3, before_mm=12.0, true_mm=8.0, predicted_mm=12.0),
+    )
+    assert found.targets == (2, 3)
+    assert (found.baseline_sum_mm, found.true_sum_mm, found.predicted_sum_mm) == (32.0, 18.0, 32.0)
+    assert (found.true_response, found.predicted_response) == ("PR", "SD")
+
+
 def test_lesions_marked_as_targets_are_measured_and_no_others() -> None:
     found = response(
         lesion(1, before_mm=40.0, true_mm=80.0, predicted_mm=80.0, is_target=False),
@@ -782,7 +794,9 @@ def test_few_patients_ties_and_zeros_give_a_p_value_without_a_warning(dices: lis
 def test_every_pair_of_three_methods_is_compared() -> None:
     found = compare([method(name, [0.5, 0.6]) for name in "abc"], draws(2))
     assert [(each.first, each.second) for each in found if each.value == "dice"] == [("a", "b"), ("a", "c"), ("b", "c")]
-    assert {each.value for each in found} == {"dice", "false_positive_ml", "false_negative_ml", "lesion_dice"}
+    challenge = {"dice", "false_positive_ml", "false_negative_ml"}
+    lesions = {"dice", "surface_dice", "hausdorff_95_mm", "absolute_volume_error_ml"}
+    assert {each.value for each in found} == challenge | {f"lesion_{value}" for value in lesions}
 
 
 def test_one_method_is_compared_with_nothing() -> None:
