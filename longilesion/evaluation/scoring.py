@@ -105,9 +105,12 @@ def _renamed(exam: Exam, prediction: Prediction, overlaps: Mapping[str, Overlap]
             if name is None:
                 raise InputError(f"{exam.name}: more labels than ids; expected at most {np.iinfo(np.uint16).max}")
             names[label] = name
-        table = np.zeros(max(names, default=0) + 1, np.uint16)
-        table[list(names)] = list(names.values())
-        maps[scan] = LesionMap(ids=table[prediction.maps[scan].ids], grid=prediction.maps[scan].grid)
+        given = prediction.maps[scan]
+        # Box by box, as the rest of the map takes no memory as long as it is not written to.
+        maps[scan] = LesionMap(ids=np.zeros(given.ids.shape, np.uint16), grid=given.grid)
+        for label, region in overlap.predicted.items():
+            box = tuple(slice(*ends) for ends in zip(region.start_zyx, region.stop_zyx, strict=True))
+            maps[scan].ids[box][given.ids[box] == label] = names[label]
         presence |= {names[label]: sure for label, sure in prediction.presence.items() if label in names}
     return Prediction(maps=maps, presence=presence, merged_into={})
 
