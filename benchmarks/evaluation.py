@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,7 +18,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.runs import ROOT
+from benchmarks.runs import measured, print_target
 from longilesion.case import LesionMap
 from longilesion.evaluation.challenge import challenge_entries, challenge_score
 from longilesion.evaluation.exam import Exam, LesionFact, Prediction, ScoringSettings
@@ -101,7 +100,7 @@ def _print_command(console: Console, truth: LesionMap, predicted: LesionMap, rep
             (folder / place).mkdir()
             sitk.WriteImage(image, str(folder / place / "exam.mha"), useCompression=True)
         options = ["evaluate", folder / "predicted", folder / "truth", "--output", folder / "output"]
-        runs = [_run([sys.executable, "-c", _COMMAND, *map(str, options)]) for _ in range(repeats)]
+        runs = [measured([sys.executable, "-c", _COMMAND, *map(str, options)]) for _ in range(repeats)]
     straightforward = [_seconds(lambda: _straightforward(truth, predicted)) for _ in range(repeats)]
     ours = [_seconds(lambda: _challenge(truth, predicted)) for _ in range(repeats)]
     table = Table("", "min", "median", title="Seconds", title_justify="left")
@@ -113,24 +112,13 @@ def _print_command(console: Console, truth: LesionMap, predicted: LesionMap, rep
     for row, seconds in rows.items():
         table.add_row(row, f"{min(seconds):.2f}", f"{median(seconds):.2f}")
     console.print(table)
-    peak = max(peak for _, peak in runs)
+    peak = max(usage.ru_maxrss for _, usage in runs) * 1024
     worst = median(seconds for seconds, _ in runs)
-    _print_target(console, worst <= SECONDS_TARGET, f"the command takes {worst:.1f} s (at most {SECONDS_TARGET:g} s)")
-    _print_target(console, peak <= MEMORY_TARGET_BYTES, f"peak memory: {peak / 1e9:.2f} GB (at most 2 GB)")
+    print_target(console, worst <= SECONDS_TARGET, f"the command takes {worst:.1f} s (at most {SECONDS_TARGET:g} s)")
+    print_target(console, peak <= MEMORY_TARGET_BYTES, f"peak memory: {peak / 1e9:.2f} GB (at most 2 GB)")
     console.print(
         f"The challenge's score: {median(straightforward) / median(ours):.0f} times as fast as by whole masks.\n"
     )
-
-
-def _run(command: Sequence[str]) -> tuple[float, int]:
-    """Seconds and peak bytes of a process."""
-    begun = time.perf_counter()
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"{' '.join(command)} failed")
-    return time.perf_counter() - begun, usage.ru_maxrss * 1024
 
 
 def _challenge(truth: LesionMap, predicted: LesionMap) -> float:
@@ -160,7 +148,7 @@ def _print_scaling(console: Console, truth: LesionMap, predicted: LesionMap, les
     by_lesions = {count: _scored(_first(truth, count), _first(predicted, count), repeats) for count in counts}
     console.print(_growth_table("Lesions", by_lesions))
     first, second = ((by_lesions[more] - by_lesions[fewer]) / (more - fewer) for fewer, more in pairwise(counts))
-    _print_target(
+    print_target(
         console,
         second <= GROWTH_TARGET * first,
         f"each lesion from {counts[1]} to {counts[2]} costs {second:.3f} s, {second / first:.2f} times each from "
@@ -203,11 +191,6 @@ def _seconds(job: Callable[[], object]) -> float:
     begun = time.perf_counter()
     job()
     return time.perf_counter() - begun
-
-
-def _print_target(console: Console, reached: bool, text: str) -> None:
-    verdict = "[green]reached[/green]" if reached else "[red]missed[/red]"
-    console.print(f"{verdict}  {text}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.pairs import PairSize, first_lesions, middle_slices, torso_pair, write_case
-from benchmarks.runs import ROOT, Run, compared
+from benchmarks.runs import ROOT, Run, compared, print_target
 from longilesion.case import Case
 from longilesion.ensemble import Ensemble, is_bundle, load_ensemble, save_bundle
 from longilesion.grand_challenge import read_case
@@ -181,14 +181,14 @@ def _print_programs(console: Console, ours: Sequence[Run], theirs: Sequence[Run]
     overhead = median(sum(run.stages[stage] for stage in OVERHEAD) for run in ours) / median(network[0])
     unread = median(run.wall - run.stages["read"] - run.stages["network"] for run in ours) / median(network[0])
     speedup = median(walls[1]) / median(walls[0])
-    _print_target(
+    print_target(
         console,
         overhead <= OVERHEAD_TARGET,
         f"propagate, sample, label and write: {overhead:.0%} of network time (at most {OVERHEAD_TARGET:.0%}); "
         f"{unread:.0%} with the start of Python and the loading of weights",
     )
-    _print_target(console, memory[0] <= MEMORY_TARGET_BYTES, f"peak memory: {memory[0] / 1e9:.2f} GB (at most 2.5 GB)")
-    _print_target(
+    print_target(console, memory[0] <= MEMORY_TARGET_BYTES, f"peak memory: {memory[0] / 1e9:.2f} GB (at most 2.5 GB)")
+    print_target(
         console,
         speedup >= SPEEDUP_TARGET,
         f"{speedup:.1f} times as fast as straightforward (at least {SPEEDUP_TARGET})",
@@ -217,7 +217,7 @@ def _print_networks(
         table.add_row(name, *(f"{seconds[stage]:.3f}" for stage in (*OVERHEAD, "network")), f"{share:.0%}")
     console.print(table)
     verdict = f"LongiNet as published: the rest takes {share:.0%} (at most {OVERHEAD_TARGET:.0%})"
-    _print_target(console, share <= OVERHEAD_TARGET, verdict)
+    print_target(console, share <= OVERHEAD_TARGET, verdict)
 
 
 def _print_scaling(console: Console, plan: Plan, case: Case, ensemble: Ensemble, repeats: int) -> None:
@@ -232,7 +232,7 @@ def _print_scaling(console: Console, plan: Plan, case: Case, ensemble: Ensemble,
     _print_stages(console, f"Lesions, at {plan.slices} slices", "lesions", by_lesions, per_step=True)
     costs = [sum(seconds.values()) / count for count, seconds in by_lesions.items()]
     growth = costs[-1] / costs[0]
-    _print_target(
+    print_target(
         console,
         growth <= GROWTH_TARGET,
         f"a lesion among {plan.lesion_counts[-1]} costs {growth:.2f} times one among {plan.lesion_counts[0]} "
@@ -244,7 +244,7 @@ def _print_scaling(console: Console, plan: Plan, case: Case, ensemble: Ensemble,
     _print_stages(console, f"Slices, with {plan.lesions} lesions", "slices", by_slices, per_step=False)
     totals = [sum(seconds.values()) for seconds in by_slices.values()]
     growth = totals[-1] / totals[0]
-    _print_target(
+    print_target(
         console,
         growth <= GROWTH_TARGET,
         f"{plan.slice_counts[-1]} slices cost {growth:.2f} times {plan.slice_counts[0]} (at most {GROWTH_TARGET})",
@@ -277,11 +277,6 @@ def _scaling_rows(measured: Mapping[int, Mapping[str, float]], *, per_step: bool
         cost = total / count if per_step else total
         first = first or cost
         yield [str(count), *(f"{value:.3f}" for value in seconds.values()), f"{total:.3f}", f"{cost / first:.2f}"]
-
-
-def _print_target(console: Console, reached: bool, text: str) -> None:
-    verdict = "[green]reached[/green]" if reached else "[red]missed[/red]"
-    console.print(f"{verdict}  {text}", highlight=False)
 
 
 if __name__ == "__main__":

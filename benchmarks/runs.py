@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -43,14 +44,7 @@ def _run(program: Sequence[str], folder: Path, model: Path) -> Run:
     output.mkdir(exist_ok=True)
     paths = {"--input": folder / "case", "--output": output, "--model": model, "--report": report}
     command = [sys.executable, *program, *(str(part) for pair in paths.items() for part in pair)]
-    begun = time.perf_counter()
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    # Unlike getrusage(RUSAGE_CHILDREN), which mixes all processes that have ended, this is of one.
-    _, status, usage = os.wait4(process.pid, 0)
-    wall = time.perf_counter() - begun
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"{' '.join(command)} failed")
+    wall, usage = measured(command)
     content = json.loads(report.read_text())
     stages = content.get("seconds", content)
     return Run(
@@ -60,3 +54,22 @@ def _run(program: Sequence[str], folder: Path, model: Path) -> Run:
         peak_bytes=usage.ru_maxrss * 1024,
         reported_bytes=content.get("peak_memory_bytes"),
     )
+
+
+def measured(command: Sequence[str]) -> tuple[float, resource.struct_rusage]:
+    """Runs a command to its end; returns the seconds, and what the process used."""
+    begun = time.perf_counter()
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    # Unlike getrusage(RUSAGE_CHILDREN), which mixes all processes that have ended, this is of one.
+    _, status, usage = os.wait4(process.pid, 0)
+    wall = time.perf_counter() - begun
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"{' '.join(command)} failed")
+    return wall, usage
+
+
+def print_target(console: Console, reached: bool, text: str) -> None:
+    """Says whether a target is reached, and with which figure."""
+    verdict = "[green]reached[/green]" if reached else "[red]missed[/red]"
+    console.print(f"{verdict}  {text}", highlight=False)

@@ -42,6 +42,12 @@ class LesionRegion:
     voxels: int
 
     @property
+    def box(self) -> tuple[slice, slice, slice]:
+        """The box as an array index."""
+        z, y, x = (slice(*ends) for ends in zip(self.start_zyx, self.stop_zyx, strict=True))
+        return z, y, x
+
+    @property
     def center_zyx(self) -> Triple:
         """The middle of the box, as a fractional voxel index."""
         z, y, x = ((start + stop - 1) / 2 for start, stop in zip(self.start_zyx, self.stop_zyx, strict=True))

@@ -63,8 +63,7 @@ def _radius_mm(prior: Baseline, prompt: LesionPrompt) -> float:
 
 
 def _densities(prior: Baseline, prompt: LesionPrompt) -> NDArray[np.float32]:
-    region = prior.regions[prompt.lesion_id]
-    box = tuple(slice(start, stop) for start, stop in zip(region.start_zyx, region.stop_zyx, strict=True))
+    box = prior.regions[prompt.lesion_id].box
     inside: Bool[np.ndarray, "z y x"] = (
         prior.lesions.ids[box] == prompt.lesion_id if prior.lesions else np.ones(1, bool)
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
@@ -12,17 +12,10 @@ from scipy.stats import wilcoxon
 
 from longilesion.evaluation.bootstrap import Bootstrap, Estimate
 from longilesion.evaluation.challenge import ChallengeScore, rank_scores
-from longilesion.evaluation.summary import Evaluation, ExamRow
+from longilesion.evaluation.summary import EXAM_VALUES, Evaluation
 
-PATIENT_VALUES: Mapping[str, Callable[[ExamRow], float | None]] = {
-    "dice": lambda row: row.dice,
-    "false_positive_ml": lambda row: row.false_positive_ml,
-    "false_negative_ml": lambda row: row.false_negative_ml,
-    "lesion_dice": lambda row: row.lesion_dice,
-    "lesion_surface_dice": lambda row: row.lesion_surface_dice,
-    "lesion_hausdorff_95_mm": lambda row: row.lesion_hausdorff_95_mm,
-    "lesion_absolute_volume_error_ml": lambda row: row.lesion_absolute_volume_error_ml,
-}
+# The figures of a patient that are compared, as `ExamRow` names them.
+PATIENT_VALUES = ("dice", "false_positive_ml", "false_negative_ml", *(f"lesion_{key}" for key in EXAM_VALUES))
 
 
 class Difference(BaseModel):
@@ -114,7 +107,7 @@ def _difference(first: Evaluation, second: Evaluation, key: str, bootstrap: Boot
 
 
 def _values(evaluation: Evaluation, key: str) -> Float[np.ndarray, " patients"]:
-    return np.array([_number(PATIENT_VALUES[key](row)) for row in evaluation.exams], np.float64)
+    return np.array([_number(getattr(row, key)) for row in evaluation.exams], np.float64)
 
 
 def _number(value: float | None) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -101,7 +101,8 @@ def score_lesions(
         for true_id in overlap.truth:
             known = _known(exam, prediction, true_id) | {"predicted_fate": fates[true_id]}
             pair = _Pair.of(exam, prediction, scan, overlap, true_id)
-            rows.append(LesionScore(**known, **_by_id(exam, pair, settings), **_by_match(pair, matches, settings)))
+            by_id = _by_id(exam, pair, settings)
+            rows.append(LesionScore(**known, **by_id, **_by_match(pair, matches.get(true_id), by_id, settings)))
     measured = {row.lesion_id for row in rows}
     for lesion_id in exam.facts.keys() - measured:
         known = _known(exam, prediction, lesion_id) | {"predicted_fate": fates[lesion_id]}
@@ -136,7 +137,6 @@ class _Pair:
     truth: Outline
     predicted: LesionMap
     overlap: Overlap
-    known_surfaces: dict[tuple[int, ...], tuple[float, float | None]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, exam: Exam, prediction: Prediction, scan: str, overlap: Overlap, true_id: int) -> _Pair:
@@ -155,18 +155,12 @@ class _Pair:
         return Outline.of(self.predicted, labels, regions) if labels else None
 
     def surfaces(self, labels: tuple[int, ...], settings: ScoringSettings) -> tuple[float, float | None]:
-        """Surface Dice and Hausdorff distance of what was predicted under some labels, measured once."""
-        if labels not in self.known_surfaces:
-            outline = self.outline(labels)
-            self.known_surfaces[labels] = (
-                (0.0, None)
-                if outline is None
-                else (
-                    surface_dice(self.truth, outline, tolerance_mm=settings.tolerance_mm),
-                    hausdorff_95_mm(self.truth, outline),
-                )
-            )
-        return self.known_surfaces[labels]
+        """Surface Dice and Hausdorff distance of what was predicted under some labels."""
+        outline = self.outline(labels)
+        if outline is None:
+            return 0.0, None
+        share = surface_dice(self.truth, outline, tolerance_mm=settings.tolerance_mm)
+        return share, hausdorff_95_mm(self.truth, outline)
 
 
 def _by_id(exam: Exam, pair: _Pair, settings: ScoringSettings) -> dict[str, Any]:
@@ -195,9 +189,13 @@ def _by_id(exam: Exam, pair: _Pair, settings: ScoringSettings) -> dict[str, Any]
     }
 
 
-def _by_match(pair: _Pair, matches: Mapping[int, int], settings: ScoringSettings) -> dict[str, Any]:
-    match_id = matches.get(pair.true_id)
-    share, distance_mm = pair.surfaces(() if match_id is None else (match_id,), settings)
+def _by_match(pair: _Pair, match_id: int | None, by_id: Mapping[str, Any], settings: ScoringSettings) -> dict[str, Any]:
+    labels = () if match_id is None else (match_id,)
+    # Mostly the label with the lesion's id is the best match, and is measured once.
+    is_same = labels == pair.labels
+    share, distance_mm = (
+        (by_id["surface_dice"], by_id["hausdorff_95_mm"]) if is_same else pair.surfaces(labels, settings)
+    )
     iou = 0.0 if match_id is None else pair.overlap.iou(pair.true_id, match_id)
     return {
         "match_id": match_id,

@@ -109,8 +109,7 @@ def _renamed(exam: Exam, prediction: Prediction, overlaps: Mapping[str, Overlap]
         # Box by box, as the rest of the map takes no memory as long as it is not written to.
         maps[scan] = LesionMap(ids=np.zeros(given.ids.shape, np.uint16), grid=given.grid)
         for label, region in overlap.predicted.items():
-            box = tuple(slice(*ends) for ends in zip(region.start_zyx, region.stop_zyx, strict=True))
-            maps[scan].ids[box][given.ids[box] == label] = names[label]
+            maps[scan].ids[region.box][given.ids[region.box] == label] = names[label]
         presence |= {names[label]: sure for label, sure in prediction.presence.items() if label in names}
     return Prediction(maps=maps, presence=presence, merged_into={})
 

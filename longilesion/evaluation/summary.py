@@ -31,6 +31,7 @@ LESION_VALUES: dict[str, Callable[[LesionScore], float | None]] = {
     "gone_recognised": lambda lesion: lesion.is_recognised,
 }
 
+# Of these, a patient's row has the means, each named `lesion_...`.
 EXAM_VALUES = ("dice", "surface_dice", "hausdorff_95_mm", "absolute_volume_error_ml")
 
 
@@ -47,9 +48,9 @@ class ExamRow(BaseModel):
     false_positive_ml: float | None
     false_negative_ml: float | None
     lesion_dice: float | None
-    lesion_surface_dice: float | None = None
-    lesion_hausdorff_95_mm: float | None = None
-    lesion_absolute_volume_error_ml: float | None = None
+    lesion_surface_dice: float | None
+    lesion_hausdorff_95_mm: float | None
+    lesion_absolute_volume_error_ml: float | None
     entries: int
     true_lesions: int
     predicted_lesions: int
