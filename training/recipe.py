@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 from longilesion.config import ModelSettings, Settings
 from longilesion.errors import InputError
 from longilesion.geometry import ZYX
+from training.synthesis.settings import SynthesisSettings
 
 
 class OptimizerSettings(Settings):
@@ -27,8 +28,16 @@ class OptimizerSettings(Settings):
 
 
 class LossSettings(Settings):
-    """Weights of the loss' parts; the outline's Dice and cross-entropy have weight 1."""
+    """What is minimised; weights are against the outline's loss, which has weight 1."""
 
+    outline: Literal["dice_ce", "focal_dice"] = Field(
+        default="dice_ce", description="LongiNet's Dice + cross-entropy, or focal loss + half the Dice loss"
+    )
+    cross_entropy: Literal["lesion", "voi"] = Field(
+        default="lesion", description="divide the sum over the VOI by the lesion's size, or by that of the VOI"
+    )
+    focal_gamma: float = Field(default=2.0, ge=0)
+    deep_supervision: bool = Field(default=True, description="judge every resolution of the decoder, not only the last")
     presence: float = Field(default=0.3, ge=0)
     reconstruction: float = Field(default=0.2, ge=0)
 
@@ -36,23 +45,72 @@ class LossSettings(Settings):
 class JitterSettings(Settings):
     """How far a training placement strays from the one that inference would choose."""
 
-    shift_mm: float = Field(default=2.0, ge=0, description="standard deviation per axis")
+    shift_mm: float = Field(default=2.0, ge=0, description="standard deviation per axis, cut at three times as much")
     unaligned_share: float = Field(
         default=0.1, ge=0, le=1, description="how often the follow-up VOI stays on the click"
     )
+    click_voxels: float = Field(
+        default=0.0, ge=0, description="both clicks move by up to as many voxels of the lattice along each axis"
+    )
     zoom_factor: float = Field(default=1.25, ge=1)
-    placements: int = Field(default=2, ge=1, description="placements drawn of each lesion")
+    placements: int = Field(default=2, ge=1, description="placements drawn of each lesion of a synthetic pair")
     shape_zyx: ZYX | None = Field(
         default=None, description="size of the lattice in training, cropped to its middle; inference's if not given"
     )
 
 
-class DataSettings(Settings):
-    """Which volumes of the data folder train and which validate."""
+class FaultSettings(Settings):
+    """Faults of the baseline's outlines, as readers make them (LiFE-Net: false positives and negatives)."""
 
-    train: tuple[str, ...]
-    validation: tuple[str, ...]
+    missing_share: float = Field(default=0.0, ge=0, le=1, description="how often the lesion's outline is missing")
+    resized_share: float = Field(default=0.0, ge=0, le=1, description="how often it is too wide or too narrow")
+    resized_voxels: int = Field(default=1, ge=1, description="by up to as many voxels of the lattice")
+    shifted_voxels: float = Field(default=0.0, ge=0, description="outlines move by up to as much along each axis")
+    spurious_share: float = Field(default=0.0, ge=0, le=1, description="how often another lesion is marked that is none")
+
+
+class SpatialAugmentation(Settings):
+    """Turns, stretches and flips of a lattice."""
+
+    probability: float = Field(default=0.0, ge=0, le=1, description="of turning and stretching")
+    rotation_deg: float = Field(default=0.0, ge=0, description="up to as much about each axis")
+    stretch: float = Field(default=0.0, ge=0, lt=1, description="up to that share longer or shorter")
+    mirror_axes: tuple[Literal["z", "y", "x"], ...] = Field(default=(), description="each flipped half of the time")
+
+
+class IntensityAugmentation(Settings):
+    """Changes of a time point's image channels, whose values run from 0 to 1."""
+
+    probability: float = Field(default=0.0, ge=0, le=1, description="of each change on its own")
+    noise: float = Field(default=0.0, ge=0, description="standard deviation")
+    scale: float = Field(default=0.0, ge=0, lt=1, description="multiplies by up to 1 + and - that share")
+    shift: float = Field(default=0.0, ge=0, lt=1, description="adds up to + and - that much")
+    gamma: tuple[float, float] = (1.0, 1.0)
+    blur_voxels: tuple[float, float] | None = Field(default=None, description="range of the Gaussian's deviation")
+
+
+class AugmentationSettings(Settings):
+    """Changes of encoded samples; all off is the identity."""
+
+    joint: SpatialAugmentation = Field(default=SpatialAugmentation(), description="of both time points alike")
+    separate: SpatialAugmentation = Field(default=SpatialAugmentation(), description="of the baseline alone, on top")
+    joint_intensity: IntensityAugmentation = Field(default=IntensityAugmentation(), description="of both alike")
+    intensity: IntensityAugmentation = Field(default=IntensityAugmentation(), description="of each time point apart")
+
+
+class DataSettings(Settings):
+    """Which volumes of a folder of CT train and which validate; prepared data have folds instead."""
+
+    train: tuple[str, ...] = Field(default=(), description="all but those of the validation if empty")
+    validation: tuple[str, ...] = Field(default=(), description="every fifth volume if empty")
     reuse: int = Field(default=3, ge=1, description="how often a drawn lesion is seen, each time augmented anew")
+
+
+class ValidationSettings(Settings):
+    """How often and on how many whole scans the network is judged while it trains."""
+
+    every: int = Field(default=1000, ge=1, description="steps")
+    cases: int = Field(default=12, ge=1, description="at most")
 
 
 class PresenceSettings(Settings):
@@ -70,8 +128,13 @@ class Recipe(Settings):
     steps: int = Field(gt=0)
     batch_size: int = Field(gt=0)
     average_decay: float = Field(default=0.999, ge=0, lt=1, description="of the exponential average of weights")
-    data: DataSettings
+    data: DataSettings = DataSettings()
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
+    synthesis: SynthesisSettings = SynthesisSettings()
     jitter: JitterSettings = JitterSettings()
+    faults: FaultSettings = FaultSettings()
+    augmentation: AugmentationSettings = AugmentationSettings()
+    validation: ValidationSettings = ValidationSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     loss: LossSettings = LossSettings()
     presence: PresenceSettings = PresenceSettings()
