@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
 # Writes what is uploaded to Grand Challenge into dist/: the image's archive, and the weights as a model tarball, which
-# the platform unpacks to /opt/ml/model.
+# the platform unpacks to /opt/ml/model. `./export.sh MODEL` packs another bundle than model/.
 set -euo pipefail
 cd "$(dirname "$0")"
 . test/container/engine.sh
+model=${1:-model}
 
 mkdir -p dist
 engine save "$IMAGE" | gzip >dist/longilesion-image.tar.gz
-tar -C model --owner=0 --group=0 --mode=a+rX --sort=name -czf dist/longilesion-model.tar.gz .
+# Laid out as training.export does: files at the top, the same bytes whoever packs them and when.
+tar -C "$model" --owner=0 --group=0 --numeric-owner --mtime=@0 --mode=a+rX,u+w,go-w --format=ustar \
+    -c MODEL_CARD.md $(cd "$model" && echo fold_*.safetensors) settings.json | gzip -n >dist/longilesion-model.tar.gz
 ls -lh dist/longilesion-image.tar.gz dist/longilesion-model.tar.gz

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from longilesion.config import ModelSettings
 from longilesion.encoding import NetworkInput
 from longilesion.errors import BundleError, first_error
+from longilesion.files import written_together
 from longilesion.networks import build_network
 
 SCHEMA_VERSION = 1
@@ -101,21 +102,22 @@ class Ensemble:
 def save_bundle(
     directory: Path, settings: ModelSettings, networks: Sequence[nn.Module], *, provenance: dict[str, str]
 ) -> None:
-    """Writes `settings.json` and one float16 `fold_k.safetensors` per network."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for stale in directory.glob("fold_*.safetensors"):
-        stale.unlink()
-    for fold, network in enumerate(networks):
-        halved = build_network(settings)
-        halved.load_state_dict(network.state_dict())
-        path = directory / f"fold_{fold}.safetensors"
-        save_model(halved.half(), str(path))
-        # safetensors lets only the owner read; a container runs as somebody else.
-        path.chmod(0o644)
+    """Writes `settings.json` and one float16 `fold_k.safetensors` per network, all or none.
+
+    Raises InputError where it cannot write.
+    """
     manifest = BundleManifest(schema_version=SCHEMA_VERSION, settings=settings, provenance=provenance)
-    temporary = directory / f".{SETTINGS_FILE}.part"
-    temporary.write_text(manifest.model_dump_json(indent=2) + "\n")
-    temporary.replace(directory / SETTINGS_FILE)
+    folds = [directory / f"fold_{fold}.safetensors" for fold in range(len(networks))]
+    with written_together([*folds, directory / SETTINGS_FILE]) as (*parts, described):
+        for network, part in zip(networks, parts, strict=True):
+            halved = build_network(settings)
+            halved.load_state_dict(network.state_dict())
+            save_model(halved.half(), str(part))
+            # safetensors lets only the owner read; a container runs as somebody else.
+            part.chmod(0o644)
+        described.write_text(manifest.model_dump_json(indent=2) + "\n")
+    for stale in set(directory.glob("fold_*.safetensors")) - set(folds):
+        stale.unlink()
 
 
 def is_bundle(directory: Path) -> bool:
@@ -138,7 +140,7 @@ def load_ensemble(directory: Path, *, device: Device = "auto", precision: Precis
         for network in networks:
             network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return Ensemble(
-        settings=manifest.settings, networks=networks, device=chosen, precision=_precision(precision, chosen)
+        settings=manifest.settings, networks=networks, device=chosen, precision=find_precision(precision, chosen)
     )
 
 
@@ -184,7 +186,8 @@ def find_device(device: Device) -> torch.device:
     return torch.device(device)
 
 
-def _precision(precision: Precision, device: torch.device) -> torch.dtype:
+def find_precision(precision: Precision, device: torch.device) -> torch.dtype:
+    """The precision of that name; by itself, the fastest that the device multiplies in without loss of range."""
     if precision != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
     if device.type == "cuda":

@@ -15,7 +15,7 @@ from longilesion.errors import LongilesionError
 _Arguments = TypeVar("_Arguments")
 
 
-def run_command(job: Callable[[_Arguments], None], arguments: type[_Arguments], description: str | None) -> int:
+def run_command(job: Callable[[_Arguments], object], arguments: type[_Arguments], description: str | None) -> int:
     """Reads the command line and does the job; 1, with a line on stderr, where the input cannot be used."""
     logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stdout)
     # The library's lines, one per stage of each case, would bury training's own.

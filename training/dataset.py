@@ -1,137 +1,112 @@
-"""Training samples: lesions of synthetic pairs, placed and sampled by the library, jittered, encoded, augmented."""
+"""What a run learns from: lesions of a prepared data set's cache, or of synthetic pairs drawn on the fly.
+
+Sample k of a run is a function of the run's seed and of k alone, whichever process asks for it and whenever.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float32
-from torch import Tensor
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import Dataset
 
-from longilesion.alignment import place_vois
-from longilesion.case import LesionMap, LesionPrompt
 from longilesion.config import ModelSettings
-from longilesion.encoding import NetworkInput, encode
-from longilesion.geometry import Grid
-from longilesion.prompts import complete_prompts
-from longilesion.voi import Placement, VoiPair, resample, sample_voi_pair
-from training.recipe import JitterSettings, Recipe
-from training.synthesis.pairs import LesionFact, SyntheticPair, synthetic_pair
+from longilesion.errors import InputError
+from longilesion.evaluation.exam import LesionFact
+from training.cache import Cache, CachedLesion
+from training.cutout import CutOut, DamagedCutOutError, placed_lesions, read_cut_out
+from training.recipe import Recipe
+from training.samples import Sample, sample_lesion, unjittered
+from training.synthesis.pairs import SyntheticPair, synthetic_pair
 from training.synthesis.sources import Source
 
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Sample:
-    """One lesion as the library samples it, with its true follow-up mask on the follow-up lattice."""
-
-    pair: VoiPair
-    target: Float32[np.ndarray, "z y x"]
-    fact: LesionFact
+# A jittered lattice that misses its lesion is drawn again so often before the lesion is taken unjittered.
+_ATTEMPTS = 4
+# So many damaged cut-outs in a row are no accident.
+_DAMAGED_IN_A_ROW = 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Batch:
-    """An encoded batch and what is true of it; absent lesions have an empty target."""
+class CachedLesions(Dataset[Sample]):
+    """Lesions from a cache: every patient once in each round, one random lesion of the patient's."""
 
-    input: NetworkInput
-    target: Float32[Tensor, "batch 1 z y x"]
-    present: Bool[Tensor, " batch"]
+    # Which process asks for a sample makes no difference.
+    drawn_together = 1
 
-    def to(self, device: torch.device) -> Batch:
-        """The same batch on another device."""
-        return Batch(input=self.input.to(device), target=self.target.to(device), present=self.present.to(device))
+    def __init__(self, cache: Cache, recipe: Recipe, *, seed: int) -> None:
+        """Raises InputError where no lesion could teach anything."""
+        by_patient: dict[str, list[CachedLesion]] = {}
+        for lesion in cache.lesions:
+            if lesion.is_seen:
+                by_patient.setdefault(lesion.patient, []).append(lesion)
+        if not by_patient:
+            raise InputError(f"{cache.folder}: no lesion lies where it is looked for; expected some to train on")
+        self._patients = [by_patient[patient] for patient in sorted(by_patient)]
+        self._cache, self._recipe, self._seed = cache, recipe, seed
+
+    def __getitem__(self, index: int) -> Sample:
+        """Sample `index` of the run; a damaged cut-out is replaced by another lesion, and named."""
+        patients = len(self._patients)
+        order = np.random.default_rng((self._seed, 0, index // patients)).permutation(patients)
+        generator = np.random.default_rng((self._seed, 1, index))
+        lesions = self._patients[int(order[index % patients])]
+        skipped: list[str] = []
+        for _ in range(_DAMAGED_IN_A_ROW):
+            lesion = lesions[int(generator.integers(len(lesions)))]
+            try:
+                whole = read_cut_out(self._cache.path(lesion))
+            except DamagedCutOutError as error:
+                skipped.append(str(error))
+                lesions = self._patients[int(generator.integers(patients))]
+                continue
+            for jitter in (*[self._recipe.jitter] * _ATTEMPTS, unjittered(self._recipe.jitter)):
+                sample = sample_lesion(whole, self._recipe.model, jitter, generator)
+                if sample is not None:
+                    return replace(sample, seed=_sample_seed(self._seed, index), skipped=tuple(skipped))
+        raise InputError(f"{skipped[-1] if skipped else self._cache.folder}; {_DAMAGED_IN_A_ROW} of them in a row")
 
 
-class SyntheticLesions(IterableDataset[Sample]):
-    """An endless stream of lesions, each yielded `reuse` times at random distances."""
+class SyntheticLesions(Dataset[Sample]):
+    """Lesions of synthetic pairs; those that are drawn together are shuffled, each seen several times."""
 
     def __init__(self, sources: Sequence[Source], recipe: Recipe, *, seed: int) -> None:
-        """Keeps the sources; the stream depends on the seed and the worker alone."""
-        self._sources = tuple(sources)
-        self._recipe = recipe
-        self._seed = seed
+        """Keeps the sources; nothing is drawn yet."""
+        self._sources, self._recipe, self._seed = tuple(sources), recipe, seed
+        reused = recipe.data.drawn_together * recipe.data.reuse
+        self.drawn_together = -(-reused // recipe.batch_size) * recipe.batch_size
+        self._block: tuple[int, list[Sample]] = (-1, [])
 
-    def __iter__(self) -> Iterator[Sample]:
-        """Draws pairs forever; the pool that is drawn from holds a few dozen samples."""
-        worker = get_worker_info()
-        generator = np.random.default_rng((self._seed, 0 if worker is None else worker.id))
-        pool: list[Sample] = []
-        while True:
-            while len(pool) < 40 * self._recipe.data.reuse:
-                source = self._sources[int(generator.integers(len(self._sources)))]
-                pair = synthetic_pair(source, generator, shapes=self._sources)
-                for sample in lesion_samples(pair, self._recipe.model, generator, jitter=self._recipe.jitter):
-                    pool.extend([sample] * self._recipe.data.reuse)
-            chosen = int(generator.integers(len(pool)))
-            pool[chosen], pool[-1] = pool[-1], pool[chosen]
-            yield pool.pop()
+    def __getitem__(self, index: int) -> Sample:
+        """Sample `index` of the run; the first one of a block draws the whole block, which is kept until the next."""
+        number, place = divmod(index, self.drawn_together)
+        if self._block[0] != number:
+            self._block = (number, self._drawn(number))
+        return replace(self._block[1][place], seed=_sample_seed(self._seed, index))
 
-
-def lesion_samples(
-    pair: SyntheticPair, settings: ModelSettings, generator: np.random.Generator, *, jitter: JitterSettings
-) -> Iterator[Sample]:
-    """Samples every lesion of a pair as inference would, but for the jitter of its placement."""
-    voi = settings.voi.model_copy(update={"shape_zyx": jitter.shape_zyx or settings.voi.shape_zyx})
-    for prompt in complete_prompts(pair.case):
-        placement = place_vois(pair.case, prompt, settings)
-        fact = pair.facts[prompt.lesion_id]
-        for _ in range(jitter.placements):
-            jittered = _jittered(placement, prompt, generator, jitter)
-            voi_pair = sample_voi_pair(pair.case, prompt, jittered, voi)
-            target = sample_target(pair.truth, prompt.lesion_id, voi_pair.followup.grid)
-            # A lesion that the VOI misses teaches nothing but a wrong absence.
-            if fact.fate == "gone" or target.sum() > 8:
-                yield Sample(pair=voi_pair, target=target, fact=fact)
+    def _drawn(self, number: int) -> list[Sample]:
+        generator = np.random.default_rng((self._seed, 2, number))
+        samples: list[Sample] = []
+        recipe = self._recipe
+        while len(samples) * recipe.data.reuse < self.drawn_together:
+            source = self._sources[int(generator.integers(len(self._sources)))]
+            pair = synthetic_pair(source, generator, shapes=self._sources, settings=recipe.synthesis)
+            for lesion in pair_lesions(pair, recipe.model):
+                drawn = (
+                    sample_lesion(lesion, recipe.model, recipe.jitter, generator)
+                    for _ in range(recipe.jitter.placements)
+                )
+                samples += [sample for sample in drawn if sample is not None]
+        block = samples * recipe.data.reuse
+        generator.shuffle(block)
+        return block[: self.drawn_together]
 
 
-def sample_target(truth: LesionMap, lesion_id: int, lattice: Grid) -> Float32[np.ndarray, "z y x"]:
-    """The true mask of a lesion (0 or 1) on a lattice of the follow-up scan."""
-    ids, grid = truth.grid.lps_view(truth.ids)
-    start, step = grid.axis_steps(lattice)
-    share = resample(ids == lesion_id, start_zyx=start, step_zyx=step, shape_zyx=lattice.shape_zyx)
-    return (share > 0.5).astype(np.float32)
+def pair_lesions(pair: SyntheticPair, settings: ModelSettings) -> Iterator[CutOut]:
+    """The lesions of a synthetic pair, placed."""
+    facts = {lesion_id: LesionFact(fate=fact.fate, true_id=fact.true_id) for lesion_id, fact in pair.facts.items()}
+    return placed_lesions(pair.case, {"primary": pair.truth}, facts, settings)
 
 
-def collate(samples: Sequence[Sample], recipe: Recipe) -> Batch:
-    """Encodes samples as a batch, with the library's own encoding."""
-    return Batch(
-        input=encode([sample.pair for sample in samples], recipe.model.encoding),
-        target=torch.from_numpy(np.stack([sample.target for sample in samples])[:, None]),
-        present=torch.tensor([sample.fact.fate != "gone" for sample in samples]),
-    )
-
-
-def augmented(batch: Batch, recipe: Recipe, generator: torch.Generator) -> Batch:
-    """Flips both time points alike, and varies each one's intensities (LongiNet, section 2.5: scale, shift, gamma)."""
-    flips = [axis for axis in (2, 3, 4) if float(torch.rand((), generator=generator)) < 0.5]
-    images = len(recipe.model.encoding.clip_hu)
-    streams = []
-    for stream in (batch.input.followup, batch.input.baseline):
-        flipped = stream.flip(flips)
-        size = (len(stream), images, 1, 1, 1)
-        scale = 1 + 0.05 * (2 * torch.rand(size, generator=generator) - 1)
-        shift = 0.02 * (2 * torch.rand(size, generator=generator) - 1)
-        gamma = 0.9 + 0.2 * torch.rand(size, generator=generator)
-        varied = (flipped[:, :images].clamp(min=0) ** gamma * scale + shift).clamp(0, 1)
-        streams.append(torch.cat((varied, flipped[:, images:]), dim=1))
-    known = batch.input.has_baseline.float()[:, None, None, None, None]
-    return Batch(
-        input=NetworkInput(followup=streams[0], baseline=streams[1] * known, has_baseline=batch.input.has_baseline),
-        target=batch.target.flip(flips),
-        present=batch.present,
-    )
-
-
-def _jittered(
-    placement: Placement, prompt: LesionPrompt, generator: np.random.Generator, jitter: JitterSettings
-) -> Placement:
-    center = placement.followup_xyz_mm
-    if generator.random() < jitter.unaligned_share:
-        center = prompt.followup.point_xyz_mm
-    x, y, z = (np.array(center) + generator.normal(0, jitter.shift_mm, 3)).tolist()
-    limit = np.log(jitter.zoom_factor)
-    zoom = placement.zoom * float(np.exp(generator.uniform(-limit, limit)))
-    return replace(placement, followup_xyz_mm=(x, y, z), zoom=zoom)
+def _sample_seed(seed: int, index: int) -> int:
+    """The seed of whatever happens to a sample after it is drawn."""
+    return int(np.random.SeedSequence((seed, 3, index)).generate_state(1)[0])

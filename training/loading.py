@@ -1,36 +1,86 @@
-"""Batches of synthetic lesions, drawn by worker processes."""
+"""Batches for each step of a run, made by worker processes, in an order that a resumed run repeats."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
+from typing import TypeAlias
 
-import torch
-from threadpoolctl import threadpool_limits
 from torch.utils.data import DataLoader
 
-from training.dataset import Batch, SyntheticLesions, collate
+from longilesion.errors import LongilesionError
+from training.batch import Batch
+from training.dataset import CachedLesions, SyntheticLesions
+from training.parallel import DeadWorkerError, single_threaded
 from training.recipe import Recipe
-from training.synthesis.sources import Source
+from training.samples import Sample, collate
 
+Lesions: TypeAlias = CachedLesions | SyntheticLesions
+
+# Lesions that are drawn together give several batches at once; the network must not wait for the next ones meanwhile.
 _PREFETCHED = 16
+# A worker that has not given a batch for so long hangs.
+_PATIENCE_S = 900
 
 
-def batches(sources: Sequence[Source], recipe: Recipe, *, seed: int, workers: int) -> Iterator[Batch]:
-    """An endless stream of encoded batches."""
-    loader = DataLoader(
-        SyntheticLesions(sources, recipe, seed=seed),
-        batch_size=recipe.batch_size,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """Which part of every global batch this process makes, with how many workers."""
+
+    rank: int = 0
+    processes: int = 1
+    workers: int = 0
+
+
+def batches(lesions: Lesions, recipe: Recipe, share: Share, *, steps: range) -> Iterator[Batch]:
+    """The batches of this process for those steps of the run.
+
+    Raises DeadWorkerError where a worker process ends, and passes on what makes a worker fail.
+    """
+    loader: DataLoader[Sample] = DataLoader(
+        lesions,
+        batch_sampler=(sample_indices(lesions.drawn_together, recipe.batch_size, share, step=step) for step in steps),
         collate_fn=partial(collate, recipe=recipe),
-        num_workers=workers,
-        # One pair gives a worker several batches at once; the network must not wait for the next pair meanwhile.
-        prefetch_factor=_PREFETCHED if workers else None,
-        worker_init_fn=_single_threaded,
+        num_workers=share.workers,
+        prefetch_factor=_PREFETCHED if share.workers else None,
+        worker_init_fn=single_threaded,
+        # Forked from a process whose networks run in threads, a worker might never wake up.
+        multiprocessing_context="forkserver" if share.workers else None,
+        timeout=_PATIENCE_S if share.workers else 0,
     )
-    return iter(loader)
+    try:
+        yield from loader
+    except LongilesionError as error:
+        # The loader puts the worker's traceback before the message.
+        raise type(error)(str(error).strip().splitlines()[-1].removeprefix(f"{_qualified(type(error))}: ")) from error
+    except (RuntimeError, EOFError, ConnectionError) as error:
+        # A worker that is killed may leave batches behind whose memory has gone with it.
+        if isinstance(error, RuntimeError) and "DataLoader" not in str(error):
+            raise
+        reason = str(error).splitlines()[0] if str(error) else "its connection broke"
+        raise DeadWorkerError(
+            f"a worker process died ({reason}); run again to resume, with fewer --workers if memory was short"
+        ) from error
 
 
-def _single_threaded(_worker: int) -> None:
-    """The cores belong to the network; a worker's small products would only fight over them."""
-    torch.set_num_threads(1)
-    threadpool_limits(1)
+def sample_indices(drawn_together: int, batch_size: int, share: Share, *, step: int) -> list[int]:
+    """The run's samples that one process takes at a step, out of a global batch of `batch_size`.
+
+    Samples that are drawn together go to one worker, since they are drawn only once that way; the loader gives step
+    after step to its workers in turn.
+    """
+    own = batch_size // share.processes
+    if drawn_together == 1:
+        first = step * batch_size + share.rank * own
+        return list(range(first, first + own))
+    workers = max(share.workers, 1)
+    lanes = share.processes * workers
+    lane = share.rank * workers + step % workers
+    block, place = divmod(step // workers, drawn_together // own)
+    first = (block * lanes + lane) * drawn_together + place * own
+    return list(range(first, first + own))
+
+
+def _qualified(kind: type[Exception]) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"

@@ -1,16 +1,16 @@
-"""What training minimises: the outline's Dice and cross-entropy, the reconstruction's, and the presence's."""
+"""What training minimises: the outline's loss, the reconstruction's, and the presence's. All of it in float32."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool3d, binary_cross_entropy_with_logits
+from torch.nn.functional import adaptive_avg_pool3d, binary_cross_entropy_with_logits, logsigmoid
 
 from longilesion.networks.backbone import NetworkOutput
-from training.dataset import Batch
+from training.batch import Batch
 from training.recipe import LossSettings
 
 # A lesion counts as this many times its voxels, and never as less than this share of the VOI.
@@ -19,54 +19,102 @@ _LEAST_SHARE = 0.001
 
 
 def training_loss(
-    output: NetworkOutput, batch: Batch, settings: LossSettings, *, mask_channel: int | None
+    output: NetworkOutput,
+    batch: Batch,
+    settings: LossSettings,
+    *,
+    mask_channel: int | None,
+    counts: Mapping[str, float] | None = None,
 ) -> dict[str, Tensor]:
     """The parts of the loss, already weighted; their sum is minimised.
 
     Absent lesions have no part in the outline's loss: punishing their probability mass shrinks small present ones.
+    Each part is a mean over its counted samples. Where several processes share a batch, `counts` holds how many of
+    each part's samples a process has on average (`counted_samples`, summed, by the number of processes): the mean of
+    the processes' losses, and so of their gradients, is then that of the whole batch.
     """
-    parts = {"outline": outline_loss(output.lesion_logits, batch.target, batch.present)}
-    presence = binary_cross_entropy_with_logits(output.presence_logit, batch.present.float())
-    parts["presence"] = settings.presence * presence
-    if output.baseline_logits is not None and mask_channel is not None:
-        prior = (batch.input.baseline[:, mask_channel : mask_channel + 1] > 0.5).float()
-        marked = prior.flatten(1).amax(1) > 0
-        parts["reconstruction"] = settings.reconstruction * outline_loss(output.baseline_logits, prior, marked)
+    counts = counts or {}
+    levels = None if settings.deep_supervision else 1
+    with torch.autocast(batch.target.device.type, enabled=False):
+        outline = outline_loss(
+            output.lesion_logits[:levels], batch.target, batch.present, settings, count=counts.get("outline")
+        )
+        presence = binary_cross_entropy_with_logits(
+            output.presence_logit.float(), batch.present.float(), reduction="none"
+        )
+        presence = presence.sum() / (counts.get("presence") or len(presence))
+        parts = {"outline": outline, "presence": settings.presence * presence}
+        if output.baseline_logits is not None and mask_channel is not None:
+            prior = _prior(batch, mask_channel)
+            reconstruction = outline_loss(
+                output.baseline_logits[:levels],
+                prior.float(),
+                _is_marked(prior),
+                settings,
+                count=counts.get("reconstruction"),
+            )
+            parts["reconstruction"] = settings.reconstruction * reconstruction
     return parts
+
+
+def counted_samples(batch: Batch, *, mask_channel: int | None) -> dict[str, int]:
+    """How many samples of a batch each part of the loss is a mean over."""
+    counts = {"outline": int(batch.present.sum()), "presence": len(batch.present)}
+    if mask_channel is not None:
+        counts["reconstruction"] = int(_is_marked(_prior(batch, mask_channel)).sum())
+    return counts
 
 
 def outline_loss(
     logits: Sequence[Float[Tensor, "batch 1 _ _ _"]],
     target: Float[Tensor, "batch 1 z y x"],
     counted: Bool[Tensor, " batch"],
+    settings: LossSettings,
+    *,
+    count: float | None = None,
 ) -> Float[Tensor, ""]:
-    """Dice and cross-entropy (LongiNet, section 2.5), at every decoder resolution with halving weights (nnU-Net).
+    """The outline's loss at every given resolution, finest first, with halving weights (nnU-Net).
 
-    Samples that are not counted contribute nothing; the mean runs over the counted ones. One logit replaces the
-    two-class softmax, of which it is the difference.
+    Dice + cross-entropy (LongiNet, section 2.5), or focal loss + half the Dice loss (LiFE-Net, section 3.1). Samples
+    that are not counted contribute nothing; the mean runs over the counted ones, or over `count` where that is given.
+    One logit replaces the two-class softmax, of which it is the difference.
     """
     weights = torch.tensor([0.5**level for level in range(len(logits))])
     total = logits[0].new_zeros((), dtype=torch.float32)
-    share = counted.float() / counted.float().sum().clamp(min=1)
+    share = counted.float() / (count or counted.float().sum().clamp(min=1))
     for level, weight in zip(logits, weights / weights.sum(), strict=True):
         size = level.shape[2:]
         truth = target if size == target.shape[2:] else adaptive_avg_pool3d(target, (size[0], size[1], size[2]))
-        loss = soft_dice_loss(level.float(), truth) + lesion_cross_entropy(level.float(), truth)
-        total = total + weight * (loss * share).sum()
+        total = total + weight * (_sample_loss(level.float(), truth, settings) * share).sum()
     return total
 
 
-def lesion_cross_entropy(
+def cross_entropy(
     logits: Float[Tensor, "batch 1 z y x"], target: Float[Tensor, "batch 1 z y x"]
+) -> Float[Tensor, "batch 1 z y x"]:
+    """Cross-entropy of each voxel; a target between 0 and 1 is the share of the voxel that is lesion."""
+    return binary_cross_entropy_with_logits(logits, target, reduction="none")
+
+
+def focal_loss(
+    logits: Float[Tensor, "batch 1 z y x"], target: Float[Tensor, "batch 1 z y x"], *, gamma: float
+) -> Float[Tensor, "batch 1 z y x"]:
+    """Cross-entropy of each voxel, times (1 - probability of what is true)^gamma; the share's mean where it is both."""
+    lesion, other = logsigmoid(logits), logsigmoid(-logits)
+    # The power of a probability through its logarithm: its gradient stays finite where the probability is 0.
+    return -(target * (gamma * other).exp() * lesion + (1 - target) * (gamma * lesion).exp() * other)
+
+
+def mean_over_lesion(
+    loss: Float[Tensor, "batch 1 z y x"], target: Float[Tensor, "batch 1 z y x"]
 ) -> Float[Tensor, " batch"]:
-    """Cross-entropy of each sample, summed over the VOI and divided by a multiple of the lesion's size.
+    """Each sample's loss, summed over the VOI and divided by a multiple of the lesion's size.
 
     The mean over a VOI, of which a lesion may fill a thousandth, is too weak beside the Dice: that drives the logits
     into saturation on a circle around the click, where its own gradient vanishes, and the image is never looked at.
     """
-    total = binary_cross_entropy_with_logits(logits, target, reduction="none").flatten(1).sum(1)
     size = target.flatten(1).sum(1)
-    return total / (_LESION_MULTIPLE * size + _LEAST_SHARE * target[0].numel())
+    return loss.flatten(1).sum(1) / (_LESION_MULTIPLE * size + _LEAST_SHARE * target[0].numel())
 
 
 def soft_dice_loss(
@@ -77,3 +125,23 @@ def soft_dice_loss(
     truth = target.flatten(1)
     overlap = (probability * truth).sum(1)
     return 1 - (2 * overlap + 1) / (probability.sum(1) + truth.sum(1) + 1)
+
+
+def _sample_loss(logits: Tensor, target: Tensor, settings: LossSettings) -> Float[Tensor, " batch"]:
+    """The loss of each sample at one resolution."""
+    if settings.outline == "focal_dice":
+        voxels, dice_weight = focal_loss(logits, target, gamma=settings.focal_gamma), 0.5
+    else:
+        voxels, dice_weight = cross_entropy(logits, target), 1.0
+    by_lesion = settings.cross_entropy == "lesion"
+    voxelwise = mean_over_lesion(voxels, target) if by_lesion else voxels.flatten(1).mean(1)
+    return dice_weight * soft_dice_loss(logits, target) + voxelwise
+
+
+def _prior(batch: Batch, mask_channel: int) -> Bool[Tensor, "batch 1 z y x"]:
+    """The baseline's outline as the network sees it; other lesions, whose value is not over 0, are none of it."""
+    return batch.input.baseline[:, mask_channel : mask_channel + 1] > 0.5
+
+
+def _is_marked(prior: Bool[Tensor, "batch 1 z y x"]) -> Bool[Tensor, " batch"]:
+    return prior.flatten(1).any(1)

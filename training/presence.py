@@ -25,9 +25,9 @@ from longilesion.ensemble import load_ensemble, mirrored, mirrored_views, read_m
 from longilesion.networks.backbone import LocalPresence
 from longilesion.networks.dual_encoder import DualEncoder
 from training.command import run_command
-from training.loading import batches
+from training.loading import Lesions, Share, batches
+from training.material import find_material
 from training.recipe import PresenceSettings, Recipe, read_recipe
-from training.synthesis.sources import Source, load_sources, phantom_sources
 
 _log = logging.getLogger("training")
 
@@ -45,7 +45,9 @@ class Arguments:
     output: Path
     """Bundle to write, with the new head and threshold."""
     data: Path | None = None
-    """Folder with one subfolder per CT volume; phantoms where it is not given."""
+    """What the network was trained on: a prepared data set, or a folder of CT volumes; phantoms if not given."""
+    fold: int | None = None
+    """The fold that the network was not trained on; that of the 80/20 split if not given."""
     seed: int = 1
     workers: int = 1
 
@@ -79,10 +81,16 @@ def fit_presence(arguments: Arguments) -> None:
     """
     recipe = read_recipe(arguments.recipe)
     ensemble = load_ensemble(arguments.bundle, device="cpu")
-    names = recipe.data.train
-    sources = phantom_sources(range(4)) if arguments.data is None else load_sources(arguments.data, names)
+    material = find_material(
+        arguments.data,
+        recipe,
+        fold=arguments.fold,
+        seed=arguments.seed,
+        workers=max(arguments.workers, 1),
+        of_presence=True,
+    )
     networks = [network for network in ensemble.networks if isinstance(network, DualEncoder)]
-    judged = _judged(networks, ensemble.precision, sources, recipe, arguments)
+    judged = _judged(networks, ensemble.precision, material.lesions, recipe, workers=arguments.workers)
     split = int(0.75 * recipe.presence.lesions)
     said = []
     for network, lesions in zip(networks, judged, strict=True):
@@ -131,22 +139,21 @@ def presence_threshold(presence_of_present: Float[Tensor, " n"], settings: Prese
 def _judged(
     networks: Sequence[DualEncoder],
     precision: torch.dtype,
-    sources: Sequence[Source],
+    lesions: Lesions,
     recipe: Recipe,
-    arguments: Arguments,
+    *,
+    workers: int,
 ) -> list[Judged]:
-    """Fresh lesions of the training volumes, placed almost as inference would, described by each network."""
-    fresh = recipe.model_copy(
-        update={"jitter": recipe.presence.jitter, "data": recipe.data.model_copy(update={"reuse": 1})}
-    )
-    stream = batches(sources, fresh, seed=arguments.seed, workers=arguments.workers)
+    """Lesions that the network may have been trained on, placed almost as inference would, as networks see them."""
+    count = -(-recipe.presence.lesions // recipe.batch_size)
+    stream = batches(lesions, recipe.for_presence(), Share(workers=workers), steps=range(count))
     features: list[list[Tensor]] = [[] for _ in networks]
     present: list[Tensor] = []
     views = mirrored_views(recipe.model)
     count = -(-recipe.presence.lesions // recipe.batch_size)
     mixed = torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32)
     with torch.inference_mode(), mixed:
-        for _, batch in zip(track(range(count), "lesions", console=Console(stderr=True)), stream, strict=False):
+        for batch in track(stream, "lesions", total=count, console=Console(stderr=True)):
             present.append(batch.present)
             for network, described in zip(networks, features, strict=True):
                 seen = [network(mirrored(batch.input, view)).presence_features.float() for view in views]

@@ -66,7 +66,9 @@ class FaultSettings(Settings):
     resized_share: float = Field(default=0.0, ge=0, le=1, description="how often it is too wide or too narrow")
     resized_voxels: int = Field(default=1, ge=1, description="by up to as many voxels of the lattice")
     shifted_voxels: float = Field(default=0.0, ge=0, description="outlines move by up to as much along each axis")
-    spurious_share: float = Field(default=0.0, ge=0, le=1, description="how often another lesion is marked that is none")
+    spurious_share: float = Field(
+        default=0.0, ge=0, le=1, description="how often another lesion is marked where there is none"
+    )
 
 
 class SpatialAugmentation(Settings):
@@ -103,7 +105,12 @@ class DataSettings(Settings):
 
     train: tuple[str, ...] = Field(default=(), description="all but those of the validation if empty")
     validation: tuple[str, ...] = Field(default=(), description="every fifth volume if empty")
-    reuse: int = Field(default=3, ge=1, description="how often a drawn lesion is seen, each time augmented anew")
+    reuse: int = Field(
+        default=3, ge=1, description="how often a lesion drawn on the fly is seen, each time augmented anew"
+    )
+    drawn_together: int = Field(
+        default=40, ge=1, description="lesions drawn on the fly whose order is shuffled; a worker holds them in memory"
+    )
 
 
 class ValidationSettings(Settings):
@@ -139,6 +146,17 @@ class Recipe(Settings):
     loss: LossSettings = LossSettings()
     presence: PresenceSettings = PresenceSettings()
     model: ModelSettings
+
+    def for_presence(self) -> Recipe:
+        """The recipe by which lesions are drawn for the presence head: almost as inference sees them, each once."""
+        return self.model_copy(
+            update={
+                "jitter": self.presence.jitter,
+                "faults": FaultSettings(),
+                "augmentation": AugmentationSettings(),
+                "data": self.data.model_copy(update={"reuse": 1}),
+            }
+        )
 
     @model_validator(mode="after")
     def _check_lattices(self) -> Recipe:

@@ -1,43 +1,53 @@
-"""Trains one network from a recipe: `python -m training.train RECIPE --data FOLDER --output RUN`.
+"""Trains one network: `python -m training.train RECIPE --output RUN [--data FOLDER]`.
 
-A run resumes from its checkpoint. Where the data folder is absent, phantoms take its place.
+The folder is a prepared data set (`training.prepare`) or holds volumes of CT, on which pairs are synthesised; without
+it, phantoms take their place. A run resumes from its checkpoint. On several GPUs or machines, start it with `torchrun`.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import signal
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeAlias
 
-import numpy as np
 import torch
 import tyro
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from rich.console import Console
+from rich.table import Table
 
-from longilesion.ensemble import Device, find_device, save_bundle
+from longilesion.ensemble import Device, save_bundle
+from longilesion.files import written_together
 from longilesion.networks import build_network
-from longilesion.networks.dual_encoder import DualEncoder
 from training.command import run_command
-from training.dataset import Batch, Sample, augmented, collate, lesion_samples
-from training.loading import batches
-from training.losses import soft_dice_loss, training_loss
-from training.recipe import JitterSettings, OptimizerSettings, Recipe, read_recipe
-from training.synthesis.pairs import synthetic_pair
-from training.synthesis.sources import Source, load_sources, phantom_sources
-
-_Tensors: TypeAlias = tuple[Tensor, ...] | list[Tensor]
+from training.journal import Journal
+from training.learner import Learner, Progress, launched, over_processes
+from training.loading import Share, batches
+from training.material import Material, find_material
+from training.optimisation import initialised, learning_rate
+from training.parallel import progress_bar
+from training.recipe import Recipe, read_recipe
+from training.run_folder import (
+    RunFolder,
+    RunRecord,
+    begin_or_resume,
+    package_versions,
+    read_checkpoint,
+    write_checkpoint,
+)
+from training.validation import FIGURES, Figure, validate
+from training.weights import load_weights
 
 _log = logging.getLogger("training")
 
 _LOG_EVERY = 50
-_SAVE_EVERY = 500
-_RARE_LOGIT = -4.0
-_NO_JITTER = JitterSettings(shift_mm=0.0, unaligned_share=0.0, zoom_factor=1.0, placements=1)
+# Over the steps that were not skipped.
+_MEANS = ("loss", "outline", "presence", "reconstruction", "gradient_norm")
 
 
 @dataclass
@@ -46,185 +56,202 @@ class Arguments:
 
     recipe: tyro.conf.Positional[Path]
     output: Path
-    """Folder of the run: checkpoint and the exported bundle."""
+    """Folder of the run: checkpoint, logs, curve, and the bundles `best` and `last`."""
     data: Path | None = None
-    """Folder with one subfolder per CT volume (ct.nii.gz, lesions.nii.gz); phantoms where it is not given."""
+    """A prepared data set, or a folder with one subfolder per CT volume (ct.nii.gz, lesions.nii.gz); else phantoms."""
+    fold: int | None = None
+    """Validate on this one of a prepared data set's five folds; LongiNet's 80/20 split if not given."""
+    weights: Path | None = None
+    """Begin with these weights: a bundle, or an nnU-Net v2 training folder."""
     steps: int | None = None
     """Train for fewer steps than the recipe says; the learning rate's decay follows."""
     minutes: float = float("inf")
     """Stop after this time with a checkpoint, to be resumed later."""
+    checkpoint_every: int = 250
+    """Steps; what a run that is killed has to do again at most."""
     seed: int = 0
     workers: int = 1
     """Processes that draw lesions. A GPU takes what a dozen of them draw; two CPU cores have time for one."""
     device: Device = "auto"
 
 
-def train(arguments: Arguments) -> None:
-    """Runs or resumes a training and exports the averaged weights as a bundle."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What does not change while a run goes on; only one process keeps a journal."""
+
+    recipe: Recipe
+    steps: int
+    material: Material
+    folder: RunFolder
+    learner: Learner
+    journal: Journal | None
+
+
+def train(arguments: Arguments) -> Progress:
+    """Runs or resumes a training; the bundles hold averaged weights, `best` those of the best validation."""
+    run, done = _begun(arguments)
+    fabric = run.learner.fabric
+    share = Share(rank=fabric.global_rank, processes=fabric.world_size, workers=arguments.workers)
+    stream = batches(run.material.lesions, run.recipe, share, steps=range(done.step, run.steps))
+    begun, before = time.monotonic(), done.seconds
+    with _stop_signals() as asked, progress_bar(visible=fabric.is_global_zero) as bar:
+        task = bar.add_task("training", total=run.steps, completed=done.step, note="")
+        while done.step < run.steps:
+            waiting = time.monotonic()
+            batch = next(stream).to(fabric.device)
+            waited = time.monotonic() - waiting
+            rate = learning_rate(done.step, run.steps, run.recipe.optimizer)
+            run.learner.step(batch, done, rate=rate)
+            done.seconds = before + time.monotonic() - begun
+            done.add({"steps": 1.0, "seconds": time.monotonic() - waiting, "waiting": waited})
+            is_last = done.step == run.steps
+            if done.step % _LOG_EVERY == 0 or is_last:
+                bar.update(task, note=_report(run, done, rate=rate))
+            if done.step % run.recipe.validation.every == 0 or is_last:
+                _judge(run, done)
+            late = fabric.broadcast(bool(asked) or done.seconds - before > 60 * arguments.minutes)
+            if done.step % arguments.checkpoint_every == 0 or is_last or late:
+                _save(run, done)
+            bar.advance(task)
+            if late and not is_last:
+                _log.info("stopped at step %d after %.0f minutes; run again to resume", done.step, done.seconds / 60)
+                break
+    if run.journal is not None:
+        run.journal.close()
+        _sum_up(run, done)
+    return done
+
+
+def _begun(arguments: Arguments) -> tuple[Run, Progress]:
+    """Everything that a run needs, and how far it already is."""
     recipe = read_recipe(arguments.recipe)
+    folder = RunFolder(arguments.output)
+    fabric = launched(recipe, arguments.device)
+    if not fabric.is_global_zero:
+        _log.setLevel(logging.WARNING)
     steps = arguments.steps or recipe.steps
-    sources, held_out = _sources(recipe, arguments.data)
-    device = find_device(arguments.device)
-    torch.manual_seed(arguments.seed)
-    network = initialised(build_network(recipe.model)).to(device)
-    if device.type == "cpu":
-        network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    average = AveragedModel(network, multi_avg_fn=_averaging(recipe.average_decay))
-    optimizer = _optimizer(network, recipe.optimizer)
-    checkpoint = arguments.output / "checkpoint.pt"
-    first = _resume(checkpoint, network, average, optimizer, device) if checkpoint.exists() else 0
-    stream = batches(sources, recipe, seed=arguments.seed + 1000 * first, workers=arguments.workers)
-    watched = [batch.to(device) for batch in _validation_batches(recipe, held_out)]
-    generator = torch.Generator().manual_seed(arguments.seed + first)
-    begun = time.monotonic()
-    sums: dict[str, float] = {}
-    for step in range(first, steps):
-        for group in optimizer.param_groups:
-            group["lr"] = _learning_rate(step, steps, recipe.optimizer)
-        batch = augmented(next(stream), recipe, generator).to(device)
-        parts = _step(network, batch, optimizer, recipe)
-        average.update_parameters(network)
-        for name, value in parts.items():
-            sums[name] = sums.get(name, 0.0) + value / _LOG_EVERY
-        done = step + 1
-        if done % _LOG_EVERY == 0:
-            figures = "  ".join(f"{name} {value:.3f}" for name, value in sums.items())
-            _log.info(
-                "step %d of %d  %s  %.2f s a step", done, steps, figures, (time.monotonic() - begun) / (done - first)
-            )
-            sums = {}
-        late = (time.monotonic() - begun) / 60 > arguments.minutes
-        if done % _SAVE_EVERY == 0 or done == steps or late:
-            _save(checkpoint, network, average, optimizer, done)
-            save_bundle(
-                arguments.output / "bundle", recipe.model, [average.module], provenance=_provenance(recipe, arguments)
-            )
-            _log.info("validation at step %d: %s", done, _validate(average.module, watched))
-        if late:
-            _log.info("stopped at step %d after %.0f minutes; run again to resume", done, arguments.minutes)
-            break
-    _log.info("the bundle is in %s", arguments.output / "bundle")
-
-
-def initialised(network: DualEncoder) -> DualEncoder:
-    """The network, saying at first that a voxel is hardly ever lesion, as is true of a VOI.
-
-    From a probability of one half, the first hundreds of steps only teach how rare lesions are.
-    """
-    for decoder in (network.decoder, network.baseline_decoder):
-        if decoder is not None:
-            for layer in decoder.unet.seg_layers:
-                nn.init.constant_(layer.bias, _RARE_LOGIT)
-    return network
-
-
-def _sources(recipe: Recipe, data: Path | None) -> tuple[tuple[Source, ...], tuple[Source, ...]]:
-    if data is None:
-        return phantom_sources(range(4)), phantom_sources(range(100, 102))
-    return load_sources(data, recipe.data.train), load_sources(data, recipe.data.validation)
-
-
-def _optimizer(network: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    if settings.kind == "sgd":
-        return torch.optim.SGD(
-            network.parameters(),
-            lr=settings.learning_rate,
-            momentum=settings.momentum,
-            nesterov=True,
-            weight_decay=settings.weight_decay,
+    # One process looks first: it may have to cut out the lesions for all.
+    with fabric.rank_zero_first():
+        material = find_material(
+            arguments.data, recipe, fold=arguments.fold, seed=arguments.seed, workers=max(arguments.workers, 1)
         )
-    return torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        torch.manual_seed(arguments.seed)
+        network = initialised(build_network(recipe.model))
+        if arguments.weights is not None:
+            load_weights(network, arguments.weights, recipe.model)
+        if fabric.is_global_zero:
+            record = RunRecord(
+                recipe=recipe,
+                data=material.contents,
+                fold=arguments.fold,
+                seed=arguments.seed,
+                steps=steps,
+                weights=None if arguments.weights is None else str(arguments.weights),
+                processes=fabric.world_size,
+                workers=arguments.workers if material.lesions.drawn_together > 1 else 0,
+                versions=package_versions(),
+            )
+            begin_or_resume(folder, record)
+    learner = Learner.of(network, recipe, fabric)
+    done = Progress()
+    state = read_checkpoint(folder, fabric.device)
+    if state is not None:
+        learner.restore(state)
+        done = Progress(**state["progress"])
+        _log.info("resumed from step %d", done.step)
+    journal = Journal(folder, step=done.step) if fabric.is_global_zero else None
+    run = Run(recipe=recipe, steps=steps, material=material, folder=folder, learner=learner, journal=journal)
+    return run, done
 
 
-def _averaging(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
-    """An exponential average that forgets faster at first: the first steps' weights are no use to the thousandth's."""
-
-    def update(averages: _Tensors, weights: _Tensors, count: Tensor | int) -> None:
-        ramp = (1 + int(count)) / (10 + int(count))
-        get_ema_multi_avg_fn(min(decay, ramp))(averages, weights, count)
-
-    return update
-
-
-def _learning_rate(step: int, steps: int, settings: OptimizerSettings) -> float:
-    """Polynomial decay after a warm-up at a fraction of the rate (LongiNet, section 2.5)."""
-    warmup = settings.warmup_factor if step < settings.warmup_steps else 1.0
-    return float(settings.learning_rate * warmup * (1 - step / steps) ** settings.decay_exponent)
-
-
-def _step(network: DualEncoder, batch: Batch, optimizer: torch.optim.Optimizer, recipe: Recipe) -> dict[str, float]:
-    network.train()
-    with torch.autocast(batch.target.device.type, dtype=torch.bfloat16):
-        output = network(batch.input)
-    parts = training_loss(output, batch, recipe.loss, mask_channel=network.mask_channel)
-    optimizer.zero_grad(set_to_none=True)
-    torch.stack(list(parts.values())).sum().backward()
-    nn.utils.clip_grad_norm_(network.parameters(), recipe.optimizer.gradient_clip)
-    optimizer.step()
-    return {name: value.item() for name, value in parts.items()}
-
-
-def _validation_batches(recipe: Recipe, sources: tuple[Source, ...]) -> list[Batch]:
-    """The same few dozen held-out lesions every time, placed exactly as inference would."""
-    generator = np.random.default_rng(7)
-    samples: list[Sample] = []
-    while len(samples) < 48:
-        source = sources[len(samples) % len(sources)]
-        pair = synthetic_pair(source, generator, shapes=sources)
-        samples.extend(lesion_samples(pair, recipe.model, generator, jitter=_NO_JITTER))
-    return [collate(samples[start : start + 4], recipe) for start in range(0, 48, 4)]
-
-
-def _validate(network: nn.Module, batches: list[Batch]) -> str:
-    network.eval()
-    dice: list[float] = []
-    kept: list[bool] = []
-    recognised: list[bool] = []
-    with torch.inference_mode(), torch.autocast(batches[0].target.device.type, dtype=torch.bfloat16):
-        for batch in batches:
-            output = network(batch.input)
-            hard = (output.lesion_logits[0].float() > 0).float() * 40 - 20
-            scores = 1 - soft_dice_loss(hard, batch.target)
-            said = output.presence_logit > 0
-            for score, there, says in zip(scores.tolist(), batch.present.tolist(), said.tolist(), strict=True):
-                if there:
-                    dice.append(score)
-                    kept.append(says)
-                else:
-                    recognised.append(not says)
-    return f"Dice {np.mean(dice):.3f}, present kept {np.mean(kept):.2f}, gone recognised {np.mean(recognised):.2f}"
-
-
-def _save(path: Path, network: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
-    torch.save(
-        {
-            "network": network.state_dict(),
-            "average": average.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "step": step,
-        },
-        temporary,
+def _report(run: Run, done: Progress, *, rate: float) -> str:
+    """Writes down the means since the last report, over all processes; returns the losses for the progress bar."""
+    sums, done.sums = done.sums, {}
+    means = {name: sums[name] / sums["good"] if name in sums else float("nan") for name in _MEANS}
+    means |= {
+        "learning_rate": rate,
+        "seconds": sums["seconds"] / sums["steps"],
+        "waiting": sums["waiting"] / max(sums["seconds"], 1e-9),
+    }
+    shared = over_processes(run.learner.fabric, means.values(), how="mean")
+    figures = dict(zip(means, shared, strict=True))
+    said = "  ".join(
+        f"{name} {figures[name]:.3f}"
+        for name in ("outline", "presence", "reconstruction")
+        if figures[name] == figures[name]
     )
-    temporary.replace(path)
+    if run.journal is not None:
+        run.journal.training(done.step, figures)
+    _log.info("step %d of %d  %s  %.2f s a step", done.step, run.steps, said, figures["seconds"])
+    return said
 
 
-def _resume(
-    path: Path, network: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
-) -> int:
-    state = torch.load(path, weights_only=True, map_location=device)
-    network.load_state_dict(state["network"])
-    average.load_state_dict(state["average"])
-    optimizer.load_state_dict(state["optimizer"])
-    step: int = state["step"]
-    _log.info("resumed from step %d", step)
-    return step
+def _judge(run: Run, done: Progress) -> None:
+    """Validates the averaged weights, each process its share of the cases, and keeps them if they are the best."""
+    fabric, network = run.learner.fabric, run.learner.average.module
+    cases = run.material.validation
+    figures = validate(network, run.recipe.model, cases[fabric.global_rank :: fabric.world_size])
+    totals = over_processes(fabric, (figure.total for figure in figures.values()), how="sum")
+    counts = over_processes(fabric, (figure.count for figure in figures.values()), how="sum")
+    means = {
+        name: Figure(total=total, count=count).mean for name, total, count in zip(FIGURES, totals, counts, strict=True)
+    }
+    if run.journal is None:
+        return
+    run.journal.validation(done.step, means)
+    _log.info("validation at step %d: %s", done.step, "  ".join(f"{name} {value:.3f}" for name, value in means.items()))
+    provenance = {
+        "recipe": run.recipe.name,
+        "data": run.material.trained_on,
+        "steps": f"{done.step} of {run.steps}",
+        "validation": f"challenge Dice {means['dice']:.3f} over {len(cases)} cases",
+        "licence": "research use only",
+    }
+    save_bundle(run.folder.last, run.recipe.model, [network], provenance=provenance)
+    # Of equals the later one has seen more; without a lesion in the validation, the last one stands.
+    if not means["dice"] < done.best_dice:
+        done.best_dice, done.best_step = means["dice"], done.step
+        save_bundle(run.folder.best, run.recipe.model, [network], provenance=provenance)
 
 
-def _provenance(recipe: Recipe, arguments: Arguments) -> dict[str, str]:
-    data = "phantoms" if arguments.data is None else ", ".join(recipe.data.train)
-    return {"recipe": recipe.name, "data": data, "licence": "research use only"}
+def _save(run: Run, done: Progress) -> None:
+    if run.journal is not None:
+        write_checkpoint(run.folder, {**run.learner.state(), "progress": asdict(done)})
+    run.learner.fabric.barrier()
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collects what asks the run to stop, so that it can write a checkpoint first; a second time stops at once."""
+    asked: list[int] = []
+
+    def ask(number: int, _frame: object) -> None:
+        asked.append(number)
+        signal.signal(number, before[number])
+
+    before = {int(number): signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _sum_up(run: Run, done: Progress) -> None:
+    summary: Mapping[str, str | float | None] = {
+        "steps": f"{done.step} of {run.steps}",
+        "minutes": round(done.seconds / 60, 1),
+        "best step": done.best_step,
+        "best challenge Dice": round(done.best_dice, 4),
+        "skipped steps": done.bad_steps,
+        "damaged cut-outs": done.skipped,
+    }
+    with written_together([run.folder.summary]) as (temporary,):
+        temporary.write_text(json.dumps(summary, indent=1) + "\n")
+    table = Table(title=f"run in {run.folder.path}", show_header=False)
+    for name, value in summary.items():
+        table.add_row(name, "-" if value is None else str(value))
+    Console().print(table)
 
 
 def main() -> int:

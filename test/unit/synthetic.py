@@ -12,8 +12,7 @@ from scipy.ndimage import gaussian_filter
 from longilesion.geometry import Grid
 from test.unit.builders import ball
 from training.synthesis.pairs import SyntheticPair, synthetic_pair
-from training.synthesis.shapes import shape_of_mask
-from training.synthesis.sources import Source, Tumour, source_of
+from training.synthesis.sources import Source, real_lesions, source_of
 
 GRID = Grid.from_spacing((60, 90, 90), (3.0, 2.0, 2.0))
 TUMOUR_HU, TUMOUR_RADIUS_MM = 160, 15.0
@@ -40,14 +39,8 @@ def block_with_tumour() -> Source:
     mask = ball(GRID, center_xyz_mm, TUMOUR_RADIUS_MM)
     hu = source.hu.copy()
     hu[mask] = TUMOUR_HU
-    tumour = Tumour(
-        mask=mask.astype(np.uint16),
-        center_zyx_mm=np.array(center_xyz_mm[::-1]),
-        radius_mm=TUMOUR_RADIUS_MM,
-        extent_mm=2 * TUMOUR_RADIUS_MM,
-        shape=shape_of_mask(mask, source.spacing_zyx_mm),
-    )
-    return replace(source, name="block with tumour", hu=hu, tumour=tumour)
+    lesions = real_lesions(mask.astype(np.uint16), source.spacing_zyx_mm)
+    return replace(source, name="block with tumour", hu=hu, lesions=lesions)
 
 
 @cache

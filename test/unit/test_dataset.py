@@ -1,8 +1,7 @@
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 from itertools import islice, pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,13 +11,17 @@ from longilesion.alignment import place_vois
 from longilesion.case import LesionMap
 from longilesion.config import EncodingSettings
 from longilesion.encoding import encode
+from longilesion.errors import InputError
 from longilesion.geometry import Grid
 from longilesion.prompts import complete_prompts
 from longilesion.voi import sample_voi_pair
 from test.unit.builders import ball, dual_encoder, model_settings
 from test.unit.synthetic import block, pair, tumour_pairs
-from training.dataset import Sample, SyntheticLesions, augmented, collate, lesion_samples, sample_target
+from training.cache import Cache, CachedLesion
+from training.cutout import CutOut, cut, write_cut_out
+from training.dataset import CachedLesions, SyntheticLesions, pair_lesions
 from training.recipe import DataSettings, JitterSettings, Recipe
+from training.samples import Sample, collate, sample_lesion, sample_target
 from training.synthesis.pairs import SyntheticPair
 
 NO_JITTER = JitterSettings(shift_mm=0.0, unaligned_share=0.0, zoom_factor=1.0, placements=1)
@@ -37,54 +40,59 @@ RECIPE = Recipe(
     name="test",
     steps=4,
     batch_size=2,
-    data=DataSettings(train=(), validation=(), reuse=2),
+    data=DataSettings(reuse=2, drawn_together=6),
     jitter=NO_JITTER,
     model=MODEL,
 )
-IMAGES, MASK, CLICK = slice(0, 2), 2, 3
-
-
-def samples_of(drawn: SyntheticPair, jitter: JitterSettings = NO_JITTER) -> list[Sample]:
-    return list(lesion_samples(drawn, MODEL, np.random.default_rng(0), jitter=jitter))
 
 
 @cache
-def all_samples() -> tuple[Sample, ...]:
-    return tuple(sample for seed in range(6) for sample in samples_of(pair(seed)))
+def lesions_of(drawn: SyntheticPair) -> tuple[CutOut, ...]:
+    return tuple(pair_lesions(drawn, MODEL))
 
 
-class FixedDraws:
-    """Stands in for torch.rand: always the same value."""
+def sample(lesion: CutOut, jitter: JitterSettings = NO_JITTER, seed: int = 0) -> Sample | None:
+    return sample_lesion(lesion, MODEL, jitter, np.random.default_rng(seed))
 
-    def __init__(self, value: float) -> None:
-        self.value = value
 
-    def __call__(self, size: Sequence[int], *, generator: torch.Generator) -> torch.Tensor:
-        return torch.full(tuple(size), self.value)
+def tumour() -> tuple[SyntheticPair, CutOut]:
+    drawn = tumour_pairs()[0]
+    return drawn, next(lesion for lesion in lesions_of(drawn) if drawn.facts[lesion.prompt.lesion_id].real)
+
+
+@cache
+def all_samples() -> tuple[tuple[CutOut, Sample], ...]:
+    lesions = [lesion for seed in range(6) for lesion in lesions_of(pair(seed))]
+    return tuple((lesion, drawn) for lesion in lesions if (drawn := sample(lesion)) is not None)
+
+
+# ------------------------------------------------------------------------------------------------------------- samples
 
 
 def test_training_sample_is_the_inference_sample_bit_for_bit() -> None:
     compared = 0
     for drawn in (pair(1), *tumour_pairs()):
-        prompts = {drawn.facts[prompt.lesion_id]: prompt for prompt in complete_prompts(drawn.case)}
-        for sample in samples_of(drawn):
-            prompt = prompts[sample.fact]
+        prompts = {prompt.lesion_id: prompt for prompt in complete_prompts(drawn.case)}
+        for lesion in lesions_of(drawn):
+            training = sample(lesion)
+            if training is None:
+                continue
+            prompt = prompts[lesion.prompt.lesion_id]
             placement = place_vois(drawn.case, prompt, MODEL)
             inference = encode([sample_voi_pair(drawn.case, prompt, placement, MODEL.voi)], MODEL.encoding)
-            training = collate([sample], RECIPE).input
-            assert torch.equal(training.followup, inference.followup)
-            assert torch.equal(training.baseline, inference.baseline)
-            assert torch.equal(training.has_baseline, inference.has_baseline)
+            given = collate([training], RECIPE).input
+            assert torch.equal(given.followup, inference.followup)
+            assert torch.equal(given.baseline, inference.baseline)
+            assert torch.equal(given.has_baseline, inference.has_baseline)
             compared += 1
     assert compared >= 3
 
 
 def test_lattice_of_training_is_the_middle_of_that_of_inference() -> None:
-    cropped = NO_JITTER.model_copy(update={"shape_zyx": (8, 16, 16)})
-    drawn = tumour_pairs()[0]
-    whole, part = (
-        next(sample for sample in samples_of(drawn, jitter) if sample.fact.real) for jitter in (NO_JITTER, cropped)
-    )
+    _, lesion = tumour()
+    whole, part = sample(lesion), sample(lesion, NO_JITTER.model_copy(update={"shape_zyx": (8, 16, 16)}))
+    assert whole is not None
+    assert part is not None
     middle = (slice(4, 12), slice(8, 24), slice(8, 24))
     np.testing.assert_allclose(part.pair.followup.hu, whole.pair.followup.hu[middle], atol=0.01)
     np.testing.assert_allclose(part.pair.baseline_mask, whole.pair.baseline_mask[middle], atol=1e-5)
@@ -106,124 +114,167 @@ def test_target_is_the_lesion_where_its_lattice_lies() -> None:
 
 
 def test_present_lesions_are_in_their_target_and_gone_ones_are_not() -> None:
-    for sample in all_samples():
-        if sample.fact.fate == "gone":
-            assert not sample.target.any()
-        else:
-            assert sample.target.sum() > 8
+    fates = Counter(lesion.fate for lesion, _ in all_samples())
+    assert fates["gone"] > 0
+    assert fates["persists"] > 0
+    for lesion, drawn in all_samples():
+        assert drawn.is_present == (lesion.fate != "gone")
+        assert (drawn.target.sum() > 8) == drawn.is_present
 
 
 def test_target_moves_with_a_jittered_lattice() -> None:
+    drawn, lesion = tumour()
     wide = JitterSettings(shift_mm=4.0, unaligned_share=0.0, zoom_factor=1.25, placements=3)
-    shaken = [sample for sample in samples_of(tumour_pairs()[0], wide) if sample.fact.real]
-    assert len({tuple(sample.pair.followup.grid.world_from_voxel.ravel()) for sample in shaken}) == len(shaken) > 1
-    truth_ml = np.pi / 6 * shaken[0].fact.diameter_mm ** 3 / 1000
-    for sample in shaken:
-        volume_ml = float(sample.target.sum()) * sample.pair.followup.grid.voxel_volume_ml
-        assert volume_ml == pytest.approx(truth_ml, rel=0.25)
-        assert sample.pair.baseline is not None
-        # Both time points keep one zoom.
-        np.testing.assert_allclose(
-            sample.pair.baseline.grid.spacing_zyx_mm, sample.pair.followup.grid.spacing_zyx_mm, rtol=1e-5
-        )
+    shaken = [each for seed in range(4) if (each := sample(lesion, wide, seed)) is not None]
+    grids = {tuple(each.pair.followup.grid.world_from_voxel.ravel()) for each in shaken}
+    assert len(grids) == len(shaken) > 1
+    truth_ml = np.pi / 6 * drawn.facts[lesion.prompt.lesion_id].diameter_mm ** 3 / 1000
+    for each in shaken:
+        assert each.target.sum() * each.pair.followup.grid.voxel_volume_ml == pytest.approx(truth_ml, rel=0.15)
 
 
-def test_lesion_that_the_lattice_misses_is_left_out() -> None:
-    drawn = pair(0)
-    far = {
-        clicks.lesion_id: replace(clicks, followup=replace(clicks.followup, point_xyz_mm=(9e3, 9e3, 9e3)))
-        for clicks in drawn.case.clicks
-        if clicks.followup is not None
-    }
-    astray = replace(drawn, case=replace(drawn.case, clicks=tuple(far.values())))
-    assert {sample.fact.fate for sample in samples_of(astray)} <= {"gone"}
+def test_lattice_that_misses_its_lesion_teaches_nothing() -> None:
+    _, lesion = tumour()
+    astray = JitterSettings(shift_mm=400.0, unaligned_share=0.0, zoom_factor=1.0)
+    assert [sample(lesion, astray, seed) for seed in range(5)].count(None) >= 4
+
+
+def test_clicks_move_in_the_heat_map_alone() -> None:
+    _, lesion = tumour()
+    moved = sample(lesion, NO_JITTER.model_copy(update={"click_voxels": 4.0}))
+    still = sample(lesion)
+    assert moved is not None
+    assert still is not None
+    assert moved.pair.baseline is not None
+    assert still.pair.baseline is not None
+    np.testing.assert_array_equal(moved.pair.followup.hu, still.pair.followup.hu)
+    for now, before in ((moved.pair.followup, still.pair.followup), (moved.pair.baseline, still.pair.baseline)):
+        # The zoom makes the lattice's voxels wider than those of the settings.
+        zoom = before.grid.spacing_zyx_mm[0] / MODEL.voi.spacing_zyx_mm[0]
+        shift = np.abs(np.subtract(now.click_zyx, before.click_zyx)) * zoom
+        assert 0 < shift.max() <= 4.0 + 1e-6
 
 
 def test_batch_holds_targets_and_presence_in_the_samples_order() -> None:
-    samples = all_samples()[:4]
+    samples = [drawn for _, drawn in all_samples()[:4]]
     batch = collate(samples, RECIPE)
     assert batch.target.shape == (4, 1, 16, 32, 32)
-    assert batch.present.tolist() == [sample.fact.fate != "gone" for sample in samples]
-    for index, sample in enumerate(samples):
-        np.testing.assert_array_equal(batch.target[index, 0], sample.target)
+    assert batch.present.tolist() == [each.is_present for each in samples]
+    for index, each in enumerate(samples):
+        np.testing.assert_array_equal(batch.target[index, 0], each.target)
 
 
-def test_augmentation_switched_off_is_the_identity(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Draws from the middle: no flip, scale and gamma 1, shift 0.
-    monkeypatch.setattr(torch, "rand", FixedDraws(0.5))
-    batch = collate(all_samples()[:3], RECIPE)
-    same = augmented(batch, RECIPE, torch.Generator())
-    torch.testing.assert_close(same.input.followup, batch.input.followup)
-    torch.testing.assert_close(same.input.baseline, batch.input.baseline)
-    assert torch.equal(same.target, batch.target)
-    assert torch.equal(same.present, batch.present)
+# --------------------------------------------------------------------------------------------------- drawn on the fly
 
 
-def test_flips_turn_both_time_points_and_the_target_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "rand", FixedDraws(0.49))
-    batch = collate(all_samples()[:3], RECIPE)
-    turned = augmented(batch, RECIPE, torch.Generator())
-    axes = (2, 3, 4)
-    assert torch.equal(turned.target, batch.target.flip(axes))
-    assert torch.equal(turned.input.baseline[:, MASK:], batch.input.baseline[:, MASK:].flip(axes))
-    assert torch.equal(turned.input.followup[:, MASK:], batch.input.followup[:, MASK:].flip(axes))
-    torch.testing.assert_close(turned.input.followup, batch.input.followup.flip(axes), atol=0.01, rtol=0)
-
-
-def test_intensities_of_the_two_time_points_vary_apart_and_masks_and_clicks_do_not() -> None:
-    batch = collate(all_samples()[:3], RECIPE)
-    batch = replace(batch, input=replace(batch.input, followup=batch.input.baseline))
-    varied = augmented(batch, RECIPE, torch.Generator().manual_seed(1)).input
-    assert not torch.allclose(varied.followup[:, IMAGES], varied.baseline[:, IMAGES], atol=0.01)
-    assert torch.equal(varied.followup[:, MASK:], varied.baseline[:, MASK:])
-    for stream in (varied.followup, varied.baseline):
-        assert 0 <= float(stream[:, IMAGES].min()) <= float(stream[:, IMAGES].max()) <= 1
-
-
-def test_absent_baseline_stays_zero_under_augmentation() -> None:
-    sample = all_samples()[0]
-    unknown = replace(sample, pair=replace(sample.pair, baseline=None, baseline_mask=None, baseline_others=None))
-    varied = augmented(collate([unknown, sample], RECIPE), RECIPE, torch.Generator().manual_seed(0)).input
-    assert varied.has_baseline.tolist() == [False, True]
-    assert not varied.baseline[0].any()
-    assert varied.baseline[1].any()
-
-
-def test_augmentation_depends_on_its_generator_alone() -> None:
-    batch = collate(all_samples()[:3], RECIPE)
-    first, again, other = (augmented(batch, RECIPE, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4))
-    assert torch.equal(first.input.followup, again.input.followup)
-    assert torch.equal(first.target, again.target)
-    assert not torch.equal(first.input.followup, other.input.followup)
-
-
-def test_stream_shows_each_drawn_lesion_as_often_as_the_recipe_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[Sample] = []
-
-    def counted(*_: object, **__: object) -> list[Sample]:
-        sample = replace(all_samples()[len(drawn) % len(all_samples())])
-        drawn.append(sample)
-        return [sample]
-
-    monkeypatch.setattr("training.dataset.lesion_samples", counted)
-    monkeypatch.setattr("training.dataset.synthetic_pair", lambda *_, **__: None)
-    seen = list(islice(SyntheticLesions([block()], RECIPE, seed=0), 60))
-    times = Counter(id(sample) for sample in seen)
-    assert max(times.values()) == 2
-    assert set(times) <= {id(sample) for sample in drawn}
-    assert sum(one is two for one, two in pairwise(seen)) < 10
-
-
-def test_stream_depends_on_its_seed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    def drawn(source: object, generator: np.random.Generator, *, shapes: object) -> Sample:
-        return all_samples()[int(generator.integers(len(all_samples())))]
+@pytest.fixture
+def _few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawn(source: object, generator: np.random.Generator, *, shapes: object, settings: object) -> SyntheticPair:
+        return pair(int(generator.integers(6)))
 
     monkeypatch.setattr("training.dataset.synthetic_pair", drawn)
-    monkeypatch.setattr("training.dataset.lesion_samples", lambda sample, *_, **__: [sample])
 
-    def diameters(seed: int) -> list[float]:
-        stream = SyntheticLesions([block()], RECIPE, seed=seed)
-        return [sample.fact.diameter_mm for sample in islice(stream, 10)]
 
-    assert diameters(1) == diameters(1)
-    assert diameters(1) != diameters(2)
+@pytest.mark.usefixtures("_few_pairs")
+def test_stream_shows_each_drawn_lesion_as_often_as_the_recipe_says() -> None:
+    lesions = SyntheticLesions([block()], RECIPE, seed=0)
+    assert lesions.drawn_together == 12
+    seen = [lesions[index] for index in range(12)]
+    times = Counter(id(each.pair) for each in seen)
+    assert max(times.values()) == 2
+    assert sum(one.pair is two.pair for one, two in pairwise(seen)) < 6
+    assert len({each.seed for each in seen}) == 12
+
+
+@pytest.mark.usefixtures("_few_pairs")
+def test_drawn_sample_depends_on_its_number_and_the_seed_alone() -> None:
+    first, again, other = (SyntheticLesions([block()], RECIPE, seed=seed) for seed in (1, 1, 2))
+    forwards = [first[index] for index in (0, 5, 13)]
+    backwards = [again[index] for index in (13, 5, 0)][::-1]
+    for one, two in zip(forwards, backwards, strict=True):
+        np.testing.assert_array_equal(one.pair.followup.hu, two.pair.followup.hu)
+        np.testing.assert_array_equal(one.target, two.target)
+        assert one.seed == two.seed
+    assert any(
+        not np.array_equal(one.pair.followup.hu, other[index].pair.followup.hu)
+        for one, index in zip(forwards, (0, 5, 13), strict=True)
+    )
+
+
+# ------------------------------------------------------------------------------------------------------ from the cache
+
+
+@pytest.fixture
+def cached(tmp_path: Path) -> Cache:
+    """Three patients: one with many lesions, two with one."""
+    lesions = [lesion for lesion, _ in all_samples()][:6]
+    patients = ["many"] * 4 + ["one", "two"]
+    entries = []
+    for number, (lesion, patient) in enumerate(zip(lesions, patients, strict=True)):
+        entry = CachedLesion(
+            case_id=f"case{number}",
+            patient=patient,
+            lesion_id=lesion.prompt.lesion_id,
+            fate=lesion.fate,
+            is_seen=True,
+        )
+        entries.append(entry)
+        path = Cache(folder=tmp_path, lesions=()).path(entry)
+        write_cut_out(path, cut(lesion, MODEL, (RECIPE.jitter,)))
+    return Cache(folder=tmp_path, lesions=tuple(entries))
+
+
+def test_every_patient_is_seen_once_in_each_round(cached: Cache) -> None:
+    lesions = CachedLesions(cached, RECIPE, seed=3)
+    numbers = {cached.path(entry): entry.patient for entry in cached.lesions}
+    read: list[str] = []
+    original = numbers.__getitem__
+
+    def noted(path: Path) -> CutOut:
+        read.append(original(path))
+        from training.cutout import read_cut_out
+
+        return read_cut_out(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.dataset.read_cut_out", noted)
+        for index in range(12):
+            lesions[index]
+    for start in range(0, 12, 3):
+        assert sorted(read[start : start + 3]) == ["many", "one", "two"]
+    assert [read[start : start + 3] for start in range(0, 12, 3)].count(read[:3]) < 4
+
+
+def test_cached_sample_depends_on_its_number_and_the_seed_alone(cached: Cache) -> None:
+    first, again, other = (CachedLesions(cached, RECIPE, seed=seed) for seed in (1, 1, 2))
+    for index in (7, 0, 3):
+        np.testing.assert_array_equal(first[index].pair.followup.hu, again[index].pair.followup.hu)
+        assert first[index].seed == again[index].seed != other[index].seed
+
+
+def test_damaged_cut_out_is_named_and_another_takes_its_place(cached: Cache) -> None:
+    broken = cached.path(cached.lesions[4])
+    content = bytearray(broken.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    broken.write_bytes(content)
+    lesions = CachedLesions(cached, RECIPE, seed=0)
+    skipped = [name for index in range(6) for name in lesions[index].skipped]
+    assert len(skipped) >= 2
+    assert all(str(broken) in name for name in skipped)
+
+
+def test_cache_of_damaged_cut_outs_alone_is_refused_in_one_line(cached: Cache) -> None:
+    for lesion in cached.lesions:
+        cached.path(lesion).write_bytes(b"nothing")
+    with pytest.raises(InputError, match="in a row") as caught:
+        CachedLesions(cached, RECIPE, seed=0)[0]
+    assert "\n" not in str(caught.value)
+
+
+def test_lesions_that_no_lattice_shows_are_left_out_and_a_cache_without_others_is_refused(cached: Cache) -> None:
+    unseen = [lesion.model_copy(update={"is_seen": False}) for lesion in cached.lesions]
+    with pytest.raises(InputError, match="no lesion lies where it is looked for"):
+        CachedLesions(Cache(folder=cached.folder, lesions=tuple(unseen)), RECIPE, seed=0)
+    only = Cache(folder=cached.folder, lesions=(*unseen[:5], cached.lesions[5]))
+    samples = list(islice((CachedLesions(only, RECIPE, seed=0)[index] for index in range(3)), 3))
+    assert len({each.pair.followup.hu.tobytes() for each in samples}) == 1

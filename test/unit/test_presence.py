@@ -11,7 +11,7 @@ from longilesion.ensemble import load_ensemble, read_manifest, save_bundle
 from longilesion.networks import build_network
 from longilesion.networks.backbone import LocalPresence
 from test.unit.builders import model_settings
-from test.unit.synthetic import block, pair
+from test.unit.training_runs import few_pairs
 from training.presence import Arguments, Judged, fit_presence, fitted_head, presence_threshold
 from training.recipe import DataSettings, PresenceSettings, Recipe
 
@@ -63,11 +63,8 @@ def test_threshold_keeps_the_wanted_share_of_present_lesions_and_no_more(kept: f
 def test_bundle_gets_new_heads_and_a_threshold_and_keeps_its_outlines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.presence.phantom_sources", lambda seeds: (block(),))
     monkeypatch.setattr("training.presence._EPOCHS", 20)
-    monkeypatch.setattr(
-        "training.dataset.synthetic_pair", lambda source, generator, *, shapes: pair(int(generator.integers(4)))
-    )
+    few_pairs(monkeypatch)
     settings = model_settings(
         shape_zyx=(8, 16, 16), spacing_zyx_mm=(6.0, 3.0, 3.0), inference=InferenceSettings(mirror_axes=("x",))
     )
@@ -75,7 +72,7 @@ def test_bundle_gets_new_heads_and_a_threshold_and_keeps_its_outlines(
         name="tiny",
         steps=1,
         batch_size=4,
-        data=DataSettings(train=(), validation=()),
+        data=DataSettings(drawn_together=8),
         presence=PresenceSettings(lesions=40),
         model=settings,
     )

@@ -1,5 +1,9 @@
+import json
 import logging
-import math
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,120 +12,134 @@ import torch
 
 from longilesion.ensemble import load_ensemble, read_manifest
 from longilesion.errors import InputError
-from longilesion.networks import build_network
-from test.unit.builders import dual_encoder, model_settings, random_input
-from test.unit.synthetic import block, pair
-from training.recipe import OptimizerSettings, read_recipe
-from training.train import Arguments, _averaging, _learning_rate, initialised, main, train
+from test.unit.builders import random_input
+from test.unit.training_runs import DEATHS, few_pairs, write_recipe
+from training.journal import read_log
+from training.learner import Learner, TrainingError
+from training.recipe import read_recipe
+from training.train import Arguments, main, train
 
-RECIPE = """
-name = "tiny"
-steps = 4
-batch_size = 2
-average_decay = 0.5
-
-[data]
-train = ["one"]
-validation = ["two"]
-reuse = 1
-
-[optimizer]
-kind = "{optimizer}"
-learning_rate = 1e-3
-
-[model.voi]
-shape_zyx = [8, 16, 16]
-spacing_zyx_mm = [6.0, 3.0, 3.0]
-
-[model.alignment]
-template_radius_mm = 10.0
-search_radius_mm = 5.0
-
-[model.encoding]
-
-[model.network]
-features_per_stage = [4, 8]
-kernel_sizes = [[3, 3, 3], [3, 3, 3]]
-strides = [[1, 1, 1], [2, 2, 2]]
-blocks_per_stage = [1, 1]
-decoder_convolutions = [1]
-presence_features = 4
-"""
+# What a log holds of the machine and not of the run.
+CLOCKS = ("seconds", "waiting")
 
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
-    path = tmp_path / "tiny.toml"
-    path.write_text(RECIPE.format(optimizer="sgd"))
-    return path
+    return write_recipe(tmp_path / "tiny.toml")
 
 
 @pytest.fixture
 def _few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same four pairs over and over."""
-
-    def drawn(source: object, generator: np.random.Generator, *, shapes: object) -> object:
-        return pair(int(generator.integers(4)))
-
-    monkeypatch.setattr("training.dataset.synthetic_pair", drawn)
-    monkeypatch.setattr("training.train.synthetic_pair", drawn)
-    monkeypatch.setattr("training.train.phantom_sources", lambda seeds: (block(),))
-
-
-def test_average_forgets_the_first_steps_and_then_keeps_its_pace() -> None:
-    update = _averaging(0.9)
-    average, weight = torch.zeros(1), torch.ones(1)
-    update([average], [weight], torch.tensor(2))
-    assert float(average) == pytest.approx(1 - 3 / 12)
-    average.zero_()
-    update([average], [weight], torch.tensor(1000))
-    assert float(average) == pytest.approx(0.1)
-
-
-def test_a_fresh_network_says_that_lesions_are_rare() -> None:
-    settings = model_settings(network=dual_encoder(baseline_reconstruction=True))
-    network = initialised(build_network(settings)).train()
-    with torch.inference_mode():
-        output = network(random_input(settings))
-    assert output.baseline_logits is not None
-    for logits in (*output.lesion_logits, *output.baseline_logits):
-        assert float(logits.sigmoid().mean()) < 0.1
+    few_pairs(monkeypatch)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
     return torch.load(run / "checkpoint.pt", weights_only=True)["network"]
 
 
+def curve(run: Path) -> list[dict[str, float]]:
+    rows = read_log(run / "metrics.csv")
+    return [{name: value for name, value in row.items() if name not in CLOCKS} for row in rows]
+
+
+def assert_same_run(one: Path, two: Path) -> None:
+    for first, second in zip(curve(one), curve(two), strict=True):
+        assert first == pytest.approx(second, rel=1e-5, nan_ok=True)
+    for first, second in zip(read_log(one / "validation.csv"), read_log(two / "validation.csv"), strict=True):
+        assert first == pytest.approx(second, rel=1e-5, nan_ok=True)
+    for name, tensor in weights(one).items():
+        torch.testing.assert_close(tensor, weights(two)[name], rtol=1e-5, atol=1e-6)
+
+
 # ------------------------------------------------------------------------------------------------------ the whole run
 
 
 @pytest.mark.usefixtures("_few_pairs")
-def test_interrupted_training_resumes_to_its_end_and_gives_a_bundle(
-    recipe: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_run_leaves_logs_a_curve_a_summary_and_two_bundles(
+    recipe: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.INFO)
     run = tmp_path / "run"
-    train(Arguments(recipe=recipe, output=run, workers=0, minutes=0.0))
-    assert "stopped at step 1" in caplog.text
-    first = weights(run)
     train(Arguments(recipe=recipe, output=run, workers=0))
-    assert "resumed from step 1" in caplog.text
-    assert "validation at step 4: Dice" in caplog.text
-    assert torch.load(run / "checkpoint.pt", weights_only=True)["step"] == 4
-    assert any(not torch.equal(tensor, first[name]) for name, tensor in weights(run).items())
-
-    ensemble = load_ensemble(run / "bundle", device="cpu", precision="float32")
-    assert ensemble.settings == read_recipe(recipe).model
-    outline, presence = ensemble.predict(random_input(ensemble.settings))
-    assert bool(outline.isfinite().all())
-    assert bool(presence.isfinite().all())
-    provenance = read_manifest(run / "bundle").provenance
-    assert provenance == {"recipe": "tiny", "data": "phantoms", "licence": "research use only"}
+    assert [row["step"] for row in curve(run)] == list(range(1, 9))
+    assert all(np.isfinite(row["loss"]) for row in curve(run))
+    assert [row["step"] for row in read_log(run / "validation.csv")] == [4, 8]
+    assert (run / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert list(run.glob("events.out.tfevents.*"))
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["steps"] == "8 of 8"
+    assert summary["best step"] in (4, 8)
+    assert "best challenge Dice" in capsys.readouterr().out
+    assert "validation at step 8: dice" in caplog.text
+    for name in ("best", "last"):
+        ensemble = load_ensemble(run / name, device="cpu", precision="float32")
+        assert ensemble.settings == read_recipe(recipe).model
+        outline, presence = ensemble.predict(random_input(ensemble.settings))
+        assert bool(outline.isfinite().all())
+        assert bool(presence.isfinite().all())
+    provenance = read_manifest(run / "last").provenance
+    assert provenance["recipe"] == "tiny"
+    assert provenance["data"] == "phantoms"
+    assert provenance["steps"] == "8 of 8"
+    assert provenance["licence"] == "research use only"
 
     # A finished run stays as it is.
     finished = weights(run)
     train(Arguments(recipe=recipe, output=run, workers=0))
     assert all(torch.equal(tensor, finished[name]) for name, tensor in weights(run).items())
+    assert len(curve(run)) == 8
+
+
+@pytest.mark.usefixtures("_few_pairs")
+def test_run_stopped_after_its_minutes_resumes_to_the_same_end(
+    recipe: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(Arguments(recipe=recipe, output=whole, workers=0))
+    train(Arguments(recipe=recipe, output=parts, workers=0, minutes=0.0))
+    assert "stopped at step 1" in caplog.text
+    train(Arguments(recipe=recipe, output=parts, workers=0))
+    assert "resumed from step 1" in caplog.text
+    assert_same_run(whole, parts)
+
+
+@pytest.mark.usefixtures("_few_pairs")
+@pytest.mark.parametrize("death", DEATHS)
+def test_killed_run_resumes_with_the_same_data_and_the_same_curve(recipe: Path, tmp_path: Path, death: str) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    command = [sys.executable, "-m", "test.unit.training_runs", str(recipe), str(killed), death]
+    ended = subprocess.run(
+        command, check=False, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert torch.load(killed / "checkpoint.pt", weights_only=True)["progress"]["step"] in (4, 6)
+    for run in (whole, killed):
+        train(Arguments(recipe=recipe, output=run, workers=0, checkpoint_every=2))
+    assert_same_run(whole, killed)
+    for name in ("best", "last"):
+        assert sorted(path.name for path in (killed / name).iterdir()) == ["fold_0.safetensors", "settings.json"]
+    assert not list(killed.glob(".partial-*"))
+
+
+@pytest.mark.usefixtures("_few_pairs")
+def test_run_that_is_asked_to_stop_writes_a_checkpoint_first(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Learner.step
+
+    def interrupted(learner: Learner, batch: object, done: object, *, rate: float) -> None:
+        step(learner, batch, done, rate=rate)
+        if done.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Learner, "step", interrupted)
+    train(Arguments(recipe=recipe, output=tmp_path / "run", workers=0))
+    assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["progress"]["step"] == 3
+    monkeypatch.setattr(Learner, "step", step)
+    train(Arguments(recipe=recipe, output=tmp_path / "run", workers=0))
+    train(Arguments(recipe=recipe, output=tmp_path / "whole", workers=0))
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
 @pytest.mark.gpu
@@ -131,102 +149,117 @@ def test_training_begun_on_the_cpu_goes_on_on_a_gpu(recipe: Path, tmp_path: Path
     train(Arguments(recipe=recipe, output=run, workers=0, minutes=0.0, device="cpu"))
     begun = weights(run)
     train(Arguments(recipe=recipe, output=run, workers=0, device="cuda"))
-    assert torch.load(run / "checkpoint.pt", weights_only=True)["step"] == 4
     assert any(not torch.equal(tensor.cpu(), begun[name]) for name, tensor in weights(run).items())
-    load_ensemble(run / "bundle", device="cpu")
+    load_ensemble(run / "best", device="cpu")
 
 
 @pytest.mark.usefixtures("_few_pairs")
-def test_bundle_holds_the_averaged_weights(recipe: Path, tmp_path: Path) -> None:
+def test_bundles_hold_the_averaged_weights(recipe: Path, tmp_path: Path) -> None:
     # Steps so long that the averages cannot be mistaken for the last weights.
-    recipe.write_text(RECIPE.format(optimizer="adamw").replace("learning_rate = 1e-3", "learning_rate = 0.2"))
+    write_recipe(recipe, optimizer="adamw")
+    recipe.write_text(recipe.read_text().replace("learning_rate = 1e-3", "learning_rate = 0.2"))
     train(Arguments(recipe=recipe, output=tmp_path / "run", workers=0, steps=3))
     state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
-    assert state["step"] == 3
-    (network,) = load_ensemble(tmp_path / "run" / "bundle", device="cpu", precision="float32").networks
+    (network,) = load_ensemble(tmp_path / "run" / "last", device="cpu", precision="float32").networks
     name = "fusion.followup.0.weight"
     bundled, averaged = network.state_dict()[name], state["average"][f"module.{name}"]
     torch.testing.assert_close(bundled, averaged, atol=1e-3, rtol=1e-3)
     assert not torch.allclose(averaged, state["network"][name], atol=1e-2)
 
 
-@pytest.mark.usefixtures("restored_logging")
-def test_data_folder_without_the_recipes_volumes_is_refused(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.usefixtures("_few_pairs")
+def test_run_can_begin_with_another_runs_weights(recipe: Path, tmp_path: Path) -> None:
+    train(Arguments(recipe=recipe, output=tmp_path / "first", workers=0, steps=2))
+    recipe.write_text(recipe.read_text().replace("learning_rate = 1e-3", "learning_rate = 1e-9"))
+    again = Arguments(
+        recipe=recipe, output=tmp_path / "second", workers=0, steps=1, weights=tmp_path / "first" / "last"
+    )
+    train(again)
+    (given,) = load_ensemble(tmp_path / "first" / "last", device="cpu", precision="float32").networks
+    for name, tensor in given.state_dict().items():
+        torch.testing.assert_close(weights(tmp_path / "second")[name], tensor, atol=1e-4, rtol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------------------- faults
+
+
+@pytest.mark.usefixtures("_few_pairs")
+def test_step_without_numbers_is_skipped_and_counted(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    arguments = ["train", str(recipe), "--data", str(tmp_path), "--output", str(tmp_path / "run")]
-    monkeypatch.setattr("sys.argv", arguments)
-    assert main() == 1
-    assert "no one/ct.nii.gz; expected one such file for each of one" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
+    losses = Learner._losses
+
+    def spoilt(learner: Learner, batch: object) -> dict[str, torch.Tensor]:
+        parts = losses(learner, batch)
+        calls.append(1)
+        return {name: part * float("nan") for name, part in parts.items()} if len(calls) == 3 else parts
+
+    calls: list[int] = []
+    monkeypatch.setattr(Learner, "_losses", spoilt)
+    done = train(Arguments(recipe=recipe, output=tmp_path / "run", workers=0))
+    assert done.bad_steps == 1
+    assert "step 3: loss nan, its gradients are no numbers; skipped" in caplog.text
+    assert [np.isnan(row["loss"]) for row in curve(tmp_path / "run")] == [False, False, True] + [False] * 5
+    assert all(bool(tensor.isfinite().all()) for tensor in weights(tmp_path / "run").values())
 
 
-# ------------------------------------------------------------------------------------------------------ learning rate
-
-
-def test_learning_rate_falls_as_a_polynomial() -> None:
-    settings = OptimizerSettings(learning_rate=0.01, decay_exponent=0.9)
-    rates = [_learning_rate(step, 10, settings) for step in range(10)]
-    assert rates[0] == pytest.approx(0.01)
-    assert rates[5] == pytest.approx(0.01 * 0.5**0.9)
-    assert rates[9] == pytest.approx(0.01 * 0.1**0.9)
-    assert rates == sorted(rates, reverse=True)
-
-
-def test_warm_up_holds_a_fraction_of_the_rate() -> None:
-    settings = OptimizerSettings(learning_rate=0.01, warmup_steps=3, warmup_factor=0.1)
-    rates = [_learning_rate(step, 10, settings) for step in range(5)]
-    plain = [_learning_rate(step, 10, OptimizerSettings(learning_rate=0.01)) for step in range(5)]
-    ratios = [rate / full for rate, full in zip(rates, plain, strict=True)]
-    assert ratios == pytest.approx([0.1, 0.1, 0.1, 1, 1])
-
-
-def test_longinet_is_trained_as_published() -> None:
-    optimizer = read_recipe(Path(__file__).parents[2] / "training" / "recipes" / "longinet.toml").optimizer
-    assert (optimizer.kind, optimizer.momentum, optimizer.weight_decay) == ("sgd", 0.99, 3e-5)
-    assert (optimizer.learning_rate, optimizer.decay_exponent, optimizer.warmup_factor) == (2.5e-3, 0.9, 0.1)
-
-
-# ------------------------------------------------------------------------------------------------------------ recipes
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("steps = 4", "steps = 0", "tiny.toml: steps: "),
-        ("steps = 4", "steps = ", "tiny.toml: Invalid value"),
-        ("steps = 4", "stops = 4", "tiny.toml: steps: Field required"),
-        ("reuse = 1", "reuse = 1\ncolour = 3", "tiny.toml: data.colour: Extra inputs"),
-        ('kind = "sgd"', 'kind = "lion"', "tiny.toml: optimizer.kind: "),
-        ("shape_zyx = [8, 16, 16]", "shape_zyx = [9, 16, 16]", "9 along z is not a multiple of the network's 2"),
-        (
-            "reuse = 1",
-            "reuse = 1\n[jitter]\nshape_zyx = [8, 9, 16]",
-            "jitter.shape_zyx: 9 along y is not a multiple of the network's 2",
-        ),
-        (
-            "decoder_convolutions = [1]",
-            "decoder_convolutions = [1, 1]",
-            "decoder_convolutions has 2 entries, expected 1",
-        ),
-    ],
-)
-def test_wrong_recipe_is_refused_in_one_line(recipe: Path, old: str, new: str, message: str) -> None:
-    text = recipe.read_text()
-    assert old in text
-    recipe.write_text(text.replace(old, new))
-    with pytest.raises(InputError) as caught:
-        read_recipe(recipe)
-    assert message in str(caught.value)
+@pytest.mark.usefixtures("_few_pairs")
+def test_run_whose_steps_are_all_without_numbers_ends_with_one_line(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = Learner._losses
+    monkeypatch.setattr("training.learner._BAD_IN_A_ROW", 4)
+    monkeypatch.setattr(
+        Learner,
+        "_losses",
+        lambda learner, batch: {name: part * float("inf") for name, part in losses(learner, batch).items()},
+    )
+    with pytest.raises(TrainingError, match="step 4: gradients that are no numbers in 4 steps in a row") as caught:
+        train(Arguments(recipe=recipe, output=tmp_path / "run", workers=0))
     assert "\n" not in str(caught.value)
 
 
-def test_missing_recipe_is_refused_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none\.toml.*; expected a TOML recipe$"):
-        read_recipe(tmp_path / "none.toml")
+@pytest.mark.usefixtures("_few_pairs")
+def test_run_of_another_recipe_seed_or_length_is_not_resumed(recipe: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(Arguments(recipe=recipe, output=run, workers=0, minutes=0.0))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=r"begun with seed = 0, now 1; expected the same run, or another --output"):
+        train(Arguments(recipe=recipe, output=run, workers=0, seed=1))
+    with pytest.raises(InputError, match=r"begun with steps = 8, now 5"):
+        train(Arguments(recipe=recipe, output=run, workers=0, steps=5))
+    with pytest.raises(InputError, match=r"begun with workers = 0, now 2"):
+        train(Arguments(recipe=recipe, output=run, workers=2))
+    recipe.write_text(recipe.read_text().replace("learning_rate = 1e-3", "learning_rate = 1e-2"))
+    with pytest.raises(InputError, match=r"begun with recipe.optimizer.learning_rate = 0.001, now 0.01"):
+        train(Arguments(recipe=recipe, output=run, workers=0))
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
-def test_defaults_are_those_of_the_paper() -> None:
-    settings = OptimizerSettings()
-    assert (settings.kind, settings.learning_rate, settings.momentum) == ("sgd", 2.5e-3, 0.99)
-    assert math.isclose(settings.weight_decay, 3e-5)
+@pytest.mark.usefixtures("restored_logging")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data", "{tmp}"], "0 volume"),
+        (["--data", "{tmp}/none"], "no such folder; expected a prepared data set, or a folder of CT volumes"),
+        (["--fold", "1"], "--fold 1: phantoms have no folds"),
+        (["--weights", "{tmp}"], "expected"),
+    ],
+)
+def test_data_or_weights_that_cannot_be_used_are_refused_in_one_line(
+    recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
+) -> None:
+    few_pairs(monkeypatch)
+    given = [option.format(tmp=tmp_path) for option in options]
+    monkeypatch.setattr("sys.argv", ["train", str(recipe), *given, "--output", str(tmp_path / "run")])
+    assert main() == 1
+    said = capsys.readouterr().err.strip()
+    assert message in said
+    assert said.startswith("error: ")
+    assert "\n" not in said
+    assert not (tmp_path / "run").exists()

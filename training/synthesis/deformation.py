@@ -1,56 +1,169 @@
-"""Where the voxels of a second scan lie in the first one's anatomy: rigid motion, breathing, growth."""
+"""Where the points of a second scan lie in the first one's anatomy: rigid motion, bending, breathing, growth.
+
+Anatomy is measured in z, y, x mm from the first voxel of the source's volume. A motion maps points when they are asked
+for, so that no whole scan's points are ever held, and for a lattice of points, whose smooth parts are quick to find.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from torch import Tensor
+
+from training.synthesis.settings import MotionSettings
+
+# The coordinates of a lattice's points along z, y and x.
+Axes: TypeAlias = tuple[Float32[Tensor, " z"], Float32[Tensor, " y"], Float32[Tensor, " x"]]
+# Where points of the changed anatomy lay before the change.
+Mapped: TypeAlias = Callable[[Tensor], Tensor]
+
+# Of the smooth part, about one period's length in a scan; its fewest control points along each axis.
+_CONTROL_MM = 70.0
+_CONTROLS_ZYX = (5, 6, 6)
+# Craniocaudal motion is half as strong again.
+_BENDING_ZYX = (1.5, 1.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SmoothField:
+    """Values that vary smoothly over a box, which reaches from -1 to 1 along each axis."""
+
+    controls: Float32[Tensor, "c z y x"]
+
+    @classmethod
+    def random(cls, generator: np.random.Generator, *, components: int, controls_zyx: Sequence[int]) -> SmoothField:
+        """Of unit deviation where the controls are; values between them are interpolated."""
+        values = generator.normal(size=(components, *controls_zyx))
+        return cls(controls=torch.from_numpy(values.astype(np.float32)))
+
+    def rounded(self) -> SmoothField:
+        """Without the kinks of interpolation, and again of unit deviation."""
+        fine = torch.nn.functional.interpolate(
+            self.controls[None], scale_factor=4, mode="trilinear", align_corners=True
+        )
+        smooth = torch.nn.functional.avg_pool3d(fine, 5, stride=1, padding=2, count_include_pad=False)
+        return SmoothField(controls=smooth[0] / smooth.std())
+
+    def at(self, axes: Axes) -> Float32[Tensor, "c z y x"]:
+        """Values on a lattice of the box, linear between controls; beyond the box, those of its border."""
+        values = self.controls.to(axes[0].device)
+        z, y, x = (_weights(axis, length) for axis, length in zip(axes, values.shape[1:], strict=True))
+        along = torch.einsum("zi,cijk->czjk", z, values)
+        return torch.einsum("yj,czjk->czyk", y, along) @ x.T
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Growth:
     """A neighbourhood grown by `factor` (below 1: shrunk) around a centre; the effect fades over `reach_mm`."""
 
-    center_zyx_mm: Float32[np.ndarray, "3"]
+    center_zyx_mm: Float[np.ndarray, "3"]
     factor: float
     reach_mm: float
 
+    def mapped(self, points_zyx_mm: Float32[Tensor, "z y x 3"]) -> Float32[Tensor, "z y x 3"]:
+        """Where points of the grown anatomy lay before."""
+        offset = points_zyx_mm - _vector(self.center_zyx_mm, points_zyx_mm)
+        fade = torch.exp(-(offset**2).sum(-1, keepdim=True) / self.reach_mm**2)
+        return points_zyx_mm + offset * fade * (1 / self.factor - 1)
 
-def deformed(
-    points_zyx_mm: Float32[Tensor, "z y x 3"],
-    generator: np.random.Generator,
-    *,
-    rotation_deg: float,
-    amplitude_mm: float,
-    growth: Growth | None,
-) -> Float32[Tensor, "z y x 3"]:
-    """Maps points of the second scan to the anatomy of the first; points are relative to the cut-out's middle.
 
-    Rotations are drawn up to `rotation_deg` about each axis; the smooth part has that standard deviation in mm, and
-    half as much again along z, as breathing does.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Breathing:
+    """The diaphragm, at `diaphragm_mm` along z, moves by `amplitude_mm` down as the lungs above it fill.
+
+    The motion fades to nothing at the lungs' apex, `height_mm` higher, and as far below.
     """
-    turn = Rotation.from_euler("zyx", generator.uniform(-rotation_deg, rotation_deg, 3), degrees=True).as_matrix()
-    moved = points_zyx_mm @ torch.from_numpy(turn.astype(np.float32))
-    moved += _smooth_field(points_zyx_mm.shape[:3], generator) * torch.tensor([1.5, 1.0, 1.0]) * amplitude_mm
-    if growth is not None:
-        offset = moved - torch.from_numpy(growth.center_zyx_mm)
-        fade = torch.exp(-(offset**2).sum(-1, keepdim=True) / growth.reach_mm**2)
-        moved += offset * fade * (1 / growth.factor - 1)
-    return moved
+
+    amplitude_mm: float
+    diaphragm_mm: float
+    height_mm: float
+
+    @property
+    def lung_density(self) -> float:
+        """The density of the lungs against that before: the same tissue in another volume."""
+        return 1.0 / (1.0 + self.amplitude_mm / self.height_mm)
+
+    def shift_mm(self, heights_mm: Float32[Tensor, "z y x"]) -> Float32[Tensor, "z y x"]:
+        """How much higher what is seen at those heights along z lay in the first breath."""
+        distance = ((heights_mm - self.diaphragm_mm) / self.height_mm).clamp(-1, 1)
+        return self.amplitude_mm * torch.cos(distance * (np.pi / 2)) ** 2
 
 
-def _smooth_field(shape: torch.Size, generator: np.random.Generator) -> Float32[Tensor, "z y x 3"]:
-    """A random vector field of unit deviation that varies over about a third of the volume."""
-    control = torch.from_numpy(generator.normal(size=(1, 3, 5, 6, 6)).astype(np.float32))
-    fine = torch.nn.functional.interpolate(control, scale_factor=4, mode="trilinear", align_corners=True)
-    smooth = torch.nn.functional.avg_pool3d(fine, 5, stride=1, padding=2, count_include_pad=False)
-    field = torch.nn.functional.interpolate(smooth, size=tuple(shape), mode="trilinear", align_corners=True)
-    return field[0].permute(1, 2, 3, 0) / smooth.std()
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Motion:
+    """All that has moved between two scans; the patient turns around `center_zyx_mm`.
+
+    The bending, in mm, belongs to a box of that half size around the centre.
+    """
+
+    center_zyx_mm: Float[np.ndarray, "3"]
+    half_zyx_mm: Float[np.ndarray, "3"]
+    rotation: Float[np.ndarray, "3 3"]
+    bending: SmoothField | None = None
+    breathing: Breathing | None = None
+    growths: tuple[Mapped, ...] = ()
+
+    def mapped(self, axes: Axes) -> Float32[Tensor, "z y x 3"]:
+        """Where the points of a lattice of the second scan lie in the anatomy of the first."""
+        offsets = [axis - center for axis, center in zip(axes, self.center_zyx_mm.tolist(), strict=True)]
+        moved = [
+            _outer_sum([offset * float(share) for offset, share in zip(offsets, column, strict=True)]) + center
+            for column, center in zip(self.rotation.T, self.center_zyx_mm.tolist(), strict=True)
+        ]
+        if self.bending is not None:
+            halves = self.half_zyx_mm.tolist()
+            z, y, x = (offset / half for offset, half in zip(offsets, halves, strict=True))
+            for place, shift in zip(moved, self.bending.at((z, y, x)), strict=True):
+                place += shift
+        if self.breathing is not None:
+            moved[0] += self.breathing.shift_mm(moved[0])
+        points = torch.stack(moved, dim=-1)
+        for growth in self.growths:
+            points = growth(points)
+        return points
+
+
+def lattice(axes: Axes) -> Float32[Tensor, "z y x 3"]:
+    """The points whose coordinates are those of the axes."""
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+
+
+def random_motion(
+    generator: np.random.Generator,
+    settings: MotionSettings,
+    *,
+    center_zyx_mm: Float[np.ndarray, "3"],
+    half_zyx_mm: Float[np.ndarray, "3"],
+    lungs_mm: tuple[float, float] | None,
+    growths: tuple[Mapped, ...],
+) -> Motion:
+    """Draws a motion; breathing needs to know from where to where along z the lungs reach."""
+    limit = settings.rotation_deg
+    turn = Rotation.from_euler("zyx", generator.uniform(-limit, limit, 3), degrees=True).as_matrix()
+    controls = np.maximum(_CONTROLS_ZYX, np.ceil(2 * half_zyx_mm / _CONTROL_MM)).astype(int).tolist()
+    field = SmoothField.random(generator, components=3, controls_zyx=controls).rounded()
+    strength = torch.tensor(_BENDING_ZYX) * float(generator.uniform(*settings.deformation_mm))
+    breathing = None
+    if settings.breathing_mm and lungs_mm is not None:
+        low, high = lungs_mm
+        height = max(high - low, 150.0)
+        depth = float(np.clip(generator.normal(0, settings.breathing_mm), -0.25 * height, 0.25 * height))
+        breathing = Breathing(amplitude_mm=depth, diaphragm_mm=low, height_mm=height)
+    return Motion(
+        center_zyx_mm=center_zyx_mm,
+        half_zyx_mm=half_zyx_mm,
+        rotation=turn,
+        bending=SmoothField(controls=field.controls * strength[:, None, None, None]),
+        breathing=breathing,
+        growths=growths,
+    )
 
 
 def sampled(
@@ -58,6 +171,21 @@ def sampled(
 ) -> Float32[Tensor, "a b c"]:
     """Linear interpolation of a volume, whose middle is the origin, at points; zero beyond it."""
     half_mm = (np.array(volume.shape) - 1) / 2 * spacing_zyx_mm
-    scaled = points_zyx_mm / torch.from_numpy(np.maximum(half_mm, 1e-3).astype(np.float32))
+    scaled = points_zyx_mm / _vector(np.maximum(half_mm, 1e-3), points_zyx_mm)
     values = torch.nn.functional.grid_sample(volume[None, None], scaled.flip(-1)[None], align_corners=True)
     return values[0, 0]
+
+
+def _outer_sum(axes: Sequence[Float32[Tensor, " n"]]) -> Float32[Tensor, "z y x"]:
+    z, y, x = axes
+    return z[:, None, None] + y[None, :, None] + x[None, None, :]
+
+
+def _weights(axis: Float32[Tensor, " n"], controls: int) -> Float32[Tensor, "n controls"]:
+    """What each control adds to the values along an axis that runs from -1 to 1."""
+    places = ((axis.clamp(-1, 1) + 1) / 2 * (controls - 1))[:, None]
+    return (1 - (places - torch.arange(controls, device=axis.device)).abs()).clamp(min=0)
+
+
+def _vector(values: NDArray[np.floating], like: Tensor) -> Float32[Tensor, "3"]:
+    return torch.from_numpy(values.astype(np.float32)).to(like.device)

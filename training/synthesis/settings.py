@@ -4,10 +4,199 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field, model_validator
+
 from longilesion.config import Settings
+from longilesion.geometry import Triple
+
+
+class LifenetSize(Settings):
+    """A class of LiFE-Net's lesions (appendix C, main parametrization)."""
+
+    probability: float = Field(ge=0, le=1, description="share of the exams with lesions that have this class alone")
+    radius_mm: float = Field(gt=0, description="mean of the ellipsoid's semi-axes")
+    count: tuple[int, int] = Field(description="fewest and most lesions of an exam")
+    elastic_sigma: tuple[float, float] = Field(
+        description="deviation of the elastic deformation, in the paper's voxels"
+    )
+
+
+class LifenetSettings(Settings):
+    """LiFE-Net's lesions (section 2.2, appendices B and C); the defaults are the paper's numbers where it gives one."""
+
+    organs: tuple[str, ...] = Field(default=("liver",), description="the organs, by mask, in which lesions lie")
+    tissue_without_mask: Literal["soft", "lung", "fat", "bone"] = Field(
+        default="soft", description="where lesions lie in a volume that has none of these masks"
+    )
+    healthy_share: float = Field(default=0.33, ge=0, le=1, description="exams without any lesion (appendix B)")
+    tiny: LifenetSize = LifenetSize(probability=0.1, radius_mm=6, count=(5, 8), elastic_sigma=(0.7, 0.9))
+    small: LifenetSize = LifenetSize(probability=0.25, radius_mm=8, count=(4, 6), elastic_sigma=(1.0, 1.25))
+    medium: LifenetSize = LifenetSize(probability=0.3, radius_mm=9, count=(1, 3), elastic_sigma=(1.5, 2.5))
+    large: LifenetSize = LifenetSize(probability=0.2, radius_mm=14, count=(1, 2), elastic_sigma=(2.5, 3.5))
+    axis_factor: tuple[float, float] = Field(
+        default=(0.75, 1.25), description="range of each semi-axis against the class's radius"
+    )
+    elastic_voxel_zyx_mm: Triple = Field(default=(2.0, 1.37, 1.5), description="the paper's voxels (appendix B)")
+    smallest_diameter_mm: float = Field(
+        default=8.0, ge=0, description="a lesion with a smaller largest axial diameter is drawn anew (appendix C)"
+    )
+    contrast_hu: tuple[float, float] = Field(
+        default=(30.0, 80.0), description="range of the mean difference to the tissue around (appendix C)"
+    )
+    brighter: bool = Field(default=False, description="lesions are brighter than the tissue around, not darker")
+    texture_hu: tuple[float, float] = Field(
+        default=(4.0, 12.0), description="range of the texture's strength; the paper gives none"
+    )
+    edge_mm: tuple[float, float] = Field(
+        default=(0.5, 2.0), description="range of the border's width; the paper gives none"
+    )
+    only_followup_share: float = Field(default=0.2, ge=0, le=1, description="of the lesions (section 2.2)")
+    only_baseline_share: float = Field(default=0.2, ge=0, le=1, description="of the lesions (section 2.2)")
+    stable_share: float = Field(
+        default=0.3, ge=0, le=1, description="of the exams; their lesions in both scans stay (section 2.2)"
+    )
+    growing_share: float = Field(default=0.3, ge=0, le=1, description="they grow (section 2.2)")
+    shrinking_share: float = Field(
+        default=0.1, ge=0, le=1, description="they shrink; in the exams left over some stay and some grow (section 2.2)"
+    )
+    growth: tuple[float, float] = Field(
+        default=(1.3, 1.7), description="range of a growing lesion's semi-axes against the baseline's (section 2.2)"
+    )
+    shrinkage: tuple[float, float] = Field(default=(0.5, 0.7), description="the same of a shrinking one (section 2.2)")
+    shift_mm: tuple[float, float] = Field(
+        default=(0.0, 6.0), description="range of the way between the centres in both scans (section 2.2)"
+    )
+    outlier_deviations: float = Field(
+        default=2.5, gt=0, description="organ that is so many robust deviations brighter or darker is none to lie in"
+    )
+    outlier_hu: float = Field(default=15.0, gt=0, description="but never less than this")
+    outlier_ml: float = Field(default=0.05, ge=0, description="smaller outliers are noise")
+    gap_mm: float = Field(default=1.0, ge=0, description="what is left free around each lesion")
+
+    @property
+    def sizes(self) -> tuple[LifenetSize, ...]:
+        """The classes; the probability that they leave is that of the exams that mix them (appendix C)."""
+        return self.tiny, self.small, self.medium, self.large
+
+    @model_validator(mode="after")
+    def _check(self) -> LifenetSettings:
+        for name, total in (
+            ("probability", sum(size.probability for size in self.sizes)),
+            ("only_followup_share + only_baseline_share", self.only_followup_share + self.only_baseline_share),
+            (
+                "stable_share + growing_share + shrinking_share",
+                self.stable_share + self.growing_share + self.shrinking_share,
+            ),
+        ):
+            if total > 1 + 1e-9:
+                raise ValueError(f"{name}: expected a sum of at most 1, not {total:g}")
+        return self
+
+
+class FateShares(Settings):
+    """How often a lesion that is no distractor has which fate; weights, whose sum counts as 1."""
+
+    persists: float = Field(default=0.42, ge=0)
+    new: float = Field(default=0.28, ge=0)
+    gone: float = Field(default=0.30, ge=0)
+
+
+class ChangeShares(Settings):
+    """How often a lesion that persists stays, grows or shrinks; weights, whose sum counts as 1."""
+
+    stays: float = Field(default=0.30, ge=0)
+    grows: float = Field(default=0.35, ge=0)
+    shrinks: float = Field(default=0.35, ge=0)
+
+
+class TissueShares(Settings):
+    """How often a lesion lies in which tissue; weights among those that lie near by."""
+
+    soft: float = Field(default=0.65, ge=0)
+    lung: float = Field(default=0.25, ge=0)
+    fat: float = Field(default=0.10, ge=0)
+    bone: float = Field(default=0.0, ge=0)
+
+
+class MotionSettings(Settings):
+    """How the patient and the organs move between the scans."""
+
+    rotation_deg: float = Field(default=6.0, ge=0, le=30, description="up to as much about each axis")
+    deformation_mm: tuple[float, float] = Field(
+        default=(0.3, 3.0), description="range of the smooth deformation's standard deviation"
+    )
+    breathing_mm: float = Field(
+        default=0.0, ge=0, le=30, description="standard deviation of the diaphragm's height, where lungs are seen"
+    )
+
+
+class ProtocolChanges(Settings):
+    """What differs between the two scans' protocols; what does not is drawn once for both."""
+
+    contrast: bool = Field(default=True, description="the phase of enhancement")
+    dose: bool = Field(default=True, description="the noise's strength and grain")
+    kernel: bool = Field(default=True, description="the sharpness")
+    slices: bool = Field(default=True, description="thickness and spacing")
 
 
 class SynthesisSettings(Settings):
-    """Which generator draws the lesions: our own for all tissues, or LiFE-Net's for one organ."""
+    """Which generator draws the lesions, ours for all tissues or LiFE-Net's for one organ, and what changes.
+
+    The defaults are what the shipped model was trained on.
+    """
 
     generator: Literal["general", "lifenet"] = "general"
+    lifenet: LifenetSettings = LifenetSettings()
+
+    attempts: tuple[int, int] = Field(
+        default=(3, 8), description="range of how many lesions are placed near the first, unless they collide"
+    )
+    whole_attempts: tuple[int, int] = Field(default=(5, 16), description="the same for a whole scan")
+    fates: FateShares = FateShares()
+    changes: ChangeShares = ChangeShares()
+    tissues: TissueShares = TissueShares()
+    organs: tuple[str, ...] = Field(
+        default=(), description="organs with a mask in which lesions of soft tissue are sought; all of them if empty"
+    )
+    organ_share: float = Field(
+        default=0.0, ge=0, le=1, description="of the lesions of soft tissue that are sought in those organs alone"
+    )
+    node_share: float = Field(default=0.0, ge=0, le=1, description="of the lesions in fat that are lymph nodes")
+
+    real_share: float = Field(default=0.5, ge=0, le=1, description="of the cut-outs around a real lesion, if there is")
+    real_shape_share: float = Field(default=0.4, ge=0, le=1, description="of painted lesions with a real one's shape")
+    anatomy_share: float = Field(
+        default=0.0, ge=0, le=1, description="of real lesions whose change is led by the anatomy around them"
+    )
+
+    distractor_share: float = Field(default=0.15, ge=0, le=1, description="of painted lesions that nobody marked")
+    merging_share: float = Field(
+        default=0.0, ge=0, le=1, description="of persisting lesions that take in a second one beside them"
+    )
+    splitting_share: float = Field(
+        default=0.0, ge=0, le=1, description="of larger persisting lesions of which two parts are left"
+    )
+    scar_share: float = Field(default=0.0, ge=0, le=1, description="of gone lesions that leave a faint residual")
+    missing_outlines: float = Field(
+        default=0.0, ge=0, le=1, description="share of persisting lesions that the baseline's mask misses"
+    )
+    false_outlines: float = Field(
+        default=0.0, ge=0, le=1, description="share of the baseline's outlines, on average, that mark normal tissue"
+    )
+
+    motion: MotionSettings = MotionSettings()
+    protocol_changes: ProtocolChanges = ProtocolChanges()
+
+    @model_validator(mode="after")
+    def _check(self) -> SynthesisSettings:
+        for name, (low, high) in (
+            ("attempts", self.attempts),
+            ("whole_attempts", self.whole_attempts),
+            ("motion.deformation_mm", self.motion.deformation_mm),
+        ):
+            if not 0 <= low <= high:
+                raise ValueError(f"{name}: expected a range of numbers from 0 on, not {low} to {high}")
+        for name, shares in (("fates", self.fates), ("changes", self.changes), ("tissues", self.tissues)):
+            if not sum(shares.model_dump().values()):
+                raise ValueError(f"{name}: expected at least one share above 0")
+        return self

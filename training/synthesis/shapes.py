@@ -24,15 +24,18 @@ class Shape:
     distance: Float32[torch.Tensor, "n n n"]
 
 
-def random_shape(generator: np.random.Generator) -> Shape:
-    """An ellipsoid with axis ratios up to 1:2 and a lumpy surface."""
+def random_shape(generator: np.random.Generator, *, lumpiness: float = 0.25, stretch: float = 0.2) -> Shape:
+    """An ellipsoid with a lumpy surface.
+
+    Lumps deviate by up to `lumpiness` of the radius; the axes' logarithms deviate by `stretch`, 0.2 for ratios of 1:2.
+    """
     axis = np.linspace(-REACH, REACH, _SIDE)
     z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
-    ratios = np.exp(generator.normal(0.0, 0.2, 3))
+    ratios = np.exp(generator.normal(0.0, stretch, 3))
     ratios /= np.prod(ratios) ** (1 / 3)
     radius = np.sqrt((z / ratios[0]) ** 2 + (y / ratios[1]) ** 2 + (x / ratios[2]) ** 2)
     lumps = gaussian_filter(generator.normal(size=radius.shape), generator.uniform(2.0, 5.0))
-    lumps *= generator.uniform(0.0, 0.25) / lumps.std()
+    lumps *= generator.uniform(0.0, lumpiness) / lumps.std()
     return _normalised(radius + lumps < 1.0)
 
 
@@ -59,9 +62,10 @@ def signed_distance_mm(
     rotation: NDArray[np.float64],
 ) -> Float32[torch.Tensor, "z y x"]:
     """Signed distance at offsets from the lesion's centre, for a lesion turned by `rotation` and of that radius."""
-    turned = offsets_zyx_mm @ torch.from_numpy(rotation.astype(np.float32)) / (radius_mm * REACH)
+    device = offsets_zyx_mm.device
+    turned = offsets_zyx_mm @ torch.from_numpy(rotation.astype(np.float32)).to(device) / (radius_mm * REACH)
     sampled = torch.nn.functional.grid_sample(
-        shape.distance[None, None], turned.flip(-1)[None], align_corners=True, padding_mode="border"
+        shape.distance.to(device)[None, None], turned.flip(-1)[None], align_corners=True, padding_mode="border"
     )
     # Beyond the cube the border's value is too small; the distance to the cube makes up for it.
     beyond = (turned.abs() - 1).clamp(min=0).norm(dim=-1) * REACH

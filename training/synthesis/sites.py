@@ -1,28 +1,94 @@
-"""Where in a volume a lesion may be painted."""
+"""Where in a volume a lesion may lie, and what the challenge would call one there."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import cc3d
 import numpy as np
-from jaxtyping import Float32, Int16
-from scipy.ndimage import binary_erosion, binary_fill_holes, uniform_filter
+from jaxtyping import Bool, Float32, Int16
+from scipy.ndimage import binary_closing, binary_erosion, binary_fill_holes, mean, uniform_filter
 
 from training.synthesis.lesions import Tissue
+
+_STEP_MM = 4.0
+_TYPES_BY_TISSUE: Mapping[Tissue, str] = {
+    "soft": "unclear",
+    "lung": "Lung",
+    "fat": "Soft tissue / Skin",
+    "bone": "Skeleton",
+}
+# Words in the names of organs, as TotalSegmentator and others give them.
+_TYPES_BY_WORD = {
+    "adrenal": "Adrenals",
+    "brain": "CNS",
+    "spinal_cord": "CNS",
+    "heart": "Heart",
+    "kidney": "Kidney",
+    "liver": "Liver",
+    "lung": "Lung",
+    "spleen": "Spleen",
+    "lymph": "Lymph node",
+    "muscle": "Soft tissue / Skin",
+    "bone": "Skeleton",
+    "vertebra": "Skeleton",
+}
 
 
 def lesion_sites(
     hu: Int16[np.ndarray, "z y x"], spacing_zyx_mm: Float32[np.ndarray, "3"]
 ) -> Mapping[Tissue, Float32[np.ndarray, "n 3"]]:
-    """Positions (z, y, x in mm from the first voxel) inside soft tissue, lung and fat, on a grid of about 4 mm."""
-    stride = np.maximum(np.round(4.0 / spacing_zyx_mm), 1).astype(int)
+    """Positions (z, y, x in mm from the first voxel) in soft tissue, lung, fat and bone, on a grid of about 4 mm."""
+    stride = np.maximum(np.round(_STEP_MM / spacing_zyx_mm), 1).astype(int)
     coarse = hu[:: stride[0], :: stride[1], :: stride[2]].astype(np.float32)
     body = np.stack([binary_fill_holes(binary_erosion(section > -300)) for section in coarse]).astype(bool)
     smooth = uniform_filter(coarse, 3)
     masks: dict[Tissue, np.ndarray] = {
         "soft": body & (smooth > -10) & (smooth < 220) & (coarse > -40) & (coarse < 250),
-        "lung": binary_erosion(body & (smooth < -600)),
+        # Lung holds tissue, and the bowel's gas none.
+        "lung": _components_over(coarse, binary_erosion(body & (smooth < -600)), mean_hu=-930.0),
         "fat": body & (smooth > -130) & (smooth < -60),
+        "bone": body & _marrow(coarse, smooth),
     }
     positions = {tissue: np.argwhere(mask) * stride * spacing_zyx_mm for tissue, mask in masks.items()}
     return {tissue: found.astype(np.float32) for tissue, found in positions.items() if len(found) > 50}
+
+
+def organ_at(
+    organs: Mapping[str, Bool[np.ndarray, "z y x"]],
+    spacing_zyx_mm: Float32[np.ndarray, "3"],
+    position_zyx_mm: Float32[np.ndarray, "3"],
+) -> str | None:
+    """The organ that holds a position, if any does."""
+    z, y, x = np.round(position_zyx_mm / spacing_zyx_mm).astype(int).tolist()
+    for name, mask in organs.items():
+        if all(0 <= index < length for index, length in zip((z, y, x), mask.shape, strict=True)) and mask[z, y, x]:
+            return name
+    return None
+
+
+def lesion_type_of(tissue: Tissue, organ: str | None) -> str:
+    """What the challenge calls a lesion there; an organ that it has no word for is among the others."""
+    if organ is None or tissue != "soft":
+        return _TYPES_BY_TISSUE[tissue]
+    return next((known for word, known in _TYPES_BY_WORD.items() if word in organ.lower()), "Others")
+
+
+def _components_over(
+    coarse: Float32[np.ndarray, "z y x"], mask: Bool[np.ndarray, "z y x"], *, mean_hu: float
+) -> Bool[np.ndarray, "z y x"]:
+    """The mask's connected parts that are denser than that on average."""
+    labels = cc3d.connected_components(mask, connectivity=6)
+    numbers = np.arange(int(labels.max()) + 1)
+    means = np.nan_to_num(mean(coarse, labels, numbers), nan=-np.inf)
+    means[0] = -np.inf
+    kept: Bool[np.ndarray, "z y x"] = (means > mean_hu)[labels]
+    return kept
+
+
+def _marrow(coarse: Float32[np.ndarray, "z y x"], smooth: Float32[np.ndarray, "z y x"]) -> Bool[np.ndarray, "z y x"]:
+    """Spongy bone: denser than 150 HU but for gaps, and near a cortex, which bright vessels and kidneys lack."""
+    bone = binary_closing(_components_over(coarse, coarse > 150, mean_hu=250.0), np.ones((3, 3, 3)))
+    near_cortex = uniform_filter((coarse > 350).astype(np.float32), 5) > 0.08
+    inside: Bool[np.ndarray, "z y x"] = binary_erosion(bone) & near_cortex & (smooth > 100)
+    return inside

@@ -1,0 +1,102 @@
+"""Which samples each process takes at each step, and what becomes of a worker that fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+from itertools import chain
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from longilesion.errors import InputError
+from test.unit.test_dataset import RECIPE, all_samples
+from training.loading import Share, batches, sample_indices
+from training.parallel import DeadWorkerError
+from training.recipe import Recipe
+from training.samples import Sample
+
+SHARES = [Share(rank=rank, processes=2, workers=workers) for rank in range(2) for workers in (0, 3)]
+
+
+@given(
+    batch=st.integers(1, 6),
+    processes=st.integers(1, 3),
+    workers=st.integers(0, 3),
+    batches_of_block=st.integers(1, 4),
+)
+def test_processes_and_workers_together_take_every_sample_once(
+    batch: int, processes: int, workers: int, batches_of_block: int
+) -> None:
+    batch *= processes
+    lanes = processes * max(workers, 1)
+    steps = range(max(workers, 1) * batches_of_block * processes * 2)
+    block = batch * batches_of_block
+    taken = [
+        index
+        for rank in range(processes)
+        for step in steps
+        for index in sample_indices(block, batch, Share(rank=rank, processes=processes, workers=workers), step=step)
+    ]
+    assert sorted(taken) == list(range(len(steps) * batch))
+    # No block is drawn by two workers.
+    owners: dict[int, set[int]] = {}
+    for rank in range(processes):
+        for step in steps:
+            share = Share(rank=rank, processes=processes, workers=workers)
+            for index in sample_indices(block, batch, share, step=step):
+                owners.setdefault(index // block, set()).add(rank * max(workers, 1) + step % max(workers, 1))
+    assert all(len(lane) == 1 for lane in owners.values())
+    assert len(set(chain(*owners.values()))) == lanes
+
+
+def test_cached_samples_of_all_processes_are_those_of_one() -> None:
+    for step in range(5):
+        alone = sample_indices(1, 8, Share(), step=step)
+        together = [
+            index
+            for rank in range(4)
+            for index in sample_indices(1, 8, Share(rank=rank, processes=4, workers=2), step=step)
+        ]
+        assert together == alone == list(range(8 * step, 8 * step + 8))
+
+
+class Numbers(torch.utils.data.Dataset[Sample]):
+    """Always the same lesion; its seed is the sample's number."""
+
+    drawn_together = 1
+
+    def __init__(self, sample: Sample, failing: str = "") -> None:
+        self.sample, self.failing = sample, failing
+
+    def __getitem__(self, index: int) -> Sample:
+        if index == 6 and self.failing == "dies":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if index == 6 and self.failing == "is refused":
+            raise InputError("lesion 6: no such thing; expected another")
+        return self.sample
+
+
+def recipe() -> Recipe:
+    return RECIPE
+
+
+def test_resumed_stream_goes_on_with_the_very_same_batches() -> None:
+    lesions = Numbers(all_samples()[0][1])
+    whole = list(batches(lesions, recipe(), Share(), steps=range(5)))
+    rest = list(batches(lesions, recipe(), Share(), steps=range(3, 5)))
+    assert len(whole) == 5
+    assert len(rest) == 2
+    for one, two in zip(whole[3:], rest, strict=True):
+        assert torch.equal(one.input.followup, two.input.followup)
+
+
+@pytest.mark.parametrize(("failing", "error"), [("dies", DeadWorkerError), ("is refused", InputError)])
+def test_worker_that_fails_gives_one_line_and_no_hang(failing: str, error: type[Exception]) -> None:
+    lesions = Numbers(all_samples()[0][1], failing)
+    with pytest.raises(error) as caught:
+        list(batches(lesions, recipe(), Share(workers=1), steps=range(8)))
+    assert "\n" not in str(caught.value)
+    assert ("run again to resume" in str(caught.value)) == (failing == "dies")

@@ -1,0 +1,129 @@
+"""A training run that takes a moment: a tiny network, and the same four synthetic pairs over and over."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import training.dataset
+import training.journal
+import training.material
+import training.run_folder
+import training.train
+import training.validation
+from test.unit.synthetic import block, pair
+from training.learner import Learner, Progress
+from training.train import Arguments
+
+RECIPE = """
+name = "tiny"
+steps = 8
+batch_size = 2
+average_decay = 0.5
+precision = "32-true"
+
+[data]
+reuse = 1
+drawn_together = 4
+
+[validation]
+every = 4
+cases = 2
+
+[optimizer]
+kind = "{optimizer}"
+learning_rate = 1e-3
+
+[augmentation.joint]
+probability = 0.5
+rotation_deg = 10.0
+mirror_axes = ["x"]
+
+[model.voi]
+shape_zyx = [8, 16, 16]
+spacing_zyx_mm = [6.0, 3.0, 3.0]
+
+[model.alignment]
+template_radius_mm = 10.0
+search_radius_mm = 5.0
+
+[model.encoding]
+
+[model.network]
+features_per_stage = [4, 8]
+kernel_sizes = [[3, 3, 3], [3, 3, 3]]
+strides = [[1, 1, 1], [2, 2, 2]]
+blocks_per_stage = [1, 1]
+decoder_convolutions = [1]
+presence_features = 4
+"""
+
+
+def write_recipe(path: Path, *, optimizer: str = "sgd") -> Path:
+    path.write_text(RECIPE.format(optimizer=optimizer))
+    return path
+
+
+def few_pairs(patch: object) -> None:
+    """Replaces what takes time: phantoms and synthesis. `patch` has pytest's `setattr`."""
+
+    def drawn(source: object, generator: np.random.Generator, *, shapes: object, settings: object) -> object:
+        return pair(int(generator.integers(4)))
+
+    patch.setattr(training.dataset, "synthetic_pair", drawn)
+    patch.setattr(training.validation, "synthetic_pair", drawn)
+    patch.setattr(training.material, "phantom_sources", lambda seeds: (block(),))
+    # Every step is logged.
+    patch.setattr(training.train, "_LOG_EVERY", 1)
+
+
+class Patch:
+    """Sets attributes for good, in a process of its own."""
+
+    def setattr(self, owner: object, name: str, value: object) -> None:
+        setattr(owner, name, value)
+
+
+def _dies() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _dying_step(learner: Learner, batch: object, done: Progress, *, rate: float) -> None:
+    if done.step == 5:
+        _dies()
+    _STEP(learner, batch, done, rate=rate)
+
+
+def _dying_save(state: dict, path: Path) -> None:
+    if state["progress"]["step"] == 6:
+        Path(path).write_bytes(b"half a checkpoint")
+        _dies()
+    _SAVE(state, path)
+
+
+def _dying_curve(folder: object) -> None:
+    rows = folder.validation.read_text()
+    if rows.count("\n") > 2:
+        # The last row, of step 8, is torn.
+        folder.validation.write_text(rows[:-9])
+        _dies()
+    _CURVE(folder)
+
+
+_STEP, _SAVE, _CURVE = Learner.step, training.run_folder.torch.save, training.journal.draw_curve
+
+DEATHS = {
+    "in a step": lambda: setattr(Learner, "step", _dying_step),
+    "while it writes a checkpoint": lambda: setattr(training.run_folder.torch, "save", _dying_save),
+    "while it writes the log": lambda: setattr(training.journal, "draw_curve", _dying_curve),
+}
+
+if __name__ == "__main__":
+    # A run that is killed: recipe, output, how.
+    few_pairs(Patch())
+    DEATHS[sys.argv[3]]()
+    training.train.train(Arguments(recipe=Path(sys.argv[1]), output=Path(sys.argv[2]), workers=0, checkpoint_every=2))

@@ -1,0 +1,216 @@
+"""Random changes of encoded samples: turns, stretches, flips, and densities. The transforms are batchgeneratorsv2's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.intensity.brightness import MultiplicativeBrightnessTransform
+from batchgeneratorsv2.transforms.intensity.gamma import GammaTransform
+from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.random import RandomTransform
+from jaxtyping import Float32, Float64
+from torch import Tensor
+from torch.nn.functional import affine_grid
+
+from longilesion.config import EncodingSettings
+from longilesion.encoding import NetworkInput
+from longilesion.geometry import Triple
+from training.batch import Batch
+from training.recipe import AugmentationSettings, IntensityAugmentation, SpatialAugmentation
+
+# What of a sample is drawn; each has a stream of random numbers of its own.
+_JOINT, _SEPARATE, _ALIKE, _FOLLOWUP, _BASELINE = range(5)
+
+
+def augmented(
+    batch: Batch,
+    settings: AugmentationSettings,
+    encoding: EncodingSettings,
+    *,
+    spacing_zyx_mm: Triple,
+    seeds: Sequence[int],
+) -> Batch:
+    """The batch with every sample changed as its own seed says, whatever else is in the batch.
+
+    Turns and stretches are about the lattice's middle, in millimetres; of `spacing_zyx_mm` only the ratios matter.
+    What is turned in from beyond the lattice is air and has no lesion. An absent baseline stays zero.
+    """
+    if not _changes_anything(settings):
+        return batch
+    given = batch.input
+    images = len(encoding.clip_hu)
+    samples = [
+        _augmented_sample(
+            followup,
+            baseline if known else None,
+            target,
+            settings=settings,
+            images=images,
+            spacing_zyx_mm=spacing_zyx_mm,
+            seed=seed,
+        )
+        for followup, baseline, known, target, seed in zip(
+            given.followup, given.baseline, given.has_baseline.tolist(), batch.target, seeds, strict=True
+        )
+    ]
+    followups, baselines, targets = zip(*samples, strict=True)
+    absent = torch.zeros_like(given.baseline[0])
+    return replace(
+        batch,
+        input=NetworkInput(
+            followup=torch.stack(followups),
+            baseline=torch.stack([absent if baseline is None else baseline for baseline in baselines]),
+            has_baseline=given.has_baseline,
+        ),
+        target=torch.stack(targets),
+    )
+
+
+def _changes_anything(settings: AugmentationSettings) -> bool:
+    moves = (settings.joint, settings.separate)
+    varies = (settings.joint_intensity, settings.intensity)
+    return any(spatial.probability or spatial.mirror_axes for spatial in moves) or any(
+        intensity.probability for intensity in varies
+    )
+
+
+def _augmented_sample(
+    followup: Float32[Tensor, "c z y x"],
+    baseline: Float32[Tensor, "c z y x"] | None,
+    target: Float32[Tensor, "1 z y x"],
+    *,
+    settings: AugmentationSettings,
+    images: int,
+    spacing_zyx_mm: Triple,
+    seed: int,
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """The two streams and the target of one sample, changed."""
+    channels = len(followup)
+    everything = torch.cat((followup, target) if baseline is None else (followup, target, baseline))
+    with _seeded(seed, _JOINT):
+        turned = _turned(everything, settings.joint, spacing_zyx_mm)
+        # A lesion that is turned out of the lattice would still be called present.
+        if bool((turned[channels] > 0.5).any()) or not bool(target.any()):
+            everything = turned
+        everything = _mirrored(everything, settings.joint)
+    followup, target = everything[:channels], (everything[channels : channels + 1] > 0.5).float()
+    with _seeded(seed, _ALIKE):
+        followup = _varied(followup, settings.joint_intensity, images)
+    with _seeded(seed, _FOLLOWUP):
+        followup = _varied(followup, settings.intensity, images)
+    if baseline is None:
+        return followup, None, target
+    with _seeded(seed, _SEPARATE):
+        baseline = _turned(everything[channels + 1 :], settings.separate, spacing_zyx_mm)
+        baseline = _mirrored(baseline, settings.separate)
+    with _seeded(seed, _ALIKE):
+        baseline = _varied(baseline, settings.joint_intensity, images)
+    with _seeded(seed, _BASELINE):
+        baseline = _varied(baseline, settings.intensity, images)
+    return followup, baseline, target
+
+
+def _turned(
+    stream: Float32[Tensor, "c z y x"], settings: SpatialAugmentation, spacing_zyx_mm: Triple
+) -> Float32[Tensor, "c z y x"]:
+    """All channels turned and stretched alike, with linear interpolation; shares of voxels stay shares."""
+    if float(torch.rand(())) >= settings.probability:
+        return stream
+    shape = tuple(stream.shape[1:])
+    angle, stretch = float(np.deg2rad(settings.rotation_deg)), settings.stretch
+    transform = SpatialTransform(
+        shape,
+        patch_center_dist_from_border=0,
+        random_crop=False,
+        p_rotation=float(angle > 0),
+        rotation=(-angle, angle),
+        p_scaling=float(stretch > 0),
+        # It divides lengths by these.
+        scaling=(1 / (1 + stretch), 1 / (1 - stretch)),
+    )
+    parameters = transform.get_parameters(image=stream)
+    if parameters["affine"] is None:
+        return stream
+    parameters["grid"] = _grid_in_mm(parameters["affine"], shape, spacing_zyx_mm)
+    turned: Tensor = transform.apply({"image": stream}, **parameters)["image"]
+    return turned
+
+
+def _mirrored(stream: Float32[Tensor, "c z y x"], settings: SpatialAugmentation) -> Float32[Tensor, "c z y x"]:
+    axes = tuple("zyx".index(axis) for axis in settings.mirror_axes)
+    mirrored: Tensor = MirrorTransform(axes)(image=stream)["image"]
+    return mirrored
+
+
+def _grid_in_mm(
+    affine: Float64[np.ndarray, "3 3"], shape_zyx: tuple[int, ...], spacing_zyx_mm: Triple
+) -> Float32[Tensor, "z y x 3"]:
+    """Where to sample from for a map of offsets from the lattice's middle, in millimetres.
+
+    batchgeneratorsv2 takes the map as one of voxels, which bends a ball where voxels are not cubes. Positions are
+    fractions of each axis' half length, x first, as torch has them.
+    """
+    half_mm = np.array(shape_zyx) * spacing_zyx_mm / 2
+    fractions = affine * half_mm / half_mm[:, None]
+    theta = np.column_stack((fractions[::-1, ::-1], np.zeros(3)))
+    return affine_grid(torch.from_numpy(theta)[None].float(), [1, 1, *shape_zyx], align_corners=False)[0]
+
+
+def _varied(
+    stream: Float32[Tensor, "c z y x"], settings: IntensityAugmentation, images: int
+) -> Float32[Tensor, "c z y x"]:
+    """The stream with its first `images` channels varied, each HU window on its own (LongiNet, section 2.5)."""
+    if not settings.probability:
+        return stream
+    # The transforms write into what they are given.
+    varied = stream.clone()
+    shown = ComposeTransforms(_intensity_transforms(settings))(image=varied[:images])["image"]
+    if settings.shift and float(torch.rand(())) < settings.probability:
+        # The library's own draws from a Gaussian, which has no limit.
+        shown = shown + settings.shift * (2 * torch.rand(images, 1, 1, 1) - 1)
+    varied[:images] = shown.clamp(0, 1)
+    return varied
+
+
+def _intensity_transforms(settings: IntensityAugmentation) -> list[BasicTransform]:
+    """Those that are switched on, each to be applied with the setting's probability."""
+    transforms: list[BasicTransform] = []
+    if settings.noise:
+        # What it calls a variance is the deviation.
+        transforms.append(GaussianNoiseTransform(noise_variance=settings.noise))
+    if settings.scale:
+        limits = (1 - settings.scale, 1 + settings.scale)
+        transforms.append(MultiplicativeBrightnessTransform(limits, synchronize_channels=False))
+    if settings.gamma != (1.0, 1.0):
+        transforms.append(
+            GammaTransform(
+                settings.gamma, p_invert_image=0, synchronize_channels=False, p_per_channel=1, p_retain_stats=0
+            )
+        )
+    if settings.blur_voxels is not None:
+        transforms.append(GaussianBlurTransform(settings.blur_voxels))
+    return [RandomTransform(transform, settings.probability) for transform in transforms]
+
+
+@contextmanager
+def _seeded(seed: int, drawn: int) -> Iterator[None]:
+    """Torch's and numpy's global generators, which the library draws from, seeded within and as before afterwards."""
+    state = np.random.get_state()  # noqa: NPY002
+    words = np.random.SeedSequence((seed, drawn)).generate_state(2).tolist()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            # Not torch.manual_seed, which seeds every GPU as well.
+            torch.default_generator.manual_seed(words[0])
+            np.random.seed(words[1])  # noqa: NPY002
+            yield
+    finally:
+        np.random.set_state(state)  # noqa: NPY002

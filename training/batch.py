@@ -1,0 +1,33 @@
+"""A training batch: what the network gets, and what is true of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float32
+from torch import Tensor
+
+from longilesion.encoding import NetworkInput
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Batch:
+    """An encoded batch and what is true of it; absent lesions have an empty target.
+
+    `skipped` says which damaged cut-outs were replaced by others.
+    """
+
+    input: NetworkInput
+    target: Float32[Tensor, "batch 1 z y x"]
+    present: Bool[Tensor, " batch"]
+    skipped: tuple[str, ...] = ()
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        return Batch(
+            input=self.input.to(device),
+            target=self.target.to(device),
+            present=self.present.to(device),
+            skipped=self.skipped,
+        )

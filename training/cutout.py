@@ -1,0 +1,245 @@
+"""Cut-outs: one lesion's neighbourhood in both time points, placed, with its truth; and their files.
+
+A cut-out of a case is a case, so what is sampled from it is what would be sampled from the whole scans.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt16
+from numpy.typing import NDArray
+
+from longilesion.alignment import place_vois
+from longilesion.case import Baseline, Case, Click, ClickPair, LesionMap, LesionPrompt, Scan, ScanName
+from longilesion.config import ModelSettings
+from longilesion.errors import InputError
+from longilesion.evaluation.exam import Fate, LesionFact
+from longilesion.files import written_together
+from longilesion.geometry import Grid, Triple
+from longilesion.prompts import complete_prompts
+from longilesion.voi import Placement, lattice_around, sampled_window
+from training.recipe import JitterSettings
+
+# Whatever the wrong bytes of a damaged file make NumPy or the archive's reader say.
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, NotImplementedError)
+# Voxels of the scan around what sampling reads, so that rounding can never cut into it.
+_MARGIN_VOXELS = 3
+# A placement strays by at most so many standard deviations along an axis.
+GREATEST_SHIFT = 3.0
+
+
+class DamagedCutOutError(InputError):
+    """A cut-out's file that cannot be read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CutOut:
+    """A lesion as the library places it, and what is true of it.
+
+    `truth` holds the follow-up's true ids, of which `true_id` is the lesion's own, or that of the one it merged into;
+    None where it is gone. Scans, maps and truth may be whole or cut to what training can look at.
+    """
+
+    case: Case
+    prompt: LesionPrompt
+    placement: Placement
+    truth: LesionMap
+    true_id: int | None
+    fate: Fate
+
+
+def placed_lesions(
+    case: Case, truth: Mapping[ScanName, LesionMap], facts: Mapping[int, LesionFact], settings: ModelSettings
+) -> Iterator[CutOut]:
+    """Every lesion of a case that has a place in a follow-up scan, on the whole scans."""
+    for prompt in complete_prompts(case):
+        fact = facts.get(prompt.lesion_id)
+        if fact is None or fact.fate is None:
+            continue
+        scan = prompt.followup.scan_name
+        yield CutOut(
+            case=case,
+            prompt=prompt,
+            placement=place_vois(case, prompt, settings),
+            truth=truth[scan] if scan in truth else _nothing(case.followups[scan]),
+            true_id=fact.true_id,
+            fate=fact.fate,
+        )
+
+
+def cut(whole: CutOut, settings: ModelSettings, jitters: Sequence[JitterSettings]) -> CutOut:
+    """Only what can be looked at of a lesion by inference, and by what strays from its placement as `jitters` say."""
+    placement, prompt = whole.placement, whole.prompt
+    followup = whole.case.followups[prompt.followup.scan_name]
+    centers = [placement.followup_xyz_mm, prompt.followup.point_xyz_mm]
+    box = _box(followup, centers, placement, settings, jitters)
+    baselines: dict[ScanName, Baseline] = {}
+    if prompt.baseline is not None and placement.baseline_xyz_mm is not None:
+        prior = whole.case.baselines[prompt.baseline.scan_name]
+        around = _box(prior.scan, [placement.baseline_xyz_mm], placement, settings, jitters)
+        lesions = None if prior.lesions is None else _cut_map(prior.lesions, around)
+        baselines[prompt.baseline.scan_name] = Baseline.of(_cut_scan(prior.scan, around), lesions)
+    case = Case(
+        baselines=baselines,
+        followups={prompt.followup.scan_name: _cut_scan(followup, box)},
+        clicks=(ClickPair(lesion_id=prompt.lesion_id, baseline=prompt.baseline, followup=prompt.followup),),
+    )
+    return replace(whole, case=case, truth=_cut_map(whole.truth, box))
+
+
+def write_cut_out(path: Path, lesion: CutOut) -> None:
+    """Writes a cut-out to an .npz file, whose parts carry checksums; raises InputError where that is impossible."""
+    prompt, placement = lesion.prompt, lesion.placement
+    followup = lesion.case.followups[prompt.followup.scan_name]
+    arrays: dict[str, NDArray[Any]] = {
+        "followup_hu": followup.hu,
+        "followup_grid": followup.grid.world_from_voxel,
+        "truth": _compact(lesion.truth.ids),
+    }
+    for prior in lesion.case.baselines.values():
+        arrays |= {"baseline_hu": prior.scan.hu, "baseline_grid": prior.scan.grid.world_from_voxel}
+        if prior.lesions is not None:
+            arrays["baseline_ids"] = _compact(prior.lesions.ids)
+    facts = {
+        "lesion_id": prompt.lesion_id,
+        "true_id": lesion.true_id,
+        "fate": lesion.fate,
+        "followup_click": _listed(prompt.followup),
+        "baseline_click": None if prompt.baseline is None else _listed(prompt.baseline),
+        "propagated": prompt.propagated,
+        "confidence": prompt.confidence,
+        "followup_xyz_mm": placement.followup_xyz_mm,
+        "baseline_xyz_mm": placement.baseline_xyz_mm,
+        "zoom": placement.zoom,
+        "similarity": placement.similarity,
+    }
+    with written_together([path]) as (temporary,), temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, facts=np.array(json.dumps(facts)), **arrays)
+
+
+def read_cut_out(path: Path) -> CutOut:
+    """Reads a cut-out; raises DamagedCutOutError for any file but a whole one."""
+    try:
+        # A member is checked against its checksum as it is read.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as members:
+            arrays = {name: members[name] for name in members.files}
+        return _assembled(arrays, json.loads(str(arrays["facts"])))
+    except _DAMAGE as error:
+        raise DamagedCutOutError(f"{path}: {error}; expected a cut-out, delete it and it is made again") from error
+
+
+def _assembled(arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> CutOut:
+    followup = _scan(arrays["followup_hu"], arrays["followup_grid"])
+    followup_click = _click(facts["followup_click"])
+    baseline_click = None if facts["baseline_click"] is None else _click(facts["baseline_click"])
+    baselines: dict[ScanName, Baseline] = {}
+    if "baseline_hu" in arrays and baseline_click is not None:
+        prior = _scan(arrays["baseline_hu"], arrays["baseline_grid"])
+        ids = arrays.get("baseline_ids")
+        lesions = None if ids is None else LesionMap(ids=ids.astype(np.uint16), grid=prior.grid)
+        baselines[baseline_click.scan_name] = Baseline.of(prior, lesions)
+    lesion_id = int(facts["lesion_id"])
+    return CutOut(
+        case=Case(
+            baselines=baselines,
+            followups={followup_click.scan_name: followup},
+            clicks=(ClickPair(lesion_id=lesion_id, baseline=baseline_click, followup=followup_click),),
+        ),
+        prompt=LesionPrompt(
+            lesion_id=lesion_id,
+            followup=followup_click,
+            baseline=baseline_click,
+            propagated=bool(facts["propagated"]),
+            confidence=float(facts["confidence"]),
+        ),
+        placement=Placement(
+            followup_xyz_mm=_triple(facts["followup_xyz_mm"]),
+            baseline_xyz_mm=None if facts["baseline_xyz_mm"] is None else _triple(facts["baseline_xyz_mm"]),
+            zoom=float(facts["zoom"]),
+            similarity=facts["similarity"],
+        ),
+        truth=LesionMap(ids=arrays["truth"].astype(np.uint16), grid=followup.grid),
+        true_id=facts["true_id"],
+        fate=facts["fate"],
+    )
+
+
+def _box(
+    scan: Scan,
+    centers_xyz_mm: list[Triple],
+    placement: Placement,
+    settings: ModelSettings,
+    jitters: Sequence[JitterSettings],
+) -> tuple[slice, slice, slice]:
+    """The voxels, in the scan's own order, that a lattice around any of the centres can reach; never none."""
+    _, lps = scan.grid.lps_view(scan.hu)
+    lattices = [(settings.voi, placement.zoom, 0.0)]
+    for jitter in jitters:
+        voi = settings.voi.model_copy(update={"shape_zyx": jitter.shape_zyx or settings.voi.shape_zyx})
+        lattices.append((voi, placement.zoom * jitter.zoom_factor, GREATEST_SHIFT * jitter.shift_mm))
+    corners: list[Triple] = []
+    for center, (voi, zoom, shift_mm) in product(centers_xyz_mm, lattices):
+        start, step = lps.axis_steps(lattice_around(lps, center, voi, zoom=zoom))
+        reach = shift_mm / np.array(lps.spacing_zyx_mm)
+        window = sampled_window(
+            start - reach,
+            step + 2 * reach / (np.array(voi.shape_zyx) - 1),
+            shape_zyx=voi.shape_zyx,
+            extent_zyx=lps.shape_zyx,
+        )
+        ends = [part.start for part in window], [part.stop - 1 for part in window]
+        corners += [scan.grid.index_zyx(lps.world_xyz_mm(end)) for end in ends]
+    found = np.array(corners)
+    shape_zyx = np.array(scan.grid.shape_zyx)
+    low = np.clip(np.rint(found.min(axis=0)) - _MARGIN_VOXELS, 0, shape_zyx - 1).astype(int)
+    high = np.clip(np.rint(found.max(axis=0)) + _MARGIN_VOXELS + 1, low + 1, shape_zyx).astype(int)
+    z, y, x = (slice(first, last) for first, last in zip(low.tolist(), high.tolist(), strict=True))
+    return z, y, x
+
+
+def _cut_scan(scan: Scan, box: tuple[slice, slice, slice]) -> Scan:
+    return Scan(hu=np.ascontiguousarray(scan.hu[box]), grid=_cut_grid(scan.grid, box))
+
+
+def _cut_map(lesions: LesionMap, box: tuple[slice, slice, slice]) -> LesionMap:
+    return LesionMap(ids=np.ascontiguousarray(lesions.ids[box]), grid=_cut_grid(lesions.grid, box))
+
+
+def _cut_grid(grid: Grid, box: tuple[slice, slice, slice]) -> Grid:
+    z, y, x = box
+    return grid.window((z.start, y.start, x.start), (z.stop, y.stop, x.stop))
+
+
+def _nothing(scan: Scan) -> LesionMap:
+    return LesionMap(ids=np.zeros(scan.hu.shape, np.uint16), grid=scan.grid)
+
+
+def _compact(ids: UInt16[np.ndarray, "z y x"]) -> NDArray[Any]:
+    return ids.astype(np.uint8) if ids.max(initial=0) <= np.iinfo(np.uint8).max else ids
+
+
+def _scan(hu: NDArray[Any], matrix: NDArray[Any]) -> Scan:
+    z, y, x = hu.shape
+    return Scan(hu=hu, grid=Grid(shape_zyx=(z, y, x), world_from_voxel=matrix))
+
+
+def _listed(click: Click) -> list[Any]:
+    return [click.scan_name, *click.point_xyz_mm, click.clamped]
+
+
+def _click(listed: list[Any]) -> Click:
+    name, x, y, z, clamped = listed
+    return Click(scan_name=name, point_xyz_mm=(x, y, z), clamped=clamped)
+
+
+def _triple(values: list[float]) -> Triple:
+    x, y, z = values
+    return x, y, z

@@ -1,0 +1,214 @@
+"""Puts networks together as what is shipped: `python -m training.export RUN_OR_BUNDLE... --output MODEL`.
+
+The result is a bundle with a model card, and beside it MODEL.tar.gz, which Grand Challenge unpacks to /opt/ml/model.
+"""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import shutil
+import sys
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+import tyro
+from pydantic import ValidationError
+from torch import nn
+
+from longilesion.config import ModelSettings
+from longilesion.ensemble import SETTINGS_FILE, is_bundle, load_ensemble, read_manifest, save_bundle
+from longilesion.errors import InputError, first_error
+from longilesion.evaluation.run import EvaluationReport
+from longilesion.evaluation.tables import figure
+from longilesion.files import check_writable, written_together
+from training.command import run_command
+from training.differences import differences
+from training.model_card import CARD_FILE, Model, model_card
+from training.run_folder import RunFolder, RunRecord, package_versions, read_record
+
+_log = logging.getLogger("training")
+
+# Grand Challenge takes more, but the repository that holds the model should stay small.
+LARGEST_BYTES = 24_000_000
+
+
+@dataclass
+class Arguments:
+    """Command line of an export."""
+
+    bundles: tyro.conf.Positional[tuple[Path, ...]]
+    """Bundles, or folders of runs, of which the last weights are taken, with their fitted presence head if they have
+    one. All networks of all bundles become one ensemble."""
+    output: Path
+    """Folder of the model; the tarball is written beside it."""
+    name: str | None = None
+    """The model's name in its card; that of the folder if not given."""
+    data_licence: str | None = None
+    """Licence and attribution of what the networks were trained on, for the card."""
+    evaluation: Path | None = None
+    """An evaluation.json of the networks, out of fold, for the card."""
+    presence_threshold: float | None = None
+    """Below this mean presence a lesion is gone; the mean of the bundles' own thresholds if not given."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Part:
+    """A bundle that is exported; `record` is None where it does not lie in a run's folder."""
+
+    folder: Path
+    settings: ModelSettings
+    provenance: dict[str, str]
+    networks: tuple[nn.Module, ...]
+    record: RunRecord | None
+
+
+def export(arguments: Arguments) -> Path:
+    """Writes the bundle, its card and the tarball, all or none; returns the tarball's path.
+
+    Raises InputError where the bundles do not go together.
+    """
+    if not arguments.bundles:
+        raise InputError("no bundle given; expected the folders of runs or bundles")
+    parts = [read_part(folder) for folder in arguments.bundles]
+    report = None if arguments.evaluation is None else read_report(arguments.evaluation)
+    settings = joined_settings(parts, arguments.presence_threshold)
+    networks = [network for part in parts for network in part.networks]
+    provenance = _provenance(parts, report, arguments)
+    model = Model(
+        name=arguments.name or arguments.output.resolve().name,
+        settings=settings,
+        parameters=sum(parameter.numel() for parameter in networks[0].parameters()),
+        networks=len(networks),
+        provenance=provenance,
+        record=parts[0].record,
+        report=report,
+    )
+    tarball = arguments.output.with_name(f"{arguments.output.name}.tar.gz")
+    check_writable(arguments.output.parent)
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=arguments.output.parent) as name:
+        staged = Path(name)
+        save_bundle(staged, settings, networks, provenance=provenance)
+        (staged / CARD_FILE).write_text(model_card(model))
+        files = sorted(staged.iterdir(), key=lambda path: (path.name == SETTINGS_FILE, path.name))
+        paths = [arguments.output / path.name for path in files]
+        with written_together([*paths, tarball]) as (*temporaries, packed):
+            for path, temporary in zip(files, temporaries, strict=True):
+                shutil.copyfile(path, temporary)
+            pack(files, packed)
+    for stale in set(arguments.output.glob("fold_*.safetensors")) - set(paths):
+        stale.unlink()
+    size = sum(path.stat().st_size for path in paths)
+    if size > LARGEST_BYTES:
+        _log.warning("%s: %.1f MB; more than the %.0f MB to keep to", arguments.output, size / 1e6, LARGEST_BYTES / 1e6)
+    _log.info("%d networks, %.1f MB: %s, %s", len(networks), size / 1e6, arguments.output, tarball)
+    return tarball
+
+
+def exported_bundle(folder: Path) -> Path:
+    """The bundle that a folder stands for: itself, or a run's last weights, with its fitted presence head if any.
+
+    Not the best ones: they were chosen on the cases of the validation, so that figures of these would flatter.
+    Raises InputError where there is none.
+    """
+    run = RunFolder(folder)
+    for bundle in (folder, presence_bundle(run), run.last):
+        if is_bundle(bundle):
+            return bundle
+    raise InputError(f"{folder}: neither {SETTINGS_FILE} nor {run.last.name}/{SETTINGS_FILE}; expected a bundle or run")
+
+
+def presence_bundle(run: RunFolder) -> Path:
+    """Where a run's last weights lie with a presence head that was fitted further."""
+    return run.path / "presence"
+
+
+def read_part(folder: Path) -> Part:
+    """Reads a bundle or the bundle of a run; raises InputError or BundleError."""
+    bundle = exported_bundle(folder)
+    ensemble = load_ensemble(bundle, device="cpu", precision="float32")
+    run = next((run for run in map(RunFolder, (bundle, bundle.resolve().parent)) if run.record.is_file()), None)
+    return Part(
+        folder=folder,
+        settings=ensemble.settings,
+        provenance=read_manifest(bundle).provenance,
+        networks=ensemble.networks,
+        record=None if run is None else read_record(run),
+    )
+
+
+def read_report(path: Path) -> EvaluationReport:
+    """Reads an evaluation.json; raises InputError."""
+    try:
+        return EvaluationReport.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; expected an evaluation.json") from error
+    except ValidationError as error:
+        raise InputError(f"{path}: {first_error(error)}; expected the evaluation.json of this version") from error
+
+
+def joined_settings(parts: Sequence[Part], presence_threshold: float | None) -> ModelSettings:
+    """The settings of all bundles with one presence threshold; raises InputError where they differ in more."""
+    first = parts[0]
+    for other in parts[1:]:
+        dumps = ((part.settings.model_dump(mode="json")) for part in (first, other))
+        found = (each for each in differences(*dumps) if each[0] != "inference.presence_threshold")
+        name, before, now = next(found, ("", None, None))
+        if name:
+            raise InputError(
+                f"{other.folder}: {name} = {now}, but {before} in {first.folder}; expected the same settings"
+            )
+    if presence_threshold is None:
+        presence_threshold = fmean(part.settings.inference.presence_threshold for part in parts)
+    if not 0 <= presence_threshold <= 1:
+        raise InputError(f"--presence-threshold {presence_threshold:g}; expected 0 to 1")
+    inference = first.settings.inference.model_copy(update={"presence_threshold": round(presence_threshold, 3)})
+    return first.settings.model_copy(update={"inference": inference})
+
+
+def pack(files: Sequence[Path], path: Path) -> None:
+    """Writes a tarball with those files at its top; the same files give the same bytes, whoever packs them and when."""
+    with (
+        path.open("wb") as raw,
+        gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as compressed,
+        tarfile.open(fileobj=compressed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
+    ):
+        for file in sorted(files, key=lambda file: file.name):
+            entry = tarfile.TarInfo(file.name)
+            entry.size, entry.mode = file.stat().st_size, 0o644
+            with file.open("rb") as content:
+                archive.addfile(entry, content)
+
+
+def _provenance(parts: Sequence[Part], report: EvaluationReport | None, arguments: Arguments) -> dict[str, str]:
+    """What the parts say of themselves, each thing once, and what the export adds."""
+    said: dict[str, str] = {}
+    for key in ("recipe", "data", "steps"):
+        values = [part.provenance[key] for part in parts if key in part.provenance]
+        if values:
+            said[key] = "; ".join(dict.fromkeys(values))
+    folds = [part.record.fold for part in parts if part.record is not None]
+    if folds:
+        said["folds"] = ", ".join("80/20 split" if fold is None else str(fold) for fold in folds)
+    if report is not None and report.evaluations:
+        challenge = report.evaluations[0].challenge
+        said["out of fold"] = f"challenge Dice {figure(challenge.dice)} over {len(report.evaluations[0].exams)} cases"
+    versions = parts[0].record.versions if parts[0].record is not None else package_versions()
+    said["versions"] = ", ".join(f"{name} {number}" for name, number in versions.items())
+    if arguments.data_licence is not None:
+        said["data licence"] = arguments.data_licence
+    said["licence"] = "research use only"
+    return said
+
+
+def main() -> int:
+    """Command line; 1 where the bundles cannot be put together."""
+    return run_command(export, Arguments, __doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

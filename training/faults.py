@@ -1,0 +1,99 @@
+"""Faults of the baseline's outlines, as readers and detectors make them (LiFE-Net, section 3.1), before encoding."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Bool, Float32
+from scipy.ndimage import grey_dilation, grey_erosion
+
+from longilesion.geometry import Triple
+from longilesion.voi import VoiPair, occupied_box, resample
+from training.recipe import FaultSettings
+
+# Semi-axes of a lesion that is none: as small as lesions are marked, as large as most of them are.
+_SPURIOUS_RADII_MM = (3.0, 15.0)
+_SPURIOUS_ELONGATION = 1.5
+# A place for it is looked for so often.
+_ATTEMPTS = 8
+
+
+def faulty(pair: VoiPair, settings: FaultSettings, generator: np.random.Generator) -> VoiPair:
+    """The pair with the baseline's masks as a careless reader leaves them; both scans and clicks stay.
+
+    Another lesion is marked only where there is none, and not at all where a few tries find no room for it.
+    """
+    mask, others = pair.baseline_mask, pair.baseline_others
+    faults = (settings.missing_share, settings.resized_share, settings.shifted_voxels, settings.spurious_share)
+    if not any(faults) or pair.baseline is None or mask is None or others is None:
+        return pair
+    # All is drawn whether it happens or not, so that one fault's share does not change the others' draws.
+    shift = generator.uniform(-1, 1, 3) * settings.shifted_voxels
+    resized, missing, spurious = generator.random(3) < (
+        settings.resized_share,
+        settings.missing_share,
+        settings.spurious_share,
+    )
+    voxels = int(generator.integers(1, settings.resized_voxels + 1)) * (1 if generator.random() < 0.5 else -1)
+    if shift.any():
+        mask, others = _shifted(mask, shift), _shifted(others, shift)
+    if resized:
+        mask = _resized(mask, voxels)
+        # A voxel belongs to one lesion.
+        others = np.minimum(others, 1 - mask)
+    if spurious:
+        others = others + _spurious_lesion(mask + others, pair.baseline.grid.spacing_zyx_mm, generator)
+    if missing:
+        mask = np.zeros_like(mask)
+    return replace(pair, baseline_mask=mask, baseline_others=others)
+
+
+def _shifted(mask: Float32[np.ndarray, "z y x"], shift_voxels: np.ndarray) -> Float32[np.ndarray, "z y x"]:
+    z, y, x = mask.shape
+    return resample(mask, start_zyx=-shift_voxels, step_zyx=np.ones(3), shape_zyx=(z, y, x))
+
+
+def _resized(mask: Float32[np.ndarray, "z y x"], voxels: int) -> Float32[np.ndarray, "z y x"]:
+    """The mask wider by so many voxels, or narrower where that is negative; no narrower than leaves some of it."""
+    if not mask.any():
+        return mask
+    # Only what is near the lesion can change.
+    box = tuple(
+        slice(max(0, along.start - abs(voxels) - 1), along.stop + abs(voxels) + 1) for along in occupied_box(mask)
+    )
+    change = grey_dilation if voxels > 0 else grey_erosion
+    for reach in range(abs(voxels), 0, -1):
+        changed = change(mask[box], footprint=_voxel_ball(reach), mode="nearest")
+        if changed.max() > 0.5 or voxels > 0:
+            resized = mask.copy()
+            resized[box] = changed
+            return resized
+    return mask
+
+
+def _voxel_ball(radius_voxels: int) -> Bool[np.ndarray, "side side side"]:
+    axis = np.arange(-radius_voxels, radius_voxels + 1)
+    return axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2 <= radius_voxels**2
+
+
+def _spurious_lesion(
+    occupied: Float32[np.ndarray, "z y x"], spacing_zyx_mm: Triple, generator: np.random.Generator
+) -> Float32[np.ndarray, "z y x"]:
+    """An ellipsoid somewhere in the lattice that does not touch what is marked; nothing where none of a few fits."""
+    spacing = np.array(spacing_zyx_mm)
+    for _ in range(_ATTEMPTS):
+        radius = np.exp(generator.uniform(*np.log(_SPURIOUS_RADII_MM)))
+        radii_voxels = radius * _SPURIOUS_ELONGATION ** generator.uniform(-0.5, 0.5, 3) / spacing
+        center = generator.uniform(0, np.array(occupied.shape) - 1)
+        z, y, x = (
+            ((np.arange(size) - middle) / length) ** 2
+            for size, middle, length in zip(occupied.shape, center, radii_voxels, strict=True)
+        )
+        distance = np.sqrt(z[:, None, None] + y[:, None] + x)
+        # Falls from 1 to 0 over about a voxel, as masks that are sampled on a lattice do.
+        share: Float32[np.ndarray, "z y x"] = np.clip(0.5 + (1 - distance) * radii_voxels.mean(), 0, 1)
+        share = share.astype(np.float32)
+        if share.max() > 0.5 and not occupied[share > 0].any():
+            return share
+    return np.zeros_like(occupied)

@@ -1,0 +1,95 @@
+"""What a run writes down as it goes: CSV and TensorBoard logs, a curve as a picture."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from math import isnan, nan
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+from longilesion.files import written_together
+from training.run_folder import RunFolder
+
+_LOSSES = ("loss", "outline", "presence", "reconstruction")
+_SCORES = ("dice", "lesion_dice", "present_kept", "gone_recognised")
+
+
+class Journal:
+    """The logs of a run, on the one process that writes them."""
+
+    def __init__(self, folder: RunFolder, *, step: int) -> None:
+        """Goes on from a step: what a run that was killed wrote after its last checkpoint is dropped."""
+        self._folder = folder
+        folder.path.mkdir(parents=True, exist_ok=True)
+        for path in (folder.metrics, folder.validation):
+            _drop_later(path, step)
+        self._board = SummaryWriter(str(folder.path), purge_step=step + 1 if step else None)
+
+    def training(self, step: int, figures: Mapping[str, float]) -> None:
+        """Writes down the means since the last time."""
+        self._append(self._folder.metrics, "training", step, figures)
+
+    def validation(self, step: int, figures: Mapping[str, float]) -> None:
+        """Writes down a validation, and draws the curve anew."""
+        self._append(self._folder.validation, "validation", step, figures)
+        draw_curve(self._folder)
+
+    def close(self) -> None:
+        """Writes whatever is left."""
+        self._board.close()
+
+    def _append(self, path: Path, group: str, step: int, figures: Mapping[str, float]) -> None:
+        is_new = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if is_new:
+                writer.writerow(["step", *figures])
+            writer.writerow([step, *(f"{value:.6g}" for value in figures.values())])
+        for name, value in figures.items():
+            self._board.add_scalar(f"{group}/{name}", value, step)
+
+
+def read_log(path: Path) -> list[dict[str, float]]:
+    """The rows of a log; none where there is no log yet."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def draw_curve(folder: RunFolder) -> None:
+    """Draws the losses and the validation against the step."""
+    # Drawing is slow to load.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    training, validation = read_log(folder.metrics), read_log(folder.validation)
+    for axes, rows, names, line in ((left, training, _LOSSES, "-"), (right, validation, _SCORES, ".-")):
+        shown = [name for name in names if rows and not all(isnan(row.get(name, nan)) for row in rows)]
+        for name in shown:
+            label = name.replace("_", " ")
+            axes.plot([row["step"] for row in rows], [row[name] for row in rows], line, label=label, linewidth=1)
+        axes.grid(alpha=0.3)
+        if shown:
+            axes.legend(fontsize=8)
+    left.set(title="training", xlabel="step", ylabel="loss")
+    right.set(title="validation on whole scans", xlabel="step", ylim=(0, 1.02))
+    with written_together([folder.curve]) as (temporary,):
+        figure.savefig(temporary, dpi=110, format="png")
+
+
+def _drop_later(path: Path, step: int) -> None:
+    if not path.exists():
+        return
+    with path.open(newline="") as file:
+        rows = list(csv.reader(file))
+    # The last line of a process that was killed may be torn.
+    kept = [row for row in rows[1:] if len(row) == len(rows[0]) and int(row[0]) <= step]
+    if not kept:
+        path.unlink()
+        return
+    with written_together([path]) as (temporary,), temporary.open("w", newline="") as file:
+        csv.writer(file).writerows([rows[0], *kept])

@@ -1,0 +1,193 @@
+"""What is trained, and one step of it, on one process or on many."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Literal
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from longilesion.ensemble import Device, find_device, find_precision
+from longilesion.errors import InputError, LongilesionError
+from longilesion.networks.dual_encoder import DualEncoder
+from training.batch import Batch
+from training.losses import counted_samples
+from training.optimisation import Objective, averaged, build_optimizer
+from training.recipe import Recipe
+
+_log = logging.getLogger("training")
+
+# A single bad batch is skipped; so many in a row mean that the weights are spoilt. Half precision needs some of them
+# to find its scale.
+_BAD_IN_A_ROW = 30
+# How long processes wait for each other: one of them may be cutting out the lesions of a large data set.
+_PATIENCE = timedelta(hours=2)
+
+
+class TrainingError(LongilesionError):
+    """A run that cannot go on."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Progress:
+    """How far a run is: everything in a checkpoint that is no tensor. `sums` are those since the last report."""
+
+    step: int = 0
+    seconds: float = 0.0
+    bad_steps: int = 0
+    bad_in_a_row: int = 0
+    skipped: int = 0
+    best_step: int = 0
+    best_dice: float = -1.0
+    sums: dict[str, float] = field(default_factory=dict)
+
+    def add(self, figures: Mapping[str, float]) -> None:
+        """Adds a step's figures to the sums."""
+        for name, value in figures.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learner:
+    """What is trained: the network, its objective wrapped for the device, the optimiser, the average of weights."""
+
+    fabric: Fabric
+    network: DualEncoder
+    objective: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: AveragedModel
+    gradient_clip: float
+
+    @classmethod
+    def of(cls, network: DualEncoder, recipe: Recipe, fabric: Fabric) -> Learner:
+        """Puts a network on this process' device and sets up what trains it."""
+        if fabric.device.type == "cpu":
+            network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        objective, optimizer = fabric.setup(Objective(network, recipe.loss), build_optimizer(network, recipe.optimizer))
+        return cls(
+            fabric=fabric,
+            network=network,
+            objective=objective,
+            optimizer=optimizer,
+            average=averaged(network, recipe),
+            gradient_clip=recipe.optimizer.gradient_clip,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """All tensors that a run goes on from."""
+        return {
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Takes over what `state` gave."""
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
+
+    def step(self, batch: Batch, done: Progress, *, rate: float) -> None:
+        """One step of the optimiser; one whose gradients are no numbers is skipped.
+
+        The gradients are those of all processes, so that all decide alike. Raises TrainingError where nearly all
+        steps are skipped.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.objective.train()
+        parts = self._losses(batch)
+        loss = torch.stack(list(parts.values())).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(loss)
+        total = self.fabric.clip_gradients(
+            self.objective, self.optimizer, max_norm=self.gradient_clip, error_if_nonfinite=False
+        )
+        norm = float("nan") if total is None else float(total)
+        is_good = norm < float("inf")
+        # Half precision's scaler skips a bad step by itself, and has to see it to lower its scale.
+        if is_good or self.fabric.strategy.precision.precision == "16-mixed":
+            self.optimizer.step()
+        if is_good:
+            done.bad_in_a_row = 0
+            self.average.update_parameters(self.network)
+            figures = {name: float(part.detach()) for name, part in parts.items()}
+            done.add({"good": 1.0, "loss": float(loss.detach()), "gradient_norm": norm, **figures})
+        else:
+            _note_bad_step(done, float(loss.detach()))
+        for name in batch.skipped:
+            done.skipped += 1
+            _log.warning("step %d: %s; another lesion takes its place", done.step + 1, name)
+        done.step += 1
+
+    def _losses(self, batch: Batch) -> dict[str, torch.Tensor]:
+        counts = counted_samples(batch, mask_channel=self.network.mask_channel)
+        shared = over_processes(self.fabric, counts.values(), how="mean")
+        parts: dict[str, torch.Tensor] = self.objective(
+            batch.input.followup,
+            batch.input.baseline,
+            batch.input.has_baseline,
+            batch.target,
+            batch.present,
+            dict(zip(counts, shared, strict=True)),
+        )
+        return parts
+
+
+def over_processes(fabric: Fabric, values: Iterable[float], *, how: Literal["mean", "sum"]) -> list[float]:
+    """The means or the sums of figures over all processes."""
+    shared = fabric.all_reduce(torch.tensor(list(values), dtype=torch.float64).to(fabric.device), reduce_op=how)
+    listed: list[float] = torch.as_tensor(shared).tolist()
+    return listed
+
+
+def launched(recipe: Recipe, device: Device) -> Fabric:
+    """Fabric for this process, or for those that `torchrun` has started.
+
+    Raises InputError where a batch cannot be shared among them.
+    """
+    # Its notes on precision and environment say nothing that the recipe does not.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    chosen = find_device(device)
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if recipe.batch_size % processes:
+        raise InputError(f"{processes} processes for batches of {recipe.batch_size}; expected a divisor of that")
+    fabric = Fabric(
+        accelerator=chosen.type,
+        devices=local,
+        num_nodes=processes // local,
+        strategy=DDPStrategy(timeout=_PATIENCE) if processes > 1 else "auto",
+        precision=_precision(recipe, chosen),
+    )
+    fabric.launch()
+    return fabric
+
+
+def _precision(recipe: Recipe, device: torch.device) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
+    """The recipe's, or on a CPU whatever that multiplies fast."""
+    if device.type == "cuda" or recipe.precision == "32-true":
+        return recipe.precision
+    return "bf16-mixed" if find_precision("auto", device) == torch.bfloat16 else "32-true"
+
+
+def _note_bad_step(done: Progress, loss: float) -> None:
+    done.bad_steps += 1
+    done.bad_in_a_row += 1
+    _log.warning("step %d: loss %.3g, its gradients are no numbers; skipped", done.step + 1, loss)
+    if done.bad_in_a_row >= _BAD_IN_A_ROW:
+        raise TrainingError(
+            f"step {done.step + 1}: gradients that are no numbers in {_BAD_IN_A_ROW} steps in a row; expected a lower "
+            "learning rate, or weights of an earlier run to begin with"
+        )

@@ -1,0 +1,94 @@
+"""What a run learns from and is judged by: a fold of a prepared data set, volumes of CT, or phantoms."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from longilesion.errors import InputError
+from training.cache import build_cache
+from training.dataset import CachedLesions, SyntheticLesions
+from training.loading import Lesions
+from training.preparation.prepared import PreparedCase, is_prepared, read_prepared
+from training.recipe import Recipe
+from training.synthesis.sources import Source, load_sources, phantom_sources
+from training.validation import ValidationCase, prepared_cases, synthetic_cases
+
+_TRAINING_PHANTOMS, _VALIDATION_PHANTOMS = range(4), range(100, 102)
+# Without a list in the recipe, every so many volumes validate.
+_VALIDATION_STRIDE = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Material:
+    """Lesions to learn from, cases to be judged by, and what the weights are then trained on.
+
+    `contents` also changes with the number or the names of cases.
+    """
+
+    lesions: Lesions
+    validation: list[ValidationCase]
+    trained_on: str
+    contents: str
+
+
+def find_material(
+    data: Path | None, recipe: Recipe, *, fold: int | None, seed: int, workers: int, of_presence: bool = False
+) -> Material:
+    """Finds it; a prepared data set's lesions are cut out first where they are not in its cache yet.
+
+    `of_presence` gives the lesions as the presence head is fitted to them, each once and hardly jittered. Raises
+    InputError where the folder holds nothing to learn from.
+    """
+    drawn = recipe.for_presence() if of_presence else recipe
+    if data is None or not is_prepared(data):
+        if fold is not None:
+            found = "phantoms" if data is None else data
+            raise InputError(f"--fold {fold}: {found} have no folds; expected --data to name a prepared data set")
+        training, held_out = synthesis_sources(data, recipe)
+        names = "phantoms" if data is None else ", ".join(source.name for source in training)
+        return Material(
+            lesions=SyntheticLesions(training, drawn, seed=seed),
+            validation=synthetic_cases(held_out, recipe),
+            trained_on=names if data is None else f"synthetic follow-ups of {names}",
+            contents=names,
+        )
+    prepared = read_prepared(data)
+    training_cases, validation_cases = prepared.split(fold)
+    cache = build_cache(prepared, training_cases, recipe, workers=workers)
+    part = "80/20 split" if fold is None else f"without fold {fold}"
+    return Material(
+        lesions=CachedLesions(cache, drawn, seed=seed),
+        validation=prepared_cases(validation_cases, limit=recipe.validation.cases),
+        trained_on=f"{prepared.name}, {len(training_cases)} cases, {part}",
+        contents=f"{prepared.name}, {len(training_cases)} cases {_fingerprint(training_cases)}",
+    )
+
+
+def synthesis_sources(data: Path | None, recipe: Recipe) -> tuple[Sequence[Source], Sequence[Source]]:
+    """The volumes that train and those that validate: the recipe's, else all but every fifth and those; or phantoms."""
+    if data is None:
+        return phantom_sources(_TRAINING_PHANTOMS), phantom_sources(_VALIDATION_PHANTOMS)
+    validation = recipe.data.validation
+    training = recipe.data.train
+    if not (training and validation):
+        names = _volumes(data)
+        validation = validation or tuple(names[_VALIDATION_STRIDE - 1 :: _VALIDATION_STRIDE]) or tuple(names[-1:])
+        training = training or tuple(name for name in names if name not in validation)
+    if not training:
+        raise InputError(
+            f"{data}: {len(validation)} volume; expected at least two, one to train on and one to validate"
+        )
+    return load_sources(data, training), load_sources(data, validation)
+
+
+def _fingerprint(cases: Sequence[PreparedCase]) -> str:
+    return hashlib.sha256("\n".join(sorted(case.case_id for case in cases)).encode()).hexdigest()[:12]
+
+
+def _volumes(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; expected a prepared data set, or a folder of CT volumes")
+    return sorted(path.parent.name for path in folder.glob("*/ct.nii.gz"))

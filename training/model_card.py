@@ -1,0 +1,157 @@
+"""The model card: what an exported model is, what it was trained on, how good it is, how to repeat it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from longilesion.config import ModelSettings
+from longilesion.evaluation.run import EvaluationReport
+from longilesion.evaluation.tables import sections, to_markdown
+from training.recipe import Recipe
+from training.run_folder import RunRecord
+
+CARD_FILE = "MODEL_CARD.md"
+
+_SHOWN = ("Challenge score", "Means over lesions", "Strata")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Model:
+    """What a card describes; `parameters` are those of one network, `record` that of the first network's run."""
+
+    name: str
+    settings: ModelSettings
+    parameters: int
+    networks: int
+    provenance: dict[str, str]
+    record: RunRecord | None
+    report: EvaluationReport | None
+
+
+def model_card(model: Model) -> str:
+    """The card in Markdown."""
+    parts = (
+        f"# Model card: {model.name}\n",
+        "**For research use only.** Not a medical device; not validated on patients followed in the clinic.\n",
+        *_description(model),
+        *_training(model),
+        *_figures(model.report),
+        *_limits(model),
+        *_repetition(model),
+        "## Licence\n",
+        _licence(model),
+    )
+    return "\n".join(parts)
+
+
+def _description(model: Model) -> Iterator[str]:
+    settings = model.settings
+    count = "One network" if model.networks == 1 else f"{model.networks} networks, whose mean counts,"
+    shape, spacing = ((f"{value:g}" for value in each) for each in (settings.voi.shape_zyx, settings.voi.spacing_zyx_mm))
+    yield "## What it is\n"
+    yield (
+        f"{count} of {model.parameters / 1e6:.2f} million parameters (`fold_k.safetensors`, float16): LongiNet's dual "
+        f"encoder with {settings.network.fusion} fusion and a local presence head. `settings.json` holds all settings.\n"
+        "Given a lesion's neighbourhood in the baseline scan (with its outline, if there is one) and in the follow-up\n"
+        "scan, it says where the lesion is and whether it is still there.\n"
+    )
+    yield "| | |\n|---|---|"
+    yield f"| lattice (z, y, x) | {' x '.join(shape)} voxels of {' x '.join(spacing)} mm |"
+    yield f"| follow-up's channels | {', '.join(settings.encoding.followup_channels)} |"
+    yield f"| baseline's channels | {', '.join(settings.encoding.baseline_channels)} |"
+    yield f"| outline from probability | {settings.inference.threshold:g} |"
+    yield f"| gone below presence | {settings.inference.presence_threshold:g} |"
+    yield f"| mirrored views along | {', '.join(settings.inference.mirror_axes) or 'no axis'} |\n"
+    yield "## What it is for\n"
+    yield (
+        "Research on longitudinal lesion segmentation in CT: outlines of lesions that somebody has marked in a baseline\n"
+        "scan, or clicked on in the follow-up. It does not look for lesions, and its outlines have to be checked.\n"
+    )
+
+
+def _training(model: Model) -> Iterator[str]:
+    said = model.provenance
+    yield "## What it was trained on\n"
+    yield f"{said.get('data', 'Not recorded')}.\n"
+    yield f"Licence and attribution of the data: {said.get('data licence', 'not recorded; see where the data are from')}.\n"
+    yield "| | |\n|---|---|"
+    for name in ("recipe", "steps", "folds", "versions"):
+        if name in said:
+            yield f"| {name} | {said[name]} |"
+    if model.record is not None:
+        yield from (f"| {name} | {value} |" for name, value in _recipe_rows(model.record.recipe))
+    yield ""
+
+
+def _recipe_rows(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    optimizer, loss, jitter = recipe.optimizer, recipe.loss, recipe.jitter
+    yield "lesions a step", str(recipe.batch_size)
+    yield (
+        "optimiser",
+        f"{optimizer.kind}, learning rate {optimizer.learning_rate:g}, weight decay {optimizer.weight_decay:g}, "
+        f"decay to the power of {optimizer.decay_exponent:g}, gradients clipped at {optimizer.gradient_clip:g}",
+    )
+    yield "average of weights", f"exponential, decay {recipe.average_decay:g}"
+    yield (
+        "loss",
+        f"{loss.outline} + {loss.presence:g} presence + {loss.reconstruction:g} reconstruction"
+        f"{', at every resolution' if loss.deep_supervision else ''}",
+    )
+    yield "jitter", f"{jitter.shift_mm:g} mm, zoom {jitter.zoom_factor:g}"
+    yield "precision", recipe.precision
+
+
+def _figures(report: EvaluationReport | None) -> Iterator[str]:
+    yield "## Figures\n"
+    if report is None:
+        yield "None were given.\n"
+        return
+    yield (
+        f"Every case was judged out of fold, by the network whose training had not seen its patient. Intervals: 95 %, "
+        f"{report.draws} draws of patients.\nThe mean of several networks usually does a little better.\n"
+    )
+    found = sections(
+        report.evaluations,
+        ranks=report.ranks,
+        differences=report.differences,
+        steps=report.interaction,
+        tolerance_mm=report.settings.tolerance_mm,
+    )
+    for section in found:
+        if section.title.startswith(_SHOWN):
+            yield f"#{to_markdown(section)}"
+
+
+def _limits(model: Model) -> Iterator[str]:
+    yield "## Known limits\n"
+    yield "- Small, faint and new lesions are the weak spots. A new lesion has no baseline outline: a click that misses it"
+    yield "  misleads."
+    yield "- A lesion whose presence is below the threshold gets no outline, however likely one is; check `presence` in the"
+    yield "  run report."
+    yield "- Scanners, contrast phases and regions of the body that the data above lack are unknown to it."
+    if model.networks > 1:
+        yield "- The presence threshold was chosen on single networks; the mean of several is a little less extreme."
+    yield ""
+
+
+def _repetition(model: Model) -> Iterator[str]:
+    yield "## How to repeat it\n"
+    recipe = model.provenance.get("recipe", "RECIPE")
+    command = "python -m training.crossvalidate" if model.networks > 1 else "python -m training.train"
+    steps = "" if model.record is None or model.record.steps == model.record.recipe.steps else f" --steps {model.record.steps}"
+    seed = "" if model.record is None or model.record.seed == 0 else f" --seed {model.record.seed}"
+    begun = "" if model.record is None or model.record.weights is None else f" --weights {model.record.weights}"
+    fold = ""
+    if model.networks == 1 and model.record is not None and model.record.fold is not None:
+        fold = f" --fold {model.record.fold}"
+    yield "```"
+    yield f"{command} training/recipes/{recipe}.toml --data DATA --output OUTPUT{fold}{steps}{seed}{begun}"
+    if model.networks == 1:
+        yield "python -m training.export OUTPUT --output MODEL"
+    yield "```\n"
+
+
+def _licence(model: Model) -> str:
+    attribution = ", with the attribution above" if "data licence" in model.provenance else ""
+    return f"The weights are provided for {model.provenance['licence']}{attribution}.\n"

@@ -1,0 +1,95 @@
+"""What is optimised and how: the objective, the optimiser, the rate, the average of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from longilesion.encoding import NetworkInput
+from longilesion.networks.dual_encoder import DualEncoder
+from training.batch import Batch
+from training.losses import training_loss
+from training.recipe import LossSettings, OptimizerSettings, Recipe
+
+_Tensors: TypeAlias = tuple[Tensor, ...] | list[Tensor]
+
+# A lesion fills about a hundredth of its VOI.
+_RARE_LOGIT = -4.0
+
+
+class Objective(nn.Module):
+    """A network and its loss: tensors in, the parts of the loss out, which is what data-parallel wrappers can take."""
+
+    def __init__(self, network: DualEncoder, settings: LossSettings) -> None:
+        """Keeps both."""
+        super().__init__()
+        self.network, self.settings = network, settings
+
+    def forward(
+        self,
+        followup: Tensor,
+        baseline: Tensor,
+        has_baseline: Tensor,
+        target: Tensor,
+        present: Tensor,
+        counts: Mapping[str, float],
+    ) -> dict[str, Tensor]:
+        """The weighted parts of the loss; `counts` are those of `losses.counted_samples` per process."""
+        batch = Batch(
+            input=NetworkInput(followup=followup, baseline=baseline, has_baseline=has_baseline),
+            target=target,
+            present=present,
+        )
+        return training_loss(
+            self.network(batch.input), batch, self.settings, mask_channel=self.network.mask_channel, counts=counts
+        )
+
+
+def initialised(network: DualEncoder) -> DualEncoder:
+    """The network, saying at first that a voxel is hardly ever lesion, as is true of a VOI.
+
+    From a probability of one half, the first hundreds of steps only teach how rare lesions are.
+    """
+    for decoder in (network.decoder, network.baseline_decoder):
+        if decoder is not None:
+            for layer in decoder.unet.seg_layers:
+                nn.init.constant_(layer.bias, _RARE_LOGIT)
+    return network
+
+
+def build_optimizer(network: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum (LongiNet, section 2.5), or AdamW."""
+    if settings.kind == "sgd":
+        return torch.optim.SGD(
+            network.parameters(),
+            lr=settings.learning_rate,
+            momentum=settings.momentum,
+            nesterov=True,
+            weight_decay=settings.weight_decay,
+        )
+    return torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+
+
+def learning_rate(step: int, steps: int, settings: OptimizerSettings) -> float:
+    """Polynomial decay after a warm-up at a fraction of the rate (LongiNet, section 2.5)."""
+    warmup = settings.warmup_factor if step < settings.warmup_steps else 1.0
+    return float(settings.learning_rate * warmup * (1 - step / steps) ** settings.decay_exponent)
+
+
+def averaged(network: DualEncoder, recipe: Recipe) -> AveragedModel:
+    """An exponential average of a network's weights, which validation and the bundle use."""
+    return AveragedModel(network, multi_avg_fn=averaging(recipe.average_decay))
+
+
+def averaging(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
+    """An exponential average that forgets faster at first: the first steps' weights are no use to the thousandth's."""
+
+    def update(averages: _Tensors, weights: _Tensors, count: Tensor | int) -> None:
+        ramp = (1 + int(count)) / (10 + int(count))
+        get_ema_multi_avg_fn(min(decay, ramp))(averages, weights, count)
+
+    return update

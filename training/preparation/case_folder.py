@@ -1,0 +1,173 @@
+"""Case folders: the input that Grand Challenge would send, and the truth beside it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import SimpleITK as sitk
+
+from longilesion.case import Case, Click, LesionMap, Scan, ScanName
+from longilesion.errors import InputError
+from longilesion.evaluation.exam import LesionFact
+from longilesion.geometry import Grid
+from training.preparation.patient import CaseContent
+
+# File names are arbitrary, but the same at every run.
+_NAMESPACE = uuid.UUID("a3f1b8de-6a0e-4a4f-9c6b-0d6c1c7b2f10")
+# The highest level makes CT smaller by a few hundredths only, and takes many times longer.
+_FAST = 1
+
+ManifestKey = Literal["socket", "interface"]
+
+
+def write_case(content: CaseContent, folder: Path) -> None:
+    """Writes a case folder, all of it or nothing; one that is there already is complete, and left as it is.
+
+    Raises InputError where it cannot be written.
+    """
+    if folder.is_dir():
+        return
+    partial = folder.with_name(f".partial-{folder.name}")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        write_input(content.case, partial / "input", headers=content.headers)
+        headers = {name: content.headers.get(f"{name}-followup-ct") for name in content.truth}
+        lesions = {lesion_id: _described(fact) for lesion_id, fact in content.facts.items()}
+        write_truth(content.truth, lesions, partial / "truth", headers=headers)
+        partial.rename(folder)
+    except OSError as error:
+        raise InputError(f"{error.filename or folder}: cannot be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_input(
+    case: Case,
+    folder: Path,
+    *,
+    headers: Mapping[str, Path] | None = None,
+    manifest_key: ManifestKey | None = "socket",
+    compression_level: int = _FAST,
+) -> None:
+    """Writes scans, baseline masks, click lists and inputs.json (none where the key is None).
+
+    `headers` names, by slug, the file whose header an image takes over.
+    """
+    headers, entries = headers or {}, []
+
+    def write_image(slug: str, voxels: np.ndarray, grid: Grid) -> None:
+        name = f"{uuid.uuid5(_NAMESPACE, slug)}.mha"
+        path = folder / "images" / slug / name
+        _save(path, voxels, grid, header=headers.get(slug), compression_level=compression_level)
+        kind = "Segmentation" if slug.endswith("-seg") else "Image"
+        entries.append(_entry(slug, f"images/{slug}", kind=kind, super_kind="Image", image={"name": name}))
+
+    for name, baseline in case.baselines.items():
+        write_image(f"{name}-baseline-ct", baseline.scan.hu, baseline.scan.grid)
+        if baseline.lesions is not None:
+            write_image(f"{name}-baseline-ct-tumor-lesion-seg", _compact(baseline.lesions), baseline.lesions.grid)
+        clicks = {pair.lesion_id: pair.baseline for pair in case.clicks}
+        entries.append(_write_clicks(folder, f"{name}-baseline-lesion-clicks", clicks, name=name, scan=baseline.scan))
+    for name, scan in case.followups.items():
+        write_image(f"{name}-followup-ct", scan.hu, scan.grid)
+        clicks = {pair.lesion_id: pair.followup for pair in case.clicks}
+        entries.append(_write_clicks(folder, f"{name}-followup-lesion-clicks", clicks, name=name, scan=scan))
+    if manifest_key is not None:
+        manifest = [{manifest_key: entry.pop("socket"), **entry} for entry in entries]
+        (folder / "inputs.json").write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def write_truth(
+    truth: Mapping[ScanName, LesionMap],
+    lesions: Mapping[int, Mapping[str, Any]],
+    folder: Path,
+    *,
+    headers: Mapping[ScanName, Path | None] | None = None,
+    compression_level: int = _FAST,
+) -> None:
+    """Writes the true lesion maps in the tree of an output; and by lesion its fate, and its id in the truth if any."""
+    for name, lesion_map in truth.items():
+        path = folder / "images" / f"{name}-followup-ct-tumor-lesion-seg" / "output.mha"
+        header = (headers or {}).get(name)
+        _save(path, _compact(lesion_map), lesion_map.grid, header=header, compression_level=compression_level)
+    (folder / "lesions.json").write_text(json.dumps(lesions, indent=1) + "\n")
+
+
+def _described(fact: LesionFact) -> dict[str, Any]:
+    """A lesion in lesions.json."""
+    known = {"type": fact.lesion_type, "is_target": fact.is_target}
+    return {
+        "fate": fact.fate,
+        "truth_id": fact.true_id,
+        **{name: value for name, value in known.items() if value is not None},
+    }
+
+
+def _write_clicks(
+    folder: Path, slug: str, clicks: Mapping[int, Click | None], *, name: ScanName, scan: Scan
+) -> dict[str, Any]:
+    points = [
+        {"name": str(lesion_id), "point": [round(i, 3) for i in scan.grid.index_zyx(click.point_xyz_mm)[::-1]]}
+        for lesion_id, click in clicks.items()
+        if click is not None and click.scan_name == name
+    ]
+    version = {"major": 1, "minor": 0}
+    value = {"name": "Points of interest", "type": "Multiple points", "points": points, "version": version}
+    (folder / f"{slug}.json").write_text(json.dumps(value, indent=1) + "\n")
+    return _entry(slug, f"{slug}.json", kind="Multiple points", super_kind="Value", value=value)
+
+
+def _entry(
+    slug: str, path: str, *, kind: str, super_kind: str, image: dict[str, Any] | None = None, value: Any = None
+) -> dict[str, Any]:
+    """An entry of inputs.json with the fields that the platform writes."""
+    socket = {
+        "title": slug.replace("-", " ").capitalize(),
+        "slug": slug,
+        "kind": kind,
+        "super_kind": super_kind,
+        "relative_path": path,
+    }
+    return {"file": None, "image": image, "value": value, "socket": socket}
+
+
+def _compact(lesions: LesionMap) -> np.ndarray:
+    return lesions.ids.astype(np.uint8) if lesions.ids.max(initial=0) <= 255 else lesions.ids
+
+
+def _save(path: Path, voxels: np.ndarray, grid: Grid, *, header: Path | None, compression_level: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = sitk.GetImageFromArray(voxels)
+    spacing_xyz, origin, direction = _geometry(grid, header)
+    image.SetSpacing(spacing_xyz)
+    image.SetOrigin(origin)
+    image.SetDirection(direction)
+    try:
+        sitk.WriteImage(image, str(path), useCompression=True, compressionLevel=compression_level)
+    except RuntimeError as error:
+        raise InputError(f"{path}: cannot be written, is the disk full?") from error
+
+
+def _geometry(grid: Grid, header: Path | None) -> tuple[list[float], list[float], list[float]]:
+    """Spacing, origin and direction: the header's very numbers, or the grid's to nine digits of the spacing.
+
+    A grid holds only the product of spacing and direction. A header with a sheared direction says something else than
+    the grid that was read from it; the grid counts then.
+    """
+    if header is not None:
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(header))
+        reader.ReadImageInformation()
+        spacing, origin, direction = reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection()
+        said = Grid.from_spacing(grid.shape_zyx, spacing[::-1], origin_xyz_mm=origin, direction=direction)
+        if said.matches(grid, tolerance_mm=1e-6):
+            return list(spacing), list(origin), list(direction)
+    spacing_xyz = np.array(grid.spacing_zyx_mm)[::-1].round(9)
+    directions = (grid.world_from_voxel[:3, :3] / spacing_xyz).ravel()
+    return spacing_xyz.tolist(), grid.world_from_voxel[:3, 3].tolist(), directions.tolist()

@@ -1,0 +1,117 @@
+"""The lesion table of a patient of Longitudinal-CT."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from longilesion.evaluation.exam import Fate
+from training.preparation.patient import LesionRow, LesionTable
+from training.preparation.record import LeftOut, LesionRecord
+from training.preparation.table import CellError, Row, read_table
+
+FATES: Mapping[str, Fate] = {
+    "UNCHANGED": "persists",
+    "NEWLYAPPEARING": "new",
+    "DISAPPEARING": "gone",
+    "MERGING": "merged",
+}
+COLUMNS = (
+    "lesion_id",
+    "cog_bl",
+    "cog_fu",
+    "cog_backpropagated",
+    "cog_propagated",
+    "img_id_bl",
+    "img_id_fu",
+    "lesion_type",
+    "topology_class",
+    "merged_into",
+    "target_lesion",
+    "use_for_challenge",
+    "linking_unclear",
+)
+
+
+def read_lesion_rows(path: Path, *, keep_unclear: bool) -> LesionTable:
+    """Reads a patient's lesions, and says which of them the table itself rules out.
+
+    Raises InputError where the file is no table, or lacks a column.
+    """
+    lines, nameless = lines_by_lesion(read_table(path, columns=COLUMNS))
+    read = [_lesion(lesion_id, same, keep_unclear=keep_unclear) for lesion_id, same in lines.items()]
+    return LesionTable(
+        rows=tuple(lesion for lesion in read if isinstance(lesion, LesionRow)),
+        left_out=(*nameless, *(lesion for lesion in read if isinstance(lesion, LesionRecord))),
+        warnings=tuple(
+            f"{path.name}: line {line.line}: lesion {lesion_id} a second time, in the same words"
+            for lesion_id, (first, *others) in lines.items()
+            for line in others
+            if line.cells == first.cells
+        ),
+    )
+
+
+def lines_by_lesion(lines: Iterable[Row]) -> tuple[dict[int, list[Row]], list[LesionRecord]]:
+    """The lines of a table by lesion id, and what to say of those without one."""
+    found: dict[int, list[Row]] = {}
+    nameless = []
+    for line in lines:
+        try:
+            found.setdefault(_lesion_id(line), []).append(line)
+        except CellError as error:
+            nameless.append(LesionRecord(lesion_id=None, left_out=unreadable(line, error)))
+    return found, nameless
+
+
+def unreadable(line: Row, error: CellError) -> LeftOut:
+    """Why a lesion is left out whose line cannot be read."""
+    return LeftOut(reason="unreadable line of the table", detail=f"line {line.line}: {error}")
+
+
+def _lesion_id(line: Row) -> int:
+    lesion_id = line.lesion_id("lesion_id")
+    if lesion_id is None:
+        raise CellError("no lesion_id; expected one")
+    return lesion_id
+
+
+def _lesion(lesion_id: int, lines: Sequence[Row], *, keep_unclear: bool) -> LesionRow | LesionRecord:
+    """The lesion that its lines describe; of two different lines, neither is believed."""
+    first = lines[0]
+    if any(line.cells != first.cells for line in lines):
+        named = ", ".join(str(line.line) for line in lines)
+        return _refused(lesion_id, LeftOut(reason="different lines of the table", detail=f"lines {named}"))
+    try:
+        row = _row(lesion_id, first)
+        is_used, is_unclear = first.boolean("use_for_challenge"), first.boolean("linking_unclear")
+    except CellError as error:
+        return _refused(lesion_id, unreadable(first, error))
+    if is_used is False:
+        return _refused(lesion_id, LeftOut(reason="not used in the challenge", is_fault=False), fate=row.fate)
+    if is_unclear and not keep_unclear:
+        return _refused(lesion_id, LeftOut(reason="linking unclear", is_fault=False), fate=row.fate)
+    return row
+
+
+def _row(lesion_id: int, line: Row) -> LesionRow:
+    topology = line.text("topology_class").upper()
+    if topology not in FATES:
+        raise CellError(f"topology_class {line.text('topology_class')!r}; expected one of {', '.join(sorted(FATES))}")
+    before = "cog_backpropagated" if topology == "NEWLYAPPEARING" else "cog_bl"
+    return LesionRow(
+        lesion_id=lesion_id,
+        fate=FATES[topology],
+        merged_into=line.lesion_id("merged_into"),
+        lesion_type=line.text("lesion_type") or None,
+        is_target=line.boolean("target_lesion"),
+        baseline_image=line.whole("img_id_bl"),
+        followup_image=line.whole("img_id_fu"),
+        baseline_xyz=line.point(before),
+        # As at test time: the place carried over by registration, and only without it the true centre.
+        followup_xyz=line.point("cog_propagated") or line.point("cog_fu"),
+    )
+
+
+def _refused(lesion_id: int, left_out: LeftOut, *, fate: Fate | None = None) -> LesionRecord:
+    return LesionRecord(lesion_id=lesion_id, fate=fate, left_out=left_out)

@@ -1,0 +1,125 @@
+"""A prepared data set: its cases and its folds, read back from the folder that `training.prepare` wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from longilesion.errors import InputError, first_error
+from longilesion.files import written_together
+from training.preparation.folds import Folds
+
+DATASET_FILE = "dataset.json"
+FOLDS_FILE = "folds.json"
+CASES_FOLDER = "cases"
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class CaseEntry(BaseModel):
+    """A case in dataset.json."""
+
+    model_config = ConfigDict(frozen=True)
+
+    case_id: str
+    patient: str
+    lesions: int
+
+
+class DatasetFile(BaseModel):
+    """What dataset.json holds; `cases` is empty until the preparation is complete.
+
+    `arguments` is what decided the contents: another preparation into the same folder has to have the same.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    version: Literal[1] = 1
+    name: str
+    source: str
+    licence: str | None = None
+    is_complete: bool = False
+    cases: tuple[CaseEntry, ...] = ()
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedCase:
+    """A case and its folder, whose `input` is what Grand Challenge would send and whose `truth` is what is true."""
+
+    case_id: str
+    patient: str
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PreparedData:
+    """A prepared data set."""
+
+    folder: Path
+    name: str
+    cases: tuple[PreparedCase, ...]
+    folds: Folds
+
+    def split(self, fold: int | None) -> tuple[tuple[PreparedCase, ...], tuple[PreparedCase, ...]]:
+        """The cases that train and those that validate in a fold, or in the 80/20 split for None.
+
+        All cases of a patient are on the same side. Raises InputError where there is no such fold.
+        """
+        try:
+            split = self.folds.split(fold)
+        except InputError as error:
+            raise InputError(f"{self.folder / FOLDS_FILE}: {error}") from error
+        train, validation = (
+            tuple(case for case in self.cases if case.patient in part.ids) for part in (split.train, split.validation)
+        )
+        return train, validation
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether a folder holds a prepared data set, complete or not."""
+    return (folder / DATASET_FILE).is_file()
+
+
+def read_prepared(folder: Path) -> PreparedData:
+    """Reads a prepared data set; raises InputError where it is incomplete, damaged, or none at all."""
+    dataset = read_dataset_file(folder)
+    if not dataset.is_complete:
+        raise InputError(f"{folder / DATASET_FILE}: preparation has not ended; expected it complete, run it again")
+    folds = _read(folder / FOLDS_FILE, Folds)
+    cases = tuple(
+        PreparedCase(case_id=entry.case_id, patient=entry.patient, folder=folder / CASES_FOLDER / entry.case_id)
+        for entry in dataset.cases
+    )
+    for case in cases:
+        if not case.folder.is_dir():
+            raise InputError(f"{case.folder}: no such folder; expected it, as {DATASET_FILE} names the case")
+    unknown = set(folds.patients) - {case.patient for case in cases}
+    if unknown:
+        raise InputError(f"{folder / FOLDS_FILE}: patient {min(unknown)} has no case; expected one in {DATASET_FILE}")
+    return PreparedData(folder=folder, name=dataset.name, cases=cases, folds=folds)
+
+
+def read_dataset_file(folder: Path) -> DatasetFile:
+    """Reads dataset.json; raises InputError where it is missing or damaged."""
+    return _read(folder / DATASET_FILE, DatasetFile)
+
+
+def write_json(path: Path, model: BaseModel) -> None:
+    """Writes a file of a prepared data set, all of it or nothing."""
+    with written_together([path]) as (temporary,):
+        temporary.write_text(json.dumps(model.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
+
+
+def _read(path: Path, model: type[_Model]) -> _Model:
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; expected what python -m training.prepare writes") from error
+    except ValidationError as error:
+        raise InputError(f"{path}: {first_error(error)}; expected what python -m training.prepare writes") from error

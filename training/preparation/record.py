@@ -1,0 +1,79 @@
+"""What became of a patient in the preparation: which images and lesions were found, kept and left out, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from training.preparation.prepared import CaseEntry
+
+RECORDS_FOLDER = "records"
+
+
+class LeftOut(BaseModel):
+    """Why something was left out; a fault is what does not fit together, the rest are the rules' own exclusions."""
+
+    model_config = ConfigDict(frozen=True)
+
+    reason: str
+    detail: str = ""
+    is_fault: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.reason} ({self.detail})" if self.detail else self.reason
+
+
+class ImageRecord(BaseModel):
+    """An image of a patient, and the case and scan that it became."""
+
+    model_config = ConfigDict(frozen=True)
+
+    file: str
+    case_id: str | None = None
+    scan: str | None = None
+    left_out: LeftOut | None = None
+
+
+class LesionRecord(BaseModel):
+    """A lesion of a patient, and the case that it lies in; its id is None where not even that could be read."""
+
+    model_config = ConfigDict(frozen=True)
+
+    lesion_id: int | None
+    fate: str | None = None
+    case_id: str | None = None
+    left_out: LeftOut | None = None
+
+
+class Record(BaseModel):
+    """What became of a patient, or of one case where every case is made on its own."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    patient: str
+    cases: tuple[CaseEntry, ...] = ()
+    images: tuple[ImageRecord, ...] = ()
+    lesions: tuple[LesionRecord, ...] = ()
+    warnings: tuple[str, ...] = ()
+    left_out: LeftOut | None = None
+
+    def all_left_out(self) -> Iterator[tuple[str, LeftOut]]:
+        """Everything that was left out, with what it is: the patient, or else its images and lesions."""
+        if self.left_out is not None:
+            yield f"patient {self.patient}", self.left_out
+            return
+        for image in self.images:
+            if image.left_out is not None:
+                yield f"patient {self.patient}, image {image.file}", image.left_out
+        for lesion in self.lesions:
+            if lesion.left_out is not None:
+                name = "a lesion" if lesion.lesion_id is None else f"lesion {lesion.lesion_id}"
+                yield f"patient {self.patient}, {name}", lesion.left_out
+
+
+def record_path(folder: Path, name: str) -> Path:
+    """Where a data set keeps a record; that it is there says that its cases are complete."""
+    return folder / RECORDS_FOLDER / f"{name}.json"

@@ -1,0 +1,73 @@
+"""The splits that a data set was released with."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from longilesion.errors import InputError
+
+
+def read_released_splits(path: Path, patients: Collection[str]) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
+    """Reads the patients of each split by its name, and says who of them is not there; nothing where there is no file.
+
+    The file is a JSON object from names to lists of patients, however deep these lie in it, or from patients to names.
+    """
+    if not path.is_file():
+        return {}, ()
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: no JSON; expected splits by name, each a list of patients") from error
+    splits = {
+        name: tuple(sorted({_patient(text, patients) for text in texts})) for name, texts in _by_name(content).items()
+    }
+    if not any(splits.values()):
+        raise InputError(f"{path}: no lists of patients; expected splits by name, each a list of patients")
+    missing = [
+        f"{path.name}: {patient}, of the split {name}, is not in the data"
+        for name, ids in splits.items()
+        for patient in ids
+        if patient not in patients
+    ]
+    return splits, tuple(missing)
+
+
+def patients_for_testing(released: Mapping[str, Collection[str]]) -> set[str]:
+    """The patients who were released for testing."""
+    return {patient for name, ids in released.items() if name.lower().startswith("test") for patient in ids}
+
+
+def _by_name(content: Any) -> dict[str, list[str]]:
+    while isinstance(content, dict) and len(content) == 1 and isinstance(next(iter(content.values())), dict):
+        # Wrapped in an object of its own.
+        content = next(iter(content.values()))
+    if not isinstance(content, dict):
+        return {}
+    if all(isinstance(value, str) for value in content.values()):
+        splits: dict[str, list[str]] = {}
+        for patient, name in content.items():
+            splits.setdefault(name, []).append(patient)
+        return splits
+    return {name: list(_texts(value)) for name, value in content.items() if isinstance(value, dict | list)}
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All the texts in lists, whatever these lie in."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    for part in value if isinstance(value, list) else ():
+        if isinstance(part, str):
+            yield part
+        else:
+            yield from _texts(part)
+
+
+def _patient(text: str, patients: Collection[str]) -> str:
+    """The patient that a text names: itself, or that of the file or image it names."""
+    name = text.rpartition("/")[2].partition(".")[0]
+    stem = re.sub(r"_(BL|FU)(_.*)?$", "", name)
+    return next((option for option in (text, name, stem) if option in patients), text)

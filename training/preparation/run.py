@@ -1,0 +1,206 @@
+"""Preparing a data set: every patient on its own, then the report, the folds and the list of cases."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from pydantic import ValidationError
+from rich.console import Console
+
+from longilesion.errors import InputError
+from longilesion.files import check_writable, written_together
+from training.parallel import in_parallel, single_threaded
+from training.preparation.case_folder import write_case
+from training.preparation.folds import check_patient_count, make_folds
+from training.preparation.patient import DataSource, Job
+from training.preparation.prepared import (
+    CASES_FOLDER,
+    DATASET_FILE,
+    FOLDS_FILE,
+    DatasetFile,
+    is_prepared,
+    read_dataset_file,
+    write_json,
+)
+from training.preparation.record import LeftOut, Record, record_path
+from training.preparation.released_splits import patients_for_testing
+from training.preparation.report import Report, make_report, to_markdown, to_rich
+
+REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
+
+# What all workers take together, and what one takes besides its case: the libraries.
+_MEMORY_BYTES = 4 * 2**30
+_LIBRARIES_BYTES = 350 * 2**20
+
+_log = logging.getLogger("training")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a data set is prepared, whatever its source; `folds` may be 0, `workers` follow from cores and memory if 0.
+
+    `strict` makes an error of what does not fit together.
+    """
+
+    output: Path
+    name: str
+    licence: str | None = None
+    folds: int = 5
+    seed: int = 0
+    workers: int = 0
+    strict: bool = False
+
+
+def prepare(source: DataSource, options: Options) -> Report:
+    """Writes a data set, of which a part may be there from an earlier run, and prints what was left out.
+
+    Raises InputError where nothing of the source can be used, there are too few patients for the folds, the folder
+    holds another data set, or cannot be written; cases that are there then stay, and the next run goes on with them.
+    """
+    testing = patients_for_testing(source.released)
+    _check_count({job.patient for job in source.jobs} - testing, source, options)
+    started = _begin(source, options)
+    records = [*source.left_out, *_made_records(source.jobs, options)]
+    records.sort(key=lambda record: record.name)
+    kept = {record.patient for record in records if record.cases}
+    report = make_report(
+        records,
+        name=options.name,
+        source=source.place,
+        testing=sorted(kept & testing),
+        warnings=source.warnings,
+    )
+    _write_report(report, options.output)
+    Console().print(to_rich(report))
+    _check_faults(records, source, options)
+    _check_count(kept - testing, source, options)
+    folds = make_folds(kept - testing, folds=options.folds, seed=options.seed, released=source.released)
+    write_json(options.output / FOLDS_FILE, folds)
+    # Last, as it says that the data set is complete.
+    cases = tuple(case for record in records for case in record.cases)
+    write_json(options.output / DATASET_FILE, started.model_copy(update={"cases": cases, "is_complete": True}))
+    _log.info(
+        "%s: %d cases of %d patients, %d patients left out; see %s",
+        options.output,
+        len(cases),
+        len(kept),
+        report.patients.left_out,
+        options.output / REPORT_MARKDOWN,
+    )
+    return report
+
+
+def _begin(source: DataSource, options: Options) -> DatasetFile:
+    """Notes what decides the data set, or compares it with what was noted."""
+    check_writable(options.output)
+    started = DatasetFile(
+        name=options.name,
+        source=source.kind,
+        licence=options.licence,
+        arguments={**source.arguments, "folds": options.folds, "seed": options.seed},
+    )
+    if is_prepared(options.output):
+        earlier = read_dataset_file(options.output)
+        for field, was, now in [
+            *((field, getattr(earlier, field), getattr(started, field)) for field in ("name", "source", "licence")),
+            *((key, earlier.arguments.get(key), value) for key, value in started.arguments.items()),
+        ]:
+            if was != now:
+                path = options.output / DATASET_FILE
+                raise InputError(f"{path}: prepared with {field} {was!r}, not {now!r}; expected another --output")
+    # Incomplete until the end, also where it was complete: a patient may come to it.
+    write_json(options.output / DATASET_FILE, started)
+    return started
+
+
+def _made_records(jobs: Sequence[Job], options: Options) -> Iterator[Record]:
+    """The records of all patients; those that an earlier run has completed are not made again."""
+    missing = []
+    for job in jobs:
+        record = _earlier_record(options.output, job)
+        if record is None:
+            missing.append(job)
+        else:
+            yield record
+    if len(missing) < len(jobs):
+        _log.info("%d of %d are there from an earlier run", len(jobs) - len(missing), len(jobs))
+    for folder in (options.output / CASES_FOLDER, record_path(options.output, "any").parent):
+        check_writable(folder)
+    work = partial(_make, output=options.output)
+    yield from in_parallel(work, missing, workers=_worker_count(missing, options.workers), label="preparing")
+
+
+def _earlier_record(output: Path, job: Job) -> Record | None:
+    path = record_path(output, job.name)
+    if not path.is_file():
+        return None
+    try:
+        record = Record.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise InputError(f"{path}: damaged; expected a record, delete it to prepare {job.name} again") from error
+    there = all((output / CASES_FOLDER / case.case_id).is_dir() for case in record.cases)
+    return record if there else None
+
+
+def _make(job: Job, output: Path) -> Record:
+    """Makes a patient's cases; a patient who cannot be used is no error, but a folder that cannot be written is."""
+    single_threaded()
+    try:
+        with _quiet_library():
+            made = job.make()
+    except InputError as error:
+        # No record is kept, so that the next run tries again.
+        why = LeftOut(reason="files that cannot be used", detail=str(error))
+        return Record(name=job.name, patient=job.patient, left_out=why)
+    for content in made.cases:
+        write_case(content, output / CASES_FOLDER / content.case_id)
+    if made.cases:
+        write_json(record_path(output, job.name), made.record)
+    return made.record
+
+
+@contextmanager
+def _quiet_library() -> Iterator[None]:
+    """The library's warnings would not say of which patient they are; the report does."""
+    library = logging.getLogger("longilesion")
+    level = library.level
+    library.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        library.setLevel(level)
+
+
+def _worker_count(jobs: Sequence[Job], wanted: int) -> int:
+    """As many as the cores, but no more than memory has room for the largest case each; or as many as are wanted."""
+    if wanted:
+        return wanted
+    largest = max((job.memory_bytes for job in jobs), default=0) + _LIBRARIES_BYTES
+    return max(1, min(len(os.sched_getaffinity(0)), _MEMORY_BYTES // largest))
+
+
+def _write_report(report: Report, output: Path) -> None:
+    with written_together([output / REPORT_JSON, output / REPORT_MARKDOWN]) as (as_json, as_markdown):
+        as_json.write_text(report.model_dump_json(indent=1) + "\n")
+        as_markdown.write_text(to_markdown(report))
+
+
+def _check_faults(records: Sequence[Record], source: DataSource, options: Options) -> None:
+    """Raises InputError where no patient is left, and where anything does not fit together that must."""
+    faults = [(thing, why) for record in records for thing, why in record.all_left_out() if why.is_fault]
+    if not any(record.cases for record in records):
+        first = f"; {faults[0][0]}: {faults[0][1]}" if faults else ""
+        raise InputError(f"{source.place}: none of {len(records)} patients can be used{first}")
+    if options.strict and faults:
+        thing, why = faults[0]
+        raise InputError(f"{source.place}: {len(faults)} faults, see {REPORT_MARKDOWN}; the first: {thing}: {why}")
+
+
+def _check_count(patients: set[str], source: DataSource, options: Options) -> None:
+    check_patient_count(len(patients), folds=options.folds, source=source.place)

@@ -1,0 +1,129 @@
+"""Synthetic pairs as cases: drawn from CT volumes, or from phantoms where there are none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+
+from longilesion.errors import InputError
+from longilesion.evaluation.exam import LesionFact
+from training.preparation.patient import CaseContent, DataSource, Job, Made
+from training.preparation.prepared import CaseEntry
+from training.preparation.record import ImageRecord, LeftOut, LesionRecord, Record
+from training.synthesis.pairs import SyntheticPair, synthetic_pair
+from training.synthesis.settings import SynthesisSettings
+from training.synthesis.sources import Source, load_sources, phantom_sources
+
+# Other phantoms than those that training and its evaluation draw when they have no data.
+_FIRST_PHANTOM = 1000
+# A volume, both scans while they are painted, with the coordinates of their voxels.
+_MEMORY_BYTES = 900 * 2**20
+
+
+def find_synthetic(
+    data: Path | None, *, cases: int, phantoms: int, seed: int, settings: SynthesisSettings, whole: bool
+) -> DataSource:
+    """Plans pairs of the volumes of a folder (`<name>/ct.nii.gz`), or of phantoms; volumes take turns.
+
+    The pairs of a volume are one patient's. A pair follows from the seed and its number alone. Raises InputError where
+    the folder has no volumes.
+    """
+    if data is None:
+        names = [f"phantom_{_FIRST_PHANTOM * (seed + 1) + number}" for number in range(min(phantoms, cases))]
+    else:
+        names = sorted(path.parent.name for path in data.glob("*/ct.nii.gz"))
+        if not names:
+            raise InputError(f"{data}: no volumes; expected <name>/ct.nii.gz")
+    jobs = [
+        Job(
+            name=f"pair_{number:05d}",
+            patient=names[number % len(names)],
+            memory_bytes=_MEMORY_BYTES,
+            make=partial(
+                _made,
+                number,
+                data=data,
+                names=tuple(names),
+                seed=seed,
+                settings=settings,
+                whole=whole,
+            ),
+        )
+        for number in range(cases)
+    ]
+    return DataSource(
+        kind="synthetic",
+        place="phantoms" if data is None else str(data),
+        # A worker keeps the volume that it has read: pairs of the same one follow each other.
+        jobs=tuple(sorted(jobs, key=lambda job: job.patient)),
+        arguments={
+            "data": None if data is None else str(data.resolve()),
+            "cases": cases,
+            "volumes": names,
+            "settings": settings.model_dump(mode="json"),
+            "whole": whole,
+        },
+    )
+
+
+@lru_cache(maxsize=1)
+def _lenders(data: Path | None, names: tuple[str, ...]) -> tuple[Source, ...]:
+    """The volumes with real lesions, of which only the shapes are kept."""
+    nothing = np.zeros((1, 1, 1), bool)
+    lenders = []
+    for name in names:
+        if data is not None and (data / name / "lesions.nii.gz").is_file():
+            (source,) = load_sources(data, [name])
+            lesions = tuple(replace(lesion, mask=nothing) for lesion in source.lesions)
+            lenders.append(replace(source, hu=nothing.astype(np.int16), sites={}, organs={}, lesions=lesions))
+    return tuple(lenders)
+
+
+@lru_cache(maxsize=1)
+def _source(data: Path | None, name: str) -> Source:
+    if data is not None:
+        return load_sources(data, [name])[0]
+    return phantom_sources([int(name.rpartition("_")[2])])[0]
+
+
+def _made(
+    number: int, *, data: Path | None, names: tuple[str, ...], seed: int, settings: SynthesisSettings, whole: bool
+) -> Made:
+    name = names[number % len(names)]
+    source, shapes = _source(data, name), _lenders(data, names)
+    generator = np.random.default_rng((seed, number))
+    pair = synthetic_pair(source, generator, shapes=shapes, settings=settings, whole=whole)
+    case_id = f"pair_{number:05d}"
+    if not pair.facts:
+        why = LeftOut(reason="pair without lesions", is_fault=False)
+        return Made(cases=(), record=Record(name=case_id, patient=name, left_out=why))
+    content = _content(case_id, name, pair)
+    record = Record(
+        name=case_id,
+        patient=name,
+        cases=(CaseEntry(case_id=case_id, patient=name, lesions=len(pair.facts)),),
+        images=tuple(
+            ImageRecord(file=case_id, case_id=case_id, scan=f"primary-{time_point}")
+            for time_point in ("baseline", "followup")
+        ),
+        lesions=tuple(
+            LesionRecord(lesion_id=lesion_id, fate=fact.fate, case_id=case_id) for lesion_id, fact in pair.facts.items()
+        ),
+    )
+    return Made(cases=(content,), record=record)
+
+
+def _content(case_id: str, patient: str, pair: SyntheticPair) -> CaseContent:
+    return CaseContent(
+        case_id=case_id,
+        patient=patient,
+        case=pair.case,
+        truth={"primary": pair.truth},
+        facts={
+            lesion_id: LesionFact(fate=fact.fate, true_id=fact.true_id, lesion_type=fact.lesion_type)
+            for lesion_id, fact in pair.facts.items()
+        },
+    )

@@ -1,0 +1,96 @@
+"""Tables as people and spreadsheets write them: rows of named cells, and what a cell can be."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from longilesion.click_files import HIGHEST_ID
+from longilesion.errors import InputError
+from longilesion.geometry import Triple
+
+_BOOLEANS = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0": False, "0.0": False, "no": False}
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+
+
+class CellError(ValueError):
+    """A cell that does not hold what its column is for; its message says which and what."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Row:
+    """A row of a table, its cells by column; an empty cell, or what pandas writes for no number, is empty text."""
+
+    line: int
+    cells: Mapping[str, str]
+
+    def text(self, column: str) -> str:
+        """The cell's text; empty where the table has no such column."""
+        return self.cells.get(column, "")
+
+    def whole(self, column: str) -> int | None:
+        """A whole number, also as spreadsheets write it (7.0); None for an empty cell."""
+        text = self.text(column)
+        if not text:
+            return None
+        number = float(text) if _NUMBER.fullmatch(text) else np.nan
+        if not number.is_integer():
+            raise CellError(f"{column} {text!r}; expected a whole number")
+        return int(number)
+
+    def lesion_id(self, column: str) -> int | None:
+        """A lesion id; None for an empty cell."""
+        number = self.whole(column)
+        if number is not None and not 1 <= number <= HIGHEST_ID:
+            raise CellError(f"{column} {number}; expected a lesion id from 1 to {HIGHEST_ID}")
+        return number
+
+    def boolean(self, column: str) -> bool | None:
+        """True or false; None for an empty cell."""
+        text = self.text(column)
+        if text and text.lower() not in _BOOLEANS:
+            raise CellError(f"{column} {text!r}; expected True or False")
+        return _BOOLEANS.get(text.lower())
+
+    def point(self, *columns: str) -> Triple | None:
+        """Three numbers, from one cell ("x y z") or from one cell each; None where all cells are empty."""
+        text = " ".join(self.text(column) for column in columns).strip()
+        if not text:
+            return None
+        parts = [part for part in re.split(r"[\s,;()\[\]]+", text) if part]
+        if len(parts) != 3 or not all(_NUMBER.fullmatch(part) for part in parts):
+            raise CellError(f"{', '.join(columns)} {text!r}; expected a voxel index x y z")
+        x, y, z = map(float, parts)
+        return x, y, z
+
+
+def read_table(path: Path, *, columns: Sequence[str]) -> list[Row]:
+    """Reads a table with commas, semicolons or tabs; raises InputError where it lacks one of the columns."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: {getattr(error, 'strerror', 'no text')}; expected a table (CSV)") from error
+    heading = text.partition("\n")[0]
+    delimiter = max(",;\t", key=heading.count)
+    lines = csv.DictReader(io.StringIO(text), delimiter=delimiter)
+    present = [name.strip() for name in lines.fieldnames or ()]
+    missing = [column for column in columns if column not in present]
+    if missing:
+        raise InputError(f"{path}: no column {missing[0]}, found {', '.join(present) or 'nothing'}; expected it")
+    return [
+        Row(
+            line=lines.line_num,
+            cells={name.strip(): _cell(cell) for name, cell in line.items() if name and isinstance(cell, str)},
+        )
+        for line in lines
+    ]
+
+
+def _cell(text: str) -> str:
+    return "" if text.strip().lower() in ("nan", "none", "<na>") else text.strip()

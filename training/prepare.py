@@ -1,0 +1,140 @@
+"""Prepares a data set for training: Grand-Challenge-shaped case folders with truth, and folds by patient.
+
+python -m training.prepare longitudinal-ct ROOT --output DATA
+python -m training.prepare folder ROOT --output DATA
+python -m training.prepare synthetic --data CT_FOLDER --cases 500 --output DATA
+
+Layouts, what is left out and why: docs/training-data.md
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from longilesion.errors import InputError
+from training.command import run_command
+from training.preparation.longitudinal_ct import LICENCE, find_longitudinal_ct
+from training.preparation.pair_folder import find_pairs
+from training.preparation.patient import DataSource
+from training.preparation.run import Options, prepare
+from training.preparation.selection import EdgeRule
+from training.preparation.synthetic import find_synthetic
+from training.recipe import read_recipe
+from training.synthesis.settings import SynthesisSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What all sources have in common."""
+
+    output: Path
+    """folder of the prepared data set; a part of it may be there from an earlier run"""
+    name: str | None = None
+    """name of the data set; that of the output folder if not given"""
+    licence: str | None = None
+    """licence or attribution, which goes with the data set"""
+    folds: int = 5
+    """number of folds by patient; 0 leaves only the 80/20 split"""
+    seed: int = 0
+    """decides the folds, and the synthetic pairs"""
+    workers: int = 0
+    """processes; 0 takes as many as cores and 4 GB of memory allow"""
+    strict: bool = False
+    """makes an error of anything that does not fit together, once all patients have been looked at"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongitudinalCt(Arguments):
+    """The challenge's training data, Longitudinal-CT, in any of its releases."""
+
+    root: tyro.conf.Positional[Path]
+    """folder with inputsTr and targetsTr"""
+    edge: EdgeRule = "lesion"
+    """what to leave out where a point lies at the edge of its scan"""
+    keep_unclear: bool = False
+    """keeps lesions of which the table says that their linking is unclear"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder(Arguments):
+    """Scan pairs of your own, listed in pairs.csv."""
+
+    root: tyro.conf.Positional[Path]
+    """folder with pairs.csv, and lesions.csv where more is known"""
+    edge: EdgeRule = "lesion"
+    """what to leave out where a point lies at the edge of its scan"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synthetic(Arguments):
+    """Synthetic pairs, drawn from CT volumes or from phantoms."""
+
+    cases: int
+    """number of pairs"""
+    data: Path | None = None
+    """folder with a sub-folder per volume: ct.nii.gz, lesions.nii.gz and organs' masks; phantoms if not given"""
+    phantoms: int = 20
+    """number of phantoms"""
+    recipe: Path | None = None
+    """recipe whose synthesis settings are taken"""
+    whole: bool = True
+    """whole scans instead of cut-outs around a lesion"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """What to prepare."""
+
+    source: Annotated[LongitudinalCt | Folder | Synthetic, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes]
+
+
+def main() -> int:
+    """Prepares a data set."""
+    return run_command(_prepare, Preparation, __doc__)
+
+
+def _prepare(preparation: Preparation) -> None:
+    arguments = preparation.source
+    if arguments.folds < 0 or arguments.folds == 1:
+        raise InputError(f"--folds {arguments.folds}; expected at least 2, or 0 for the 80/20 split alone")
+    if arguments.workers < 0 or arguments.seed < 0:
+        raise InputError(f"--workers {arguments.workers} --seed {arguments.seed}; expected at least 0")
+    licence = LICENCE if isinstance(arguments, LongitudinalCt) and arguments.licence is None else arguments.licence
+    options = Options(
+        output=arguments.output,
+        name=arguments.name or arguments.output.resolve().name,
+        licence=licence,
+        folds=arguments.folds,
+        seed=arguments.seed,
+        workers=arguments.workers,
+        strict=arguments.strict,
+    )
+    prepare(_source(arguments), options)
+
+
+def _source(arguments: LongitudinalCt | Folder | Synthetic) -> DataSource:
+    match arguments:
+        case LongitudinalCt():
+            return find_longitudinal_ct(arguments.root, edge=arguments.edge, keep_unclear=arguments.keep_unclear)
+        case Folder():
+            return find_pairs(arguments.root, edge=arguments.edge)
+        case Synthetic():
+            if arguments.cases < 1 or arguments.phantoms < 1:
+                raise InputError(f"--cases {arguments.cases} --phantoms {arguments.phantoms}; expected at least 1")
+            return find_synthetic(
+                arguments.data,
+                cases=arguments.cases,
+                phantoms=arguments.phantoms,
+                seed=arguments.seed,
+                settings=SynthesisSettings() if arguments.recipe is None else read_recipe(arguments.recipe).synthesis,
+                whole=arguments.whole,
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""A run's folder: what the run is, its checkpoint, its bundles."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+import longilesion
+from longilesion.errors import InputError, first_error
+from longilesion.files import written_together
+from training.differences import differences
+from training.recipe import Recipe
+
+_PACKAGES = ("batchgeneratorsv2", "lightning-fabric", "monai", "numpy", "scipy", "torch")
+
+
+class RunRecord(BaseModel):
+    """What a run is: whatever decides its data order and its weights, besides the machine. Kept in `run.json`.
+
+    `data` names the data and what they hold; `workers` is 0 where the order does not depend on them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe: Recipe
+    data: str
+    fold: int | None
+    seed: int
+    steps: int
+    weights: str | None
+    processes: int
+    workers: int
+    versions: dict[str, str]
+
+
+class RunFolder:
+    """Where a run's files lie."""
+
+    def __init__(self, path: Path) -> None:
+        """Touches nothing."""
+        self.path = path
+        self.record = path / "run.json"
+        self.checkpoint = path / "checkpoint.pt"
+        self.best = path / "best"
+        self.last = path / "last"
+        self.metrics = path / "metrics.csv"
+        self.validation = path / "validation.csv"
+        self.curve = path / "curve.png"
+        self.summary = path / "summary.json"
+
+
+def package_versions() -> dict[str, str]:
+    """The versions that a run's result may depend on."""
+    return {"longilesion": longilesion.__version__, **{name: version(name) for name in _PACKAGES}}
+
+
+def begin_or_resume(folder: RunFolder, record: RunRecord) -> None:
+    """Writes the record of a new run; raises InputError where another run's files lie in the folder."""
+    if not folder.record.is_file():
+        if folder.checkpoint.exists():
+            raise InputError(
+                f"{folder.checkpoint}: a checkpoint without {folder.record.name}; expected an empty folder"
+            )
+        with written_together([folder.record]) as (temporary,):
+            temporary.write_text(record.model_dump_json(indent=1) + "\n")
+        return
+    # Versions may go up while a run is interrupted.
+    known, asked = (each.model_dump(mode="json", exclude={"versions"}) for each in (read_record(folder), record))
+    found = list(differences(known, asked))
+    if found:
+        name, before, now = found[0]
+        more = f", and {len(found) - 1} more differ" if len(found) > 1 else ""
+        raise InputError(
+            f"{folder.path}: begun with {name} = {before}, now {now}{more}; expected the same run, or another --output"
+        )
+
+
+def read_record(folder: RunFolder) -> RunRecord:
+    """Reads what a run is; raises InputError."""
+    try:
+        return RunRecord.model_validate_json(folder.record.read_bytes())
+    except OSError as error:
+        raise InputError(f"{folder.record}: {error.strerror}; expected the record of a run") from error
+    except ValidationError as error:
+        raise InputError(
+            f"{folder.record}: {first_error(error)}; expected the record of a run of this version"
+        ) from error
+
+
+def write_checkpoint(folder: RunFolder, state: Mapping[str, Any]) -> None:
+    """Writes a checkpoint as a whole or not at all; raises InputError where that is impossible."""
+    with written_together([folder.checkpoint]) as (temporary,):
+        try:
+            torch.save(dict(state), temporary)
+        except RuntimeError as error:
+            # So says PyTorch's writer where the disk is full.
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"{folder.checkpoint}: cannot be written ({reason}); the checkpoint before is as it was"
+            ) from error
+
+
+def read_checkpoint(folder: RunFolder, device: torch.device) -> dict[str, Any] | None:
+    """The state to resume from, None where there is none; raises InputError for a damaged file."""
+    if not folder.checkpoint.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(folder.checkpoint, weights_only=True, map_location=device)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{folder.checkpoint}: damaged ({reason}); expected a checkpoint of this run") from error
+    return state

@@ -1,0 +1,128 @@
+"""Training samples: lesions as the library samples them, but for the jitter of placement, clicks and outlines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+
+from longilesion.case import Click, LesionMap, LesionPrompt
+from longilesion.config import ModelSettings, VoiSettings
+from longilesion.encoding import encode
+from longilesion.geometry import Grid, Triple
+from longilesion.voi import Placement, VoiPair, resample, sample_voi_pair
+from training.augmentation import augmented
+from training.batch import Batch
+from training.cutout import GREATEST_SHIFT, CutOut
+from training.faults import faulty
+from training.recipe import JitterSettings, Recipe
+
+# A lesion of which the lattice shows no more voxels would teach a wrong absence.
+_FEWEST_VOXELS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sample:
+    """One lesion as the library samples it, with its true follow-up mask on the follow-up lattice.
+
+    `seed` decides its augmentation; `skipped` says which damaged cut-outs stood in its place.
+    """
+
+    pair: VoiPair
+    target: Float32[np.ndarray, "z y x"]
+    is_present: bool
+    seed: int = 0
+    skipped: tuple[str, ...] = ()
+
+
+def sample_lesion(
+    lesion: CutOut, settings: ModelSettings, jitter: JitterSettings, generator: np.random.Generator
+) -> Sample | None:
+    """A lesion at a random distance from where inference would look; None where the lattice then misses it."""
+    voi = training_lattice(settings, jitter)
+    placement = _jittered(lesion.placement, lesion.prompt, generator, jitter)
+    prompt = _moved_clicks(lesion.prompt, generator, jitter.click_voxels, voi)
+    pair = sample_voi_pair(lesion.case, prompt, placement, voi)
+    target = sample_target(lesion.truth, lesion.true_id, pair.followup.grid)
+    if lesion.true_id is not None and target.sum() <= _FEWEST_VOXELS:
+        return None
+    return Sample(pair=pair, target=target, is_present=lesion.true_id is not None)
+
+
+def is_seen(lesion: CutOut, settings: ModelSettings, jitter: JitterSettings) -> bool:
+    """Whether a lesion lies in its lattice where nothing is jittered; one that is gone always counts as seen."""
+    return sample_lesion(lesion, settings, unjittered(jitter), np.random.default_rng(0)) is not None
+
+
+def unjittered(jitter: JitterSettings) -> JitterSettings:
+    """The same lattice, placed exactly as inference would."""
+    return JitterSettings(shift_mm=0.0, unaligned_share=0.0, zoom_factor=1.0, placements=1, shape_zyx=jitter.shape_zyx)
+
+
+def sample_target(truth: LesionMap, true_id: int | None, lattice: Grid) -> Float32[np.ndarray, "z y x"]:
+    """The true mask of a lesion (0 or 1) on a lattice of the follow-up scan; empty where it is gone."""
+    if true_id is None:
+        return np.zeros(lattice.shape_zyx, np.float32)
+    ids, grid = truth.grid.lps_view(truth.ids)
+    start, step = grid.axis_steps(lattice)
+    share = resample(ids == true_id, start_zyx=start, step_zyx=step, shape_zyx=lattice.shape_zyx)
+    return (share > 0.5).astype(np.float32)
+
+
+def collate(samples: Sequence[Sample], recipe: Recipe) -> Batch:
+    """Encodes samples as a batch with the library's own encoding, after faults of the outlines; then augments it."""
+    pairs = [faulty(sample.pair, recipe.faults, np.random.default_rng((sample.seed, 1))) for sample in samples]
+    batch = Batch(
+        input=encode(pairs, recipe.model.encoding),
+        target=torch.from_numpy(np.stack([sample.target for sample in samples])[:, None]),
+        present=torch.tensor([sample.is_present for sample in samples]),
+        skipped=tuple(name for sample in samples for name in sample.skipped),
+    )
+    return augmented(
+        batch,
+        recipe.augmentation,
+        recipe.model.encoding,
+        spacing_zyx_mm=recipe.model.voi.spacing_zyx_mm,
+        seeds=[sample.seed for sample in samples],
+    )
+
+
+def training_lattice(settings: ModelSettings, jitter: JitterSettings) -> VoiSettings:
+    """Inference's lattice, cropped to its middle where the recipe says so."""
+    return settings.voi.model_copy(update={"shape_zyx": jitter.shape_zyx or settings.voi.shape_zyx})
+
+
+def _jittered(
+    placement: Placement, prompt: LesionPrompt, generator: np.random.Generator, jitter: JitterSettings
+) -> Placement:
+    center = placement.followup_xyz_mm
+    if generator.random() < jitter.unaligned_share:
+        center = prompt.followup.point_xyz_mm
+    shift = np.clip(generator.normal(0, 1, 3), -GREATEST_SHIFT, GREATEST_SHIFT) * jitter.shift_mm
+    limit = np.log(jitter.zoom_factor)
+    zoom = placement.zoom * float(np.exp(generator.uniform(-limit, limit)))
+    return replace(placement, followup_xyz_mm=_triple(np.array(center) + shift), zoom=zoom)
+
+
+def _moved_clicks(
+    prompt: LesionPrompt, generator: np.random.Generator, voxels: float, voi: VoiSettings
+) -> LesionPrompt:
+    """Both clicks moved by up to as many voxels of the lattice along each axis (Promptable LongiSeg, section 3.2)."""
+    if not voxels:
+        return prompt
+    reach_xyz_mm = voxels * np.array(voi.spacing_zyx_mm)[::-1]
+    moved: list[Click | None] = []
+    for click in (prompt.followup, prompt.baseline):
+        shift = generator.uniform(-reach_xyz_mm, reach_xyz_mm)
+        moved.append(
+            None if click is None else replace(click, point_xyz_mm=_triple(np.array(click.point_xyz_mm) + shift))
+        )
+    return replace(prompt, followup=moved[0] or prompt.followup, baseline=moved[1])
+
+
+def _triple(point: np.ndarray) -> Triple:
+    x, y, z = point.tolist()
+    return x, y, z

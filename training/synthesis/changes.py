@@ -1,0 +1,173 @@
+"""How a lesion looks, and what becomes of it: it stays, grows, shrinks, comes, goes, takes in another, falls apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float
+from scipy.spatial.transform import Rotation
+
+from training.synthesis.lesions import Appearance, Fate, Lesion, Tissue
+from training.synthesis.settings import ChangeShares, SynthesisSettings
+from training.synthesis.shapes import Shape, blended, random_shape
+
+_NODE = "Lymph node"
+# The largest radius by tissue; the smallest is 4 mm everywhere.
+_LARGEST_MM = {"soft": 30.0, "lung": 22.0, "fat": 22.0, "bone": 20.0}
+_LARGEST_NODE_MM = 16.0
+# No lesion shrinks, or falls into parts, that are smaller.
+_SMALLEST_MM = 3.5
+# A smaller lesion does not fall into parts.
+_SPLIT_FROM_MM = 9.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Site:
+    """Where a lesion is to be: the tissue, what the challenge calls a lesion there, and its middle."""
+
+    tissue: Tissue
+    lesion_type: str
+    center_zyx_mm: Float[np.ndarray, "3"]
+
+
+def random_lesion(
+    generator: np.random.Generator,
+    site: Site,
+    *,
+    lesion_id: int,
+    fate: Fate,
+    real_shapes: Sequence[Shape],
+    settings: SynthesisSettings,
+) -> Lesion:
+    """Draws a lesion of 8 to 60 mm and its change."""
+    is_node = site.tissue == "fat" and generator.random() < settings.node_share
+    largest_mm = _LARGEST_NODE_MM if is_node else _LARGEST_MM[site.tissue]
+    # Nodes are smooth and oval; the shapes of real tumours would be too rough.
+    is_real = bool(real_shapes) and not is_node and generator.random() < settings.real_shape_share
+    shape = real_shapes[int(generator.integers(len(real_shapes)))] if is_real else _shape(generator, is_node=is_node)
+    density_hu, core_hu = _density_hu(site.tissue, generator, is_node=is_node)
+    first = Appearance(
+        shape=shape,
+        radius_mm=float(np.exp(generator.uniform(np.log(4.0), np.log(largest_mm)))),
+        density_hu=density_hu,
+        core_hu=core_hu,
+        shift_zyx_mm=np.zeros(3),
+    )
+    second = _evolved(first, site.tissue, generator, settings.changes, is_node=is_node)
+    scars = fate == "gone" and generator.random() < settings.scar_share
+    return Lesion(
+        lesion_id=lesion_id,
+        true_id=lesion_id,
+        lesion_type=_NODE if is_node else site.lesion_type,
+        tissue=site.tissue,
+        center_zyx_mm=site.center_zyx_mm,
+        rotation=Rotation.random(rng=generator).as_matrix(),
+        edge_mm=float(generator.uniform(0.3, 1.2 if site.tissue != "soft" else 2.0)),
+        texture_hu=float(generator.uniform(0, 15)),
+        kept_structure=float(generator.uniform(0, 0.4)),
+        baseline=() if fate == "new" else (first,),
+        followup=() if fate == "gone" else (second,),
+        scar_hu=_scar_hu(site.tissue, generator) if scars else 0.0,
+    )
+
+
+def merging(lesion: Lesion, generator: np.random.Generator, *, other_id: int) -> tuple[Lesion, Lesion]:
+    """A persisting lesion and a second one beside it, of which the follow-up shows one outline, with the first's id.
+
+    Both grow towards each other until they overlap.
+    """
+    (first,), (later,) = lesion.baseline, lesion.followup
+    second = replace(
+        first,
+        shape=_shape(generator, is_node=lesion.lesion_type == _NODE),
+        radius_mm=max(first.radius_mm * float(generator.uniform(0.6, 1.0)), 4.0),
+    )
+    direction = _direction(generator)
+    apart_mm = float(generator.uniform(1.2, 1.4)) * (first.radius_mm + second.radius_mm)
+    growth = float(generator.uniform(1.1, 1.5))
+    radii_mm = first.radius_mm * growth, second.radius_mm * growth
+    # Overlapping so far, even lumpy lesions touch.
+    closer_mm = max(apart_mm - float(generator.uniform(0.65, 0.8)) * sum(radii_mm), 0.0) / 2
+    followup = (
+        replace(later, radius_mm=radii_mm[0], shift_zyx_mm=direction * closer_mm),
+        replace(later, shape=second.shape, radius_mm=radii_mm[1], shift_zyx_mm=direction * (apart_mm - closer_mm)),
+    )
+    other = replace(
+        lesion,
+        lesion_id=other_id,
+        true_id=lesion.lesion_id,
+        center_zyx_mm=lesion.center_zyx_mm + direction * apart_mm,
+        baseline=(second,),
+        followup=(),
+    )
+    return replace(lesion, followup=followup), other
+
+
+def splitting(lesion: Lesion, generator: np.random.Generator) -> Lesion:
+    """A persisting lesion of which two parts are left, with a gap between them; a small one is left as it is."""
+    (first,), (later,) = lesion.baseline, lesion.followup
+    if first.radius_mm < _SPLIT_FROM_MM:
+        return lesion
+    direction = _direction(generator)
+    parts = []
+    for side in (-1.0, 1.0):
+        radius_mm = max(first.radius_mm * float(generator.uniform(0.4, 0.55)), _SMALLEST_MM)
+        shift = side * direction * first.radius_mm * float(generator.uniform(0.65, 0.8))
+        parts.append(replace(later, shape=random_shape(generator), radius_mm=radius_mm, shift_zyx_mm=shift))
+    return replace(lesion, followup=tuple(parts))
+
+
+def _shape(generator: np.random.Generator, *, is_node: bool) -> Shape:
+    return random_shape(generator, lumpiness=0.08, stretch=0.25) if is_node else random_shape(generator)
+
+
+def _density_hu(tissue: Tissue, generator: np.random.Generator, *, is_node: bool) -> tuple[float, float]:
+    """The density, and what the core adds to it."""
+    core_hu = float(generator.uniform(-30, 12)) * float(generator.random() < 0.4)
+    if tissue == "lung":
+        if generator.random() < 0.85:
+            return float(generator.normal(20, 35)), core_hu
+        # Ground glass, every third one of which has a solid part.
+        hazy_hu = float(generator.uniform(-500, -150))
+        return hazy_hu, 30.0 - hazy_hu if generator.random() < 1 / 3 else core_hu
+    if is_node:
+        enhancement_hu = float(generator.uniform(0, 60)) * float(generator.random() < 0.6)
+        return float(generator.uniform(20, 60)) + enhancement_hu, core_hu
+    if tissue == "fat":
+        return float(generator.normal(40, 25)), core_hu
+    if tissue == "bone":
+        is_lytic = generator.random() < 0.5
+        return float(generator.uniform(40, 80) if is_lytic else generator.uniform(400, 900)), core_hu
+    return float(generator.uniform(18, 90) * generator.choice([-1.0, 1.0])), core_hu
+
+
+def _evolved(
+    first: Appearance, tissue: Tissue, generator: np.random.Generator, changes: ChangeShares, *, is_node: bool
+) -> Appearance:
+    shares = np.array([changes.stays, changes.grows, changes.shrinks])
+    ranges = ((0.93, 1.07), (1.07, 1.7), (0.45, 0.93))
+    low, high = ranges[int(generator.choice(3, p=shares / shares.sum()))]
+    density_hu = first.density_hu * float(generator.uniform(0.7, 1.2)) + float(generator.normal(0, 5))
+    if tissue == "soft":
+        # Below this contrast not even an expert would find it again.
+        density_hu = float(np.sign(first.density_hu)) * max(abs(density_hu), 14.0)
+    return replace(
+        first,
+        shape=blended(first.shape, _shape(generator, is_node=is_node), float(generator.uniform(0, 0.35))),
+        radius_mm=max(first.radius_mm * float(generator.uniform(low, high)), _SMALLEST_MM),
+        density_hu=density_hu,
+    )
+
+
+def _scar_hu(tissue: Tissue, generator: np.random.Generator) -> float:
+    """What a healed lesion leaves: a faint band in lung, strands in fat, sclerosis in bone, a shade in soft tissue."""
+    low, high = {"soft": (4.0, 10.0), "lung": (40.0, 200.0), "fat": (15.0, 45.0), "bone": (80.0, 250.0)}[tissue]
+    sign = float(generator.choice([-1.0, 1.0])) if tissue == "soft" else 1.0
+    return sign * float(generator.uniform(low, high))
+
+
+def _direction(generator: np.random.Generator) -> Float[np.ndarray, "3"]:
+    vector = generator.normal(size=3)
+    return np.asarray(vector / np.linalg.norm(vector))

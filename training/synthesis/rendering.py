@@ -1,0 +1,229 @@
+"""One time point of a pair: a source sampled where a scan's voxels lie in its anatomy, in slabs of slices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int16, UInt16
+from scipy.ndimage import gaussian_filter1d
+from torch import Tensor
+
+from longilesion.case import AIR_HU
+from longilesion.geometry import ZYX, Triple
+from training.synthesis.acquisition import Acquisition, acquired, enhanced
+from training.synthesis.deformation import Axes, Motion, lattice, sampled
+from training.synthesis.insertion import paint, paint_scar
+from training.synthesis.lesions import UNMARKED, Appearance, Lesion
+from training.synthesis.shapes import REACH
+from training.synthesis.solids import Window
+from training.synthesis.sources import RealLesion, Source
+
+# Points, and what is calculated from them, take some 100 bytes per voxel.
+SLAB_VOXELS = 2_000_000
+# Every so many voxels along each axis, a time point remembers where they lie.
+_STRIDE = 4
+# As far beyond the scan may motion reach.
+_MARGIN_MM = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Frame:
+    """A scan's voxels before anything has moved, around their middle; in mm from the volume's first voxel."""
+
+    shape_zyx: ZYX
+    spacing_zyx_mm: Triple
+    middle_zyx_mm: Float[np.ndarray, "3"]
+
+    @property
+    def half_zyx_mm(self) -> Float[np.ndarray, "3"]:
+        """From the middle to the outermost voxels' centres."""
+        return np.asarray((np.array(self.shape_zyx) - 1) / 2 * self.spacing_zyx_mm)
+
+    @property
+    def whole(self) -> Window:
+        """All of its voxels."""
+        z, y, x = (slice(0, length) for length in self.shape_zyx)
+        return z, y, x
+
+    def axes(self, window: Window, device: torch.device, *, stride: int = 1) -> Axes:
+        """Where every `stride`-th voxel of a window lies along z, y and x."""
+        z, y, x = (
+            torch.arange(side.start, side.stop, stride, device=device) * step + float(first)
+            for side, first, step in zip(
+                window, self.middle_zyx_mm - self.half_zyx_mm, self.spacing_zyx_mm, strict=True
+            )
+        )
+        return z, y, x
+
+    def relative(self, axes: Axes) -> Axes:
+        """The same places, for which the frame reaches from -1 to 1."""
+        z, y, x = (
+            (axis - middle) / half
+            for axis, middle, half in zip(axes, self.middle_zyx_mm.tolist(), self.half_zyx_mm.tolist(), strict=True)
+        )
+        return z, y, x
+
+    def slabs(self, voxels: int) -> Iterator[Window]:
+        """Windows of whole slices, of about as many voxels each."""
+        count, rows, columns = self.shape_zyx
+        step = max(1, voxels // (rows * columns))
+        for first in range(0, count, step):
+            yield slice(first, min(first + step, count)), slice(0, rows), slice(0, columns)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TimePoint:
+    """A scan while it is painted, and its lesion map; `coarse_zyx_mm` says where every fourth voxel lies."""
+
+    frame: Frame
+    motion: Motion | None
+    acquisition: Acquisition
+    hu: Float32[Tensor, "z y x"]
+    ids: UInt16[np.ndarray, "z y x"]
+    coarse_zyx_mm: Float32[Tensor, "a b c 3"]
+
+    def points(self, window: Window) -> Float32[Tensor, "z y x 3"]:
+        """Where its voxels lie in the anatomy."""
+        return _moved(self.frame.axes(window, self.hu.device), self.motion)
+
+    def outline(self, lesion: RealLesion, label: int, *, source: Source) -> None:
+        """Marks a real lesion."""
+        box = self._box(lesion.center_zyx_mm, reach_mm=lesion.extent_mm)
+        if box is None:
+            return
+        first, last = ([getattr(side, end) for side in lesion.box] for end in ("start", "stop"))
+        middle = (np.array(first) + np.array(last) - 1) / 2 * source.spacing_zyx_mm
+        mask = torch.from_numpy(lesion.mask.astype(np.float32)).to(self.hu.device)
+        offsets = self.points(box) - torch.from_numpy(middle.astype(np.float32)).to(self.hu.device)
+        self.ids[box][(sampled(mask, offsets, source.spacing_zyx_mm) > 0.5).cpu().numpy()] = label
+
+    def insert(self, lesion: Lesion, parts: tuple[Appearance, ...], label: int, generator: np.random.Generator) -> None:
+        """Paints a lesion's parts, and marks them under that label unless it is `UNMARKED`."""
+        box = self._box(lesion.center_zyx_mm, reach_mm=_reach_mm(parts)) if parts else None
+        if box is not None:
+            paint(
+                self.hu[box],
+                self.ids[box],
+                points_zyx_mm=self.points(box),
+                lesion=lesion,
+                parts=parts,
+                label=label,
+                generator=generator,
+            )
+
+    def insert_scar(self, lesion: Lesion) -> None:
+        """Paints what is left of a healed lesion."""
+        box = self._box(lesion.center_zyx_mm, reach_mm=_reach_mm(lesion.baseline))
+        if box is not None:
+            paint_scar(self.hu[box], points_zyx_mm=self.points(box), lesion=lesion)
+
+    def nearest_voxel(self, place_zyx_mm: Float[np.ndarray, "3"]) -> Triple:
+        """The voxel that shows a place of the anatomy, or comes closest to it."""
+        place = torch.from_numpy(place_zyx_mm.astype(np.float32)).to(self.hu.device)
+        distance = (self.coarse_zyx_mm - place).pow(2).sum(-1)
+        around = [int(index) * _STRIDE for index in np.unravel_index(int(distance.argmin()), distance.shape)]
+        start = [max(index - _STRIDE, 0) for index in around]
+        z, y, x = (
+            slice(first, min(index + _STRIDE + 1, length))
+            for first, index, length in zip(start, around, self.frame.shape_zyx, strict=True)
+        )
+        fine = (self.points((z, y, x)) - place).pow(2).sum(-1)
+        found = np.unravel_index(int(fine.argmin()), fine.shape)
+        z_index, y_index, x_index = (float(first + index) for first, index in zip(start, found, strict=True))
+        return z_index, y_index, x_index
+
+    def developed(self, *, slab_voxels: int = SLAB_VOXELS) -> Int16[np.ndarray, "z y x"]:
+        """The scan that the scanner gives."""
+        image = np.empty(self.frame.shape_zyx, np.int16)
+        for slab in self.frame.slabs(slab_voxels):
+            image[slab] = acquired(self.hu[slab], self.acquisition, first_slice=slab[0].start)
+        return image
+
+    def _box(self, center_zyx_mm: Float[np.ndarray, "3"], *, reach_mm: float) -> Window | None:
+        """The voxels around a place, found on every fourth voxel and widened by as much; None where there are none."""
+        margin = max(6.0, 0.75 * _STRIDE * max(self.frame.spacing_zyx_mm))
+        center = torch.from_numpy(center_zyx_mm.astype(np.float32)).to(self.hu.device)
+        near = (self.coarse_zyx_mm - center).abs().amax(-1).cpu().numpy() < reach_mm + margin
+        if not near.any():
+            return None
+        sides = []
+        for axis in range(3):
+            hits = np.flatnonzero(near.any(axis=tuple(other for other in range(3) if other != axis)))
+            stop = min((int(hits[-1]) + 1) * _STRIDE + 1, self.frame.shape_zyx[axis])
+            sides.append(slice(max((int(hits[0]) - 1) * _STRIDE, 0), stop))
+        return sides[0], sides[1], sides[2]
+
+
+def rendered(
+    source: Source,
+    frame: Frame,
+    motion: Motion | None,
+    acquisition: Acquisition,
+    *,
+    device: torch.device,
+    repeats_ends: bool = False,
+    slab_voxels: int = SLAB_VOXELS,
+) -> TimePoint:
+    """Samples a time point, contrast included, before lesions and noise.
+
+    Beyond the source there is air or, where `repeats_ends`, its first or last slice, as if the body went on.
+    """
+    window, middle = _window(source, frame)
+    own_mm, slice_mm = float(source.spacing_zyx_mm[0]), frame.spacing_zyx_mm[0]
+    voxels = source.hu[window]
+    if slice_mm > own_mm:
+        # A thick slice averages over its thickness.
+        deviation = np.sqrt(slice_mm**2 - own_mm**2) / 2.355 / own_mm
+        voxels = gaussian_filter1d(voxels, deviation, axis=0, output=np.float32, truncate=2.5)
+    volume = torch.from_numpy(np.asarray(voxels, np.float32)).to(device).sub_(AIR_HU)
+    hu = torch.empty(frame.shape_zyx, device=device)
+    for slab in frame.slabs(slab_voxels):
+        axes = frame.axes(slab, device)
+        local = _moved(axes, motion) - _tensor(middle, device)
+        if repeats_ends:
+            end_mm = float((volume.shape[0] - 1) / 2 * own_mm)
+            local[..., 0].clamp_(-end_mm, end_mm)
+        image = sampled(volume, local, source.spacing_zyx_mm)
+        if motion is not None and motion.breathing is not None:
+            # Air weighs nothing: the density of lung over that of air follows from its volume alone.
+            lung = ((-500 - AIR_HU - image) / 200).clamp(0, 1)
+            image *= 1 + lung * (motion.breathing.lung_density - 1)
+        hu[slab] = enhanced(image + AIR_HU, acquisition, frame.relative(axes))
+    return TimePoint(
+        frame=frame,
+        motion=motion,
+        acquisition=acquisition,
+        hu=hu,
+        ids=np.zeros(frame.shape_zyx, np.uint16),
+        coarse_zyx_mm=_moved(frame.axes(frame.whole, device, stride=_STRIDE), motion),
+    )
+
+
+def label_of(lesion: Lesion) -> int:
+    """The label of a lesion in the baseline's mask."""
+    return lesion.lesion_id if lesion.is_marked_before else UNMARKED
+
+
+def _window(source: Source, frame: Frame) -> tuple[Window, Float[np.ndarray, "3"]]:
+    """The part of the source that a scan shows, with a margin for motion, and its middle."""
+    half = frame.half_zyx_mm + _MARGIN_MM
+    shape = np.array(source.hu.shape)
+    start = np.clip(np.floor((frame.middle_zyx_mm - half) / source.spacing_zyx_mm), 0, shape - 2).astype(int)
+    stop = np.clip(np.ceil((frame.middle_zyx_mm + half) / source.spacing_zyx_mm), start + 2, shape).astype(int)
+    z, y, x = (slice(low, high) for low, high in zip(start.tolist(), stop.tolist(), strict=True))
+    return (z, y, x), (start + stop - 1) / 2 * source.spacing_zyx_mm
+
+
+def _moved(axes: Axes, motion: Motion | None) -> Float32[Tensor, "z y x 3"]:
+    return lattice(axes) if motion is None else motion.mapped(axes)
+
+
+def _reach_mm(parts: tuple[Appearance, ...]) -> float:
+    return max(part.radius_mm * REACH + float(np.linalg.norm(part.shift_zyx_mm)) for part in parts)
+
+
+def _tensor(values: Float[np.ndarray, "3"], device: torch.device) -> Float32[Tensor, "3"]:
+    return torch.from_numpy(values.astype(np.float32)).to(device)

@@ -1,0 +1,268 @@
+"""What a pair is to show, before any voxel is sampled: where it looks, and which lesions are there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from longilesion.evaluation.exam import Fate
+from training.synthesis.anatomy import anatomy_growth
+from training.synthesis.changes import Site, merging, random_lesion, splitting
+from training.synthesis.deformation import Growth, Mapped
+from training.synthesis.lesions import UNMARKED, Lesion, Tissue
+from training.synthesis.lifenet import lifenet_lesions
+from training.synthesis.settings import SynthesisSettings
+from training.synthesis.shapes import Shape
+from training.synthesis.sites import lesion_type_of, organ_at
+from training.synthesis.sources import RealLesion, Source
+
+# Lesions of a cut-out lie so near to its middle.
+_NEAR_MM = 55.0
+_FATES: tuple[Fate, ...] = ("persists", "new", "gone")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ShownLesion:
+    """A real lesion that a pair shows; it persists, changed by `growth`."""
+
+    lesion_id: int
+    lesion_type: str
+    real: RealLesion
+    growth: Mapped
+    is_marked_before: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Scene:
+    """Where a pair looks, in mm from the volume's first voxel, and its real and painted lesions.
+
+    `coarseness` scales the voxels, 1 for those of a clinical scan.
+    """
+
+    middle_zyx_mm: Float[np.ndarray, "3"]
+    side_zyx_mm: Float[np.ndarray, "3"]
+    coarseness: float
+    shown: tuple[ShownLesion, ...]
+    lesions: tuple[Lesion, ...]
+
+
+def random_scene(
+    source: Source,
+    generator: np.random.Generator,
+    *,
+    shapes: Sequence[Source],
+    settings: SynthesisSettings,
+    whole: bool,
+) -> Scene:
+    """Draws what a pair shows: the whole volume, or a cut-out around a real or a painted lesion."""
+    anchor = None if whole or settings.generator == "lifenet" else _random_real(source, generator, settings)
+    real = source.lesions if whole or anchor is not None else ()
+    shown = tuple(_shown(source, lesion, number, generator, settings) for number, lesion in enumerate(real, start=1))
+    if settings.generator == "lifenet":
+        lesions = [_renumbered(lesion, len(shown)) for lesion in lifenet_lesions(source, generator, settings.lifenet)]
+    else:
+        attempts = settings.whole_attempts if whole else settings.attempts
+        near = None if whole else _middle(source, anchor, generator, settings)
+        real_shapes = tuple(lesion.shape for other in shapes for lesion in other.lesions)
+        lesions = list(
+            _general_lesions(
+                source, generator, settings, near=near, shown=shown, attempts=attempts, real_shapes=real_shapes
+            )
+        )
+    lesions = _with_faults(lesions, source, generator, settings, first_id=1 + _last_id(shown, lesions))
+    if whole:
+        side = np.array(source.hu.shape) * source.spacing_zyx_mm.astype(float)
+        # Voxels much finer than the source's would only take memory.
+        coarseness = max(1.0, float(source.spacing_zyx_mm[1:].mean()) / 1.3)
+        middle = (np.array(source.hu.shape) - 1) / 2 * source.spacing_zyx_mm.astype(float)
+        return Scene(middle_zyx_mm=middle, side_zyx_mm=side, coarseness=coarseness, shown=shown, lesions=tuple(lesions))
+    middle, extent_mm = _cut_out(source, anchor, lesions, generator, settings)
+    zoom = float(np.clip(extent_mm / 50.0, 0.8, 3.0))
+    return Scene(
+        middle_zyx_mm=middle,
+        side_zyx_mm=np.array([110.0, 120.0, 120.0]) * zoom + 40.0,
+        coarseness=max(1.0, 0.8 * zoom),
+        shown=shown,
+        lesions=tuple(lesions),
+    )
+
+
+def _general_lesions(
+    source: Source,
+    generator: np.random.Generator,
+    settings: SynthesisSettings,
+    *,
+    near: Float[np.ndarray, "3"] | None,
+    shown: Sequence[ShownLesion],
+    attempts: tuple[int, int],
+    real_shapes: Sequence[Shape],
+) -> Iterator[Lesion]:
+    """Lesions at random sites, near a point if one is given, that collide with no other, painted or real."""
+    taken = [(lesion.real.center_zyx_mm, lesion.real.radius_mm) for lesion in shown]
+    shares = np.array([settings.fates.persists, settings.fates.new, settings.fates.gone])
+    next_id = 1 + _last_id(shown, ())
+    for _ in range(int(generator.integers(attempts[0], attempts[1] + 1))):
+        is_marked = generator.random() >= settings.distractor_share
+        lesion = random_lesion(
+            generator,
+            random_site(source, generator, settings, near=near),
+            lesion_id=next_id if is_marked else UNMARKED,
+            fate=_FATES[int(generator.choice(3, p=shares / shares.sum()))],
+            real_shapes=real_shapes,
+            settings=settings,
+        )
+        group = _developed(lesion, generator, settings) if is_marked else (lesion,)
+        gap_mm = float(generator.uniform(1.0, 8.0))
+        if all(_is_apart(each, taken, gap_mm) for each in group):
+            taken += [(each.center_zyx_mm, each.reach_mm) for each in group]
+            next_id += len(group) if is_marked else 0
+            yield from group
+
+
+def _developed(lesion: Lesion, generator: np.random.Generator, settings: SynthesisSettings) -> tuple[Lesion, ...]:
+    """A lesion, which may fall apart or take in a second one."""
+    if lesion.baseline and lesion.followup:
+        kind = generator.random()
+        if kind < settings.merging_share:
+            return merging(lesion, generator, other_id=lesion.lesion_id + 1)
+        if kind < settings.merging_share + settings.splitting_share:
+            return (splitting(lesion, generator),)
+    return (lesion,)
+
+
+def _is_apart(lesion: Lesion, taken: Sequence[tuple[NDArray[np.floating], float]], gap_mm: float) -> bool:
+    return all(
+        np.linalg.norm(lesion.center_zyx_mm - center) > 1.2 * (lesion.reach_mm + reach_mm) + gap_mm
+        for center, reach_mm in taken
+    )
+
+
+def random_site(
+    source: Source,
+    generator: np.random.Generator,
+    settings: SynthesisSettings,
+    *,
+    near: Float[np.ndarray, "3"] | None,
+) -> Site:
+    """A random site, within 55 mm of a point where one is given and anything lies there."""
+    found: dict[Tissue, np.ndarray] = {}
+    for tissue, positions in source.sites.items():
+        inside = positions if near is None else positions[np.linalg.norm(positions - near, axis=1) < _NEAR_MM]
+        if len(inside) and getattr(settings.tissues, tissue):
+            found[tissue] = inside
+    if not found:
+        found = dict(source.sites)
+    names = list(found)
+    shares = np.array([max(getattr(settings.tissues, name), 1e-6) for name in names])
+    tissue = names[int(generator.choice(len(names), p=shares / shares.sum()))]
+    positions = found[tissue]
+    if tissue == "soft" and source.organs and generator.random() < settings.organ_share:
+        positions = _in_organs(source, positions, settings)
+    position = positions[int(generator.integers(len(positions)))] + generator.uniform(-2, 2, 3).astype(np.float32)
+    organ = organ_at(source.organs, source.spacing_zyx_mm, position)
+    return Site(tissue=tissue, lesion_type=lesion_type_of(tissue, organ), center_zyx_mm=position.astype(float))
+
+
+def _in_organs(source: Source, positions: NDArray[np.floating], settings: SynthesisSettings) -> NDArray[np.floating]:
+    """Those of the positions that lie in the settings' organs; all of them where none does."""
+    index = tuple(np.round(positions / source.spacing_zyx_mm).astype(int).T)
+    names = settings.organs or tuple(source.organs)
+    inside = [source.organs[name][index] for name in names if name in source.organs]
+    chosen = positions[np.any(inside, axis=0)] if inside else positions[:0]
+    return chosen if len(chosen) else positions
+
+
+def _random_real(source: Source, generator: np.random.Generator, settings: SynthesisSettings) -> RealLesion | None:
+    """The real lesion that a cut-out is drawn around, if it is."""
+    if generator.random() >= settings.real_share or not source.lesions:
+        return None
+    return source.lesions[int(generator.integers(len(source.lesions)))]
+
+
+def _shown(
+    source: Source, real: RealLesion, number: int, generator: np.random.Generator, settings: SynthesisSettings
+) -> ShownLesion:
+    factor = float(np.exp(generator.uniform(np.log(0.6), np.log(1.4))))
+    growth: Mapped = Growth(center_zyx_mm=real.center_zyx_mm, factor=factor, reach_mm=1.6 * real.radius_mm).mapped
+    if generator.random() < settings.anatomy_share:
+        growth = anatomy_growth(
+            source.hu, source.spacing_zyx_mm, mask=real.mask, box=real.box, volume_factor=factor**3
+        ).mapped
+    organ = organ_at(source.organs, source.spacing_zyx_mm, real.center_zyx_mm.astype(np.float32))
+    return ShownLesion(
+        lesion_id=number,
+        lesion_type=lesion_type_of("soft", organ),
+        real=real,
+        growth=growth,
+        is_marked_before=bool(generator.random() >= settings.missing_outlines),
+    )
+
+
+def _with_faults(
+    lesions: Sequence[Lesion],
+    source: Source,
+    generator: np.random.Generator,
+    settings: SynthesisSettings,
+    *,
+    first_id: int,
+) -> list[Lesion]:
+    """The lesions after a reader with faults has marked the baseline (LiFE-Net, section 3.1).
+
+    Of those that persist, some are missed; normal tissue is marked where no lesion is.
+    """
+    merged = {lesion.true_id for lesion in lesions if lesion.true_id != lesion.lesion_id}
+    marked = []
+    for lesion in lesions:
+        can_be_missed = lesion.baseline and lesion.followup and lesion.lesion_id not in merged
+        is_missed = bool(can_be_missed) and generator.random() < settings.missing_outlines
+        marked.append(replace(lesion, is_marked_before=False) if is_missed else lesion)
+    outlined = sum(bool(lesion.baseline) and lesion.lesion_id != UNMARKED for lesion in marked)
+    share = settings.false_outlines
+    for _ in range(int(generator.poisson(max(outlined, 1) * share / (1 - share))) if share else 0):
+        center = lesions[int(generator.integers(len(lesions)))].center_zyx_mm if lesions else None
+        site = random_site(source, generator, settings, near=center)
+        false = random_lesion(generator, site, lesion_id=first_id, fate="gone", real_shapes=(), settings=settings)
+        if _is_apart(false, [(lesion.center_zyx_mm, lesion.reach_mm) for lesion in marked], 2.0):
+            marked.append(replace(false, is_painted=False, scar_hu=0.0))
+            first_id += 1
+    return marked
+
+
+def _middle(
+    source: Source, anchor: RealLesion | None, generator: np.random.Generator, settings: SynthesisSettings
+) -> Float[np.ndarray, "3"]:
+    """What the lesions of a cut-out lie around."""
+    if anchor is not None:
+        return anchor.center_zyx_mm
+    return random_site(source, generator, settings, near=None).center_zyx_mm
+
+
+def _cut_out(
+    source: Source,
+    anchor: RealLesion | None,
+    lesions: Sequence[Lesion],
+    generator: np.random.Generator,
+    settings: SynthesisSettings,
+) -> tuple[Float[np.ndarray, "3"], float]:
+    """The middle of a cut-out, and the extent of the lesion that it is drawn around."""
+    if anchor is not None:
+        return anchor.center_zyx_mm, anchor.extent_mm
+    if not lesions:
+        return random_site(source, generator, settings, near=None).center_zyx_mm, 0.0
+    lesion = lesions[0] if settings.generator == "general" else lesions[int(generator.integers(len(lesions)))]
+    return lesion.center_zyx_mm, 2.4 * max(part.radius_mm for part in (*lesion.baseline, *lesion.followup))
+
+
+def _renumbered(lesion: Lesion, shift: int) -> Lesion:
+    if lesion.lesion_id == UNMARKED:
+        return lesion
+    return replace(lesion, lesion_id=lesion.lesion_id + shift, true_id=lesion.true_id + shift)
+
+
+def _last_id(shown: Sequence[ShownLesion], lesions: Sequence[Lesion]) -> int:
+    ids = [lesion.lesion_id for lesion in shown] + [lesion.lesion_id for lesion in lesions]
+    return max(ids, default=UNMARKED)

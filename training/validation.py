@@ -1,0 +1,103 @@
+"""How good a network is while it trains: whole cases through the pipeline, scored lesion by lesion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from torch import nn
+
+from longilesion.case import Case
+from longilesion.config import ModelSettings
+from longilesion.ensemble import Ensemble, find_precision
+from longilesion.evaluation.exam import Exam, ScoringSettings
+from longilesion.evaluation.folders import find_exams
+from longilesion.evaluation.methods import prediction_of
+from longilesion.evaluation.reading import read_exam
+from longilesion.evaluation.scoring import ExamScore, score_exam
+from longilesion.grand_challenge import read_case
+from longilesion.pipeline import segment_case
+from training.evaluate import exam_of
+from training.preparation.prepared import PreparedCase
+from training.recipe import Recipe
+from training.synthesis.pairs import synthetic_pair
+from training.synthesis.sources import Source
+
+# A case is read, or drawn, when its turn comes: whole scans of many cases would fill the memory.
+ValidationCase: TypeAlias = Callable[[], tuple[Exam, Case]]
+
+_SYNTHETIC_SEED = 7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """A sum over cases or lesions, and over how many; sums of several processes can be added."""
+
+    total: float = 0.0
+    count: float = 0.0
+
+    @property
+    def mean(self) -> float:
+        """NaN where nothing was counted."""
+        return self.total / self.count if self.count else float("nan")
+
+
+FIGURES: Mapping[str, Callable[[ExamScore], Iterable[float | None]]] = {
+    "dice": lambda score: [score.challenge.dice],
+    "false_positive_ml": lambda score: [score.challenge.false_positive_ml],
+    "false_negative_ml": lambda score: [score.challenge.false_negative_ml],
+    "lesion_dice": lambda score: [lesion.dice for lesion in score.lesions],
+    "present_kept": lambda score: [lesion.is_kept for lesion in score.lesions],
+    "gone_recognised": lambda score: [lesion.is_recognised for lesion in score.lesions],
+}
+
+
+def prepared_cases(cases: Sequence[PreparedCase], *, limit: int) -> list[ValidationCase]:
+    """Up to `limit` cases of a prepared data set, spread over it."""
+    places = np.unique(np.linspace(0, len(cases) - 1, min(limit, len(cases))).round().astype(int)).tolist()
+    return [_reader(cases[place]) for place in places]
+
+
+def synthetic_cases(sources: Sequence[Source], recipe: Recipe) -> list[ValidationCase]:
+    """Pairs over held-out volumes, the same ones every time."""
+    return [_drawer(sources, recipe, number) for number in range(recipe.validation.cases)]
+
+
+def validate(network: nn.Module, settings: ModelSettings, cases: Iterable[ValidationCase]) -> dict[str, Figure]:
+    """Segments cases with a network as inference would, but for mirrored views, which only take time here."""
+    device = next(network.parameters()).device
+    plain = settings.inference.model_copy(update={"mirror_axes": ()})
+    ensemble = Ensemble(
+        settings=settings.model_copy(update={"inference": plain}),
+        networks=(network.eval(),),
+        device=device,
+        precision=find_precision("auto", device),
+    )
+    figures = dict.fromkeys(FIGURES, Figure())
+    for case in cases:
+        exam, scans = case()
+        score = score_exam(exam, prediction_of(segment_case(scans, ensemble)), ScoringSettings())
+        for name, values in FIGURES.items():
+            known = [float(value) for value in values(score) if value is not None and not np.isnan(value)]
+            figures[name] = Figure(total=figures[name].total + sum(known), count=figures[name].count + len(known))
+    return figures
+
+
+def _reader(case: PreparedCase) -> ValidationCase:
+    def read() -> tuple[Exam, Case]:
+        exam, _ = read_exam(find_exams(case.folder)[0])
+        return exam, read_case(case.folder / "input")[0]
+
+    return read
+
+
+def _drawer(sources: Sequence[Source], recipe: Recipe, number: int) -> ValidationCase:
+    def draw() -> tuple[Exam, Case]:
+        source = sources[number % len(sources)]
+        generator = np.random.default_rng((_SYNTHETIC_SEED, number))
+        pair = synthetic_pair(source, generator, shapes=sources, settings=recipe.synthesis)
+        return exam_of(f"{source.name}/{number}", pair), pair.case
+
+    return draw

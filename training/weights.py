@@ -1,0 +1,32 @@
+"""The weights that a run begins with: a bundle's, or those of an nnU-Net v2 training."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from rich.console import Console
+
+from longilesion.config import ModelSettings
+from longilesion.ensemble import is_bundle, load_ensemble
+from longilesion.errors import InputError
+from longilesion.networks.dual_encoder import DualEncoder
+from training.nnunet import read_nnunet
+from training.pretrained import initialise
+
+_log = logging.getLogger("training")
+
+
+def load_weights(network: DualEncoder, folder: Path, settings: ModelSettings) -> None:
+    """Gives a network, built from those settings, another's weights; raises InputError or BundleError where they do not fit."""
+    if is_bundle(folder):
+        (other, *rest) = load_ensemble(folder, device="cpu").networks
+        try:
+            network.load_state_dict(other.state_dict())
+        except RuntimeError as error:
+            reason = str(error).splitlines()[1].strip()
+            raise InputError(f"{folder}: {reason}; expected the weights of the recipe's network") from error
+        _log.info("begun with the weights in %s%s", folder, f", the first of {len(rest) + 1} networks" if rest else "")
+        return
+    report = initialise(network, read_nnunet(folder), settings)
+    Console().print(report.table())
