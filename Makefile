@@ -9,10 +9,10 @@ STAMP := $(VENV)/.complete
 TEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench container clean
+.PHONY: help setup demo test check bench bench-training container clean
 
 help:
-	@echo "make setup | demo | test | check | bench | container | clean"
+	@echo "make setup | demo | test | check | bench | bench-training | container | clean"
 
 setup: $(STAMP)
 
@@ -43,6 +43,9 @@ check: setup
 bench: setup
 	$(BIN)/python -m benchmarks.pipeline
 	$(BIN)/python -m benchmarks.evaluation
+
+bench-training: setup
+	$(BIN)/python -m benchmarks.training
 
 # With a docker engine the image stands on its official base; without one, on a small Debian base made here.
 container: setup

@@ -150,8 +150,8 @@ def drawn(phantom: PhantomCase, plans: Sequence[PlannedLesion], *, first_image: 
 
 
 def all_fates(seed: int) -> Patient:
-    plans = tuple(replace(plan, radius_mm=plan.radius_mm + 3.0) for plan in LESIONS)
-    return drawn(torso_case(seed, lesions=plans, baselines=[_SEEN], followups=[_LATER]), plans)
+    plans = tuple(replace(plan, radius_mm=max(plan.radius_mm, 9.0)) for plan in LESIONS)
+    return drawn(_torso(seed, lesions=plans, baselines=[_SEEN], followups=[_LATER]), plans)
 
 
 def two_scans(seed: int) -> Patient:
@@ -171,7 +171,7 @@ def two_scans(seed: int) -> Patient:
             replace(_LATER, name="secondary", heights_mm=(-216.0, -16.0)),
         ],
     }
-    return drawn(torso_case(seed, lesions=plans, **views), plans)
+    return drawn(_torso(seed, lesions=plans, **views), plans)
 
 
 def three_scans(seed: int) -> Patient:
@@ -213,7 +213,7 @@ def two_baselines(seed: int) -> Patient:
         replace(_SEEN, name="secondary", heights_mm=(-208.0, -64.0)),
     ]
     followup = replace(_LATER, heights_mm=(-208.0, 192.0))
-    return drawn(torso_case(seed, lesions=plans, baselines=views, followups=[followup]), plans)
+    return drawn(_torso(seed, lesions=plans, baselines=views, followups=[followup]), plans)
 
 
 def _lungs(seed: int, *, first_image: int = 0, first_id: int = 0) -> Patient:
@@ -224,7 +224,7 @@ def _lungs(seed: int, *, first_image: int = 0, first_id: int = 0) -> Patient:
     )
     heights = (56.0, 200.0)
     views = {"baselines": [replace(_SEEN, heights_mm=heights)], "followups": [replace(_LATER, heights_mm=heights)]}
-    return drawn(torso_case(seed, lesions=plans, **views), plans, first_image=first_image, first_id=first_id)
+    return drawn(_torso(seed, lesions=plans, **views), plans, first_image=first_image, first_id=first_id)
 
 
 _KINDS: tuple[Callable[[int], Patient], ...] = (
@@ -235,6 +235,16 @@ _KINDS: tuple[Callable[[int], Patient], ...] = (
     unclear,
     two_baselines,
 )
+
+
+def _torso(seed: int, **planned: Any) -> PhantomCase:
+    """A torso of the seed, or of a later one where the lesions find no place in that."""
+    for attempt in range(20):
+        try:
+            return torso_case(seed + 1_000_000 * attempt, **planned)
+        except ValueError:
+            continue
+    raise ValueError(f"seed {seed}: lesions find no place in twenty torsos")
 
 
 def _shifted(lesions: LesionMap, first_id: int) -> LesionMap:

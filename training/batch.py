@@ -15,12 +15,14 @@ from longilesion.encoding import NetworkInput
 class Batch:
     """An encoded batch and what is true of it; absent lesions have an empty target.
 
-    `skipped` says which damaged cut-outs were replaced by others.
+    Samples of one origin show one patient or one synthetic pair. `skipped` says which damaged cut-outs were replaced by
+    others.
     """
 
     input: NetworkInput
     target: Float32[Tensor, "batch 1 z y x"]
     present: Bool[Tensor, " batch"]
+    origins: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> Batch:
@@ -29,5 +31,6 @@ class Batch:
             input=self.input.to(device),
             target=self.target.to(device),
             present=self.present.to(device),
+            origins=self.origins,
             skipped=self.skipped,
         )

@@ -27,4 +27,7 @@ def run_command(job: Callable[[_Arguments], object], arguments: type[_Arguments]
     except LongilesionError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     return 0

@@ -94,7 +94,9 @@ def cross_validate(arguments: Arguments) -> Path | None:
     Raises InputError where a fold is missing, unfinished (with `collect`), or is another run than asked for.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError("several processes; expected one: train each fold with torchrun -m training.train, then --collect")
+        raise InputError(
+            "several processes; expected one: train each fold with torchrun -m training.train, then --collect"
+        )
     recipe = read_recipe(arguments.recipe)
     data = read_prepared(arguments.data)
     folds = _folds(arguments, recipe, data)

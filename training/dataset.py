@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import count
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -62,7 +63,8 @@ class CachedLesions(Dataset[Sample]):
             for jitter in (*[self._recipe.jitter] * _ATTEMPTS, unjittered(self._recipe.jitter)):
                 sample = sample_lesion(whole, self._recipe.model, jitter, generator)
                 if sample is not None:
-                    return replace(sample, seed=_sample_seed(self._seed, index), skipped=tuple(skipped))
+                    seed = _sample_seed(self._seed, index)
+                    return replace(sample, seed=seed, origin=lesion.patient, skipped=tuple(skipped))
         raise InputError(f"{skipped[-1] if skipped else self._cache.folder}; {_DAMAGED_IN_A_ROW} of them in a row")
 
 
@@ -87,7 +89,9 @@ class SyntheticLesions(Dataset[Sample]):
         generator = np.random.default_rng((self._seed, 2, number))
         samples: list[Sample] = []
         recipe = self._recipe
-        while len(samples) * recipe.data.reuse < self.drawn_together:
+        for pair_number in count():
+            if len(samples) * recipe.data.reuse >= self.drawn_together:
+                break
             source = self._sources[int(generator.integers(len(self._sources)))]
             pair = synthetic_pair(source, generator, shapes=self._sources, settings=recipe.synthesis)
             for lesion in pair_lesions(pair, recipe.model):
@@ -95,7 +99,8 @@ class SyntheticLesions(Dataset[Sample]):
                     sample_lesion(lesion, recipe.model, recipe.jitter, generator)
                     for _ in range(recipe.jitter.placements)
                 )
-                samples += [sample for sample in drawn if sample is not None]
+                origin = f"{source.name}, pair {pair_number} of block {number}"
+                samples += [replace(sample, origin=origin) for sample in drawn if sample is not None]
         block = samples * recipe.data.reuse
         generator.shuffle(block)
         return block[: self.drawn_together]

@@ -15,4 +15,5 @@ def differences(before: Any, now: Any, *, name: str = "") -> Iterator[tuple[str,
             inner = f"{name}.{key}".lstrip(".")
             yield from differences(before.get(key, _ABSENT), now.get(key, _ABSENT), name=inner)
     elif before != now:
-        yield name, *("none" if value is _ABSENT else value for value in (before, now))
+        was, is_now = ("none" if value is _ABSENT else value for value in (before, now))
+        yield name, was, is_now

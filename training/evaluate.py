@@ -119,7 +119,7 @@ def exam_of(name: str, pair: SyntheticPair) -> Exam:
         facts={
             lesion_id: LesionFact(
                 fate=fact.fate,
-                true_id=None if fact.fate == "gone" else lesion_id,
+                true_id=fact.true_id,
                 lesion_type=REAL if fact.real else INSERTED,
             )
             for lesion_id, fact in pair.facts.items()

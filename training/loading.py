@@ -20,8 +20,6 @@ Lesions: TypeAlias = CachedLesions | SyntheticLesions
 
 # Lesions that are drawn together give several batches at once; the network must not wait for the next ones meanwhile.
 _PREFETCHED = 16
-# A worker that has not given a batch for so long hangs.
-_PATIENCE_S = 900
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +45,6 @@ def batches(lesions: Lesions, recipe: Recipe, share: Share, *, steps: range) -> 
         worker_init_fn=single_threaded,
         # Forked from a process whose networks run in threads, a worker might never wake up.
         multiprocessing_context="forkserver" if share.workers else None,
-        timeout=_PATIENCE_S if share.workers else 0,
     )
     try:
         yield from loader

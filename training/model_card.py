@@ -48,13 +48,15 @@ def model_card(model: Model) -> str:
 def _description(model: Model) -> Iterator[str]:
     settings = model.settings
     count = "One network" if model.networks == 1 else f"{model.networks} networks, whose mean counts,"
-    shape, spacing = ((f"{value:g}" for value in each) for each in (settings.voi.shape_zyx, settings.voi.spacing_zyx_mm))
+    shape, spacing = (
+        (f"{value:g}" for value in each) for each in (settings.voi.shape_zyx, settings.voi.spacing_zyx_mm)
+    )
     yield "## What it is\n"
     yield (
-        f"{count} of {model.parameters / 1e6:.2f} million parameters (`fold_k.safetensors`, float16): LongiNet's dual "
-        f"encoder with {settings.network.fusion} fusion and a local presence head. `settings.json` holds all settings.\n"
-        "Given a lesion's neighbourhood in the baseline scan (with its outline, if there is one) and in the follow-up\n"
-        "scan, it says where the lesion is and whether it is still there.\n"
+        f"{count} of {model.parameters / 1e6:.2f} million parameters (`fold_k.safetensors`, float16): LongiNet's dual\n"
+        f"encoder with {settings.network.fusion} fusion and a local presence head. `settings.json` holds all\n"
+        "settings. Given a lesion's neighbourhood in the baseline scan (with its outline, if there is one) and in the\n"
+        "follow-up scan, it says where the lesion is and whether it is still there.\n"
     )
     yield "| | |\n|---|---|"
     yield f"| lattice (z, y, x) | {' x '.join(shape)} voxels of {' x '.join(spacing)} mm |"
@@ -65,8 +67,9 @@ def _description(model: Model) -> Iterator[str]:
     yield f"| mirrored views along | {', '.join(settings.inference.mirror_axes) or 'no axis'} |\n"
     yield "## What it is for\n"
     yield (
-        "Research on longitudinal lesion segmentation in CT: outlines of lesions that somebody has marked in a baseline\n"
-        "scan, or clicked on in the follow-up. It does not look for lesions, and its outlines have to be checked.\n"
+        "Research on longitudinal lesion segmentation in CT: outlines of lesions that somebody has marked in a\n"
+        "baseline scan, or clicked on in the follow-up. It does not look for lesions, and its outlines have to be\n"
+        "checked.\n"
     )
 
 
@@ -74,7 +77,7 @@ def _training(model: Model) -> Iterator[str]:
     said = model.provenance
     yield "## What it was trained on\n"
     yield f"{said.get('data', 'Not recorded')}.\n"
-    yield f"Licence and attribution of the data: {said.get('data licence', 'not recorded; see where the data are from')}.\n"
+    yield f"Licence and attribution of the data: {said.get('data licence', 'not recorded')}.\n"
     yield "| | |\n|---|---|"
     for name in ("recipe", "steps", "folds", "versions"):
         if name in said:
@@ -125,13 +128,14 @@ def _figures(report: EvaluationReport | None) -> Iterator[str]:
 
 def _limits(model: Model) -> Iterator[str]:
     yield "## Known limits\n"
-    yield "- Small, faint and new lesions are the weak spots. A new lesion has no baseline outline: a click that misses it"
-    yield "  misleads."
-    yield "- A lesion whose presence is below the threshold gets no outline, however likely one is; check `presence` in the"
-    yield "  run report."
+    yield "- Small, faint and new lesions are the weak spots. A new lesion has no baseline outline: a click that misses"
+    yield "  it misleads."
+    yield "- A lesion whose presence is below the threshold gets no outline, however likely one is; check `presence` in"
+    yield "  the run report."
     yield "- Scanners, contrast phases and regions of the body that the data above lack are unknown to it."
     if model.networks > 1:
-        yield "- The presence threshold was chosen on single networks; the mean of several is a little less extreme."
+        yield "- The presence threshold was chosen on single networks, after the figures above, in which each network"
+        yield "  had its own; the mean of several networks is a little less extreme."
     yield ""
 
 
@@ -139,7 +143,11 @@ def _repetition(model: Model) -> Iterator[str]:
     yield "## How to repeat it\n"
     recipe = model.provenance.get("recipe", "RECIPE")
     command = "python -m training.crossvalidate" if model.networks > 1 else "python -m training.train"
-    steps = "" if model.record is None or model.record.steps == model.record.recipe.steps else f" --steps {model.record.steps}"
+    steps = (
+        ""
+        if model.record is None or model.record.steps == model.record.recipe.steps
+        else f" --steps {model.record.steps}"
+    )
     seed = "" if model.record is None or model.record.seed == 0 else f" --seed {model.record.seed}"
     begun = "" if model.record is None or model.record.weights is None else f" --weights {model.record.weights}"
     fold = ""

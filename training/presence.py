@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from longilesion.ensemble import load_ensemble, mirrored, mirrored_views, read_manifest, save_bundle
+from longilesion.errors import InputError
 from longilesion.networks.backbone import LocalPresence
 from longilesion.networks.dual_encoder import DualEncoder
 from training.command import run_command
@@ -90,14 +91,14 @@ def fit_presence(arguments: Arguments) -> None:
         of_presence=True,
     )
     networks = [network for network in ensemble.networks if isinstance(network, DualEncoder)]
-    judged = _judged(networks, ensemble.precision, material.lesions, recipe, workers=arguments.workers)
-    split = int(0.75 * recipe.presence.lesions)
+    judged, origins = _judged(networks, ensemble.precision, material.lesions, recipe, workers=arguments.workers)
+    is_unseen = unseen_origins(origins)
     said = []
     for network, lesions in zip(networks, judged, strict=True):
-        unseen = lesions.part(slice(split, None))
-        network.presence = fitted_head(network.presence, lesions.part(slice(split)), unseen)
+        unseen = lesions.part(is_unseen)
+        network.presence = fitted_head(network.presence, lesions.part(~is_unseen), unseen)
         said.append(unseen.logits(network.presence).detach().sigmoid())
-    present = judged[0].present[split:]
+    present = judged[0].present[is_unseen]
     presence = torch.cat(said, dim=1).mean(1)
     threshold = presence_threshold(presence[present], recipe.presence)
     recognised = float((presence[~present] < threshold).float().mean())
@@ -107,6 +108,18 @@ def fit_presence(arguments: Arguments) -> None:
     inference = recipe.model.inference.model_copy(update={"presence_threshold": threshold})
     settings = ensemble.settings.model_copy(update={"inference": inference})
     save_bundle(arguments.output, settings, networks, provenance=provenance)
+
+
+def unseen_origins(origins: Sequence[str]) -> Bool[Tensor, " n"]:
+    """Which lesions no head is fitted to: those of the last quarter of the patients or pairs, at least of one.
+
+    Raises InputError where all lesions are of one.
+    """
+    names = list(dict.fromkeys(origins))
+    if len(names) < 2:
+        raise InputError(f"{len(names)} patient or pair to fit the presence to; expected at least two")
+    unseen = set(names[-max(len(names) // 4, 1) :])
+    return torch.tensor([origin in unseen for origin in origins])
 
 
 def fitted_head(head: LocalPresence, seen: Judged, unseen: Judged) -> LocalPresence:
@@ -143,23 +156,27 @@ def _judged(
     recipe: Recipe,
     *,
     workers: int,
-) -> list[Judged]:
-    """Lesions that the network may have been trained on, placed almost as inference would, as networks see them."""
+) -> tuple[list[Judged], list[str]]:
+    """Lesions that the network may have been trained on, placed almost as inference would, as networks see them.
+
+    Also returns which patient or pair each one is of.
+    """
     count = -(-recipe.presence.lesions // recipe.batch_size)
     stream = batches(lesions, recipe.for_presence(), Share(workers=workers), steps=range(count))
     features: list[list[Tensor]] = [[] for _ in networks]
     present: list[Tensor] = []
+    origins: list[str] = []
     views = mirrored_views(recipe.model)
-    count = -(-recipe.presence.lesions // recipe.batch_size)
     mixed = torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32)
     with torch.inference_mode(), mixed:
         for batch in track(stream, "lesions", total=count, console=Console(stderr=True)):
             present.append(batch.present)
+            origins += batch.origins
             for network, described in zip(networks, features, strict=True):
                 seen = [network(mirrored(batch.input, view)).presence_features.float() for view in views]
                 described.append(torch.stack(seen, dim=1))
     there = torch.cat(present)
-    return [Judged(features=torch.cat(described).clone(), present=there) for described in features]
+    return [Judged(features=torch.cat(described).clone(), present=there) for described in features], origins
 
 
 def main() -> int:

@@ -28,13 +28,15 @@ _FEWEST_VOXELS = 8
 class Sample:
     """One lesion as the library samples it, with its true follow-up mask on the follow-up lattice.
 
-    `seed` decides its augmentation; `skipped` says which damaged cut-outs stood in its place.
+    `seed` decides its augmentation, `origin` says which patient or pair it shows, `skipped` which damaged cut-outs
+    stood in its place.
     """
 
     pair: VoiPair
     target: Float32[np.ndarray, "z y x"]
     is_present: bool
     seed: int = 0
+    origin: str = ""
     skipped: tuple[str, ...] = ()
 
 
@@ -79,6 +81,7 @@ def collate(samples: Sequence[Sample], recipe: Recipe) -> Batch:
         input=encode(pairs, recipe.model.encoding),
         target=torch.from_numpy(np.stack([sample.target for sample in samples])[:, None]),
         present=torch.tensor([sample.is_present for sample in samples]),
+        origins=tuple(sample.origin for sample in samples),
         skipped=tuple(name for sample in samples for name in sample.skipped),
     )
     return augmented(

@@ -45,7 +45,6 @@ from training.weights import load_weights
 
 _log = logging.getLogger("training")
 
-_LOG_EVERY = 50
 # Over the steps that were not skipped.
 _MEANS = ("loss", "outline", "presence", "reconstruction", "gradient_norm")
 
@@ -69,6 +68,8 @@ class Arguments:
     """Stop after this time with a checkpoint, to be resumed later."""
     checkpoint_every: int = 250
     """Steps; what a run that is killed has to do again at most."""
+    log_every: int = 50
+    """Steps, of which the logs hold the means."""
     seed: int = 0
     workers: int = 1
     """Processes that draw lesions. A GPU takes what a dozen of them draw; two CPU cores have time for one."""
@@ -105,7 +106,7 @@ def train(arguments: Arguments) -> Progress:
             done.seconds = before + time.monotonic() - begun
             done.add({"steps": 1.0, "seconds": time.monotonic() - waiting, "waiting": waited})
             is_last = done.step == run.steps
-            if done.step % _LOG_EVERY == 0 or is_last:
+            if done.step % arguments.log_every == 0 or is_last:
                 bar.update(task, note=_report(run, done, rate=rate))
             if done.step % run.recipe.validation.every == 0 or is_last:
                 _judge(run, done)

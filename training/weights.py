@@ -18,7 +18,10 @@ _log = logging.getLogger("training")
 
 
 def load_weights(network: DualEncoder, folder: Path, settings: ModelSettings) -> None:
-    """Gives a network, built from those settings, another's weights; raises InputError or BundleError where they do not fit."""
+    """Gives a network, built from those settings, another's weights.
+
+    Raises InputError or BundleError where they do not fit.
+    """
     if is_bundle(folder):
         (other, *rest) = load_ensemble(folder, device="cpu").networks
         try:

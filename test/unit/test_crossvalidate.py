@@ -70,7 +70,7 @@ def evaluation(folder: Path) -> dict:
 def test_every_case_is_judged_once_and_by_the_fold_that_has_not_seen_its_patient(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All five folds: those not trained here are stood in for, each by a run of its own whose networks are told apart."""
+    """Copies of a trained run stand in for all five."""
     data = read_prepared(trained / "data")
     judges: list[tuple[str, str]] = []
 
@@ -125,7 +125,11 @@ def score(presence: float | None, *, dice: float | None, true_id: int | None) ->
 
 def test_threshold_ignores_gone_lesions_and_those_taken_up_by_another() -> None:
     there = [score(presence, dice=0.0, true_id=1) for presence in (0.2, 0.4, 0.6, 0.8, 1.0)]
-    gone, merged, unasked = score(0.9, dice=None, true_id=None), score(0.0, dice=None, true_id=2), score(None, dice=0, true_id=1)
+    gone, merged, unasked = (
+        score(0.9, dice=None, true_id=None),
+        score(0.0, dice=None, true_id=2),
+        score(None, dice=0, true_id=1),
+    )
     settings = PresenceSettings(kept=0.75)
     assert pooled_threshold([gone, *there, merged, unasked], settings) == pytest.approx(0.4)
     assert pooled_threshold([gone, merged, unasked], settings) is None

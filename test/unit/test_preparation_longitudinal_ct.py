@@ -3,57 +3,13 @@ import json
 import numpy as np
 import pytest
 
-from longilesion.case import LesionMap, Scan
 from longilesion.errors import InputError
 from longilesion.geometry import Grid
-from test.longitudinal_ct import COLUMNS, Image, Patient, write_nifti, write_patient
-from test.unit.case_folders import lesion_ids, soft_tissue, write_points
+from test.longitudinal_ct import write_nifti, write_patient
+from test.unit.case_folders import write_points
+from test.unit.tiny_patients import AFTER, SHAPE_ZYX, patient, row
 from training.preparation.longitudinal_ct import find_longitudinal_ct
 from training.preparation.released_splits import patients_for_testing, read_released_splits
-
-SHAPE_ZYX = (8, 16, 20)
-BEFORE = Grid.from_spacing(SHAPE_ZYX, (3.0, 0.75, 0.75), origin_xyz_mm=(-20.0, 10.0, 100.0))
-AFTER = Grid.from_spacing(SHAPE_ZYX, (3.0, 0.8, 0.8), origin_xyz_mm=(7.0, 3.0, -900.0))
-# Corners (z, y, x) of the lesions' cubes.
-CORNERS = {1: (2, 4, 4), 2: (2, 10, 4), 3: (4, 4, 10), 4: (4, 10, 10)}
-
-
-def image(lesions, grid=BEFORE):
-    """Soft tissue with lesions of 2 x 2 x 2 voxels, at the corners given or at their usual ones."""
-    corners = lesions if isinstance(lesions, dict) else {lesion_id: CORNERS[lesion_id] for lesion_id in lesions}
-    hu = soft_tissue(SHAPE_ZYX) + np.arange(SHAPE_ZYX[0], dtype=np.int16)[:, None, None]
-    return Image(scan=Scan(hu=hu, grid=grid), lesions=LesionMap(ids=lesion_ids(corners, SHAPE_ZYX), grid=grid))
-
-
-def row(lesion_id, topology="UNCHANGED", **cells):
-    """A line of the table; unless said otherwise, of a lesion in the first image of both time points."""
-    z, y, x = CORNERS[lesion_id]
-    center = f"{x + 0.5} {y + 0.5} {z + 0.5}"
-    return {
-        **dict.fromkeys(COLUMNS, ""),
-        "lesion_id": lesion_id,
-        "cog_bl": "" if topology == "NEWLYAPPEARING" else center,
-        "cog_fu": "" if topology == "DISAPPEARING" else center,
-        "cog_backpropagated": "6 7 3" if topology == "NEWLYAPPEARING" else "",
-        "cog_propagated": "" if topology == "NEWLYAPPEARING" else f"{x + 1.25} {y} {z}",
-        "img_id_bl": 0,
-        "img_id_fu": 0,
-        "lesion_type": "Liver",
-        "topology_class": topology,
-        "target_lesion": False,
-        "use_for_challenge": True,
-        "linking_unclear": False,
-        **cells,
-    }
-
-
-def patient(rows, *, before=(1,), after=(1,), more_before=None, more_after=None):
-    """A patient with the lesions of `before` and `after` in the first images, and perhaps more images."""
-    return Patient(
-        baseline={0: image(before), **{number: image(ids) for number, ids in (more_before or {}).items()}},
-        followup={0: image(after, AFTER), **{number: image(ids, AFTER) for number, ids in (more_after or {}).items()}},
-        rows=dict(enumerate(rows)),
-    )
 
 
 def made(root, drawn, *, edge="lesion", keep_unclear=False, naming="current"):
@@ -168,7 +124,7 @@ def test_a_lesion_whose_row_and_outlines_disagree_is_left_out_as_a_fault(tmp_pat
     result = made(tmp_path, patient([row(1), *rows], before=before, after=after))
     (left_out,) = [record for record in result.record.lesions if record.left_out]
     assert left_out.lesion_id == 2
-    assert left_out.left_out.reason.replace("followup", "follow-up").startswith(reason)
+    assert left_out.left_out.reason.startswith(reason)
     assert left_out.left_out.is_fault
     (content,) = result.cases
     assert list(content.facts) == [1]
@@ -254,7 +210,7 @@ def test_an_image_without_its_mask_is_left_out_with_its_lesions(tmp_path):
     (tmp_path / "targetsTr" / "abcdefghij_FU_mask_01.nii.gz").unlink()
     (job,) = find_longitudinal_ct(tmp_path, edge="lesion", keep_unclear=False).jobs
     result = job.make()
-    assert reasons(result) == {2: "followup image missing"}
+    assert reasons(result) == {2: "follow-up image missing"}
     assert [str(record.left_out) for record in result.record.images if record.left_out] == ["image without its mask"]
 
 

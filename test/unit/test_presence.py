@@ -8,11 +8,12 @@ import torch
 
 from longilesion.config import InferenceSettings
 from longilesion.ensemble import load_ensemble, read_manifest, save_bundle
+from longilesion.errors import InputError
 from longilesion.networks import build_network
 from longilesion.networks.backbone import LocalPresence
 from test.unit.builders import model_settings
 from test.unit.training_runs import few_pairs
-from training.presence import Arguments, Judged, fit_presence, fitted_head, presence_threshold
+from training.presence import Arguments, Judged, fit_presence, fitted_head, presence_threshold, unseen_origins
 from training.recipe import DataSettings, PresenceSettings, Recipe
 
 
@@ -94,3 +95,11 @@ def test_bundle_gets_new_heads_and_a_threshold_and_keeps_its_outlines(
         }
         assert changed
         assert all(name.startswith("presence.") for name in changed)
+
+
+def test_no_head_is_fitted_to_a_patient_that_it_is_judged_by() -> None:
+    origins = ["ann", "bob", "cas", "dee", "eve", "bob", "dee", "eve", "fay", "gus"]
+    unseen = unseen_origins(origins).tolist()
+    assert [origin for origin, is_unseen in zip(origins, unseen, strict=True) if is_unseen] == ["gus"]
+    with pytest.raises(InputError, match="1 patient or pair to fit the presence to; expected at least two"):
+        unseen_origins(["ann", "ann"])

@@ -255,6 +255,14 @@ def test_organ_too_small_for_a_lesion_gets_none() -> None:
     assert not lifenet_lesions(small, np.random.default_rng(0), settings)
 
 
-def test_shares_over_one_are_refused() -> None:
-    with pytest.raises(ValidationError, match="stable_share"):
-        LifenetSettings(stable_share=0.9, growing_share=0.3)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stable_share": 0.9, "growing_share": 0.3}, "stable_share .*: expected a sum of at most 1, not 1.3"),
+        ({"contrast_hu": (80.0, 30.0)}, "contrast_hu: expected a range of numbers from 0 on, not 80 to 30"),
+        ({"tiny": {**PAPER.tiny.model_dump(), "count": (8, 5)}}, "count: expected a range of numbers from 0 on"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        LifenetSettings.model_validate(changes)

@@ -13,11 +13,11 @@ import torch
 from longilesion.ensemble import load_ensemble, read_manifest
 from longilesion.errors import InputError
 from test.unit.builders import random_input
-from test.unit.training_runs import DEATHS, few_pairs, write_recipe
+from test.unit.training_runs import DEATHS, arguments, few_pairs, write_recipe
 from training.journal import read_log
 from training.learner import Learner, TrainingError
 from training.recipe import read_recipe
-from training.train import Arguments, main, train
+from training.train import main, train
 
 # What a log holds of the machine and not of the run.
 CLOCKS = ("seconds", "waiting")
@@ -60,7 +60,7 @@ def test_run_leaves_logs_a_curve_a_summary_and_two_bundles(
 ) -> None:
     caplog.set_level(logging.INFO)
     run = tmp_path / "run"
-    train(Arguments(recipe=recipe, output=run, workers=0))
+    train(arguments(recipe, run))
     assert [row["step"] for row in curve(run)] == list(range(1, 9))
     assert all(np.isfinite(row["loss"]) for row in curve(run))
     assert [row["step"] for row in read_log(run / "validation.csv")] == [4, 8]
@@ -85,7 +85,7 @@ def test_run_leaves_logs_a_curve_a_summary_and_two_bundles(
 
     # A finished run stays as it is.
     finished = weights(run)
-    train(Arguments(recipe=recipe, output=run, workers=0))
+    train(arguments(recipe, run))
     assert all(torch.equal(tensor, finished[name]) for name, tensor in weights(run).items())
     assert len(curve(run)) == 8
 
@@ -96,10 +96,10 @@ def test_run_stopped_after_its_minutes_resumes_to_the_same_end(
 ) -> None:
     caplog.set_level(logging.INFO)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train(Arguments(recipe=recipe, output=whole, workers=0))
-    train(Arguments(recipe=recipe, output=parts, workers=0, minutes=0.0))
+    train(arguments(recipe, whole))
+    train(arguments(recipe, parts, minutes=0.0))
     assert "stopped at step 1" in caplog.text
-    train(Arguments(recipe=recipe, output=parts, workers=0))
+    train(arguments(recipe, parts))
     assert "resumed from step 1" in caplog.text
     assert_same_run(whole, parts)
 
@@ -115,7 +115,7 @@ def test_killed_run_resumes_with_the_same_data_and_the_same_curve(recipe: Path, 
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert torch.load(killed / "checkpoint.pt", weights_only=True)["progress"]["step"] in (4, 6)
     for run in (whole, killed):
-        train(Arguments(recipe=recipe, output=run, workers=0, checkpoint_every=2))
+        train(arguments(recipe, run, checkpoint_every=2))
     assert_same_run(whole, killed)
     for name in ("best", "last"):
         assert sorted(path.name for path in (killed / name).iterdir()) == ["fold_0.safetensors", "settings.json"]
@@ -134,11 +134,11 @@ def test_run_that_is_asked_to_stop_writes_a_checkpoint_first(
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(Learner, "step", interrupted)
-    train(Arguments(recipe=recipe, output=tmp_path / "run", workers=0))
+    train(arguments(recipe, tmp_path / "run"))
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["progress"]["step"] == 3
     monkeypatch.setattr(Learner, "step", step)
-    train(Arguments(recipe=recipe, output=tmp_path / "run", workers=0))
-    train(Arguments(recipe=recipe, output=tmp_path / "whole", workers=0))
+    train(arguments(recipe, tmp_path / "run"))
+    train(arguments(recipe, tmp_path / "whole"))
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
@@ -146,9 +146,9 @@ def test_run_that_is_asked_to_stop_writes_a_checkpoint_first(
 @pytest.mark.usefixtures("_few_pairs")
 def test_training_begun_on_the_cpu_goes_on_on_a_gpu(recipe: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    train(Arguments(recipe=recipe, output=run, workers=0, minutes=0.0, device="cpu"))
+    train(arguments(recipe, run, minutes=0.0, device="cpu"))
     begun = weights(run)
-    train(Arguments(recipe=recipe, output=run, workers=0, device="cuda"))
+    train(arguments(recipe, run, device="cuda"))
     assert any(not torch.equal(tensor.cpu(), begun[name]) for name, tensor in weights(run).items())
     load_ensemble(run / "best", device="cpu")
 
@@ -158,7 +158,7 @@ def test_bundles_hold_the_averaged_weights(recipe: Path, tmp_path: Path) -> None
     # Steps so long that the averages cannot be mistaken for the last weights.
     write_recipe(recipe, optimizer="adamw")
     recipe.write_text(recipe.read_text().replace("learning_rate = 1e-3", "learning_rate = 0.2"))
-    train(Arguments(recipe=recipe, output=tmp_path / "run", workers=0, steps=3))
+    train(arguments(recipe, tmp_path / "run", steps=3))
     state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
     (network,) = load_ensemble(tmp_path / "run" / "last", device="cpu", precision="float32").networks
     name = "fusion.followup.0.weight"
@@ -169,13 +169,11 @@ def test_bundles_hold_the_averaged_weights(recipe: Path, tmp_path: Path) -> None
 
 @pytest.mark.usefixtures("_few_pairs")
 def test_run_can_begin_with_another_runs_weights(recipe: Path, tmp_path: Path) -> None:
-    train(Arguments(recipe=recipe, output=tmp_path / "first", workers=0, steps=2))
+    train(arguments(recipe, tmp_path / "first", steps=2))
     recipe.write_text(recipe.read_text().replace("learning_rate = 1e-3", "learning_rate = 1e-9"))
-    again = Arguments(
-        recipe=recipe, output=tmp_path / "second", workers=0, steps=1, weights=tmp_path / "first" / "last"
-    )
-    train(again)
-    (given,) = load_ensemble(tmp_path / "first" / "last", device="cpu", precision="float32").networks
+    last = tmp_path / "first" / "last"
+    train(arguments(recipe, tmp_path / "second", steps=1, weights=last))
+    (given,) = load_ensemble(last, device="cpu", precision="float32").networks
     for name, tensor in given.state_dict().items():
         torch.testing.assert_close(weights(tmp_path / "second")[name], tensor, atol=1e-4, rtol=1e-4)
 
@@ -196,7 +194,7 @@ def test_step_without_numbers_is_skipped_and_counted(
 
     calls: list[int] = []
     monkeypatch.setattr(Learner, "_losses", spoilt)
-    done = train(Arguments(recipe=recipe, output=tmp_path / "run", workers=0))
+    done = train(arguments(recipe, tmp_path / "run"))
     assert done.bad_steps == 1
     assert "step 3: loss nan, its gradients are no numbers; skipped" in caplog.text
     assert [np.isnan(row["loss"]) for row in curve(tmp_path / "run")] == [False, False, True] + [False] * 5
@@ -215,24 +213,24 @@ def test_run_whose_steps_are_all_without_numbers_ends_with_one_line(
         lambda learner, batch: {name: part * float("inf") for name, part in losses(learner, batch).items()},
     )
     with pytest.raises(TrainingError, match="step 4: gradients that are no numbers in 4 steps in a row") as caught:
-        train(Arguments(recipe=recipe, output=tmp_path / "run", workers=0))
+        train(arguments(recipe, tmp_path / "run"))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.usefixtures("_few_pairs")
 def test_run_of_another_recipe_seed_or_length_is_not_resumed(recipe: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    train(Arguments(recipe=recipe, output=run, workers=0, minutes=0.0))
+    train(arguments(recipe, run, minutes=0.0))
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with pytest.raises(InputError, match=r"begun with seed = 0, now 1; expected the same run, or another --output"):
-        train(Arguments(recipe=recipe, output=run, workers=0, seed=1))
+        train(arguments(recipe, run, seed=1))
     with pytest.raises(InputError, match=r"begun with steps = 8, now 5"):
-        train(Arguments(recipe=recipe, output=run, workers=0, steps=5))
+        train(arguments(recipe, run, steps=5))
     with pytest.raises(InputError, match=r"begun with workers = 0, now 2"):
-        train(Arguments(recipe=recipe, output=run, workers=2))
+        train(arguments(recipe, run, workers=2))
     recipe.write_text(recipe.read_text().replace("learning_rate = 1e-3", "learning_rate = 1e-2"))
     with pytest.raises(InputError, match=r"begun with recipe.optimizer.learning_rate = 0.001, now 0.01"):
-        train(Arguments(recipe=recipe, output=run, workers=0))
+        train(arguments(recipe, run))
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 

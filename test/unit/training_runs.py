@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -68,6 +69,11 @@ def write_recipe(path: Path, *, optimizer: str = "sgd") -> Path:
     return path
 
 
+def arguments(recipe: Path, output: Path, **changes: Any) -> Arguments:
+    """A run without worker processes that logs every step."""
+    return Arguments(**{"recipe": recipe, "output": output, "workers": 0, "log_every": 1, **changes})
+
+
 def few_pairs(patch: object) -> None:
     """Replaces what takes time: phantoms and synthesis. `patch` has pytest's `setattr`."""
 
@@ -77,8 +83,6 @@ def few_pairs(patch: object) -> None:
     patch.setattr(training.dataset, "synthetic_pair", drawn)
     patch.setattr(training.validation, "synthetic_pair", drawn)
     patch.setattr(training.material, "phantom_sources", lambda seeds: (block(),))
-    # Every step is logged.
-    patch.setattr(training.train, "_LOG_EVERY", 1)
 
 
 class Patch:
@@ -126,4 +130,4 @@ if __name__ == "__main__":
     # A run that is killed: recipe, output, how.
     few_pairs(Patch())
     DEATHS[sys.argv[3]]()
-    training.train.train(Arguments(recipe=Path(sys.argv[1]), output=Path(sys.argv[2]), workers=0, checkpoint_every=2))
+    training.train.train(arguments(Path(sys.argv[1]), Path(sys.argv[2]), checkpoint_every=2))

@@ -16,6 +16,7 @@ from longilesion.errors import InputError
 from training.preparation.assembly import made_patient, read_outlines
 from training.preparation.click_check import click_differences
 from training.preparation.lesion_rows import read_lesion_rows
+from training.preparation.memory import memory_bytes
 from training.preparation.patient import (
     TIME_POINTS,
     DataSource,
@@ -38,9 +39,6 @@ _IMAGE = re.compile(
 _CLICKS = re.compile(r"(?P<patient>.+?)_(?P<time>BL|FU)(_img)?(_(BL|FU)_img)?_(?P<number>[0-9]{2})\.json")
 _TIME_POINTS: Mapping[str, TimePoint] = {"BL": "baseline", "FU": "followup"}
 _NAMES = {time_point: name for name, time_point in _TIME_POINTS.items()}
-
-# Compressed CT grows to about three times the size, and is held with a copy.
-_BYTES_IN_MEMORY = 6
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -78,9 +76,9 @@ def find_longitudinal_ct(root: Path, *, edge: EdgeRule, keep_unclear: bool) -> D
             left_out.append(Record(name=name, patient=name, left_out=why))
             continue
         patient = _Patient(name=name, table=files.table, images=files.images, clicks=files.clicks)
-        size = sum(path.stat().st_size for paths in files.images.values() for path in paths)
+        scans = [path for (_, kind, _), paths in files.images.items() if kind == "img" for path in paths]
         make = partial(_made, patient, edge=edge, keep_unclear=keep_unclear)
-        jobs.append(Job(name=name, patient=name, memory_bytes=_BYTES_IN_MEMORY * size, make=make))
+        jobs.append(Job(name=name, patient=name, memory_bytes=memory_bytes(scans), make=make))
     return DataSource(
         kind="longitudinal-ct",
         place=str(root),

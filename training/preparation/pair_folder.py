@@ -11,8 +11,10 @@ from longilesion.case import SCAN_NAMES
 from longilesion.errors import InputError
 from training.preparation.assembly import made_patient, read_outlines
 from training.preparation.lesion_rows import lines_by_lesion
+from training.preparation.memory import memory_bytes
 from training.preparation.outlined_rows import completed_rows
 from training.preparation.patient import (
+    TIME_NAMES,
     TIME_POINTS,
     DataSource,
     ImageFiles,
@@ -30,8 +32,6 @@ PAIR_COLUMNS = ("patient", "case", "baseline", "baseline_mask", "followup", "fol
 LESION_COLUMNS = ("case", "lesion_id", "fate")
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-# Compressed CT grows to about three times the size, and is held with a copy.
-_BYTES_IN_MEMORY = 6
 
 
 def find_pairs(root: Path, *, edge: EdgeRule) -> DataSource:
@@ -53,7 +53,8 @@ def find_pairs(root: Path, *, edge: EdgeRule) -> DataSource:
             left_out.append(Record(name=case_id, patient=patient, left_out=why))
             continue
         make = partial(_made, files, lines=tuple(lesions.get(case_id, ())), edge=edge)
-        jobs.append(Job(name=case_id, patient=patient, memory_bytes=_memory_bytes(files), make=make))
+        scans = [image.image for images in files.images.values() for image in images.values()]
+        jobs.append(Job(name=case_id, patient=patient, memory_bytes=memory_bytes(scans), make=make))
     return DataSource(
         kind="folder",
         place=str(root),
@@ -102,7 +103,7 @@ def _files(root: Path, case_id: str, pairs: Sequence[Row]) -> PatientFiles:
             images[time_point][scan] = image
     for time_point in TIME_POINTS:
         if 0 not in images[time_point]:
-            raise InputError(f"{PAIRS}: case {case_id} without a primary {time_point} scan; expected one")
+            raise InputError(f"{PAIRS}: case {case_id} without a primary {TIME_NAMES[time_point]} scan; expected one")
     return PatientFiles(patient=patients.pop(), case_id=case_id, images=images)
 
 
@@ -125,15 +126,6 @@ def _images(root: Path, line: Row) -> Iterator[tuple[TimePoint, ImageFiles]]:
                 raise InputError(f"{PAIRS}: line {line.line}: {column}: {found}; expected a scan and its mask")
         image, mask = named.values()
         yield time_point, ImageFiles(image=root / image, mask=root / mask)
-
-
-def _memory_bytes(files: PatientFiles) -> int:
-    return _BYTES_IN_MEMORY * sum(
-        path.stat().st_size
-        for images in files.images.values()
-        for image in images.values()
-        for path in (image.image, image.mask)
-    )
 
 
 def _made(files: PatientFiles, *, lines: Sequence[Row], edge: EdgeRule) -> Made:

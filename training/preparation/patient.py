@@ -15,6 +15,7 @@ from training.preparation.record import ImageRecord, LesionRecord, Record
 TimePoint: TypeAlias = Literal["baseline", "followup"]
 
 TIME_POINTS: tuple[TimePoint, ...] = ("baseline", "followup")
+TIME_NAMES: Mapping[TimePoint, str] = {"baseline": "baseline", "followup": "follow-up"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

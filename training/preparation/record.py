@@ -61,17 +61,18 @@ class Record(BaseModel):
     left_out: LeftOut | None = None
 
     def all_left_out(self) -> Iterator[tuple[str, LeftOut]]:
-        """Everything that was left out, with what it is: the patient, or else its images and lesions."""
+        """Everything that was left out, with what it is: the patient or case, or else its images and lesions."""
+        whose = f"patient {self.patient}" if self.name == self.patient else f"patient {self.patient}, case {self.name}"
         if self.left_out is not None:
-            yield f"patient {self.patient}", self.left_out
+            yield whose, self.left_out
             return
         for image in self.images:
             if image.left_out is not None:
-                yield f"patient {self.patient}, image {image.file}", image.left_out
+                yield f"{whose}, image {image.file}", image.left_out
         for lesion in self.lesions:
             if lesion.left_out is not None:
                 name = "a lesion" if lesion.lesion_id is None else f"lesion {lesion.lesion_id}"
-                yield f"patient {self.patient}, {name}", lesion.left_out
+                yield f"{whose}, {name}", lesion.left_out
 
 
 def record_path(folder: Path, name: str) -> Path:

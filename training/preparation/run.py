@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from longilesion.files import check_writable, written_together
 from training.parallel import in_parallel, single_threaded
 from training.preparation.case_folder import write_case
 from training.preparation.folds import check_patient_count, make_folds
+from training.preparation.memory import worker_count
 from training.preparation.patient import DataSource, Job
 from training.preparation.prepared import (
     CASES_FOLDER,
@@ -33,10 +33,6 @@ from training.preparation.released_splits import patients_for_testing
 from training.preparation.report import Report, make_report, to_markdown, to_rich
 
 REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
-
-# What all workers take together, and what one takes besides its case: the libraries.
-_MEMORY_BYTES = 4 * 2**30
-_LIBRARIES_BYTES = 350 * 2**20
 
 _log = logging.getLogger("training")
 
@@ -64,7 +60,9 @@ def prepare(source: DataSource, options: Options) -> Report:
     holds another data set, or cannot be written; cases that are there then stay, and the next run goes on with them.
     """
     testing = patients_for_testing(source.released)
-    _check_count({job.patient for job in source.jobs} - testing, source, options)
+    if source.jobs:
+        # Before the work; once more behind it, as patients may be left out.
+        _check_count({job.patient for job in source.jobs} - testing, source, options)
     started = _begin(source, options)
     records = [*source.left_out, *_made_records(source.jobs, options)]
     records.sort(key=lambda record: record.name)
@@ -133,7 +131,8 @@ def _made_records(jobs: Sequence[Job], options: Options) -> Iterator[Record]:
     for folder in (options.output / CASES_FOLDER, record_path(options.output, "any").parent):
         check_writable(folder)
     work = partial(_make, output=options.output)
-    yield from in_parallel(work, missing, workers=_worker_count(missing, options.workers), label="preparing")
+    workers = worker_count((job.memory_bytes for job in missing), options.workers)
+    yield from in_parallel(work, missing, workers=workers, label="preparing")
 
 
 def _earlier_record(output: Path, job: Job) -> Record | None:
@@ -150,6 +149,7 @@ def _earlier_record(output: Path, job: Job) -> Record | None:
 
 def _make(job: Job, output: Path) -> Record:
     """Makes a patient's cases; a patient who cannot be used is no error, but a folder that cannot be written is."""
+    # In this process too, so that sums are taken in the same order with any number of workers.
     single_threaded()
     try:
         with _quiet_library():
@@ -175,14 +175,6 @@ def _quiet_library() -> Iterator[None]:
         yield
     finally:
         library.setLevel(level)
-
-
-def _worker_count(jobs: Sequence[Job], wanted: int) -> int:
-    """As many as the cores, but no more than memory has room for the largest case each; or as many as are wanted."""
-    if wanted:
-        return wanted
-    largest = max((job.memory_bytes for job in jobs), default=0) + _LIBRARIES_BYTES
-    return max(1, min(len(os.sched_getaffinity(0)), _MEMORY_BYTES // largest))
 
 
 def _write_report(report: Report, output: Path) -> None:

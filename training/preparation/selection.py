@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from longilesion.geometry import Grid, Triple
-from training.preparation.patient import LesionRow, LesionTable, Outlines, TimePoint
+from training.preparation.patient import TIME_NAMES, LesionRow, LesionTable, Outlines, TimePoint
 from training.preparation.record import LeftOut, LesionRecord
 
 # What to do about a point at the edge of its scan: leave out the lesion, leave out the patient, or nothing.
@@ -105,7 +105,7 @@ def _mismatches(row: LesionRow, true_id: int | None, outlines: Outlines) -> Iter
     for time_point, number in numbers.items():
         if number not in outlines[time_point] and (time_point == "followup" or row.fate != "new"):
             detail = "the table names none of several" if number is None else f"image {number}"
-            yield LeftOut(reason=f"{time_point} image missing", detail=detail)
+            yield LeftOut(reason=f"{TIME_NAMES[time_point]} image missing", detail=detail)
     before = images_with(row.lesion_id, outlines, "baseline")
     if row.fate == "new" and before:
         yield LeftOut(reason="new, but outlined in the baseline")
@@ -140,7 +140,7 @@ def _edge(row: LesionRow, outlines: Outlines) -> LeftOut | None:
         if image is not None and index_xyz is not None and is_at_edge(index_xyz, image.scan.grid):
             size = " x ".join(map(str, image.scan.grid.shape_zyx[::-1]))
             point = " ".join(f"{coordinate:g}" for coordinate in index_xyz)
-            return LeftOut(reason=_AT_EDGE, detail=f"{time_point} {point} of {size} voxels", is_fault=False)
+            return LeftOut(reason=_AT_EDGE, detail=f"{TIME_NAMES[time_point]} {point} of {size} voxels", is_fault=False)
     return None
 
 
@@ -157,7 +157,7 @@ def _strays(outlines: Outlines, *, known: set[int | None]) -> Iterator[LesionRec
     for time_point, images in outlines.items():
         for number, image in images.items():
             for lesion_id in image.regions.keys() - known:
-                found.setdefault(lesion_id, []).append(f"{time_point} image {number}")
+                found.setdefault(lesion_id, []).append(f"{TIME_NAMES[time_point]} image {number}")
     for lesion_id, where in sorted(found.items()):
         yield LesionRecord(
             lesion_id=lesion_id,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache, partial
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 
 from longilesion.errors import InputError
 from longilesion.evaluation.exam import LesionFact
+from training.preparation.memory import drawing_bytes
 from training.preparation.patient import CaseContent, DataSource, Job, Made
 from training.preparation.prepared import CaseEntry
 from training.preparation.record import ImageRecord, LeftOut, LesionRecord, Record
@@ -19,8 +21,6 @@ from training.synthesis.sources import Source, load_sources, phantom_sources
 
 # Other phantoms than those that training and its evaluation draw when they have no data.
 _FIRST_PHANTOM = 1000
-# A volume, both scans while they are painted, with the coordinates of their voxels.
-_MEMORY_BYTES = 900 * 2**20
 
 
 def find_synthetic(
@@ -37,22 +37,11 @@ def find_synthetic(
         names = sorted(path.parent.name for path in data.glob("*/ct.nii.gz"))
         if not names:
             raise InputError(f"{data}: no volumes; expected <name>/ct.nii.gz")
+    memory = {name: drawing_bytes(None if data is None else data / name / "ct.nii.gz") for name in names}
+    make = partial(_made, data=data, names=tuple(names), seed=seed, settings=settings, whole=whole)
     jobs = [
-        Job(
-            name=f"pair_{number:05d}",
-            patient=names[number % len(names)],
-            memory_bytes=_MEMORY_BYTES,
-            make=partial(
-                _made,
-                number,
-                data=data,
-                names=tuple(names),
-                seed=seed,
-                settings=settings,
-                whole=whole,
-            ),
-        )
-        for number in range(cases)
+        Job(name=_case_id(number), patient=name, memory_bytes=memory[name], make=partial(make, number))
+        for number, name in zip(range(cases), cycle(names), strict=False)
     ]
     return DataSource(
         kind="synthetic",
@@ -96,7 +85,7 @@ def _made(
     source, shapes = _source(data, name), _lenders(data, names)
     generator = np.random.default_rng((seed, number))
     pair = synthetic_pair(source, generator, shapes=shapes, settings=settings, whole=whole)
-    case_id = f"pair_{number:05d}"
+    case_id = _case_id(number)
     if not pair.facts:
         why = LeftOut(reason="pair without lesions", is_fault=False)
         return Made(cases=(), record=Record(name=case_id, patient=name, left_out=why))
@@ -114,6 +103,10 @@ def _made(
         ),
     )
     return Made(cases=(content,), record=record)
+
+
+def _case_id(number: int) -> str:
+    return f"pair_{number:05d}"
 
 
 def _content(case_id: str, patient: str, pair: SyntheticPair) -> CaseContent:

@@ -79,16 +79,20 @@ def read_table(path: Path, *, columns: Sequence[str]) -> list[Row]:
     heading = text.partition("\n")[0]
     delimiter = max(",;\t", key=heading.count)
     lines = csv.DictReader(io.StringIO(text), delimiter=delimiter)
+    try:
+        rows = [(lines.line_num, line) for line in lines]
+    except csv.Error as error:
+        raise InputError(f"{path}: line {lines.line_num + 1}: {error}; expected a table (CSV)") from error
     present = [name.strip() for name in lines.fieldnames or ()]
     missing = [column for column in columns if column not in present]
     if missing:
         raise InputError(f"{path}: no column {missing[0]}, found {', '.join(present) or 'nothing'}; expected it")
     return [
         Row(
-            line=lines.line_num,
+            line=number,
             cells={name.strip(): _cell(cell) for name, cell in line.items() if name and isinstance(cell, str)},
         )
-        for line in lines
+        for number, line in rows
     ]
 
 

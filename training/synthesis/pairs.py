@@ -12,7 +12,7 @@ from longilesion.case import Baseline, Case, LesionMap, Scan
 from longilesion.geometry import Grid
 from training.synthesis.acquisition import Acquisition, random_acquisitions
 from training.synthesis.deformation import random_motion
-from training.synthesis.rendering import Frame, TimePoint, label_of, rendered
+from training.synthesis.rendering import Exposure, Frame, label_of, rendered
 from training.synthesis.scene import Scene, random_scene
 from training.synthesis.settings import SynthesisSettings
 from training.synthesis.sources import Source
@@ -53,7 +53,7 @@ def synthetic_pair(
     )
     grids = _grid(images[0], generator), _grid(images[1], generator)
     facts, clicks = facts_and_clicks(scene, images, grids, generator)
-    prior, scan = (Scan(hu=image.developed(), grid=grid) for image, grid in zip(images, grids, strict=True))
+    prior, scan = (Scan(hu=image.hu, grid=grid) for image, grid in zip(images, grids, strict=True))
     case = Case(
         baselines={"primary": Baseline.of(prior, LesionMap(ids=images[0].ids, grid=prior.grid))},
         followups={"primary": scan},
@@ -64,7 +64,7 @@ def synthetic_pair(
 
 def _baseline(
     source: Source, scene: Scene, acquisition: Acquisition, generator: np.random.Generator, device: torch.device
-) -> TimePoint:
+) -> Exposure:
     image = rendered(
         source, _frame(scene, acquisition, generator), None, acquisition, device=device, repeats_ends=scene.is_whole
     )
@@ -73,7 +73,7 @@ def _baseline(
             image.outline(shown.real, shown.lesion_id, source=source)
     for lesion in scene.lesions:
         image.insert(lesion, lesion.baseline, label_of(lesion), generator)
-    return image
+    return image.developed()
 
 
 def _followup(
@@ -83,7 +83,7 @@ def _followup(
     generator: np.random.Generator,
     device: torch.device,
     settings: SynthesisSettings,
-) -> TimePoint:
+) -> Exposure:
     frame = _frame(scene, acquisition, generator)
     motion = random_motion(
         generator,
@@ -100,7 +100,7 @@ def _followup(
         image.insert(lesion, lesion.followup, lesion.true_id, generator)
         if lesion.scar_hu:
             image.insert_scar(lesion)
-    return image
+    return image.developed()
 
 
 def _frame(scene: Scene, acquisition: Acquisition, generator: np.random.Generator) -> Frame:
@@ -112,8 +112,8 @@ def _frame(scene: Scene, acquisition: Acquisition, generator: np.random.Generato
     )
 
 
-def _grid(image: TimePoint, generator: np.random.Generator) -> Grid:
-    origin_zyx_mm = generator.uniform(-500, 500, 3) - image.frame.half_zyx_mm
+def _grid(image: Exposure, generator: np.random.Generator) -> Grid:
+    origin_zyx_mm = generator.uniform(-500, 500, 3) - image.view.frame.half_zyx_mm
     return Grid.from_spacing(
-        image.frame.shape_zyx, image.frame.spacing_zyx_mm, origin_xyz_mm=origin_zyx_mm[::-1].copy()
+        image.view.frame.shape_zyx, image.view.frame.spacing_zyx_mm, origin_xyz_mm=origin_zyx_mm[::-1].copy()
     )

@@ -5,38 +5,36 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float32, UInt16
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from longilesion.case import Click, LesionMap, Scan
-from longilesion.evaluation.measures import Outline, largest_axial_diameter_mm
-from longilesion.evaluation.plot_style import HALO, INK, LOOKS
+from longilesion.alignment import place_vois
+from longilesion.case import LesionMap, LesionPrompt, Scan, lesion_regions
+from longilesion.config import ModelSettings
+from longilesion.evaluation.measures import Outline, center_xyz_mm, largest_axial_diameter_mm
+from longilesion.evaluation.plot_style import INK, LOOKS
 from longilesion.files import written_together
 from longilesion.geometry import Triple
 from training.synthesis.pairs import SyntheticPair
 
-Window = Literal["soft tissue", "lung", "bone"]
-
 # Lowest and highest HU that are shown.
-WINDOWS: Mapping[Window, tuple[float, float]] = {
+WINDOWS: Mapping[str, tuple[float, float]] = {
     "soft tissue": (-125.0, 225.0),
     "lung": (-1350.0, 150.0),
-    "bone": (-400.0, 1100.0),
+    "bone": (-500.0, 1300.0),
 }
-# The picture is that many times as wide as the lesion, within limits.
-_FIELD, _FIELD_MM = 3.2, (70.0, 200.0)
+# A picture is so many times as wide as the lesion, within limits.
+_FIELD, _FIELD_MM = 3.5, (80.0, 220.0)
 _BASELINE, _TRUTH, _OTHERS, _CLICK = LOOKS[2][0], LOOKS[5][0], "#ffffff", LOOKS[1][0]
+_ROW_INCHES, _WIDTH_INCHES = 2.65, 9.4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Example:
-    """A lesion of a pair that a row shows; the source's name goes into its caption."""
+    """A lesion of a pair, to be shown in a row; the source's name goes into its caption."""
 
     source: str
     pair: SyntheticPair
@@ -44,58 +42,182 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _View:
-    """One scan of an example: the slice through the lesion's middle, or through its click where it is not outlined.
+class View:
+    """One scan of an example; `outline` is None where it does not outline the lesion.
 
-    `label` is the lesion's id in this map, None where it has none; `off_mm` is the click's way from the lesion's centre.
+    The slice goes through `middle_xyz_mm`: the lesion's centre or, where it is not outlined, where it is looked for.
     """
 
-    title: str
     scan: Scan
     lesions: LesionMap
-    label: int | None
-    center_zyx: Triple
-    click: Click | None
+    label: int
+    outline: Outline | None
+    middle_xyz_mm: Triple
+    click_xyz_mm: Triple
     color: str
 
     @property
-    def outlined(self) -> bool:
-        return self.label is not None
-
-    @property
-    def slice(self) -> int:
-        return int(np.clip(round(self.center_zyx[0]), 0, self.scan.grid.shape_zyx[0] - 1))
-
-    @property
     def diameter_mm(self) -> float:
-        if self.label is None:
-            return 0.0
-        outline = Outline(mask=self.lesions.ids == self.label, start_zyx=(0, 0, 0), grid=self.lesions.grid)
-        return largest_axial_diameter_mm(outline)
+        """The largest axial diameter, 0 where there is none."""
+        return 0.0 if self.outline is None else largest_axial_diameter_mm(self.outline)
 
 
-def draw_examples(examples: Sequence[Example]) -> Figure:
-    """Draws one row per example: the baseline plain and outlined, then the follow-up."""
-    rows = max(len(examples), 1)
-    figure = Figure(figsize=(9.6, 0.8 + 2.62 * rows), dpi=110, facecolor="white", layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.03, wspace=0.0, hspace=0.0)  # type: ignore[union-attr]
-    subfigures = np.atleast_1d(np.asarray(figure.subfigures(rows, 1), dtype=object))
-    for subfigure, example in zip(subfigures, examples, strict=False):
-        _draw_row(subfigure, example)
-    figure.legend(handles=_legend(), loc="outside upper center", ncols=4, frameon=False, fontsize=8)
+def views_of(example: Example, model: ModelSettings) -> tuple[View, View]:
+    """The baseline's view and the follow-up's; what is gone is looked for where the model's pipeline would look."""
+    case, fact = example.pair.case, example.pair.facts[example.lesion_id]
+    prior, scan = case.baselines["primary"], case.followups["primary"]
+    clicks = next(click for click in case.clicks if click.lesion_id == example.lesion_id)
+    if clicks.baseline is None or clicks.followup is None or prior.lesions is None:
+        raise ValueError(f"lesion {example.lesion_id} of a synthetic pair has no clicks")
+    prompt = LesionPrompt(
+        lesion_id=example.lesion_id,
+        followup=clicks.followup,
+        baseline=clicks.baseline,
+        propagated=False,
+        confidence=1.0,
+    )
+    label = example.lesion_id if fact.true_id is None else fact.true_id
+    old, now = _outline(prior.lesions, example.lesion_id), _outline(example.pair.truth, label)
+    sought_xyz_mm = place_vois(case, prompt, model).followup_xyz_mm
+    return (
+        View(
+            scan=prior.scan,
+            lesions=prior.lesions,
+            label=example.lesion_id,
+            outline=old,
+            middle_xyz_mm=clicks.baseline.point_xyz_mm if old is None else center_xyz_mm(old),
+            click_xyz_mm=clicks.baseline.point_xyz_mm,
+            color=_BASELINE,
+        ),
+        View(
+            scan=scan,
+            lesions=example.pair.truth,
+            label=label,
+            outline=now,
+            middle_xyz_mm=sought_xyz_mm if now is None else center_xyz_mm(now),
+            click_xyz_mm=clicks.followup.point_xyz_mm,
+            color=_TRUTH,
+        ),
+    )
+
+
+def window_of(lesion_type: str, around_hu: float) -> str:
+    """The window in which a reader looks at a lesion of that type, with tissue of that density around it."""
+    if lesion_type == "Skeleton":
+        return "bone"
+    return "lung" if around_hu < -400 else "soft tissue"
+
+
+def draw_examples(examples: Sequence[Example], model: ModelSettings) -> Figure:
+    """Draws a row per example: the baseline plain and outlined, then the follow-up."""
+    height = 0.35 + _ROW_INCHES * len(examples)
+    figure = Figure(figsize=(_WIDTH_INCHES, height), dpi=110, facecolor="white", layout="constrained")
+    grid = figure.add_gridspec(len(examples), 4)
+    for row, example in enumerate(examples):
+        before, after = views_of(example, model)
+        fact = example.pair.facts[example.lesion_id]
+        field_mm = float(np.clip(_FIELD * max(before.diameter_mm, after.diameter_mm), *_FIELD_MM))
+        shown = before if before.outline is not None else after
+        window = window_of(fact.lesion_type, _around_hu(shown))
+        axes = [figure.add_subplot(grid[row, column]) for column in range(4)]
+        for view, name, (plain, outlined) in ((before, "baseline", axes[:2]), (after, "follow-up", axes[2:])):
+            for each in (plain, outlined):
+                _show(each, view, field_mm=field_mm, window=window)
+            _mark(outlined, view)
+            plain.set_title(
+                f"{name}, {view.scan.grid.spacing_zyx_mm[0]:.1f} mm slices", fontsize=8, loc="left", color=INK
+            )
+            outlined.set_title(_measures(view), fontsize=8, loc="left", color=INK)
+        kind = "real" if fact.real else "painted"
+        caption = f"{fact.lesion_type}, {kind}: {fact.fate}\n{example.source}, {window} window"
+        axes[0].set_ylabel(caption, fontsize=8, color=INK)
+    figure.legend(handles=_legend(), loc="outside upper left", ncols=4, frameon=False, fontsize=8)
     return figure
 
 
-def write_examples(path: Path, examples: Sequence[Example]) -> None:
+def write_examples(path: Path, examples: Sequence[Example], model: ModelSettings) -> None:
     """Writes the picture as PNG; raises InputError where it cannot be written."""
-    figure = draw_examples(examples)
-    FigureCanvasAgg(figure)
+    figure = draw_examples(examples, model)
     with written_together([path]) as (temporary,):
         figure.savefig(temporary, format="png")
 
 
-def window_of(example_type: str, around_hu: float) -> Window:
-    """The window in which a reader would look at a lesion of that type, with that median density around it."""
-    if example_type == "Skeleton":
-        return "bone"
-    return "lung" if around_hu < -400 else "soft tissue"
+def _show(axes: Axes, view: View, *, field_mm: float, window: str) -> None:
+    """Shows the slice as it is read: the patient's right on the left, the front on top."""
+    low, high = WINDOWS[window]
+    plane = view.scan.hu[_slice_index(view)]
+    axes.imshow(plane, cmap="gray", vmin=low, vmax=high, extent=_extent_mm(view), interpolation="bilinear")
+    _, row, column = view.scan.grid.index_zyx(view.middle_xyz_mm)
+    _, row_mm, column_mm = view.scan.grid.spacing_zyx_mm
+    y, x = row * row_mm, column * column_mm
+    axes.set_xlim(x - field_mm / 2, x + field_mm / 2)
+    axes.set_ylim(y + field_mm / 2, y - field_mm / 2)
+    axes.set_facecolor("black")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_aspect("equal")
+
+
+def _mark(axes: Axes, view: View) -> None:
+    """Outlines the lesion and its neighbours, and marks the click wherever in z it lies."""
+    ids = view.lesions.ids[_slice_index(view)]
+    _, row_mm, column_mm = view.scan.grid.spacing_zyx_mm
+    rows, columns = (np.arange(length) * step for length, step in zip(ids.shape, (row_mm, column_mm), strict=True))
+    for mask, color, style in (
+        ((ids != view.label) & (ids > 0), _OTHERS, "dotted"),
+        (ids == view.label, view.color, "solid"),
+    ):
+        if mask.any():
+            axes.contour(columns, rows, mask, levels=[0.5], colors=color, linewidths=1.1, linestyles=style)
+    _, row, column = view.scan.grid.index_zyx(view.click_xyz_mm)
+    axes.plot(column * column_mm, row * row_mm, marker="+", color=_CLICK, markersize=9, markeredgewidth=1.6)
+
+
+def _measures(view: View) -> str:
+    if view.outline is None:
+        return "not outlined"
+    way_mm = float(np.linalg.norm(np.subtract(view.click_xyz_mm, view.middle_xyz_mm)))
+    return f"{view.diameter_mm:.0f} mm; click {way_mm:.0f} mm off"
+
+
+def _legend() -> list[Line2D]:
+    click = Line2D([], [], color=_CLICK, marker="+", linestyle="none", markersize=8, markeredgewidth=1.6)
+    handles = [
+        Line2D([], [], color=_BASELINE),
+        Line2D([], [], color=_TRUTH),
+        Line2D([], [], color="#777777", linestyle="dotted"),
+        click,
+    ]
+    for handle, label in zip(
+        handles, ("outline in the baseline", "true outline in the follow-up", "other lesions", "click"), strict=True
+    ):
+        handle.set_label(label)
+    return handles
+
+
+def _outline(lesions: LesionMap, label: int) -> Outline | None:
+    region = lesion_regions(lesions.ids).get(label)
+    return None if region is None else Outline.of(lesions, [label], [region])
+
+
+def _slice_index(view: View) -> int:
+    index = round(view.scan.grid.index_zyx(view.middle_xyz_mm)[0])
+    return min(max(index, 0), view.scan.grid.shape_zyx[0] - 1)
+
+
+def _extent_mm(view: View) -> tuple[float, float, float, float]:
+    """Left, right, bottom and top of the slice, whose first voxel's centre is the origin."""
+    (_, rows, columns), (_, row_mm, column_mm) = view.scan.grid.shape_zyx, view.scan.grid.spacing_zyx_mm
+    return -column_mm / 2, (columns - 0.5) * column_mm, (rows - 0.5) * row_mm, -row_mm / 2
+
+
+def _around_hu(view: View) -> float:
+    """The median density in a slice around the lesion, which it does not count itself."""
+    _, row, column = view.scan.grid.index_zyx(view.middle_xyz_mm)
+    _, row_mm, column_mm = view.scan.grid.spacing_zyx_mm
+    reach_mm = 0.6 * view.diameter_mm + 8.0
+    y, x = np.ogrid[: view.scan.grid.shape_zyx[1], : view.scan.grid.shape_zyx[2]]
+    near = np.hypot((y - row) * row_mm, (x - column) * column_mm) < reach_mm
+    index = _slice_index(view)
+    around = view.scan.hu[index][near & (view.lesions.ids[index] == 0)]
+    return float(np.median(around)) if len(around) else 0.0

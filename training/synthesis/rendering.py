@@ -75,54 +75,40 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class TimePoint:
-    """A scan while it is painted, and its lesion map; `coarse_zyx_mm` says where every fourth voxel lies."""
+class View:
+    """How a scan sees the anatomy; `coarse_zyx_mm` says where every fourth voxel lies."""
 
     frame: Frame
     motion: Motion | None
-    acquisition: Acquisition
-    hu: Float32[Tensor, "z y x"]
-    ids: UInt16[np.ndarray, "z y x"]
     coarse_zyx_mm: Float32[Tensor, "a b c 3"]
 
+    @classmethod
+    def of(cls, frame: Frame, motion: Motion | None, device: torch.device) -> View:
+        """Looks where the voxels lie."""
+        coarse = _moved(frame.axes(frame.whole, device, stride=_STRIDE), motion)
+        return cls(frame=frame, motion=motion, coarse_zyx_mm=coarse)
+
     def points(self, window: Window) -> Float32[Tensor, "z y x 3"]:
-        """Where its voxels lie in the anatomy."""
-        return _moved(self.frame.axes(window, self.hu.device), self.motion)
+        """Where a window's voxels lie in the anatomy."""
+        return _moved(self.frame.axes(window, self.coarse_zyx_mm.device), self.motion)
 
-    def outline(self, lesion: RealLesion, label: int, *, source: Source) -> None:
-        """Marks a real lesion."""
-        box = self._box(lesion.center_zyx_mm, reach_mm=lesion.extent_mm)
-        if box is None:
-            return
-        first, last = ([getattr(side, end) for side in lesion.box] for end in ("start", "stop"))
-        middle = (np.array(first) + np.array(last) - 1) / 2 * source.spacing_zyx_mm
-        mask = torch.from_numpy(lesion.mask.astype(np.float32)).to(self.hu.device)
-        offsets = self.points(box) - torch.from_numpy(middle.astype(np.float32)).to(self.hu.device)
-        self.ids[box][(sampled(mask, offsets, source.spacing_zyx_mm) > 0.5).cpu().numpy()] = label
-
-    def insert(self, lesion: Lesion, parts: tuple[Appearance, ...], label: int, generator: np.random.Generator) -> None:
-        """Paints a lesion's parts, and marks them under that label unless it is `UNMARKED`."""
-        box = self._box(lesion.center_zyx_mm, reach_mm=_reach_mm(parts)) if parts else None
-        if box is not None:
-            paint(
-                self.hu[box],
-                self.ids[box],
-                points_zyx_mm=self.points(box),
-                lesion=lesion,
-                parts=parts,
-                label=label,
-                generator=generator,
-            )
-
-    def insert_scar(self, lesion: Lesion) -> None:
-        """Paints what is left of a healed lesion."""
-        box = self._box(lesion.center_zyx_mm, reach_mm=_reach_mm(lesion.baseline))
-        if box is not None:
-            paint_scar(self.hu[box], points_zyx_mm=self.points(box), lesion=lesion)
+    def box(self, center_zyx_mm: Float[np.ndarray, "3"], *, reach_mm: float) -> Window | None:
+        """The voxels around a place, found on every fourth voxel and widened by as much; None where there are none."""
+        margin = max(6.0, 0.75 * _STRIDE * max(self.frame.spacing_zyx_mm))
+        offsets = self.coarse_zyx_mm - _tensor(center_zyx_mm, self.coarse_zyx_mm.device)
+        near = offsets.abs().amax(-1).cpu().numpy() < reach_mm + margin
+        if not near.any():
+            return None
+        sides = []
+        for axis in range(3):
+            hits = np.flatnonzero(near.any(axis=tuple(other for other in range(3) if other != axis)))
+            stop = min((int(hits[-1]) + 1) * _STRIDE + 1, self.frame.shape_zyx[axis])
+            sides.append(slice(max((int(hits[0]) - 1) * _STRIDE, 0), stop))
+        return sides[0], sides[1], sides[2]
 
     def nearest_voxel(self, place_zyx_mm: Float[np.ndarray, "3"]) -> Triple:
         """The voxel that shows a place of the anatomy, or comes closest to it."""
-        place = torch.from_numpy(place_zyx_mm.astype(np.float32)).to(self.hu.device)
+        place = _tensor(place_zyx_mm, self.coarse_zyx_mm.device)
         distance = (self.coarse_zyx_mm - place).pow(2).sum(-1)
         around = [int(index) * _STRIDE for index in np.unravel_index(int(distance.argmin()), distance.shape)]
         start = [max(index - _STRIDE, 0) for index in around]
@@ -135,26 +121,62 @@ class TimePoint:
         z_index, y_index, x_index = (float(first + index) for first, index in zip(start, found, strict=True))
         return z_index, y_index, x_index
 
-    def developed(self, *, slab_voxels: int = SLAB_VOXELS) -> Int16[np.ndarray, "z y x"]:
-        """The scan that the scanner gives."""
-        image = np.empty(self.frame.shape_zyx, np.int16)
-        for slab in self.frame.slabs(slab_voxels):
-            image[slab] = acquired(self.hu[slab], self.acquisition, first_slice=slab[0].start)
-        return image
 
-    def _box(self, center_zyx_mm: Float[np.ndarray, "3"], *, reach_mm: float) -> Window | None:
-        """The voxels around a place, found on every fourth voxel and widened by as much; None where there are none."""
-        margin = max(6.0, 0.75 * _STRIDE * max(self.frame.spacing_zyx_mm))
-        center = torch.from_numpy(center_zyx_mm.astype(np.float32)).to(self.hu.device)
-        near = (self.coarse_zyx_mm - center).abs().amax(-1).cpu().numpy() < reach_mm + margin
-        if not near.any():
-            return None
-        sides = []
-        for axis in range(3):
-            hits = np.flatnonzero(near.any(axis=tuple(other for other in range(3) if other != axis)))
-            stop = min((int(hits[-1]) + 1) * _STRIDE + 1, self.frame.shape_zyx[axis])
-            sides.append(slice(max((int(hits[0]) - 1) * _STRIDE, 0), stop))
-        return sides[0], sides[1], sides[2]
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Exposure:
+    """A scan as the scanner gives it, and its lesion map."""
+
+    view: View
+    hu: Int16[np.ndarray, "z y x"]
+    ids: UInt16[np.ndarray, "z y x"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TimePoint:
+    """A scan while it is painted, and its lesion map."""
+
+    view: View
+    acquisition: Acquisition
+    hu: Float32[Tensor, "z y x"]
+    ids: UInt16[np.ndarray, "z y x"]
+
+    def outline(self, lesion: RealLesion, label: int, *, source: Source) -> None:
+        """Marks a real lesion."""
+        box = self.view.box(lesion.center_zyx_mm, reach_mm=lesion.extent_mm)
+        if box is None:
+            return
+        first, last = ([getattr(side, end) for side in lesion.box] for end in ("start", "stop"))
+        middle = (np.array(first) + np.array(last) - 1) / 2 * source.spacing_zyx_mm
+        mask = torch.from_numpy(lesion.mask.astype(np.float32)).to(self.hu.device)
+        offsets = self.view.points(box) - _tensor(middle, self.hu.device)
+        self.ids[box][(sampled(mask, offsets, source.spacing_zyx_mm) > 0.5).cpu().numpy()] = label
+
+    def insert(self, lesion: Lesion, parts: tuple[Appearance, ...], label: int, generator: np.random.Generator) -> None:
+        """Paints a lesion's parts, and marks them under that label unless it is `UNMARKED`."""
+        box = self.view.box(lesion.center_zyx_mm, reach_mm=_reach_mm(parts)) if parts else None
+        if box is not None:
+            paint(
+                self.hu[box],
+                self.ids[box],
+                points_zyx_mm=self.view.points(box),
+                lesion=lesion,
+                parts=parts,
+                label=label,
+                generator=generator,
+            )
+
+    def insert_scar(self, lesion: Lesion) -> None:
+        """Paints what is left of a healed lesion."""
+        box = self.view.box(lesion.center_zyx_mm, reach_mm=_reach_mm(lesion.baseline))
+        if box is not None:
+            paint_scar(self.hu[box], points_zyx_mm=self.view.points(box), lesion=lesion)
+
+    def developed(self, *, slab_voxels: int = SLAB_VOXELS) -> Exposure:
+        """The scan that the scanner gives."""
+        image = np.empty(self.hu.shape, np.int16)
+        for slab in self.view.frame.slabs(slab_voxels):
+            image[slab] = acquired(self.hu[slab], self.acquisition, first_slice=slab[0].start)
+        return Exposure(view=self.view, hu=image, ids=self.ids)
 
 
 def rendered(
@@ -192,14 +214,8 @@ def rendered(
             lung = ((-500 - AIR_HU - image) / 200).clamp(0, 1)
             image *= 1 + lung * (motion.breathing.lung_density - 1)
         hu[slab] = enhanced(image + AIR_HU, acquisition, frame.relative(axes))
-    return TimePoint(
-        frame=frame,
-        motion=motion,
-        acquisition=acquisition,
-        hu=hu,
-        ids=np.zeros(frame.shape_zyx, np.uint16),
-        coarse_zyx_mm=_moved(frame.axes(frame.whole, device, stride=_STRIDE), motion),
-    )
+    ids = np.zeros(frame.shape_zyx, np.uint16)
+    return TimePoint(view=View.of(frame, motion, device), acquisition=acquisition, hu=hu, ids=ids)
 
 
 def label_of(lesion: Lesion) -> int:

@@ -78,9 +78,8 @@ def find_room(source: Source, generator: np.random.Generator, settings: LifenetS
     """
     if any(name in source.organs for name in settings.organs):
         return _organ_room(source, settings)
-    sites = source.sites.get(settings.tissue_without_mask)
-    for _ in range(_SITES if sites is not None else 0):
-        assert sites is not None
+    sites = source.sites.get(settings.tissue_without_mask, np.empty((0, 3), np.float32))
+    for _ in range(min(_SITES, len(sites))):
         room = _tissue_room(source, sites[int(generator.integers(len(sites)))].astype(float), settings)
         if room is not None:
             return room

@@ -43,6 +43,7 @@ class Scene:
     `coarseness` scales the voxels, 1 for those of a clinical scan.
     """
 
+    is_whole: bool
     middle_zyx_mm: Float[np.ndarray, "3"]
     side_zyx_mm: Float[np.ndarray, "3"]
     coarseness: float
@@ -58,34 +59,26 @@ def random_scene(
     settings: SynthesisSettings,
     whole: bool,
 ) -> Scene:
-    """Draws what a pair shows: the whole volume, or a cut-out around a real or a painted lesion."""
+    """Draws what a pair shows: the whole volume, or a cut-out around a real or a painted lesion.
+
+    A cut-out around a painted lesion marks no real one: those that it shows are as if nobody had outlined them.
+    """
     anchor = None if whole or settings.generator == "lifenet" else _random_real(source, generator, settings)
     real = source.lesions if whole or anchor is not None else ()
     shown = tuple(_shown(source, lesion, number, generator, settings) for number, lesion in enumerate(real, start=1))
     if settings.generator == "lifenet":
         lesions = [_renumbered(lesion, len(shown)) for lesion in lifenet_lesions(source, generator, settings.lifenet)]
     else:
-        attempts = settings.whole_attempts if whole else settings.attempts
         near = None if whole else _middle(source, anchor, generator, settings)
         real_shapes = tuple(lesion.shape for other in shapes for lesion in other.lesions)
-        lesions = list(
-            _general_lesions(
-                source, generator, settings, near=near, shown=shown, attempts=attempts, real_shapes=real_shapes
-            )
-        )
+        lesions = list(_general_lesions(source, generator, settings, near=near, shown=shown, real_shapes=real_shapes))
     lesions = _with_faults(lesions, source, generator, settings, first_id=1 + _last_id(shown, lesions))
-    if whole:
-        side = np.array(source.hu.shape) * source.spacing_zyx_mm.astype(float)
-        # Voxels much finer than the source's would only take memory.
-        coarseness = max(1.0, float(source.spacing_zyx_mm[1:].mean()) / 1.3)
-        middle = (np.array(source.hu.shape) - 1) / 2 * source.spacing_zyx_mm.astype(float)
-        return Scene(middle_zyx_mm=middle, side_zyx_mm=side, coarseness=coarseness, shown=shown, lesions=tuple(lesions))
-    middle, extent_mm = _cut_out(source, anchor, lesions, generator, settings)
-    zoom = float(np.clip(extent_mm / 50.0, 0.8, 3.0))
+    middle, side, coarseness = _everything(source) if whole else _cut_out(source, anchor, lesions, generator, settings)
     return Scene(
+        is_whole=whole,
         middle_zyx_mm=middle,
-        side_zyx_mm=np.array([110.0, 120.0, 120.0]) * zoom + 40.0,
-        coarseness=max(1.0, 0.8 * zoom),
+        side_zyx_mm=side,
+        coarseness=coarseness,
         shown=shown,
         lesions=tuple(lesions),
     )
@@ -98,14 +91,14 @@ def _general_lesions(
     *,
     near: Float[np.ndarray, "3"] | None,
     shown: Sequence[ShownLesion],
-    attempts: tuple[int, int],
     real_shapes: Sequence[Shape],
 ) -> Iterator[Lesion]:
     """Lesions at random sites, near a point if one is given, that collide with no other, painted or real."""
     taken = [(lesion.real.center_zyx_mm, lesion.real.radius_mm) for lesion in shown]
     shares = np.array([settings.fates.persists, settings.fates.new, settings.fates.gone])
     next_id = 1 + _last_id(shown, ())
-    for _ in range(int(generator.integers(attempts[0], attempts[1] + 1))):
+    fewest, most = settings.whole_attempts if near is None else settings.attempts
+    for _ in range(int(generator.integers(fewest, most + 1))):
         is_marked = generator.random() >= settings.distractor_share
         lesion = random_lesion(
             generator,
@@ -241,20 +234,31 @@ def _middle(
     return random_site(source, generator, settings, near=None).center_zyx_mm
 
 
+def _everything(source: Source) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"], float]:
+    """A whole volume's middle, sides and coarseness; voxels much finer than the source's would only take memory."""
+    spacing = source.spacing_zyx_mm.astype(float)
+    shape = np.array(source.hu.shape)
+    return (shape - 1) / 2 * spacing, shape * spacing, max(1.0, float(spacing[1:].mean()) / 1.3)
+
+
 def _cut_out(
     source: Source,
     anchor: RealLesion | None,
     lesions: Sequence[Lesion],
     generator: np.random.Generator,
     settings: SynthesisSettings,
-) -> tuple[Float[np.ndarray, "3"], float]:
-    """The middle of a cut-out, and the extent of the lesion that it is drawn around."""
+) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"], float]:
+    """A cut-out's middle, sides and coarseness, which follow from the extent of the lesion that it is drawn around."""
     if anchor is not None:
-        return anchor.center_zyx_mm, anchor.extent_mm
-    if not lesions:
-        return random_site(source, generator, settings, near=None).center_zyx_mm, 0.0
-    lesion = lesions[0] if settings.generator == "general" else lesions[int(generator.integers(len(lesions)))]
-    return lesion.center_zyx_mm, 2.4 * max(part.radius_mm for part in (*lesion.baseline, *lesion.followup))
+        middle, extent_mm = anchor.center_zyx_mm, anchor.extent_mm
+    elif lesions:
+        lesion = lesions[0] if settings.generator == "general" else lesions[int(generator.integers(len(lesions)))]
+        parts = (*lesion.baseline, *lesion.followup)
+        middle, extent_mm = lesion.center_zyx_mm, 2.4 * max(part.radius_mm for part in parts)
+    else:
+        middle, extent_mm = random_site(source, generator, settings, near=None).center_zyx_mm, 0.0
+    zoom = float(np.clip(extent_mm / 50.0, 0.8, 3.0))
+    return middle, np.array([110.0, 120.0, 120.0]) * zoom + 40.0, max(1.0, 0.8 * zoom)
 
 
 def _renumbered(lesion: Lesion, shift: int) -> Lesion:

@@ -20,6 +20,13 @@ class LifenetSize(Settings):
         description="deviation of the elastic deformation, in the paper's voxels"
     )
 
+    @model_validator(mode="after")
+    def _check(self) -> LifenetSize:
+        for name, (low, high) in (("count", self.count), ("elastic_sigma", self.elastic_sigma)):
+            if not 0 <= low <= high:
+                raise ValueError(f"{name}: expected a range of numbers from 0 on, not {low:g} to {high:g}")
+        return self
+
 
 class LifenetSettings(Settings):
     """LiFE-Net's lesions (section 2.2, appendices B and C); the defaults are the paper's numbers where it gives one."""
@@ -90,6 +97,10 @@ class LifenetSettings(Settings):
         ):
             if total > 1 + 1e-9:
                 raise ValueError(f"{name}: expected a sum of at most 1, not {total:g}")
+        for name in ("axis_factor", "contrast_hu", "texture_hu", "edge_mm", "growth", "shrinkage", "shift_mm"):
+            low, high = getattr(self, name)
+            if not 0 <= low <= high:
+                raise ValueError(f"{name}: expected a range of numbers from 0 on, not {low:g} to {high:g}")
         return self
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import cc3d
 import numpy as np
 from jaxtyping import Bool, Float32, Int16
-from scipy.ndimage import binary_closing, binary_erosion, binary_fill_holes, mean, uniform_filter
+from numpy.typing import NDArray
+from scipy.ndimage import binary_closing, binary_erosion, binary_fill_holes, mean, median, uniform_filter
 
 from training.synthesis.lesions import Tissue
 
@@ -45,8 +46,8 @@ def lesion_sites(
     smooth = uniform_filter(coarse, 3)
     masks: dict[Tissue, np.ndarray] = {
         "soft": body & (smooth > -10) & (smooth < 220) & (coarse > -40) & (coarse < 250),
-        # Lung holds tissue, and the bowel's gas none.
-        "lung": _components_over(coarse, binary_erosion(body & (smooth < -600)), mean_hu=-930.0),
+        # Lung holds tissue, and the bowel's gas none, but for its wall.
+        "lung": _denser_parts(coarse, binary_erosion(body & (smooth < -600)), median, over_hu=-930.0),
         "fat": body & (smooth > -130) & (smooth < -60),
         "bone": body & _marrow(coarse, smooth),
     }
@@ -74,21 +75,25 @@ def lesion_type_of(tissue: Tissue, organ: str | None) -> str:
     return next((known for word, known in _TYPES_BY_WORD.items() if word in organ.lower()), "Others")
 
 
-def _components_over(
-    coarse: Float32[np.ndarray, "z y x"], mask: Bool[np.ndarray, "z y x"], *, mean_hu: float
+def _denser_parts(
+    coarse: Float32[np.ndarray, "z y x"],
+    mask: Bool[np.ndarray, "z y x"],
+    average: Callable[..., NDArray[np.floating]],
+    *,
+    over_hu: float,
 ) -> Bool[np.ndarray, "z y x"]:
     """The mask's connected parts that are denser than that on average."""
     labels = cc3d.connected_components(mask, connectivity=6)
     numbers = np.arange(int(labels.max()) + 1)
-    means = np.nan_to_num(mean(coarse, labels, numbers), nan=-np.inf)
-    means[0] = -np.inf
-    kept: Bool[np.ndarray, "z y x"] = (means > mean_hu)[labels]
+    is_denser = np.asarray(average(coarse, labels, numbers)) > over_hu
+    is_denser[0] = False
+    kept: Bool[np.ndarray, "z y x"] = is_denser[labels]
     return kept
 
 
 def _marrow(coarse: Float32[np.ndarray, "z y x"], smooth: Float32[np.ndarray, "z y x"]) -> Bool[np.ndarray, "z y x"]:
     """Spongy bone: denser than 150 HU but for gaps, and near a cortex, which bright vessels and kidneys lack."""
-    bone = binary_closing(_components_over(coarse, coarse > 150, mean_hu=250.0), np.ones((3, 3, 3)))
+    bone = binary_closing(_denser_parts(coarse, coarse > 150, mean, over_hu=250.0), np.ones((3, 3, 3)))
     near_cortex = uniform_filter((coarse > 350).astype(np.float32), 5) > 0.08
     inside: Bool[np.ndarray, "z y x"] = binary_erosion(bone) & near_cortex & (smooth > 100)
     return inside

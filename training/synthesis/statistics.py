@@ -1,4 +1,4 @@
-"""What synthetic pairs are like, in numbers, beside published numbers of real lesions and of LiFE-Net's synthetic ones."""
+"""What synthetic pairs are like, in numbers, beside published numbers of real and of other synthetic lesions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _CLICK_VOXELS = {0.5: "3.7", 0.75: "11.1", 0.9: "23.1", 0.95: "34.0", 0.99: "79.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """A lesion's outline in one scan; the contrast is its mean density minus the median of a shell of 5 mm around it."""
+    """A lesion's outline in one scan; the contrast is its mean density less the median of a shell of 5 mm around it."""
 
     volume_ml: float
     diameter_mm: float
@@ -178,10 +178,9 @@ def _contrasts(lesions: Sequence[LesionNumbers]) -> Row:
         for one in lesions
         if one.followup is not None and one.lesion_type not in _NOT_SOFT
     ]
-    low, middle, high = np.quantile(contrasts, [0.1, 0.5, 0.9]).tolist() if contrasts else (np.nan,) * 3
     return Row(
         quantity="contrast in soft tissue, follow-up, HU of either sign: median (p10-p90)",
-        drawn=f"{middle:.0f} ({low:.0f}-{high:.0f})",
+        drawn="{1:.0f} ({0:.0f}-{2:.0f})".format(*np.quantile(contrasts, [0.1, 0.5, 0.9])) if contrasts else "-",
         published="range 30-80",
         source=_SYNTHETIC_LIVERS,
     )
@@ -196,8 +195,8 @@ def _click_rows(lesions: Sequence[LesionNumbers]) -> Iterator[Row]:
         drawn = f"{np.quantile(voxels, share):.1f}" if len(voxels) else "-"
         quantity = f"click error, voxels of 0.775 x 0.775 x 3 mm: {name}"
         yield Row(quantity=quantity, drawn=drawn, published=published, source=_CLICKS)
-    quantiles = np.quantile(sizes_mm, [0.5, 0.9]).tolist() if len(sizes_mm) else [np.nan] * 2
-    yield Row(quantity="click error, mm: median / p90", drawn="{:.1f} / {:.1f}".format(*quantiles))
+    drawn = "{:.1f} / {:.1f}".format(*np.quantile(sizes_mm, [0.5, 0.9])) if len(sizes_mm) else "-"
+    yield Row(quantity="click error, mm: median / p90", drawn=drawn)
 
 
 def _click_errors_mm(lesions: Sequence[LesionNumbers]) -> Float[np.ndarray, "n 3"]:

@@ -13,7 +13,7 @@ from longilesion.case import Click, ClickPair, LesionRegion, lesion_regions
 from longilesion.evaluation.exam import Fate
 from longilesion.geometry import Grid, Triple
 from training.synthesis.lesions import UNMARKED
-from training.synthesis.rendering import TimePoint
+from training.synthesis.rendering import Exposure
 from training.synthesis.scene import Scene
 from training.synthesis.sources import FEWEST_VOXELS
 
@@ -50,13 +50,13 @@ class _Planned:
 class _Map:
     """A time point's lesions where they came to lie."""
 
-    time_point: TimePoint
+    exposure: Exposure
     grid: Grid
     regions: Mapping[int, LesionRegion]
 
     @property
     def ids(self) -> UInt16[np.ndarray, "z y x"]:
-        return self.time_point.ids
+        return self.exposure.ids
 
     def shows(self, lesion_id: int) -> bool:
         return lesion_id in self.regions and self.regions[lesion_id].voxels >= FEWEST_VOXELS
@@ -77,7 +77,7 @@ class _Map:
 
 
 def facts_and_clicks(
-    scene: Scene, images: tuple[TimePoint, TimePoint], grids: tuple[Grid, Grid], generator: np.random.Generator
+    scene: Scene, images: tuple[Exposure, Exposure], grids: tuple[Grid, Grid], generator: np.random.Generator
 ) -> tuple[dict[int, LesionFact], tuple[ClickPair, ...]]:
     """The facts by lesion id, and the clicks of each lesion.
 
@@ -85,7 +85,7 @@ def facts_and_clicks(
     from the maps.
     """
     before, after = (
-        _Map(time_point=image, grid=grid, regions=lesion_regions(image.ids))
+        _Map(exposure=image, grid=grid, regions=lesion_regions(image.ids))
         for image, grid in zip(images, grids, strict=True)
     )
     facts: dict[int, LesionFact] = {}
@@ -157,9 +157,9 @@ def _is_as_planned(planned: _Planned, before: _Map, after: _Map, facts: Mapping[
 
 def _clicks(planned: _Planned, before: _Map, after: _Map, generator: np.random.Generator) -> ClickPair:
     lesion_id, is_new = planned.lesion_id, planned.fate == "new"
-    was = before.time_point.nearest_voxel(planned.place_zyx_mm) if is_new else before.center_zyx(lesion_id)
+    was = before.exposure.view.nearest_voxel(planned.place_zyx_mm) if is_new else before.center_zyx(lesion_id)
     is_there = planned.fate in ("persists", "new")
-    now = after.center_zyx(lesion_id) if is_there else after.time_point.nearest_voxel(planned.place_zyx_mm)
+    now = after.center_zyx(lesion_id) if is_there else after.exposure.view.nearest_voxel(planned.place_zyx_mm)
     error = click_error_mm(generator) * (0.2 if is_new and generator.random() < 0.5 else 1.0)
     return ClickPair(
         lesion_id=lesion_id,

@@ -1,0 +1,98 @@
+"""The cache of a prepared data set: what is in it, how it goes on, what becomes of damage."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from longilesion.alignment import place_vois
+from longilesion.errors import InputError
+from longilesion.grand_challenge import read_case
+from longilesion.prompts import complete_prompts
+from longilesion.voi import sample_voi_pair
+from test.unit.prepared_data import RECIPE, write_prepared
+from training.cache import build_cache
+from training.cutout import read_cut_out
+from training.preparation.prepared import PreparedData
+from training.recipe import Recipe, read_recipe
+from training.samples import sample_lesion, unjittered
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
+    return write_prepared(tmp_path_factory.mktemp("prepared"))
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    (tmp_path / "tiny.toml").write_text(RECIPE)
+    return read_recipe(tmp_path / "tiny.toml")
+
+
+def test_every_lesion_of_every_case_is_cut_out_once(data: PreparedData, recipe: Recipe) -> None:
+    cache = build_cache(data, data.cases, recipe, workers=1)
+    found = sorted((lesion.case_id, lesion.lesion_id, lesion.fate, lesion.is_seen) for lesion in cache.lesions)
+    expected = [
+        (case, *lesion)
+        for case in ("a", "b", "c", "d", "e1", "e2")
+        for lesion in ((1, "persists", True), (2, "gone", True))
+    ]
+    assert found == expected
+    assert {lesion.patient for lesion in cache.lesions} == {"ann", "bob", "cas", "dee", "eve"}
+    assert all(cache.path(lesion).is_file() for lesion in cache.lesions)
+
+
+def test_cached_sample_is_the_inference_sample_of_the_case_folder_bit_for_bit(
+    data: PreparedData, recipe: Recipe
+) -> None:
+    cache = build_cache(data, data.cases, recipe, workers=1)
+    still = unjittered(recipe.jitter)
+    for lesion in cache.lesions[:6]:
+        sample = sample_lesion(read_cut_out(cache.path(lesion)), recipe.model, still, np.random.default_rng(0))
+        folder = next(case.folder for case in data.cases if case.case_id == lesion.case_id)
+        case, _ = read_case(folder / "input")
+        prompt = next(prompt for prompt in complete_prompts(case) if prompt.lesion_id == lesion.lesion_id)
+        pair = sample_voi_pair(case, prompt, place_vois(case, prompt, recipe.model), recipe.model.voi)
+        assert sample is not None
+        np.testing.assert_array_equal(sample.pair.followup.hu, pair.followup.hu)
+        np.testing.assert_array_equal(sample.pair.baseline.hu, pair.baseline.hu)
+        np.testing.assert_array_equal(sample.pair.baseline_mask, pair.baseline_mask)
+        np.testing.assert_array_equal(sample.pair.baseline_others, pair.baseline_others)
+
+
+def test_interrupted_cache_goes_on_where_it_was(
+    data: PreparedData, recipe: Recipe, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = build_cache(data, data.cases, recipe, workers=1)
+    times = {path: path.stat().st_mtime_ns for path in cache.folder.rglob("*.npz")}
+    # As if the run had been killed in the middle of case c.
+    (cache.folder / "c" / "lesions.json").unlink()
+    (cache.folder / "c" / "2.npz").unlink()
+    caplog.set_level(logging.INFO)
+    again = build_cache(data, data.cases, recipe, workers=2)
+    assert "cutting out the lesions of 1 cases" in caplog.text
+    assert again.lesions == cache.lesions
+    anew = {path for path, time in times.items() if path.stat().st_mtime_ns != time}
+    assert {path.parent.name for path in anew} == {"c"}
+
+
+def test_another_lattice_has_a_cache_of_its_own(data: PreparedData, recipe: Recipe) -> None:
+    wider = recipe.model_copy(update={"jitter": recipe.jitter.model_copy(update={"shift_mm": 9.0})})
+    longer = recipe.model_copy(update={"steps": 99})
+    first, second, third = (build_cache(data, data.cases[:1], each, workers=1) for each in (recipe, wider, longer))
+    assert first.folder != second.folder
+    assert first.folder == third.folder
+
+
+def test_damaged_index_is_refused_in_one_line(data: PreparedData, recipe: Recipe) -> None:
+    cache = build_cache(data, data.cases, recipe, workers=1)
+    index = cache.folder / "d" / "lesions.json"
+    whole = index.read_bytes()
+    index.write_bytes(whole[:20])
+    with pytest.raises(InputError, match=r"lesions\.json: damaged") as caught:
+        build_cache(data, data.cases, recipe, workers=1)
+    assert "\n" not in str(caught.value)
+    index.write_bytes(whole)

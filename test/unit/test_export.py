@@ -1,0 +1,334 @@
+import gzip
+import json
+import logging
+import os
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import process
+from longilesion.config import InferenceSettings, ModelSettings
+from longilesion.ensemble import load_ensemble, read_manifest, save_bundle
+from longilesion.errors import InputError
+from longilesion.evaluation.exam import ScoringSettings
+from longilesion.evaluation.folders import find_exams
+from longilesion.evaluation.methods import ModelMethod
+from longilesion.evaluation.run import EvaluationReport, evaluate_methods
+from longilesion.evaluation.tables import figure
+from longilesion.networks import build_network
+from test.unit.builders import dual_encoder, model_settings
+from test.unit.case_folders import files_under, write_case
+from test.unit.prepared_data import RECIPE, write_prepared
+from training.export import Arguments, export, main
+from training.recipe import read_recipe
+from training.run_folder import RunFolder, RunRecord
+
+EXPORT_SCRIPT = Path(__file__).parents[2] / "export.sh"
+SETTINGS = model_settings(inference=InferenceSettings(threshold=0.001, presence_threshold=0.2))
+
+
+def write_bundle(folder: Path, settings: ModelSettings = SETTINGS, *, seed: int = 0, networks: int = 1) -> Path:
+    torch.manual_seed(seed)
+    provenance = {"recipe": "tiny", "data": f"blocks without {folder.name}", "steps": "2 of 2", "licence": "none"}
+    save_bundle(folder, settings, [build_network(settings) for _ in range(networks)], provenance=provenance)
+    return folder
+
+
+def with_threshold(presence_threshold: float) -> ModelSettings:
+    inference = SETTINGS.inference.model_copy(update={"presence_threshold": presence_threshold})
+    return SETTINGS.model_copy(update={"inference": inference})
+
+
+def write_run(folder: Path, *, fold: int, seed: int = 0) -> Path:
+    """A run's folder as training leaves it."""
+    recipe_file = folder.with_suffix(".toml")
+    folder.mkdir(parents=True)
+    recipe_file.write_text(RECIPE)
+    record = RunRecord(
+        recipe=read_recipe(recipe_file),
+        data="blocks",
+        fold=fold,
+        seed=3,
+        steps=2,
+        weights=None,
+        processes=1,
+        workers=0,
+        versions={"torch": "9.9"},
+    )
+    RunFolder(folder).record.write_text(record.model_dump_json())
+    for name in ("best", "last"):
+        write_bundle(folder / name, seed=seed + (name == "best"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Path:
+    """An evaluation of two cases, with intervals."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    data = write_prepared(folder / "data")
+    exams = [find_exams(case.folder)[0] for case in data.cases[:2]]
+    method = ModelMethod(
+        name="out of fold", ensemble=load_ensemble(bundle, device="cpu"), has_followup_clicks=True, warnings=[]
+    )
+    run = evaluate_methods(exams, [method], ScoringSettings(), draws=10)
+    path = folder / "evaluation.json"
+    path.write_text(run.report.model_dump_json())
+    return path
+
+
+def same_weights(first: torch.nn.Module, second: torch.nn.Module) -> bool:
+    return all(torch.equal(tensor, second.state_dict()[name]) for name, tensor in first.state_dict().items())
+
+
+# ------------------------------------------------------------------------------------------------------- the ensemble
+
+
+def test_networks_of_all_bundles_become_one_ensemble_in_their_order(tmp_path: Path) -> None:
+    bundles = [write_bundle(tmp_path / "one", seed=1), write_bundle(tmp_path / "two", seed=2, networks=2)]
+    export(Arguments(bundles=tuple(bundles), output=tmp_path / "model"))
+    networks = load_ensemble(tmp_path / "model", device="cpu", precision="float32").networks
+    given = [network for bundle in bundles for network in load_ensemble(bundle, device="cpu").networks]
+    assert len(networks) == 3
+    assert all(same_weights(*pair) for pair in zip(networks, given, strict=True))
+    assert read_manifest(tmp_path / "model").provenance["data"] == "blocks without one; blocks without two"
+    assert files_under(tmp_path / "model") == [
+        "MODEL_CARD.md",
+        *(f"fold_{number}.safetensors" for number in range(3)),
+        "settings.json",
+    ]
+
+
+def test_bundles_may_differ_in_the_presence_threshold_alone(tmp_path: Path) -> None:
+    bundles = tuple(write_bundle(tmp_path / str(share), with_threshold(share)) for share in (0.2, 0.3, 0.7))
+    export(Arguments(bundles=bundles, output=tmp_path / "model"))
+    assert read_manifest(tmp_path / "model").settings == with_threshold(0.4)
+    export(Arguments(bundles=bundles, output=tmp_path / "model", presence_threshold=0.25))
+    assert read_manifest(tmp_path / "model").settings == with_threshold(0.25)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (
+            model_settings(inference=InferenceSettings(threshold=0.5, presence_threshold=0.2)),
+            "inference.threshold = 0.5, but 0.001",
+        ),
+        (
+            model_settings(network=dual_encoder(presence_features=8), inference=SETTINGS.inference),
+            "network.presence_features = 8, but 4",
+        ),
+        (
+            model_settings(inference=SETTINGS.inference, shape_zyx=(8, 8, 16)),
+            r"voi.shape_zyx = \[8, 8, 16\], but \[8, 8, 8\]",
+        ),
+    ],
+)
+def test_bundles_with_other_settings_are_refused_and_leave_nothing(
+    tmp_path: Path, other: ModelSettings, message: str
+) -> None:
+    bundles = write_bundle(tmp_path / "one"), write_bundle(tmp_path / "two", other)
+    with pytest.raises(InputError, match=rf"two: {message} in .*one; expected the same settings$"):
+        export(Arguments(bundles=bundles, output=tmp_path / "model"))
+    assert {path.name for path in tmp_path.iterdir()} == {"one", "two"}
+
+
+def test_run_gives_its_last_weights_and_not_those_chosen_on_its_own_validation(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", fold=2)
+    export(Arguments(bundles=(run,), output=tmp_path / "model"))
+    (network,), (last,) = (load_ensemble(tmp_path / name, device="cpu").networks for name in ("model", "run/last"))
+    assert same_weights(network, last)
+    write_bundle(run / "presence", seed=9)
+    export(Arguments(bundles=(run,), output=tmp_path / "model"))
+    (network,), (fitted,) = (
+        load_ensemble(tmp_path / name, device="cpu").networks for name in ("model", "run/presence")
+    )
+    assert same_weights(network, fitted)
+
+
+def test_folder_without_bundle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nothing: neither settings\.json nor last/settings\.json; expected a bundle"):
+        export(Arguments(bundles=(tmp_path / "nothing",), output=tmp_path / "model"))
+
+
+@pytest.mark.parametrize("content", [None, "{}"])
+def test_evaluation_that_cannot_be_read_is_refused(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "evaluation.json"
+    if content is not None:
+        path.write_text(content)
+    bundle = write_bundle(tmp_path / "one")
+    with pytest.raises(InputError, match=r"evaluation\.json: .*; expected .*evaluation\.json"):
+        export(Arguments(bundles=(bundle,), output=tmp_path / "model", evaluation=path))
+
+
+# --------------------------------------------------------------------------------------------------- all or nothing
+
+
+def test_smaller_ensemble_replaces_a_larger_one_and_leaves_no_network_behind(tmp_path: Path) -> None:
+    bundles = tuple(write_bundle(tmp_path / name) for name in ("one", "two"))
+    export(Arguments(bundles=bundles, output=tmp_path / "model"))
+    export(Arguments(bundles=bundles[:1], output=tmp_path / "model"))
+    assert files_under(tmp_path / "model") == ["MODEL_CARD.md", "fold_0.safetensors", "settings.json"]
+
+
+def test_failure_at_the_last_file_leaves_the_model_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = write_bundle(tmp_path / "one", seed=1), write_bundle(tmp_path / "two", seed=2)
+    export(Arguments(bundles=(one,), output=tmp_path / "model"))
+    paths = [*(tmp_path / "model").iterdir(), tmp_path / "model.tar.gz"]
+    before = {path: path.read_bytes() for path in paths}
+
+    def fail(files: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("training.export.pack", fail)
+    with pytest.raises(InputError, match="No space left on device"):
+        export(Arguments(bundles=(two,), output=tmp_path / "model"))
+    assert {path: path.read_bytes() for path in paths} == before
+    assert {path.name for path in tmp_path.iterdir()} == {"one", "two", "model", "model.tar.gz"}
+
+
+@pytest.mark.usefixtures("restored_logging")
+def test_command_refuses_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["export", str(tmp_path / "none"), "--output", str(tmp_path / "model")])
+    assert main() == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
+def test_large_model_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle = write_bundle(tmp_path / "one")
+    export(Arguments(bundles=(bundle,), output=tmp_path / "model"))
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    monkeypatch.setattr("training.export.LARGEST_BYTES", 1000)
+    export(Arguments(bundles=(bundle,), output=tmp_path / "model"))
+    assert "more than the 0 MB to keep to" in caplog.text
+
+
+# --------------------------------------------------------------------------------------------------------- tarball
+
+
+def test_tarball_has_the_files_at_its_top_readable_by_all_and_owned_by_nobody_in_particular(tmp_path: Path) -> None:
+    tarball = export(Arguments(bundles=(write_bundle(tmp_path / "one"),), output=tmp_path / "model"))
+    assert tarball == tmp_path / "model.tar.gz"
+    with tarfile.open(tarball) as archive:
+        members = archive.getmembers()
+        assert [member.name for member in members] == ["MODEL_CARD.md", "fold_0.safetensors", "settings.json"]
+        assert {(member.uid, member.gid, member.mtime, member.mode) for member in members} == {(0, 0, 0, 0o644)}
+        for member in members:
+            content = archive.extractfile(member)
+            assert content is not None
+            assert content.read() == (tmp_path / "model" / member.name).read_bytes()
+
+
+def test_same_networks_give_the_same_tarball_at_another_time_and_place(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "one")
+    first = export(Arguments(bundles=(bundle,), output=tmp_path / "a" / "model")).read_bytes()
+    shutil.copytree(bundle, tmp_path / "copy")
+    for path in (tmp_path / "copy").iterdir():
+        path.chmod(0o600)
+        os.utime(path, (1e9, 1e9))
+    assert export(Arguments(bundles=(tmp_path / "copy",), output=tmp_path / "b" / "model")).read_bytes() == first
+    assert first[4:8] == bytes(4), "gzip's own time stamp"
+
+
+@pytest.mark.skipif(shutil.which("tar") is None, reason="needs tar")
+def test_export_script_packs_the_same_archive(tmp_path: Path) -> None:
+    """The engine is left out: only the script's tar command runs."""
+    export(Arguments(bundles=(write_bundle(tmp_path / "one"),), output=tmp_path / "model"))
+    text = EXPORT_SCRIPT.read_text()
+    command = text[text.index("tar -C") : text.index("\nls -lh")]
+    (tmp_path / "dist").mkdir()
+    subprocess.run(["bash", "-euo", "pipefail", "-c", f"model=model\n{command}"], cwd=tmp_path, check=True)
+    contents = (tmp_path / "dist" / "longilesion-model.tar.gz", tmp_path / "model.tar.gz")
+    listings = []
+    for path in contents:
+        with tarfile.open(path) as archive:
+            listings.append([(member.name, member.mode, member.uid, member.size, member.mtime) for member in archive])
+    assert listings[0] == listings[1]
+    assert gzip.decompress(contents[0].read_bytes())[:100] == gzip.decompress(contents[1].read_bytes())[:100]
+
+
+def test_process_runs_with_the_model_and_with_the_unpacked_tarball(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_log_to_streams", lambda: None)
+    settings = with_threshold(0.0)
+    bundles = tuple(write_bundle(tmp_path / str(seed), settings, seed=seed) for seed in range(2))
+    tarball = export(Arguments(bundles=bundles, output=tmp_path / "model"))
+    with tarfile.open(tarball) as archive:
+        archive.extractall(tmp_path / "unpacked", filter="data")
+    case = write_case(tmp_path / "case")
+    maps = []
+    for model in ("model", "unpacked"):
+        given = {"--input": case, "--output": tmp_path / f"of_{model}", "--model": tmp_path / model, "--device": "cpu"}
+        assert process.main([str(word) for pair in given.items() for word in pair]) == 0
+        (path,) = (tmp_path / f"of_{model}").rglob("*.mha")
+        maps.append(path.read_bytes())
+    assert maps[0] == maps[1]
+
+
+# ------------------------------------------------------------------------------------------------------------- card
+
+
+def test_card_has_the_figures_of_the_evaluation_with_their_intervals(tmp_path: Path, report: Path) -> None:
+    bundle = write_bundle(tmp_path / "one")
+    export(Arguments(bundles=(bundle,), output=tmp_path / "model", evaluation=report))
+    card = (tmp_path / "model" / "MODEL_CARD.md").read_text()
+    (found,) = EvaluationReport.model_validate_json(report.read_bytes()).evaluations
+    shown = [
+        ("Dice", found.challenge.dice),
+        ("false positive volume (ml)", found.challenge.false_positive_ml),
+        ("false negative volume (ml)", found.challenge.false_negative_ml),
+        ("surface Dice", found.lesion_means["surface_dice"]),
+        ("gone, recognised", found.lesion_means["gone_recognised"]),
+    ]
+    for name, estimate in shown:
+        assert f"| {name} | {figure(estimate)} |" in card
+    assert any("[" in figure(estimate) for _, estimate in shown)
+    assert figure(found.challenge.dice) in read_manifest(tmp_path / "model").provenance["out of fold"]
+
+
+def test_card_says_what_the_model_is_and_how_to_repeat_it(tmp_path: Path) -> None:
+    runs = tuple(write_run(tmp_path / f"run_{fold}", fold=fold) for fold in (0, 3))
+    licence = "CC BY 4.0, the patients"
+    export(Arguments(bundles=runs, output=tmp_path / "model", name="blocks", data_licence=licence))
+    card = (tmp_path / "model" / "MODEL_CARD.md").read_text()
+    assert card.startswith("# Model card: blocks\n\n**For research use only.**")
+    for line in (
+        "Licence and attribution of the data: CC BY 4.0, the patients.",
+        "| folds | 0, 3 |",
+        "| versions | torch 9.9 |",
+        "| lesions a step | 2 |",
+        "| gone below presence | 0.2 |",
+        "python -m training.crossvalidate training/recipes/tiny.toml --data DATA --output OUTPUT --seed 3",
+    ):
+        assert f"{line}\n" in card
+    provenance = json.loads((tmp_path / "model" / "settings.json").read_text())["provenance"]
+    assert provenance == {
+        "recipe": "tiny",
+        "data": "blocks without last",
+        "steps": "2 of 2",
+        "folds": "0, 3",
+        "versions": "torch 9.9",
+        "data licence": licence,
+        "licence": "research use only",
+    }
+
+
+def test_parameters_in_the_card_are_those_of_one_network(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "one", networks=2)
+    export(Arguments(bundles=(bundle,), output=tmp_path / "model"))
+    weights = load_ensemble(bundle, device="cpu").networks[0].parameters()
+    millions = sum(np.prod(tensor.shape) for tensor in weights) / 1e6
+    card = (tmp_path / "model" / "MODEL_CARD.md").read_text()
+    assert f"2 networks, whose mean counts, of {millions:.2f} million parameters" in card

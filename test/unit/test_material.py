@@ -1,0 +1,86 @@
+"""What a run finds to learn from and to be judged by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from longilesion.errors import InputError
+from test.unit.case_folders import write_image
+from test.unit.prepared_data import CASES, write_prepared
+from test.unit.training_runs import few_pairs, write_recipe
+from training.dataset import CachedLesions, SyntheticLesions
+from training.material import find_material, synthesis_sources
+from training.recipe import DataSettings, Recipe, read_recipe
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    return read_recipe(write_recipe(tmp_path / "tiny.toml"))
+
+
+def write_volumes(folder: Path, count: int) -> Path:
+    for number in range(count):
+        hu = np.full((12, 30, 30), -1000, np.int16)
+        hu[:, 4:-4, 4:-4] = 40
+        write_image(folder / f"volume_{number:02d}" / "ct.nii.gz", hu, spacing_xyz_mm=(4.0, 4.0, 4.0))
+    return folder
+
+
+def test_every_fifth_volume_validates_where_the_recipe_names_none(recipe: Recipe, tmp_path: Path) -> None:
+    training, validation = synthesis_sources(write_volumes(tmp_path / "ct", 6), recipe)
+    assert [source.name for source in validation] == ["volume_04"]
+    assert [source.name for source in training] == [f"volume_0{number}" for number in (0, 1, 2, 3, 5)]
+    training, validation = synthesis_sources(write_volumes(tmp_path / "few", 2), recipe)
+    assert [source.name for source in (*training, *validation)] == ["volume_00", "volume_01"]
+
+
+def test_volumes_that_the_recipe_names_are_taken_and_missing_ones_refused(recipe: Recipe, tmp_path: Path) -> None:
+    folder = write_volumes(tmp_path / "ct", 3)
+    named = recipe.model_copy(update={"data": DataSettings(train=("volume_02",), validation=("volume_00",))})
+    training, validation = synthesis_sources(folder, named)
+    assert [source.name for source in (*training, *validation)] == ["volume_02", "volume_00"]
+    missing = recipe.model_copy(update={"data": DataSettings(train=("volume_02",), validation=("volume_09",))})
+    with pytest.raises(InputError, match=r"no volume_09/ct\.nii\.gz"):
+        synthesis_sources(folder, missing)
+
+
+def test_one_volume_cannot_train_and_validate(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected at least two"):
+        synthesis_sources(write_volumes(tmp_path / "ct", 1), recipe)
+
+
+def test_folds_of_a_prepared_data_set_never_validate_a_patient_that_trains(recipe: Recipe, tmp_path: Path) -> None:
+    data = write_prepared(tmp_path / "data")
+    judged = 0
+    for fold in range(5):
+        material = find_material(data.folder, recipe, fold=fold, seed=0, workers=1)
+        assert isinstance(material.lesions, CachedLesions)
+        training, validation = data.split(fold)
+        assert f"{len(training)} cases, without fold {fold}" in material.trained_on
+        patients = {CASES[case.case_id] for case in training}
+        seen = {material.lesions[index].origin for index in range(2 * len(patients))}
+        assert seen == patients
+        for number, case in enumerate(material.validation):
+            exam, scans = case()
+            assert exam.name == validation[number].case_id
+            assert CASES[exam.name] not in patients
+            assert set(scans.followups) == {"primary"}
+            judged += 1
+    assert judged >= 5
+    with pytest.raises(InputError, match="fold"):
+        find_material(data.folder, recipe, fold=7, seed=0, workers=1)
+
+
+def test_phantoms_stand_in_for_data_and_are_the_same_every_time(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_pairs(monkeypatch)
+    material = find_material(None, recipe, fold=None, seed=0, workers=1)
+    assert isinstance(material.lesions, SyntheticLesions)
+    assert material.trained_on == "phantoms"
+    first, again = (material.validation[1]() for _ in range(2))
+    assert first[0].name == again[0].name
+    np.testing.assert_array_equal(first[1].followups["primary"].hu, again[1].followups["primary"].hu)
