@@ -21,25 +21,24 @@ from rich.table import Table
 
 from longilesion.case import Case, LesionMap, lesion_regions
 from longilesion.ensemble import Ensemble, load_ensemble
-from longilesion.evaluation.exam import Exam, FollowupClick, LesionFact, Prediction, ScoringSettings
+from longilesion.evaluation.exam import Prediction, ScoringSettings
 from longilesion.evaluation.lesions import LesionScore
 from longilesion.evaluation.measures import Outline, center_xyz_mm
 from longilesion.evaluation.methods import prediction_of
-from longilesion.evaluation.reading import measured_baseline
 from longilesion.evaluation.run import sum_up
 from longilesion.evaluation.scoring import ExamScore, score_exam
 from longilesion.geometry import Triple
 from longilesion.pipeline import segment_case
 from longilesion.prompts import complete_prompts
 from training.command import run_command
+from training.material import held_out_sources
 from training.opponents import grow_region, paste_baseline
 from training.recipe import read_recipe
+from training.synthesis.exams import REAL, exam_of
 from training.synthesis.lesions import Fate
 from training.synthesis.pairs import SyntheticPair, synthetic_pair
-from training.synthesis.sources import load_sources, phantom_sources
 
 DIAMETERS_MM = ((0, 12), (12, 20), (20, 40), (40, 400))
-REAL, INSERTED = "real tumour", "inserted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -56,7 +55,7 @@ class Arguments:
 
     model: Path = Path("model")
     recipe: Path = Path("training/recipes/compact.toml")
-    """Its list of validation volumes is used."""
+    """Its validation volumes and its kind of synthetic pairs are used."""
     data: Path | None = None
     """Folder with one subfolder per CT volume; phantoms where it is not given."""
     cases: int = 60
@@ -88,8 +87,8 @@ def evaluate(arguments: Arguments) -> Scored:
             update={"inference": ensemble.settings.inference.model_copy(update={"presence_threshold": 0.0})}
         ),
     )
-    names = read_recipe(arguments.recipe).data.validation
-    sources = phantom_sources(range(100, 105)) if arguments.data is None else load_sources(arguments.data, names)
+    recipe = read_recipe(arguments.recipe)
+    sources = held_out_sources(arguments.data, recipe)
     methods: dict[str, Callable[[Case], Outlined]] = {
         "longilesion": lambda case: _segmented(case, ensemble),
         "without presence": lambda case: _segmented(case, everything),
@@ -101,36 +100,13 @@ def evaluate(arguments: Arguments) -> Scored:
     for number in track(range(arguments.cases), "scoring", console=Console(stderr=True)):
         source = sources[number % len(sources)]
         generator = np.random.default_rng((arguments.seed, number))
-        pair = synthetic_pair(source, generator, shapes=sources)
+        pair = synthetic_pair(source, generator, shapes=sources, settings=recipe.synthesis)
         exam = exam_of(f"{source.name}/{number}", pair)
         for method, outline in methods.items():
             outlined = outline(pair.case)
             scores[method].append(score_exam(exam, outlined.prediction, ScoringSettings()))
             distances_mm[method] += _distances_mm(pair, outlined.places_xyz_mm)
     return Scored(scores=scores, distances_mm=distances_mm)
-
-
-def exam_of(name: str, pair: SyntheticPair) -> Exam:
-    """What is true of a synthetic pair, as the evaluation wants it."""
-    prior = pair.case.baselines["primary"]
-    return Exam(
-        name=name,
-        truth={"primary": pair.truth},
-        facts={
-            lesion_id: LesionFact(
-                fate=fact.fate,
-                true_id=fact.true_id,
-                lesion_type=REAL if fact.real else INSERTED,
-            )
-            for lesion_id, fact in pair.facts.items()
-        },
-        baseline={} if prior.lesions is None else measured_baseline(prior.lesions),
-        clicks={
-            each.lesion_id: FollowupClick(scan="primary", point_xyz_mm=each.followup.point_xyz_mm)
-            for each in pair.case.clicks
-            if each.followup is not None
-        },
-    )
 
 
 def _segmented(case: Case, ensemble: Ensemble) -> Outlined:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,12 @@ from training.dataset import CachedLesions, SyntheticLesions
 from training.loading import Lesions
 from training.preparation.prepared import PreparedCase, is_prepared, read_prepared
 from training.recipe import Recipe
-from training.synthesis.sources import Source, load_sources, phantom_sources
+from training.synthesis.sources import Source, find_volumes, load_sources, phantom_sources
 from training.validation import ValidationCase, prepared_cases, synthetic_cases
 
-_TRAINING_PHANTOMS, _VALIDATION_PHANTOMS = range(4), range(100, 102)
+_log = logging.getLogger("training")
+
+_TRAINING_PHANTOMS, _VALIDATION_PHANTOMS, _TEST_PHANTOMS = range(4), range(200, 202), range(100, 105)
 # Without a list in the recipe, every so many volumes validate.
 _VALIDATION_STRIDE = 5
 
@@ -68,27 +71,41 @@ def find_material(
 
 
 def synthesis_sources(data: Path | None, recipe: Recipe) -> tuple[Sequence[Source], Sequence[Source]]:
-    """The volumes that train and those that validate: the recipe's, else all but every fifth and those; or phantoms."""
+    """The volumes that train and those that validate, as `split_volumes` says; or phantoms."""
     if data is None:
         return phantom_sources(_TRAINING_PHANTOMS), phantom_sources(_VALIDATION_PHANTOMS)
-    validation = recipe.data.validation
-    training = recipe.data.train
-    if not (training and validation):
-        names = _volumes(data)
-        validation = validation or tuple(names[_VALIDATION_STRIDE - 1 :: _VALIDATION_STRIDE]) or tuple(names[-1:])
-        training = training or tuple(name for name in names if name not in validation)
-    if not training:
-        raise InputError(
-            f"{data}: {len(validation)} volume; expected at least two, one to train on and one to validate"
-        )
+    training, validation = split_volumes(data, recipe)
     return load_sources(data, training), load_sources(data, validation)
+
+
+def held_out_sources(data: Path | None, recipe: Recipe) -> Sequence[Source]:
+    """The volumes that do not train, or phantoms that do not even validate."""
+    return phantom_sources(_TEST_PHANTOMS) if data is None else load_sources(data, split_volumes(data, recipe)[1])
+
+
+def split_volumes(data: Path, recipe: Recipe) -> tuple[list[str], list[str]]:
+    """The names of the volumes that train and those that validate.
+
+    They are the recipe's where the folder has any of those, or else every fifth validates. Raises InputError where only
+    some of the recipe's are there, or too few for both.
+    """
+    names = find_volumes(data)
+    wanted = (*recipe.data.train, *recipe.data.validation)
+    if set(wanted) & set(names):
+        missing = sorted(set(wanted) - set(names))
+        if missing:
+            raise InputError(f"{data}: no {missing[0]}/ct.nii.gz; expected all volumes that recipe {recipe.name} names")
+        validation = list(recipe.data.validation)
+        training = list(recipe.data.train) or [name for name in names if name not in validation]
+    else:
+        if wanted:
+            _log.info("none of the volumes that recipe %s names is in %s: every fifth one validates", recipe.name, data)
+        validation = names[_VALIDATION_STRIDE - 1 :: _VALIDATION_STRIDE] or names[-1:]
+        training = [name for name in names if name not in validation]
+    if not (training and validation):
+        raise InputError(f"{data}: {len(names)} volume; expected at least two, one to train on and one to validate")
+    return training, validation
 
 
 def _fingerprint(cases: Sequence[PreparedCase]) -> str:
     return hashlib.sha256("\n".join(sorted(case.case_id for case in cases)).encode()).hexdigest()[:12]
-
-
-def _volumes(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; expected a prepared data set, or a folder of CT volumes")
-    return sorted(path.parent.name for path in folder.glob("*/ct.nii.gz"))

@@ -19,9 +19,9 @@ from longilesion.evaluation.reading import read_exam
 from longilesion.evaluation.scoring import ExamScore, score_exam
 from longilesion.grand_challenge import read_case
 from longilesion.pipeline import segment_case
-from training.evaluate import exam_of
 from training.preparation.prepared import PreparedCase
 from training.recipe import Recipe
+from training.synthesis.exams import exam_of
 from training.synthesis.pairs import synthetic_pair
 from training.synthesis.sources import Source
 

@@ -101,7 +101,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def one_pair(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.evaluate.phantom_sources", lambda seeds: (block(),))
+    monkeypatch.setattr("training.material.phantom_sources", lambda seeds: (block(),))
     monkeypatch.setattr("training.evaluate.synthetic_pair", lambda *_, **__: pair(1))
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from longilesion.errors import InputError
 from longilesion.evaluation.exam import LesionFact
 from training.preparation.memory import drawing_bytes
 from training.preparation.patient import CaseContent, DataSource, Job, Made
@@ -17,7 +16,7 @@ from training.preparation.prepared import CaseEntry
 from training.preparation.record import ImageRecord, LeftOut, LesionRecord, Record
 from training.synthesis.pairs import SyntheticPair, synthetic_pair
 from training.synthesis.settings import SynthesisSettings
-from training.synthesis.sources import Source, load_sources, phantom_sources
+from training.synthesis.sources import Source, find_volumes, load_sources, phantom_sources
 
 # Other phantoms than those that training and its evaluation draw when they have no data.
 _FIRST_PHANTOM = 1000
@@ -34,9 +33,7 @@ def find_synthetic(
     if data is None:
         names = [f"phantom_{_FIRST_PHANTOM * (seed + 1) + number}" for number in range(min(phantoms, cases))]
     else:
-        names = sorted(path.parent.name for path in data.glob("*/ct.nii.gz"))
-        if not names:
-            raise InputError(f"{data}: no volumes; expected <name>/ct.nii.gz")
+        names = find_volumes(data)
     memory = {name: drawing_bytes(None if data is None else data / name / "ct.nii.gz") for name in names}
     make = partial(_made, data=data, names=tuple(names), seed=seed, settings=settings, whole=whole)
     jobs = [

@@ -21,7 +21,7 @@ from training.recipe import read_recipe
 from training.synthesis.pairs import SyntheticPair, synthetic_pair
 from training.synthesis.preview import Example, write_examples
 from training.synthesis.settings import SynthesisSettings
-from training.synthesis.sources import Source, load_sources, phantom_sources
+from training.synthesis.sources import Source, find_volumes, load_sources, phantom_sources
 from training.synthesis.statistics import Row, as_json, as_markdown, lesion_numbers, statistics_table
 
 # Pairs without lesions are passed over for the pictures, but not for ever.
@@ -122,10 +122,7 @@ def _drawn(
 def _sources(data: Path | None) -> tuple[Source, ...]:
     if data is None:
         return phantom_sources(range(5))
-    names = sorted(path.parent.name for path in data.glob("*/ct.nii.gz"))
-    if not names:
-        raise InputError(f"{data}: no <volume>/ct.nii.gz; expected a folder with one subfolder per CT volume")
-    return load_sources(data, names)
+    return load_sources(data, find_volumes(data))
 
 
 def _check(arguments: Arguments) -> None:

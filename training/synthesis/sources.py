@@ -65,6 +65,14 @@ class Source:
         return float(low), float(high)
 
 
+def find_volumes(folder: Path) -> list[str]:
+    """The names of the volumes in a folder, sorted; raises InputError where there is none."""
+    names = sorted(path.parent.name for path in folder.glob("*/ct.nii.gz"))
+    if not names:
+        raise InputError(f"{folder}: no <volume>/ct.nii.gz; expected a folder with one subfolder per CT volume")
+    return names
+
+
 def load_sources(folder: Path, names: Sequence[str]) -> tuple[Source, ...]:
     """Reads `<folder>/<name>/ct.nii.gz`, and beside it `lesions.nii.gz` and organs' masks where there are any.
 

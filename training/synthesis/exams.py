@@ -1,0 +1,32 @@
+"""Synthetic pairs as the evaluation wants them."""
+
+from __future__ import annotations
+
+from longilesion.evaluation.exam import Exam, FollowupClick, LesionFact
+from longilesion.evaluation.reading import measured_baseline
+from training.synthesis.pairs import SyntheticPair
+
+REAL, INSERTED = "real tumour", "inserted"
+
+
+def exam_of(name: str, pair: SyntheticPair) -> Exam:
+    """What is true of a synthetic pair, as the evaluation wants it."""
+    prior = pair.case.baselines["primary"]
+    return Exam(
+        name=name,
+        truth={"primary": pair.truth},
+        facts={
+            lesion_id: LesionFact(
+                fate=fact.fate,
+                true_id=fact.true_id,
+                lesion_type=REAL if fact.real else INSERTED,
+            )
+            for lesion_id, fact in pair.facts.items()
+        },
+        baseline={} if prior.lesions is None else measured_baseline(prior.lesions),
+        clicks={
+            each.lesion_id: FollowupClick(scan="primary", point_xyz_mm=each.followup.point_xyz_mm)
+            for each in pair.case.clicks
+            if each.followup is not None
+        },
+    )
