@@ -106,9 +106,7 @@ class DataSettings(Settings):
     train: tuple[str, ...] = Field(
         default=(), description="all but those of the validation if empty, or where none is there"
     )
-    validation: tuple[str, ...] = Field(
-        default=(), description="every fifth volume if empty, or where none is there"
-    )
+    validation: tuple[str, ...] = Field(default=(), description="every fifth volume if empty, or where none is there")
     reuse: int = Field(
         default=3, ge=1, description="how often a lesion drawn on the fly is seen, each time augmented anew"
     )

@@ -73,5 +73,5 @@ def test_without_volumes_phantoms_take_turns():
 
 
 def test_a_folder_without_volumes_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"no volumes; expected <name>/ct\.nii\.gz"):
+    with pytest.raises(InputError, match=r"no <volume>/ct\.nii\.gz; expected a folder"):
         find_synthetic(tmp_path, cases=5, phantoms=2, seed=0, settings=SynthesisSettings(), whole=True)

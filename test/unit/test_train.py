@@ -238,8 +238,8 @@ def test_run_of_another_recipe_seed_or_length_is_not_resumed(recipe: Path, tmp_p
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--data", "{tmp}"], "0 volume"),
-        (["--data", "{tmp}/none"], "no such folder; expected a prepared data set, or a folder of CT volumes"),
+        (["--data", "{tmp}"], "no <volume>/ct.nii.gz; expected a folder with one subfolder per CT volume"),
+        (["--data", "{tmp}/none"], "no such folder; expected one with a subfolder per CT volume"),
         (["--fold", "1"], "--fold 1: phantoms have no folds"),
         (["--weights", "{tmp}"], "expected"),
     ],

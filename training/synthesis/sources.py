@@ -67,6 +67,8 @@ class Source:
 
 def find_volumes(folder: Path) -> list[str]:
     """The names of the volumes in a folder, sorted; raises InputError where there is none."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; expected one with a subfolder per CT volume")
     names = sorted(path.parent.name for path in folder.glob("*/ct.nii.gz"))
     if not names:
         raise InputError(f"{folder}: no <volume>/ct.nii.gz; expected a folder with one subfolder per CT volume")
