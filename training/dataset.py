@@ -10,6 +10,7 @@ from dataclasses import replace
 from itertools import count
 
 import numpy as np
+import torch
 from torch.utils.data import Dataset
 
 from longilesion.config import ModelSettings
@@ -22,6 +23,7 @@ from training.samples import Sample, sample_lesion, unjittered
 from training.synthesis.pairs import SyntheticPair, synthetic_pair
 from training.synthesis.sources import Source
 
+_CPU = torch.device("cpu")
 # A jittered lattice that misses its lesion is drawn again so often before the lesion is taken unjittered.
 _ATTEMPTS = 4
 # So many damaged cut-outs in a row are no accident.
@@ -71,9 +73,9 @@ class CachedLesions(Dataset[Sample]):
 class SyntheticLesions(Dataset[Sample]):
     """Lesions of synthetic pairs; those that are drawn together are shuffled, each seen several times."""
 
-    def __init__(self, sources: Sequence[Source], recipe: Recipe, *, seed: int) -> None:
-        """Keeps the sources; nothing is drawn yet."""
-        self._sources, self._recipe, self._seed = tuple(sources), recipe, seed
+    def __init__(self, sources: Sequence[Source], recipe: Recipe, *, seed: int, device: torch.device = _CPU) -> None:
+        """Keeps the sources, whose pairs are drawn on that device; nothing is drawn yet."""
+        self._sources, self._recipe, self._seed, self._device = tuple(sources), recipe, seed, device
         reused = recipe.data.drawn_together * recipe.data.reuse
         self.drawn_together = -(-reused // recipe.batch_size) * recipe.batch_size
         self._block: tuple[int, list[Sample]] = (-1, [])
@@ -93,7 +95,9 @@ class SyntheticLesions(Dataset[Sample]):
             if len(samples) * recipe.data.reuse >= self.drawn_together:
                 break
             source = self._sources[int(generator.integers(len(self._sources)))]
-            pair = synthetic_pair(source, generator, shapes=self._sources, settings=recipe.synthesis)
+            pair = synthetic_pair(
+                source, generator, shapes=self._sources, settings=recipe.synthesis, device=self._device
+            )
             for lesion in pair_lesions(pair, recipe.model):
                 drawn = (
                     sample_lesion(lesion, recipe.model, recipe.jitter, generator)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from longilesion.errors import InputError
 from training.cache import build_cache
 from training.dataset import CachedLesions, SyntheticLesions
@@ -18,6 +20,8 @@ from training.synthesis.sources import Source, find_volumes, load_sources, phant
 from training.validation import ValidationCase, prepared_cases, synthetic_cases
 
 _log = logging.getLogger("training")
+
+_CPU = torch.device("cpu")
 
 _TRAINING_PHANTOMS, _VALIDATION_PHANTOMS, _TEST_PHANTOMS = range(4), range(200, 202), range(100, 105)
 # Without a list in the recipe, every so many volumes validate.
@@ -38,7 +42,14 @@ class Material:
 
 
 def find_material(
-    data: Path | None, recipe: Recipe, *, fold: int | None, seed: int, workers: int, of_presence: bool = False
+    data: Path | None,
+    recipe: Recipe,
+    *,
+    fold: int | None,
+    seed: int,
+    workers: int,
+    of_presence: bool = False,
+    synthesis_device: torch.device = _CPU,
 ) -> Material:
     """Finds it; a prepared data set's lesions are cut out first where they are not in its cache yet.
 
@@ -53,7 +64,7 @@ def find_material(
         training, held_out = synthesis_sources(data, recipe)
         names = "phantoms" if data is None else ", ".join(source.name for source in training)
         return Material(
-            lesions=SyntheticLesions(training, drawn, seed=seed),
+            lesions=SyntheticLesions(training, drawn, seed=seed, device=synthesis_device),
             validation=synthetic_cases(held_out, recipe),
             trained_on=names if data is None else f"synthetic follow-ups of {names}",
             contents=names,

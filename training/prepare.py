@@ -16,6 +16,7 @@ from typing import Annotated
 
 import tyro
 
+from longilesion.ensemble import Device, find_device
 from longilesion.errors import InputError
 from training.command import run_command
 from training.preparation.longitudinal_ct import LICENCE, find_longitudinal_ct
@@ -84,6 +85,8 @@ class Synthetic(Arguments):
     """recipe whose synthesis settings are taken"""
     whole: bool = True
     """whole scans instead of cut-outs around a lesion"""
+    device: Device = "cpu"
+    """where pairs are drawn"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +136,7 @@ def _source(arguments: LongitudinalCt | Folder | Synthetic) -> DataSource:
                 seed=arguments.seed,
                 settings=SynthesisSettings() if arguments.recipe is None else read_recipe(arguments.recipe).synthesis,
                 whole=arguments.whole,
+                device=find_device(arguments.device),
             )
 
 

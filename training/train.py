@@ -21,7 +21,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from longilesion.ensemble import Device, save_bundle
+from longilesion.ensemble import Device, find_device, save_bundle
 from longilesion.files import written_together
 from longilesion.networks import build_network
 from training.command import run_command
@@ -74,6 +74,8 @@ class Arguments:
     workers: int = 1
     """Processes that draw lesions. A GPU takes what a dozen of them draw; two CPU cores have time for one."""
     device: Device = "auto"
+    synthesis_device: Device = "cpu"
+    """Where the workers draw pairs on the fly: on a GPU, one or two of them do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +136,12 @@ def _begun(arguments: Arguments) -> tuple[Run, Progress]:
     # One process looks first: it may have to cut out the lesions for all.
     with fabric.rank_zero_first():
         material = find_material(
-            arguments.data, recipe, fold=arguments.fold, seed=arguments.seed, workers=max(arguments.workers, 1)
+            arguments.data,
+            recipe,
+            fold=arguments.fold,
+            seed=arguments.seed,
+            workers=max(arguments.workers, 1),
+            synthesis_device=find_device(arguments.synthesis_device),
         )
         torch.manual_seed(arguments.seed)
         network = initialised(build_network(recipe.model))

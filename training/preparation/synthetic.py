@@ -8,6 +8,7 @@ from itertools import cycle
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from longilesion.evaluation.exam import LesionFact
 from training.preparation.memory import drawing_bytes
@@ -18,12 +19,20 @@ from training.synthesis.pairs import SyntheticPair, synthetic_pair
 from training.synthesis.settings import SynthesisSettings
 from training.synthesis.sources import Source, find_volumes, load_sources, phantom_sources
 
+_CPU = torch.device("cpu")
 # Other phantoms than those that training and its evaluation draw when they have no data.
 _FIRST_PHANTOM = 1000
 
 
 def find_synthetic(
-    data: Path | None, *, cases: int, phantoms: int, seed: int, settings: SynthesisSettings, whole: bool
+    data: Path | None,
+    *,
+    cases: int,
+    phantoms: int,
+    seed: int,
+    settings: SynthesisSettings,
+    whole: bool,
+    device: torch.device = _CPU,
 ) -> DataSource:
     """Plans pairs of the volumes of a folder (`<name>/ct.nii.gz`), or of phantoms; volumes take turns.
 
@@ -35,7 +44,7 @@ def find_synthetic(
     else:
         names = find_volumes(data)
     memory = {name: drawing_bytes(None if data is None else data / name / "ct.nii.gz") for name in names}
-    make = partial(_made, data=data, names=tuple(names), seed=seed, settings=settings, whole=whole)
+    make = partial(_made, data=data, names=tuple(names), seed=seed, settings=settings, whole=whole, device=device)
     jobs = [
         Job(name=_case_id(number), patient=name, memory_bytes=memory[name], make=partial(make, number))
         for number, name in zip(range(cases), cycle(names), strict=False)
@@ -76,12 +85,19 @@ def _source(data: Path | None, name: str) -> Source:
 
 
 def _made(
-    number: int, *, data: Path | None, names: tuple[str, ...], seed: int, settings: SynthesisSettings, whole: bool
+    number: int,
+    *,
+    data: Path | None,
+    names: tuple[str, ...],
+    seed: int,
+    settings: SynthesisSettings,
+    whole: bool,
+    device: torch.device,
 ) -> Made:
     name = names[number % len(names)]
     source, shapes = _source(data, name), _lenders(data, names)
     generator = np.random.default_rng((seed, number))
-    pair = synthetic_pair(source, generator, shapes=shapes, settings=settings, whole=whole)
+    pair = synthetic_pair(source, generator, shapes=shapes, settings=settings, whole=whole, device=device)
     case_id = _case_id(number)
     if not pair.facts:
         why = LeftOut(reason="pair without lesions", is_fault=False)
