@@ -169,7 +169,7 @@ def test_batch_holds_targets_and_presence_in_the_samples_order() -> None:
 
 @pytest.fixture
 def _few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    def drawn(source: object, generator: np.random.Generator, *, shapes: object, settings: object) -> SyntheticPair:
+    def drawn(source: object, generator: np.random.Generator, **_: object) -> SyntheticPair:
         return pair(int(generator.integers(6)))
 
     monkeypatch.setattr("training.dataset.synthetic_pair", drawn)

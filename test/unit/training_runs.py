@@ -77,7 +77,7 @@ def arguments(recipe: Path, output: Path, **changes: Any) -> Arguments:
 def few_pairs(patch: object) -> None:
     """Replaces what takes time: phantoms and synthesis. `patch` has pytest's `setattr`."""
 
-    def drawn(source: object, generator: np.random.Generator, *, shapes: object, settings: object) -> object:
+    def drawn(source: object, generator: np.random.Generator, **_: object) -> object:
         return pair(int(generator.integers(4)))
 
     patch.setattr(training.dataset, "synthetic_pair", drawn)
