@@ -37,6 +37,7 @@ from training.differences import differences
 from training.export import Arguments as ExportArguments
 from training.export import export, presence_bundle
 from training.material import _fingerprint
+from training.model_card import OUT_OF_FOLD
 from training.parallel import progress_bar
 from training.preparation.prepared import PreparedCase, PreparedData, read_dataset_file, read_prepared
 from training.recipe import PresenceSettings, Recipe, read_recipe
@@ -214,7 +215,7 @@ def _sum_up(
     from longilesion.evaluation.output import report_sections, write_evaluation
 
     exams: list[ExamFiles] = []
-    method = FilesMethod(name="out of fold", warnings=[], exams={})
+    method = FilesMethod(name=OUT_OF_FOLD, warnings=[], exams={})
     for fold, bundle in zip(folds, bundles, strict=True):
         own = [find_exams(case.folder)[0] for case in fold.held_out]
         found = FilesMethod.of(predictions_folder(bundle), own, name=method.name)

@@ -29,7 +29,7 @@ from longilesion.voi import Placement, lattice_around, sampled_window
 from training.recipe import JitterSettings
 
 # Whatever the wrong bytes of a damaged file make NumPy or the archive's reader say.
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, NotImplementedError)
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile)
 # Voxels of the scan around what sampling reads, so that rounding can never cut into it.
 _MARGIN_VOXELS = 3
 # A placement strays by at most so many standard deviations along an axis.

@@ -26,6 +26,8 @@ from training.synthesis.sources import Source
 _CPU = torch.device("cpu")
 # A jittered lattice that misses its lesion is drawn again so often before the lesion is taken unjittered.
 _ATTEMPTS = 4
+# Of a generator that draws healthy pairs too, some are; so many in a row mean that there is no place for lesions.
+_FRUITLESS_PAIRS = 100
 # So many damaged cut-outs in a row are no accident.
 _DAMAGED_IN_A_ROW = 20
 
@@ -91,9 +93,14 @@ class SyntheticLesions(Dataset[Sample]):
         generator = np.random.default_rng((self._seed, 2, number))
         samples: list[Sample] = []
         recipe = self._recipe
+        fruitless = 0
         for pair_number in count():
             if len(samples) * recipe.data.reuse >= self.drawn_together:
                 break
+            if fruitless > _FRUITLESS_PAIRS:
+                names = ", ".join(source.name for source in self._sources)
+                raise InputError(f"{names}: {fruitless} pairs in a row without a lesion to learn from; expected some")
+            before = len(samples)
             source = self._sources[int(generator.integers(len(self._sources)))]
             pair = synthetic_pair(
                 source, generator, shapes=self._sources, settings=recipe.synthesis, device=self._device
@@ -105,6 +112,7 @@ class SyntheticLesions(Dataset[Sample]):
                 )
                 origin = f"{source.name}, pair {pair_number} of block {number}"
                 samples += [replace(sample, origin=origin) for sample in drawn if sample is not None]
+            fruitless = 0 if len(samples) > before else fruitless + 1
         block = samples * recipe.data.reuse
         generator.shuffle(block)
         return block[: self.drawn_together]

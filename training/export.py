@@ -30,13 +30,14 @@ from longilesion.evaluation.tables import figure
 from longilesion.files import check_writable, written_together
 from training.command import run_command
 from training.differences import differences
-from training.model_card import CARD_FILE, Model, model_card
+from training.model_card import AS_TRAINED, CARD_FILE, FITTED, Model, model_card
 from training.run_folder import RunFolder, RunRecord, package_versions, read_record
 
 _log = logging.getLogger("training")
 
 # Grand Challenge takes more, but the repository that holds the model should stay small.
 LARGEST_BYTES = 24_000_000
+_PRESENCE = "presence"
 # A safetensors file begins with the length of its header.
 _HEADER_SIZE = struct.Struct("<Q")
 
@@ -62,9 +63,10 @@ class Arguments:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Part:
-    """A bundle that is exported; `record` is None where it does not lie in a run's folder."""
+    """A bundle that is exported, by the folder that was named; `record` is None where it lies in no run's folder."""
 
     folder: Path
+    bundle: Path
     settings: ModelSettings
     provenance: dict[str, str]
     networks: tuple[nn.Module, ...]
@@ -130,7 +132,7 @@ def exported_bundle(folder: Path) -> Path:
 
 def presence_bundle(run: RunFolder) -> Path:
     """Where a run's last weights lie with a presence head that was fitted further."""
-    return run.path / "presence"
+    return run.path / _PRESENCE
 
 
 def read_part(folder: Path) -> Part:
@@ -140,6 +142,7 @@ def read_part(folder: Path) -> Part:
     run = next((run for run in map(RunFolder, (bundle, bundle.resolve().parent)) if run.record.is_file()), None)
     return Part(
         folder=folder,
+        bundle=bundle,
         settings=ensemble.settings,
         provenance=read_manifest(bundle).provenance,
         networks=ensemble.networks,
@@ -210,12 +213,15 @@ def _provenance(parts: Sequence[Part], report: EvaluationReport | None, argument
         values = [part.provenance[key] for part in parts if key in part.provenance]
         if values:
             said[key] = "; ".join(dict.fromkeys(values))
-    folds = [part.record.fold for part in parts if part.record is not None]
-    if folds:
-        said["folds"] = ", ".join("80/20 split" if fold is None else str(fold) for fold in folds)
-    if report is not None and report.evaluations:
-        challenge = report.evaluations[0].challenge
-        said["out of fold"] = f"challenge Dice {figure(challenge.dice)} over {len(report.evaluations[0].exams)} cases"
+    runs = {part.bundle: part.record for part in parts if part.record is not None}
+    if runs:
+        said["folds"] = ", ".join("80/20 split" if run.fold is None else str(run.fold) for run in runs.values())
+        heads = (FITTED if bundle.name == _PRESENCE else AS_TRAINED for bundle in runs)
+        said["presence head"] = ", ".join(dict.fromkeys(heads))
+    if report is not None:
+        for evaluation in report.evaluations:
+            dice = figure(evaluation.challenge.dice)
+            said[evaluation.name] = f"challenge Dice {dice} over {len(evaluation.exams)} cases"
     versions = parts[0].record.versions if parts[0].record is not None else package_versions()
     said["versions"] = ", ".join(f"{name} {number}" for name, number in versions.items())
     if arguments.data_licence is not None:

@@ -95,7 +95,9 @@ class Learner:
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.fabric.strategy.precision.load_state_dict(state["precision"])
+        # Half precision has a scale; what was begun in another precision has none.
+        if state["precision"]:
+            self.fabric.strategy.precision.load_state_dict(state["precision"])
 
     def step(self, batch: Batch, done: Progress, *, rate: float) -> None:
         """One step of the optimiser; one whose gradients are no numbers is skipped.
@@ -168,11 +170,19 @@ def launched(recipe: Recipe, device: Device) -> Fabric:
         accelerator=chosen.type,
         devices=local,
         num_nodes=processes // local,
-        strategy=DDPStrategy(timeout=_PATIENCE) if processes > 1 else "auto",
+        strategy=DDPStrategy(timeout=_PATIENCE, find_unused_parameters=_leaves_weights_alone(recipe))
+        if processes > 1
+        else "auto",
         precision=_precision(recipe, chosen),
     )
     fabric.launch()
     return fabric
+
+
+def _leaves_weights_alone(recipe: Recipe) -> bool:
+    """Whether parts of the network have no share in the loss, which processes have to know of each other."""
+    has_mask = "lesion_mask" in recipe.model.encoding.stream_channels
+    return not recipe.loss.deep_supervision or (recipe.model.network.baseline_reconstruction and not has_mask)
 
 
 def _precision(recipe: Recipe, device: torch.device) -> Literal["32-true", "bf16-mixed", "16-mixed"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,8 @@ Lesions: TypeAlias = CachedLesions | SyntheticLesions
 
 # Lesions that are drawn together give several batches at once; the network must not wait for the next ones meanwhile.
 _PREFETCHED = 16
+# A cut-out is read at once.
+_FEW = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +44,8 @@ def batches(lesions: Lesions, recipe: Recipe, share: Share, *, steps: range) -> 
         batch_sampler=(sample_indices(lesions.drawn_together, recipe.batch_size, share, step=step) for step in steps),
         collate_fn=partial(collate, recipe=recipe),
         num_workers=share.workers,
-        prefetch_factor=_PREFETCHED if share.workers else None,
-        worker_init_fn=single_threaded,
+        prefetch_factor=(_PREFETCHED if lesions.drawn_together > 1 else _FEW) if share.workers else None,
+        worker_init_fn=_prepared_worker,
         # Forked from a process whose networks run in threads, a worker might never wake up.
         multiprocessing_context="forkserver" if share.workers else None,
     )
@@ -53,7 +56,7 @@ def batches(lesions: Lesions, recipe: Recipe, share: Share, *, steps: range) -> 
         raise type(error)(str(error).strip().splitlines()[-1].removeprefix(f"{_qualified(type(error))}: ")) from error
     except (RuntimeError, EOFError, ConnectionError) as error:
         # A worker that is killed may leave batches behind whose memory has gone with it.
-        if isinstance(error, RuntimeError) and "DataLoader" not in str(error):
+        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker (pid"):
             raise
         reason = str(error).splitlines()[0] if str(error) else "its connection broke"
         raise DeadWorkerError(
@@ -77,6 +80,13 @@ def sample_indices(drawn_together: int, batch_size: int, share: Share, *, step: 
     block, place = divmod(step // workers, drawn_together // own)
     first = (block * lanes + lane) * drawn_together + place * own
     return list(range(first, first + own))
+
+
+def _prepared_worker(worker: int) -> None:
+    """What asks a run to stop reaches its workers too, while the run still needs a batch of them."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    single_threaded(worker)
 
 
 def _qualified(kind: type[Exception]) -> str:

@@ -53,7 +53,7 @@ def find_material(
 ) -> Material:
     """Finds it; a prepared data set's lesions are cut out first where they are not in its cache yet.
 
-    `of_presence` gives the lesions as the presence head is fitted to them, each once and hardly jittered. Raises
+    `of_presence` gives the lesions as the presence head is fitted to them, hardly jittered. Raises
     InputError where the folder holds nothing to learn from.
     """
     drawn = recipe.for_presence() if of_presence else recipe

@@ -12,6 +12,8 @@ from training.recipe import Recipe
 from training.run_folder import RunRecord
 
 CARD_FILE = "MODEL_CARD.md"
+OUT_OF_FOLD = "out of fold"
+FITTED, AS_TRAINED = "fitted further", "as trained"
 
 _SHOWN = ("Challenge score", "Means over lesions", "Strata")
 
@@ -53,7 +55,7 @@ def _description(model: Model) -> Iterator[str]:
     )
     yield "## What it is\n"
     yield (
-        f"{count} of {model.parameters / 1e6:.2f} million parameters (`fold_k.safetensors`, float16): LongiNet's dual\n"
+        f"{count} of {model.parameters:,} parameters (`fold_k.safetensors`, float16): LongiNet's dual\n"
         f"encoder with {settings.network.fusion} fusion and a local presence head. `settings.json` holds all\n"
         "settings. Given a lesion's neighbourhood in the baseline scan (with its outline, if there is one) and in the\n"
         "follow-up scan, it says where the lesion is and whether it is still there.\n"
@@ -79,7 +81,7 @@ def _training(model: Model) -> Iterator[str]:
     yield f"{said.get('data', 'Not recorded')}.\n"
     yield f"Licence and attribution of the data: {said.get('data licence', 'not recorded')}.\n"
     yield "| | |\n|---|---|"
-    for name in ("recipe", "steps", "folds", "versions"):
+    for name in ("recipe", "steps", "folds", "presence head", "versions"):
         if name in said:
             yield f"| {name} | {said[name]} |"
     if model.record is not None:
@@ -107,13 +109,13 @@ def _recipe_rows(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 def _figures(report: EvaluationReport | None) -> Iterator[str]:
     yield "## Figures\n"
-    if report is None:
+    if report is None or not report.evaluations:
         yield "None were given.\n"
         return
-    yield (
-        f"Every case was judged out of fold, by the network whose training had not seen its patient. Intervals: 95 %, "
-        f"{report.draws} draws of patients.\nThe mean of several networks usually does a little better.\n"
-    )
+    if report.evaluations[0].name == OUT_OF_FOLD:
+        yield "Every case was judged out of fold, by the network whose training had not seen its patient. The mean of"
+        yield "several networks usually does a little better."
+    yield f"Intervals: 95 %, {report.draws} draws of patients.\n"
     found = sections(
         report.evaluations,
         ranks=report.ranks,
@@ -140,21 +142,23 @@ def _limits(model: Model) -> Iterator[str]:
 
 
 def _repetition(model: Model) -> Iterator[str]:
-    yield "## How to repeat it\n"
+    command, record = "crossvalidate" if model.networks > 1 else "train", model.record
+    options = ""
+    if record is not None:
+        if model.networks == 1 and record.fold is not None:
+            options += f" --fold {record.fold}"
+        if record.steps != record.recipe.steps:
+            options += f" --steps {record.steps}"
+        if record.seed:
+            options += f" --seed {record.seed}"
+        if record.weights is not None:
+            options += f" --weights {record.weights}"
+    if model.networks > 1 and model.provenance.get("presence head") == AS_TRAINED:
+        options += " --no-presence"
     recipe = model.provenance.get("recipe", "RECIPE")
-    command = "python -m training.crossvalidate" if model.networks > 1 else "python -m training.train"
-    steps = (
-        ""
-        if model.record is None or model.record.steps == model.record.recipe.steps
-        else f" --steps {model.record.steps}"
-    )
-    seed = "" if model.record is None or model.record.seed == 0 else f" --seed {model.record.seed}"
-    begun = "" if model.record is None or model.record.weights is None else f" --weights {model.record.weights}"
-    fold = ""
-    if model.networks == 1 and model.record is not None and model.record.fold is not None:
-        fold = f" --fold {model.record.fold}"
+    yield "## How to repeat it\n"
     yield "```"
-    yield f"{command} training/recipes/{recipe}.toml --data DATA --output OUTPUT{fold}{steps}{seed}{begun}"
+    yield f"python -m training.{command} training/recipes/{recipe}.toml --data DATA --output OUTPUT{options}"
     if model.networks == 1:
         yield "python -m training.export OUTPUT --output MODEL"
     yield "```\n"

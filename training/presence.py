@@ -21,11 +21,13 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from longilesion.config import ModelSettings
 from longilesion.ensemble import load_ensemble, mirrored, mirrored_views, read_manifest, save_bundle
 from longilesion.errors import InputError
 from longilesion.networks.backbone import LocalPresence
 from longilesion.networks.dual_encoder import DualEncoder
 from training.command import run_command
+from training.differences import differences
 from training.loading import Lesions, Share, batches
 from training.material import find_material
 from training.recipe import PresenceSettings, Recipe, read_recipe
@@ -82,6 +84,7 @@ def fit_presence(arguments: Arguments) -> None:
     """
     recipe = read_recipe(arguments.recipe)
     ensemble = load_ensemble(arguments.bundle, device="cpu")
+    _check_settings(arguments.bundle, ensemble.settings, recipe)
     material = find_material(
         arguments.data,
         recipe,
@@ -99,6 +102,11 @@ def fit_presence(arguments: Arguments) -> None:
         network.presence = fitted_head(network.presence, lesions.part(~is_unseen), unseen)
         said.append(unseen.logits(network.presence).detach().sigmoid())
     present = judged[0].present[is_unseen]
+    if not bool(present.any()) or bool(present.all()):
+        found = "all" if bool(present.all()) else "none"
+        raise InputError(
+            f"{found} of the {len(present)} lesions to judge the presence by are there; expected both kinds"
+        )
     presence = torch.cat(said, dim=1).mean(1)
     threshold = presence_threshold(presence[present], recipe.presence)
     recognised = float((presence[~present] < threshold).float().mean())
@@ -108,6 +116,13 @@ def fit_presence(arguments: Arguments) -> None:
     inference = recipe.model.inference.model_copy(update={"presence_threshold": threshold})
     settings = ensemble.settings.model_copy(update={"inference": inference})
     save_bundle(arguments.output, settings, networks, provenance=provenance)
+
+
+def _check_settings(bundle: Path, settings: ModelSettings, recipe: Recipe) -> None:
+    """Lesions are to be placed as the network's own settings say; what is decided after the network may differ."""
+    ours, theirs = (each.model_dump(mode="json", exclude={"inference"}) for each in (recipe.model, settings))
+    for name, expected, found in differences(ours, theirs):
+        raise InputError(f"{bundle}: {name} is {found}; expected {expected}, as in recipe {recipe.name}")
 
 
 def unseen_origins(origins: Sequence[str]) -> Bool[Tensor, " n"]:

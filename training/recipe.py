@@ -114,6 +114,13 @@ class DataSettings(Settings):
         default=40, ge=1, description="lesions drawn on the fly whose order is shuffled; a worker holds them in memory"
     )
 
+    @model_validator(mode="after")
+    def _check(self) -> DataSettings:
+        both = sorted(set(self.train) & set(self.validation))
+        if both:
+            raise ValueError(f"{both[0]} is to train and to validate")
+        return self
+
 
 class ValidationSettings(Settings):
     """How often and on how many whole scans the network is judged while it trains."""
@@ -150,7 +157,7 @@ class Recipe(Settings):
     model: ModelSettings
 
     def for_presence(self) -> Recipe:
-        """The recipe by which lesions are drawn for the presence head: almost as inference sees them, each once."""
+        """The recipe by which lesions are drawn for the presence head: almost as inference sees them."""
         return self.model_copy(
             update={
                 "jitter": self.presence.jitter,

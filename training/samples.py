@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 
 from longilesion.case import Click, LesionMap, LesionPrompt
 from longilesion.config import ModelSettings, VoiSettings
@@ -46,7 +46,8 @@ def sample_lesion(
     """A lesion at a random distance from where inference would look; None where the lattice then misses it."""
     voi = training_lattice(settings, jitter)
     placement = _jittered(lesion.placement, lesion.prompt, generator, jitter)
-    prompt = _moved_clicks(lesion.prompt, generator, jitter.click_voxels, voi)
+    reach_zyx_mm = jitter.click_voxels * placement.zoom * np.array(voi.spacing_zyx_mm)
+    prompt = _moved_clicks(lesion.prompt, generator, reach_zyx_mm)
     pair = sample_voi_pair(lesion.case, prompt, placement, voi)
     target = sample_target(lesion.truth, lesion.true_id, pair.followup.grid)
     if lesion.true_id is not None and target.sum() <= _FEWEST_VOXELS:
@@ -111,12 +112,12 @@ def _jittered(
 
 
 def _moved_clicks(
-    prompt: LesionPrompt, generator: np.random.Generator, voxels: float, voi: VoiSettings
+    prompt: LesionPrompt, generator: np.random.Generator, reach_zyx_mm: Float[np.ndarray, "3"]
 ) -> LesionPrompt:
-    """Both clicks moved by up to as many voxels of the lattice along each axis (Promptable LongiSeg, section 3.2)."""
-    if not voxels:
+    """Both clicks moved, as they err, by up to that much along each axis."""
+    if not reach_zyx_mm.any():
         return prompt
-    reach_xyz_mm = voxels * np.array(voi.spacing_zyx_mm)[::-1]
+    reach_xyz_mm = reach_zyx_mm[::-1]
     moved: list[Click | None] = []
     for click in (prompt.followup, prompt.baseline):
         shift = generator.uniform(-reach_xyz_mm, reach_xyz_mm)

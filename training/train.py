@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from math import isnan
 from pathlib import Path
 
 import torch
@@ -22,15 +23,17 @@ from rich.console import Console
 from rich.table import Table
 
 from longilesion.ensemble import Device, find_device, save_bundle
+from longilesion.errors import InputError
 from longilesion.files import written_together
 from longilesion.networks import build_network
+from training.batch import Batch
 from training.command import run_command
 from training.journal import Journal
 from training.learner import Learner, Progress, launched, over_processes
 from training.loading import Share, batches
 from training.material import Material, find_material
 from training.optimisation import initialised, learning_rate
-from training.parallel import progress_bar
+from training.parallel import DeadWorkerError, progress_bar
 from training.recipe import Recipe, read_recipe
 from training.run_folder import (
     RunFolder,
@@ -95,16 +98,22 @@ def train(arguments: Arguments) -> Progress:
     run, done = _begun(arguments)
     fabric = run.learner.fabric
     share = Share(rank=fabric.global_rank, processes=fabric.world_size, workers=arguments.workers)
-    stream = batches(run.material.lesions, run.recipe, share, steps=range(done.step, run.steps))
     begun, before = time.monotonic(), done.seconds
     with _stop_signals() as asked, progress_bar(visible=fabric.is_global_zero) as bar:
+        stream = _until_asked(
+            asked, batches(run.material.lesions, run.recipe, share, steps=range(done.step, run.steps))
+        )
         task = bar.add_task("training", total=run.steps, completed=done.step, note="")
         while done.step < run.steps:
             waiting = time.monotonic()
-            batch = next(stream).to(fabric.device)
+            batch = next(stream, None)
             waited = time.monotonic() - waiting
+            if batch is None:
+                # Asked to stop, and no batch will come any more.
+                _save(run, done)
+                break
             rate = learning_rate(done.step, run.steps, run.recipe.optimizer)
-            run.learner.step(batch, done, rate=rate)
+            run.learner.step(batch.to(fabric.device), done, rate=rate)
             done.seconds = before + time.monotonic() - begun
             done.add({"steps": 1.0, "seconds": time.monotonic() - waiting, "waiting": waited})
             is_last = done.step == run.steps
@@ -112,13 +121,17 @@ def train(arguments: Arguments) -> Progress:
                 bar.update(task, note=_report(run, done, rate=rate))
             if done.step % run.recipe.validation.every == 0 or is_last:
                 _judge(run, done)
-            late = fabric.broadcast(bool(asked) or done.seconds - before > 60 * arguments.minutes)
+            # One process that is asked to stop stops all.
+            late = any(
+                over_processes(fabric, [bool(asked) or done.seconds - before > 60 * arguments.minutes], how="sum")
+            )
             if done.step % arguments.checkpoint_every == 0 or is_last or late:
                 _save(run, done)
             bar.advance(task)
             if late and not is_last:
                 _log.info("stopped at step %d after %.0f minutes; run again to resume", done.step, done.seconds / 60)
                 break
+    done.skipped = round(over_processes(fabric, [done.skipped], how="sum")[0])
     if run.journal is not None:
         run.journal.close()
         _sum_up(run, done)
@@ -127,6 +140,10 @@ def train(arguments: Arguments) -> Progress:
 
 def _begun(arguments: Arguments) -> tuple[Run, Progress]:
     """Everything that a run needs, and how far it already is."""
+    for name in ("steps", "checkpoint_every", "log_every"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name.replace('_', '-')} {value}: expected at least 1")
     recipe = read_recipe(arguments.recipe)
     folder = RunFolder(arguments.output)
     fabric = launched(recipe, arguments.device)
@@ -164,12 +181,28 @@ def _begun(arguments: Arguments) -> tuple[Run, Progress]:
     done = Progress()
     state = read_checkpoint(folder, fabric.device)
     if state is not None:
-        learner.restore(state)
-        done = Progress(**state["progress"])
+        try:
+            learner.restore(state)
+            done = Progress(**state["progress"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{folder.checkpoint}: {reason}; expected a checkpoint of this run") from error
+        if not fabric.is_global_zero:
+            # The first process has those of all.
+            done.skipped = 0
         _log.info("resumed from step %d", done.step)
     journal = Journal(folder, step=done.step) if fabric.is_global_zero else None
     run = Run(recipe=recipe, steps=steps, material=material, folder=folder, learner=learner, journal=journal)
     return run, done
+
+
+def _until_asked(asked: list[int], stream: Iterator[Batch]) -> Iterator[Batch]:
+    """The stream, which may end early where a signal that asks the run to stop has ended a worker too."""
+    try:
+        yield from stream
+    except DeadWorkerError:
+        if not asked:
+            raise
 
 
 def _report(run: Run, done: Progress, *, rate: float) -> str:
@@ -217,15 +250,21 @@ def _judge(run: Run, done: Progress) -> None:
     }
     save_bundle(run.folder.last, run.recipe.model, [network], provenance=provenance)
     # Of equals the later one has seen more; without a lesion in the validation, the last one stands.
-    if not means["dice"] < done.best_dice:
-        done.best_dice, done.best_step = means["dice"], done.step
+    dice = -1.0 if isnan(means["dice"]) else means["dice"]
+    if dice >= done.best_dice:
+        done.best_dice, done.best_step = dice, done.step
         save_bundle(run.folder.best, run.recipe.model, [network], provenance=provenance)
 
 
 def _save(run: Run, done: Progress) -> None:
+    """Writes a checkpoint, whose sums are those of all processes."""
+    fabric = run.learner.fabric
+    progress = asdict(done)
+    progress["sums"] = dict(zip(done.sums, over_processes(fabric, done.sums.values(), how="mean"), strict=True))
+    progress["skipped"] = round(over_processes(fabric, [done.skipped], how="sum")[0])
     if run.journal is not None:
-        write_checkpoint(run.folder, {**run.learner.state(), "progress": asdict(done)})
-    run.learner.fabric.barrier()
+        write_checkpoint(run.folder, {**run.learner.state(), "progress": progress})
+    fabric.barrier()
 
 
 @contextmanager
@@ -249,8 +288,8 @@ def _sum_up(run: Run, done: Progress) -> None:
     summary: Mapping[str, str | float | None] = {
         "steps": f"{done.step} of {run.steps}",
         "minutes": round(done.seconds / 60, 1),
-        "best step": done.best_step,
-        "best challenge Dice": round(done.best_dice, 4),
+        "best step": done.best_step or None,
+        "best challenge Dice": round(done.best_dice, 4) if done.best_dice >= 0 else None,
         "skipped steps": done.bad_steps,
         "damaged cut-outs": done.skipped,
     }

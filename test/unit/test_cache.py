@@ -79,6 +79,28 @@ def test_interrupted_cache_goes_on_where_it_was(
     assert {path.parent.name for path in anew} == {"c"}
 
 
+def test_cut_out_that_was_deleted_is_made_again(data: PreparedData, recipe: Recipe) -> None:
+    cache = build_cache(data, data.cases, recipe, workers=1)
+    gone = cache.path(cache.lesions[0])
+    gone.unlink()
+    assert build_cache(data, data.cases, recipe, workers=1).lesions == cache.lesions
+    assert read_cut_out(gone).prompt.lesion_id == cache.lesions[0].lesion_id
+
+
+def test_lesions_without_a_fate_are_named_and_left_out(
+    tmp_path: Path, recipe: Recipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = write_prepared(tmp_path)
+    (case,) = [case for case in data.cases if case.case_id == "b"]
+    clicks = case.folder / "input" / "primary-followup-lesion-clicks.json"
+    clicks.write_text(clicks.read_text().replace('"name": "2"', '"name": "9"'))
+    baseline = case.folder / "input" / "primary-baseline-lesion-clicks.json"
+    baseline.write_text(baseline.read_text().replace('"name": "2"', '"name": "9"'))
+    (case.folder / "truth" / "lesions.json").write_text('{"1": {"fate": "persists", "truth_id": 1}}')
+    build_cache(data, [case], recipe, workers=1)
+    assert "lesion 9" in caplog.text or "lesion 2" in caplog.text
+
+
 def test_another_lattice_has_a_cache_of_its_own(data: PreparedData, recipe: Recipe) -> None:
     wider = recipe.model_copy(update={"jitter": recipe.jitter.model_copy(update={"shift_mm": 9.0})})
     longer = recipe.model_copy(update={"steps": 99})

@@ -294,6 +294,7 @@ def test_card_has_the_figures_of_the_evaluation_with_their_intervals(tmp_path: P
     ]
     for name, estimate in shown:
         assert f"| {name} | {figure(estimate)} |" in card
+    assert "Every case was judged out of fold" in card
     assert any("[" in figure(estimate) for _, estimate in shown)
     assert figure(found.challenge.dice) in read_manifest(tmp_path / "model").provenance["out of fold"]
 
@@ -310,7 +311,8 @@ def test_card_says_what_the_model_is_and_how_to_repeat_it(tmp_path: Path) -> Non
         "| versions | torch 9.9 |",
         "| lesions a step | 2 |",
         "| gone below presence | 0.2 |",
-        "python -m training.crossvalidate training/recipes/tiny.toml --data DATA --output OUTPUT --seed 3",
+        "python -m training.crossvalidate training/recipes/tiny.toml --data DATA --output OUTPUT --seed 3"
+        " --no-presence",
     ):
         assert f"{line}\n" in card
     provenance = json.loads((tmp_path / "model" / "settings.json").read_text())["provenance"]
@@ -319,6 +321,7 @@ def test_card_says_what_the_model_is_and_how_to_repeat_it(tmp_path: Path) -> Non
         "data": "blocks without last",
         "steps": "2 of 2",
         "folds": "0, 3",
+        "presence head": "as trained",
         "versions": "torch 9.9",
         "data licence": licence,
         "licence": "research use only",
@@ -329,6 +332,6 @@ def test_parameters_in_the_card_are_those_of_one_network(tmp_path: Path) -> None
     bundle = write_bundle(tmp_path / "one", networks=2)
     export(Arguments(bundles=(bundle,), output=tmp_path / "model"))
     weights = load_ensemble(bundle, device="cpu").networks[0].parameters()
-    millions = sum(np.prod(tensor.shape) for tensor in weights) / 1e6
+    count = sum(int(np.prod(tensor.shape)) for tensor in weights)
     card = (tmp_path / "model" / "MODEL_CARD.md").read_text()
-    assert f"2 networks, whose mean counts, of {millions:.2f} million parameters" in card
+    assert f"2 networks, whose mean counts, of {count:,} parameters" in card

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from itertools import chain
 
 import pytest
@@ -15,10 +16,8 @@ from longilesion.errors import InputError
 from test.unit.test_dataset import RECIPE, all_samples
 from training.loading import Share, batches, sample_indices
 from training.parallel import DeadWorkerError
-from training.recipe import Recipe
+from training.recipe import AugmentationSettings, SpatialAugmentation
 from training.samples import Sample
-
-SHARES = [Share(rank=rank, processes=2, workers=workers) for rank in range(2) for workers in (0, 3)]
 
 
 @given(
@@ -64,39 +63,50 @@ def test_cached_samples_of_all_processes_are_those_of_one() -> None:
 
 
 class Numbers(torch.utils.data.Dataset[Sample]):
-    """Always the same lesion; its seed is the sample's number."""
+    """Always the same lesion, under the sample's number; four samples are drawn together where that is wanted."""
 
-    drawn_together = 1
-
-    def __init__(self, sample: Sample, failing: str = "") -> None:
-        self.sample, self.failing = sample, failing
+    def __init__(self, sample: Sample, *, failing: str = "", drawn_together: int = 1) -> None:
+        self.sample, self.failing, self.drawn_together = sample, failing, drawn_together
 
     def __getitem__(self, index: int) -> Sample:
         if index == 6 and self.failing == "dies":
             os.kill(os.getpid(), signal.SIGKILL)
         if index == 6 and self.failing == "is refused":
             raise InputError("lesion 6: no such thing; expected another")
-        return self.sample
+        if index == 6 and self.failing == "has a bug":
+            torch.zeros(3) @ torch.zeros(4)
+        return replace(self.sample, seed=index, origin=str(index))
 
 
-def recipe() -> Recipe:
-    return RECIPE
+TURNING = RECIPE.model_copy(
+    update={"augmentation": AugmentationSettings(joint=SpatialAugmentation(mirror_axes=("z", "y", "x")))}
+)
 
 
-def test_resumed_stream_goes_on_with_the_very_same_batches() -> None:
-    lesions = Numbers(all_samples()[0][1])
-    whole = list(batches(lesions, recipe(), Share(), steps=range(5)))
-    rest = list(batches(lesions, recipe(), Share(), steps=range(3, 5)))
-    assert len(whole) == 5
-    assert len(rest) == 2
+@pytest.mark.parametrize(("workers", "drawn_together"), [(0, 1), (0, 4), (2, 4)])
+def test_resumed_stream_goes_on_with_the_very_same_batches(workers: int, drawn_together: int) -> None:
+    lesions = Numbers(all_samples()[0][1], drawn_together=drawn_together)
+    share = Share(workers=workers)
+    whole = list(batches(lesions, TURNING, share, steps=range(7)))
+    rest = list(batches(lesions, TURNING, share, steps=range(3, 7)))
+    assert len({origin for batch in whole for origin in batch.origins}) == 14
+    assert [batch.origins for batch in rest] == [batch.origins for batch in whole[3:]]
     for one, two in zip(whole[3:], rest, strict=True):
         assert torch.equal(one.input.followup, two.input.followup)
+    # Augmentation turns the same lesion in several ways.
+    assert len({batch.input.followup.numpy().tobytes() for batch in whole}) > 3
 
 
-@pytest.mark.parametrize(("failing", "error"), [("dies", DeadWorkerError), ("is refused", InputError)])
-def test_worker_that_fails_gives_one_line_and_no_hang(failing: str, error: type[Exception]) -> None:
-    lesions = Numbers(all_samples()[0][1], failing)
+@pytest.mark.parametrize(
+    ("failing", "error"), [("dies", DeadWorkerError), ("is refused", InputError), ("has a bug", RuntimeError)]
+)
+def test_worker_that_fails_ends_the_stream_and_says_why(failing: str, error: type[Exception]) -> None:
+    lesions = Numbers(all_samples()[0][1], failing=failing)
     with pytest.raises(error) as caught:
-        list(batches(lesions, recipe(), Share(workers=1), steps=range(8)))
-    assert "\n" not in str(caught.value)
+        list(batches(lesions, RECIPE, Share(workers=1), steps=range(8)))
     assert ("run again to resume" in str(caught.value)) == (failing == "dies")
+    if failing == "has a bug":
+        assert "inconsistent tensor size" in str(caught.value) or "size" in str(caught.value)
+        assert "Traceback" in str(caught.value)
+    else:
+        assert "\n" not in str(caught.value)

@@ -67,7 +67,9 @@ def random_scene(
     real = source.lesions if whole or anchor is not None else ()
     shown = tuple(_shown(source, lesion, number, generator, settings) for number, lesion in enumerate(real, start=1))
     if settings.generator == "lifenet":
-        lesions = [_renumbered(lesion, len(shown)) for lesion in lifenet_lesions(source, generator, settings.lifenet)]
+        drawn = lifenet_lesions(source, generator, settings.lifenet)
+        apart = [lesion for lesion in drawn if _is_apart(lesion, _real_places(source), 0.0)]
+        lesions = [_renumbered(lesion, len(shown)) for lesion in apart]
     else:
         near = None if whole else _middle(source, anchor, generator, settings)
         real_shapes = tuple(lesion.shape for other in shapes for lesion in other.lesions)
@@ -94,7 +96,7 @@ def _general_lesions(
     real_shapes: Sequence[Shape],
 ) -> Iterator[Lesion]:
     """Lesions at random sites, near a point if one is given, that collide with no other, painted or real."""
-    taken = [(lesion.real.center_zyx_mm, lesion.real.radius_mm) for lesion in shown]
+    taken = _real_places(source)
     shares = np.array([settings.fates.persists, settings.fates.new, settings.fates.gone])
     next_id = 1 + _last_id(shown, ())
     fewest, most = settings.whole_attempts if near is None else settings.attempts
@@ -125,6 +127,11 @@ def _developed(lesion: Lesion, generator: np.random.Generator, settings: Synthes
         if kind < settings.merging_share + settings.splitting_share:
             return (splitting(lesion, generator),)
     return (lesion,)
+
+
+def _real_places(source: Source) -> list[tuple[NDArray[np.floating], float]]:
+    """Where the volume's own lesions lie, shown or not, and how far they reach."""
+    return [(lesion.center_zyx_mm, lesion.radius_mm) for lesion in source.lesions]
 
 
 def _is_apart(lesion: Lesion, taken: Sequence[tuple[NDArray[np.floating], float]], gap_mm: float) -> bool:
@@ -219,7 +226,8 @@ def _with_faults(
         center = lesions[int(generator.integers(len(lesions)))].center_zyx_mm if lesions else None
         site = random_site(source, generator, settings, near=center)
         false = random_lesion(generator, site, lesion_id=first_id, fate="gone", real_shapes=(), settings=settings)
-        if _is_apart(false, [(lesion.center_zyx_mm, lesion.reach_mm) for lesion in marked], 2.0):
+        taken = [*_real_places(source), *((lesion.center_zyx_mm, lesion.reach_mm) for lesion in marked)]
+        if _is_apart(false, taken, 2.0):
             marked.append(replace(false, is_painted=False, scar_hu=0.0))
             first_id += 1
     return marked
