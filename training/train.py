@@ -122,9 +122,8 @@ def train(arguments: Arguments) -> Progress:
             if done.step % run.recipe.validation.every == 0 or is_last:
                 _judge(run, done)
             # One process that is asked to stop stops all.
-            late = any(
-                over_processes(fabric, [bool(asked) or done.seconds - before > 60 * arguments.minutes], how="sum")
-            )
+            is_over = bool(asked) or done.seconds - before > 60 * arguments.minutes
+            late = any(over_processes(fabric, [is_over], how="sum"))
             if done.step % arguments.checkpoint_every == 0 or is_last or late:
                 _save(run, done)
             bar.advance(task)

@@ -97,7 +97,7 @@ def _drawer(sources: Sequence[Source], recipe: Recipe, number: int) -> Validatio
     def draw() -> tuple[Exam, Case]:
         source = sources[number % len(sources)]
         generator = np.random.default_rng((_SYNTHETIC_SEED, number))
-        pair = synthetic_pair(source, generator, shapes=sources, settings=recipe.synthesis)
+        pair = synthetic_pair(source, generator, shapes=sources, settings=recipe.synthesis, whole=True)
         return exam_of(f"{source.name}/{number}", pair), pair.case
 
     return draw
