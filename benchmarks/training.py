@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import resource
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from rich.table import Table
 
 from benchmarks.runs import ROOT, measured, print_target
 from longilesion.networks import build_network
+from training import prepare
 from training.cache import build_cache
 from training.dataset import CachedLesions, SyntheticLesions
 from training.journal import read_log
@@ -79,15 +80,14 @@ def main(arguments: Arguments) -> None:
 
 
 def _print_preparation(console: Console, folder: Path, arguments: Arguments) -> PreparedData:
-    """Prepares synthetic cases with one worker, as a process of its own."""
+    """Prepares synthetic cases with one worker, in a process of its own."""
     rows: dict[str, tuple[float, float]] = {}
     for name, source in _sources(arguments).items():
         output = folder / name
         options = ["--cases", arguments.pairs, "--phantoms", 2, "--folds", 0, "--workers", 1, "--output", output]
         given = [] if source is None else ["--data", source]
-        command = [sys.executable, "-m", "training.prepare", "synthetic", *options, *given]
-        seconds, usage = measured(list(map(str, command)))
-        rows[name] = seconds / arguments.pairs, usage.ru_maxrss * 1024
+        seconds, peak = _apart(_prepared, ["synthetic", *map(str, [*options, *given])])
+        rows[name] = seconds / arguments.pairs, peak
     table = Table("whole scans of", "seconds a case", "peak memory, GB", "ratio", title="Preparation, one worker")
     first = next(iter(rows.values()))[0]
     for name, (seconds, peak) in rows.items():
@@ -96,6 +96,15 @@ def _print_preparation(console: Console, folder: Path, arguments: Arguments) -> 
     peak = max(peak for _, peak in rows.values())
     print_target(console, peak <= MEMORY_TARGET_BYTES, f"peak memory of a worker: {peak / 1e9:.2f} GB (at most 4 GB)")
     return read_prepared(folder / "phantoms")
+
+
+def _prepared(words: Sequence[str]) -> tuple[float, float]:
+    """Seconds of `training.prepare`, and its peak memory."""
+    sys.argv = ["prepare", *words]
+    begun = time.perf_counter()
+    if prepare.main():
+        sys.exit("training.prepare failed")
+    return time.perf_counter() - begun, _peak_bytes()
 
 
 def _print_cache(console: Console, prepared: PreparedData, recipe: Recipe) -> CachedLesions:
@@ -196,9 +205,7 @@ def _print_synthesis(console: Console, arguments: Arguments) -> None:
     for name, folder in _sources(arguments).items():
         first = 0.0
         for whole in (False, True):
-            # A process of its own, whose peak memory is nobody else's.
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as painter:
-                seconds, peak = painter.submit(_painted, folder, arguments.recipe, arguments.pairs, whole).result()
+            seconds, peak = _apart(_painted, folder, arguments.recipe, arguments.pairs, whole)
             first = first or seconds
             size = "whole scans" if whole else "cut-outs"
             table.add_row(name, size, f"{seconds:.2f}", f"{seconds / first:.2f}", f"{peak / 1e9:.2f}")
@@ -221,7 +228,20 @@ def _painted(folder: Path | None, recipe_file: Path, pairs: int, whole: bool) ->
         source = sources[number % len(sources)]
         synthetic_pair(source, generator, shapes=sources, settings=recipe.synthesis, whole=whole)
     seconds = (time.perf_counter() - begun) / pairs
-    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return seconds, _peak_bytes()
+
+
+def _apart(job: Callable[..., tuple[float, float]], *arguments: Any) -> tuple[float, float]:
+    """Does a job in a process of its own, whose peak memory is nobody else's."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(job, *arguments).result()
+
+
+def _peak_bytes() -> float:
+    """The most memory that this process has held; that of getrusage counts what its parent held at its start."""
+    status = Path("/proc/self/status").read_text()
+    (peak,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
+    return 1024 * float(peak)
 
 
 def _print_augmentation(console: Console, recipe: Recipe) -> None:

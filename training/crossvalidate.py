@@ -36,7 +36,7 @@ from training.command import run_command
 from training.differences import differences
 from training.export import Arguments as ExportArguments
 from training.export import export, presence_bundle
-from training.material import _fingerprint
+from training.material import prepared_contents
 from training.model_card import OUT_OF_FOLD
 from training.parallel import progress_bar
 from training.preparation.prepared import PreparedCase, PreparedData, read_dataset_file, read_prepared
@@ -127,7 +127,7 @@ def _folds(arguments: Arguments, recipe: Recipe, data: PreparedData) -> list[Fol
             record = read_record(run).model_dump(mode="json")
             wanted = {
                 "recipe": recipe.model_dump(mode="json"),
-                "data": f"{data.name}, {len(seen)} cases {_fingerprint(seen)}",
+                "data": prepared_contents(data, seen),
                 "fold": number,
                 "steps": arguments.steps or recipe.steps,
             }

@@ -69,7 +69,8 @@ class Learner:
     @classmethod
     def of(cls, network: DualEncoder, recipe: Recipe, fabric: Fabric) -> Learner:
         """Puts a network on this process' device and sets up what trains it."""
-        if fabric.device.type == "cpu":
+        # Several processes exchange gradients in buckets that know no other layout.
+        if fabric.device.type == "cpu" and fabric.world_size == 1:
             network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         objective, optimizer = fabric.setup(Objective(network, recipe.loss), build_optimizer(network, recipe.optimizer))
         return cls(

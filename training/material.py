@@ -14,7 +14,7 @@ from longilesion.errors import InputError
 from training.cache import build_cache
 from training.dataset import CachedLesions, SyntheticLesions
 from training.loading import Lesions
-from training.preparation.prepared import PreparedCase, is_prepared, read_prepared
+from training.preparation.prepared import PreparedCase, PreparedData, is_prepared, read_prepared
 from training.recipe import Recipe
 from training.synthesis.sources import Source, find_volumes, load_sources, phantom_sources
 from training.validation import ValidationCase, prepared_cases, synthetic_cases
@@ -77,7 +77,7 @@ def find_material(
         lesions=CachedLesions(cache, drawn, seed=seed),
         validation=prepared_cases(validation_cases, limit=recipe.validation.cases),
         trained_on=f"{prepared.name}, {len(training_cases)} cases, {part}",
-        contents=f"{prepared.name}, {len(training_cases)} cases {_fingerprint(training_cases)}",
+        contents=prepared_contents(prepared, training_cases),
     )
 
 
@@ -118,5 +118,7 @@ def split_volumes(data: Path, recipe: Recipe) -> tuple[list[str], list[str]]:
     return training, validation
 
 
-def _fingerprint(cases: Sequence[PreparedCase]) -> str:
-    return hashlib.sha256("\n".join(sorted(case.case_id for case in cases)).encode()).hexdigest()[:12]
+def prepared_contents(data: PreparedData, cases: Sequence[PreparedCase]) -> str:
+    """What a run's record says of the cases that it learns from: another name, or other cases, give another text."""
+    names = "\n".join(sorted(case.case_id for case in cases))
+    return f"{data.name}, {len(cases)} cases {hashlib.sha256(names.encode()).hexdigest()[:12]}"

@@ -11,6 +11,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import floor
 from pathlib import Path
 
 import torch
@@ -158,7 +159,8 @@ def fitted_head(head: LocalPresence, seen: Judged, unseen: Judged) -> LocalPrese
 
 def presence_threshold(presence_of_present: Float[Tensor, " n"], settings: PresenceSettings) -> float:
     """The highest threshold that keeps the wanted share of present lesions."""
-    return round(float(torch.quantile(presence_of_present.float(), 1 - settings.kept)), 3)
+    # Rounded down, since rounding up could lose the lesion that it is to keep.
+    return floor(1000 * float(torch.quantile(presence_of_present.float(), 1 - settings.kept))) / 1000
 
 
 def _judged(
