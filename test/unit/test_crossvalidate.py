@@ -113,7 +113,7 @@ def test_exported_threshold_is_that_of_all_out_of_fold_lesions_together(trained:
     kept = read_recipe(trained / "tiny.toml").presence.kept
     threshold = load_ensemble(trained / "cv" / "model", device="cpu").settings.inference.presence_threshold
     assert len(sure) == len(evaluation(trained)["exams"])
-    assert threshold == pytest.approx(float(torch.quantile(torch.tensor(sure), 1 - kept)), abs=6e-4)
+    assert threshold == pytest.approx(float(torch.quantile(torch.tensor(sure), 1 - kept)), abs=1e-3)
 
 
 def score(presence: float | None, *, dice: float | None, true_id: int | None) -> LesionScore:
