@@ -130,6 +130,7 @@ def _folds(arguments: Arguments, recipe: Recipe, data: PreparedData) -> list[Fol
                 "data": prepared_contents(data, seen),
                 "fold": number,
                 "steps": arguments.steps or recipe.steps,
+                "seed": arguments.seed,
             }
             for name, found, expected in differences({key: record[key] for key in wanted}, wanted):
                 raise InputError(f"{run.record}: {name} = {found}; expected {expected}, as in this cross-validation")

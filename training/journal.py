@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from math import isnan, nan
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
+from longilesion.errors import InputError
 from longilesion.files import written_together
 from training.run_folder import RunFolder
 
@@ -20,25 +22,32 @@ class Journal:
     """The logs of a run, on the one process that writes them."""
 
     def __init__(self, folder: RunFolder, *, step: int) -> None:
-        """Goes on from a step: what a run that was killed wrote after its last checkpoint is dropped."""
+        """Goes on from a step: what a run that was killed wrote after its last checkpoint is dropped.
+
+        Raises InputError, as all of this does, where it cannot write.
+        """
         self._folder = folder
-        folder.path.mkdir(parents=True, exist_ok=True)
-        for path in (folder.metrics, folder.validation):
-            _drop_later(path, step)
-        self._board = SummaryWriter(str(folder.path), purge_step=step + 1 if step else None)
+        with _writing(folder):
+            folder.path.mkdir(parents=True, exist_ok=True)
+            for path in (folder.metrics, folder.validation):
+                _drop_later(path, step)
+            self._board = SummaryWriter(str(folder.path), purge_step=step + 1 if step else None)
 
     def training(self, step: int, figures: Mapping[str, float]) -> None:
         """Writes down the means since the last time."""
-        self._append(self._folder.metrics, "training", step, figures)
+        with _writing(self._folder):
+            self._append(self._folder.metrics, "training", step, figures)
 
     def validation(self, step: int, figures: Mapping[str, float]) -> None:
         """Writes down a validation, and draws the curve anew."""
-        self._append(self._folder.validation, "validation", step, figures)
-        draw_curve(self._folder)
+        with _writing(self._folder):
+            self._append(self._folder.validation, "validation", step, figures)
+            draw_curve(self._folder)
 
     def close(self) -> None:
         """Writes whatever is left."""
-        self._board.close()
+        with _writing(self._folder):
+            self._board.close()
 
     def _append(self, path: Path, group: str, step: int, figures: Mapping[str, float]) -> None:
         is_new = not path.exists()
@@ -51,12 +60,24 @@ class Journal:
             self._board.add_scalar(f"{group}/{name}", value, step)
 
 
+@contextmanager
+def _writing(folder: RunFolder) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{error.filename or folder.path}: {reason}; expected a log that can be written to") from error
+
+
 def read_log(path: Path) -> list[dict[str, float]]:
-    """The rows of a log; none where there is no log yet."""
+    """The rows of a log, none where there is no log yet; raises InputError where it is none."""
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    try:
+        with path.open(newline="") as file:
+            return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: {error}; expected rows of numbers") from error
 
 
 def draw_curve(folder: RunFolder) -> None:
@@ -84,10 +105,13 @@ def draw_curve(folder: RunFolder) -> None:
 def _drop_later(path: Path, step: int) -> None:
     if not path.exists():
         return
-    with path.open(newline="") as file:
-        rows = list(csv.reader(file))
-    # The last line of a process that was killed may be torn.
-    kept = [row for row in rows[1:] if len(row) == len(rows[0]) and int(row[0]) <= step]
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.reader(file))
+        # The last line of a process that was killed may be torn.
+        kept = [row for row in rows[1:] if len(row) == len(rows[0]) and int(row[0]) <= step]
+    except ValueError as error:
+        raise InputError(f"{path}: {error}; expected the log of a run") from error
     if not kept:
         path.unlink()
         return

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from math import prod
+from pathlib import Path
 from typing import TypeAlias
 
 from torch.utils.data import DataLoader
 
-from longilesion.errors import LongilesionError
+from longilesion.errors import InputError, LongilesionError
 from training.batch import Batch
 from training.dataset import CachedLesions, SyntheticLesions
 from training.parallel import DeadWorkerError, single_threaded
@@ -23,6 +26,8 @@ Lesions: TypeAlias = CachedLesions | SyntheticLesions
 _PREFETCHED = 16
 # A cut-out is read at once.
 _FEW = 3
+# Where workers leave their batches; Docker gives it 64 MB.
+_SHARED_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,12 +44,15 @@ def batches(lesions: Lesions, recipe: Recipe, share: Share, *, steps: range) -> 
 
     Raises DeadWorkerError where a worker process ends, and passes on what makes a worker fail.
     """
+    prefetched = _PREFETCHED if lesions.drawn_together > 1 else _FEW
+    if share.workers:
+        _check_shared_memory(recipe, share, prefetched=prefetched)
     loader: DataLoader[Sample] = DataLoader(
         lesions,
         batch_sampler=(sample_indices(lesions.drawn_together, recipe.batch_size, share, step=step) for step in steps),
         collate_fn=partial(collate, recipe=recipe),
         num_workers=share.workers,
-        prefetch_factor=(_PREFETCHED if lesions.drawn_together > 1 else _FEW) if share.workers else None,
+        prefetch_factor=prefetched if share.workers else None,
         worker_init_fn=_prepared_worker,
         # Forked from a process whose networks run in threads, a worker might never wake up.
         multiprocessing_context="forkserver" if share.workers else None,
@@ -80,6 +88,21 @@ def sample_indices(drawn_together: int, batch_size: int, share: Share, *, step: 
     block, place = divmod(step // workers, drawn_together // own)
     first = (block * lanes + lane) * drawn_together + place * own
     return list(range(first, first + own))
+
+
+def _check_shared_memory(recipe: Recipe, share: Share, *, prefetched: int) -> None:
+    """A worker that finds no room for its batches would be waited for in vain."""
+    if not _SHARED_MEMORY.is_dir():
+        return
+    voxels = prod(recipe.jitter.shape_zyx or recipe.model.voi.shape_zyx)
+    sample = 4 * voxels * (2 * recipe.model.encoding.channel_count + 1)
+    wanted = sample * recipe.batch_size // share.processes * (prefetched + 1) * share.workers
+    room = shutil.disk_usage(_SHARED_MEMORY).free
+    if wanted > room:
+        raise InputError(
+            f"{_SHARED_MEMORY}: {room / 1e6:.0f} MB for the batches of {share.workers} workers; expected "
+            f"{wanted / 1e6:.0f} MB (docker run --shm-size), or fewer --workers (0 needs none)"
+        )
 
 
 def _prepared_worker(worker: int) -> None:

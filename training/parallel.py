@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.process import BaseProcess as ParentProcess
 from typing import TypeVar
 
 import torch
@@ -24,9 +27,20 @@ class DeadWorkerError(LongilesionError):
 
 
 def single_threaded(_worker: int = 0) -> None:
-    """The cores belong to the processes: several threads in each would only fight over them."""
+    """Begins a worker: the cores belong to the processes, of which several threads in each would only fight over them.
+
+    It ends with the process that has started it, however that ends.
+    """
     torch.set_num_threads(1)
     threadpool_limits(1)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: ParentProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def progress_bar(*, visible: bool = True) -> Progress:

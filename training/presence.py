@@ -160,7 +160,8 @@ def fitted_head(head: LocalPresence, seen: Judged, unseen: Judged) -> LocalPrese
 def presence_threshold(presence_of_present: Float[Tensor, " n"], settings: PresenceSettings) -> float:
     """The highest threshold that keeps the wanted share of present lesions."""
     # Rounded down, since rounding up could lose the lesion that it is to keep.
-    return floor(1000 * float(torch.quantile(presence_of_present.float(), 1 - settings.kept))) / 1000
+    quantile = torch.quantile(presence_of_present.float(), 1 - settings.kept, interpolation="lower")
+    return floor(1000 * float(quantile)) / 1000
 
 
 def _judged(

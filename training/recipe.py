@@ -182,9 +182,11 @@ def read_recipe(path: Path) -> Recipe:
     """Reads a recipe; raises InputError that names the file and the first wrong entry."""
     try:
         return Recipe.model_validate(tomllib.loads(path.read_text()))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{path}: {error}; expected a TOML recipe") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise InputError(": ".join(filter(None, (str(path), where, first["msg"])))) from error
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; expected a TOML recipe") from error
+    except ValueError as error:
+        raise InputError(f"{path}: {error}; expected a TOML recipe") from error

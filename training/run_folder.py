@@ -113,6 +113,8 @@ def read_checkpoint(folder: RunFolder, device: torch.device) -> dict[str, Any] |
     try:
         state: dict[str, Any] = torch.load(folder.checkpoint, weights_only=True, map_location=device)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"{folder.checkpoint}: damaged ({reason}); expected a checkpoint of this run") from error
+        # PyTorch's own words are long, and advise to trust the file.
+        raise InputError(
+            f"{folder.checkpoint}: damaged ({type(error).__name__}); expected a checkpoint of this run"
+        ) from error
     return state

@@ -139,16 +139,20 @@ def train(arguments: Arguments) -> Progress:
 
 def _begun(arguments: Arguments) -> tuple[Run, Progress]:
     """Everything that a run needs, and how far it already is."""
-    for name in ("steps", "checkpoint_every", "log_every"):
+    for name, least in (("steps", 1), ("checkpoint_every", 1), ("log_every", 1), ("workers", 0), ("seed", 0)):
         value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name.replace('_', '-')} {value}: expected at least 1")
+        if value is not None and value < least:
+            raise InputError(f"--{name.replace('_', '-')} {value}: expected at least {least}")
     recipe = read_recipe(arguments.recipe)
     folder = RunFolder(arguments.output)
     fabric = launched(recipe, arguments.device)
     if not fabric.is_global_zero:
         _log.setLevel(logging.WARNING)
     steps = arguments.steps or recipe.steps
+    torch.manual_seed(arguments.seed)
+    network = initialised(build_network(recipe.model))
+    if arguments.weights is not None:
+        load_weights(network, arguments.weights, recipe.model)
     # One process looks first: it may have to cut out the lesions for all.
     with fabric.rank_zero_first():
         material = find_material(
@@ -159,10 +163,6 @@ def _begun(arguments: Arguments) -> tuple[Run, Progress]:
             workers=max(arguments.workers, 1),
             synthesis_device=find_device(arguments.synthesis_device),
         )
-        torch.manual_seed(arguments.seed)
-        network = initialised(build_network(recipe.model))
-        if arguments.weights is not None:
-            load_weights(network, arguments.weights, recipe.model)
         if fabric.is_global_zero:
             record = RunRecord(
                 recipe=recipe,

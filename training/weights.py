@@ -27,8 +27,7 @@ def load_weights(network: DualEncoder, folder: Path, settings: ModelSettings) ->
         try:
             network.load_state_dict(other.state_dict())
         except RuntimeError as error:
-            reason = str(error).splitlines()[1].strip()
-            raise InputError(f"{folder}: {reason}; expected the weights of the recipe's network") from error
+            raise InputError(f"{folder}: weights of another network; expected those of the recipe's") from error
         _log.info("begun with the weights in %s%s", folder, f", the first of {len(rest) + 1} networks" if rest else "")
         return
     report = initialise(network, read_nnunet(folder), settings)
