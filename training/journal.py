@@ -86,7 +86,7 @@ def draw_curve(folder: RunFolder) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    left, right = figure.subplots(1, 2, sharex=True)
     training, validation = read_log(folder.metrics), read_log(folder.validation)
     for axes, rows, names, line in ((left, training, _LOSSES, "-"), (right, validation, _SCORES, ".-")):
         shown = [name for name in names if rows and not all(isnan(row.get(name, nan)) for row in rows)]
