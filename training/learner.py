@@ -180,6 +180,13 @@ def launched(recipe: Recipe, device: Device) -> Fabric:
     return fabric
 
 
+def leave(fabric: Fabric) -> None:
+    """Parts with the other processes: one that ends while they still talk may take them with it."""
+    if fabric.world_size > 1:
+        fabric.barrier()
+        torch.distributed.destroy_process_group()
+
+
 def _leaves_weights_alone(recipe: Recipe) -> bool:
     """Whether parts of the network have no share in the loss, which processes have to know of each other."""
     has_mask = "lesion_mask" in recipe.model.encoding.stream_channels

@@ -29,7 +29,7 @@ from longilesion.networks import build_network
 from training.batch import Batch
 from training.command import run_command
 from training.journal import Journal
-from training.learner import Learner, Progress, launched, over_processes
+from training.learner import Learner, Progress, launched, leave, over_processes
 from training.loading import Share, batches
 from training.material import Material, find_material
 from training.optimisation import initialised, learning_rate
@@ -134,6 +134,7 @@ def train(arguments: Arguments) -> Progress:
     if run.journal is not None:
         run.journal.close()
         _sum_up(run, done)
+    leave(fabric)
     return done
 
 

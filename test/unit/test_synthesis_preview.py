@@ -16,7 +16,7 @@ from longilesion.geometry import Grid, Triple
 from test.unit.builders import ball, model_settings
 from test.unit.case_folders import write_image
 from test.unit.synthetic import block
-from training.synthesis import command
+from training import synth
 from training.synthesis.pairs import SyntheticPair
 from training.synthesis.preview import Example, View, draw_examples, views_of, window_of
 from training.synthesis.settings import SynthesisSettings
@@ -199,7 +199,7 @@ def test_window_suits_the_tissue(lesion_type: str, around_hu: float, window: str
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["longilesion-synth", *arguments])
-    return command.main()
+    return synth.main()
 
 
 @cache
@@ -245,15 +245,15 @@ def test_what_cannot_be_done_is_said_in_one_line(
 
 
 def test_examples_show_fates_in_turn_and_follow_from_the_seed() -> None:
-    chosen = [command.find_examples([block()], SynthesisSettings(), count=3, seed=5) for _ in range(2)]
+    chosen = [synth.find_examples([block()], SynthesisSettings(), count=3, seed=5) for _ in range(2)]
     assert len({each.pair.facts[each.lesion_id].fate for each in chosen[0]}) > 1
     assert [each.lesion_id for each in chosen[0]] == [each.lesion_id for each in chosen[1]]
     np.testing.assert_array_equal(chosen[0][0].pair.truth.ids, chosen[1][0].pair.truth.ids)
 
 
 def test_settings_that_give_healthy_pairs_only_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "_TRIES_PER_EXAMPLE", 3)
+    monkeypatch.setattr(synth, "_TRIES_PER_EXAMPLE", 3)
     healthy = SynthesisSettings().lifenet.model_copy(update={"healthy_share": 1.0})
     settings = SynthesisSettings(generator="lifenet", lifenet=healthy)
     with pytest.raises(InputError, match="expected 1, see the recipe's shares"):
-        command.find_examples([block()], settings, count=1, seed=0)
+        synth.find_examples([block()], settings, count=1, seed=0)
