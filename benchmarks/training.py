@@ -28,12 +28,13 @@ from training.dataset import CachedLesions, SyntheticLesions
 from training.journal import read_log
 from training.learner import Learner, Progress, launched
 from training.loading import Lesions, Share, batches
-from training.material import synthesis_sources
+from training.material import split_volumes, synthesis_sources
 from training.optimisation import initialised
 from training.preparation.prepared import PreparedData, read_prepared
 from training.recipe import AugmentationSettings, Recipe, read_recipe
 from training.samples import Sample, collate
 from training.synthesis.pairs import synthetic_pair
+from training.synthesis.sources import load_sources
 
 RECIPES = ROOT / "training" / "recipes"
 WAITING_TARGET = 0.10
@@ -216,12 +217,11 @@ def _painted(folder: Path | None, recipe_file: Path, pairs: int, whole: bool) ->
     """Seconds a pair, and the peak memory with the volumes, of which there are three at most."""
     torch.set_num_threads(1)
     recipe = read_recipe(recipe_file)
-    if folder is not None:
-        names = recipe.data.train[:2] or tuple(sorted(path.parent.name for path in folder.glob("*/ct.nii.gz"))[:2])
-        recipe = recipe.model_copy(
-            update={"data": recipe.data.model_copy(update={"train": names, "validation": names[:1]})}
-        )
-    sources = synthesis_sources(folder, recipe)[0][:2]
+    sources = (
+        synthesis_sources(None, recipe)[0][:2]
+        if folder is None
+        else load_sources(folder, split_volumes(folder, recipe)[0][:2])
+    )
     begun = time.perf_counter()
     for number in range(pairs):
         generator = np.random.default_rng(number)

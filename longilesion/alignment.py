@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32
 
 from longilesion.case import Baseline, Case, LesionPrompt, LesionRegion, Scan
 from longilesion.config import AlignmentSettings, ModelSettings, VoiSettings
-from longilesion.geometry import Grid, Triple
+from longilesion.geometry import Grid, Triple, triple
 from longilesion.voi import Placement, sample_scan
 
 
@@ -33,14 +33,14 @@ def place_vois(case: Case, prompt: LesionPrompt, settings: ModelSettings) -> Pla
     shift, similarity = _best_shift(
         prior.scan,
         case.followups[prompt.followup.scan_name],
-        centers_xyz_mm=(_triple(center), _triple(expected)),
+        centers_xyz_mm=(triple(center), triple(expected)),
         extent_mm=float(extent_zyx_mm.max()),
         settings=settings.alignment,
     )
     lattice_mm = np.array(settings.voi.shape_zyx) * np.array(settings.voi.spacing_zyx_mm)
     return Placement(
-        followup_xyz_mm=_triple(expected + shift),
-        baseline_xyz_mm=_triple(center),
+        followup_xyz_mm=triple(expected + shift),
+        baseline_xyz_mm=triple(center),
         zoom=_zoom(float((extent_zyx_mm / lattice_mm).max()), settings.voi),
         similarity=similarity,
     )
@@ -149,8 +149,3 @@ def _peak(score: Float[np.ndarray, "k k k"], best: tuple[np.intp, ...]) -> Float
             if curvature < 0:
                 position[axis] += 0.5 * (below - above) / curvature
     return position
-
-
-def _triple(point: Float[np.ndarray, "3"]) -> Triple:
-    x, y, z = point.tolist()
-    return x, y, z

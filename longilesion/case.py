@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
-from jaxtyping import Float32, Int16, UInt16
+from jaxtyping import Float32, Int16, UInt8, UInt16
 
 from longilesion.geometry import ZYX, Grid, Triple
 
@@ -31,6 +31,12 @@ class LesionMap:
 
     ids: UInt16[np.ndarray, "z y x"]
     grid: Grid
+
+    @property
+    def compact_ids(self) -> UInt8[np.ndarray, "z y x"] | UInt16[np.ndarray, "z y x"]:
+        """The ids for a file: 8 bit where they fit."""
+        fits = self.ids.max(initial=0) <= np.iinfo(np.uint8).max
+        return self.ids.astype(np.uint8) if fits else self.ids
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

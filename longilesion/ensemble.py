@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,9 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 _AXES = {"z": 2, "y": 3, "x": 4}
 _BATCH_SIZE = {"cpu": 2, "cuda": 8}
+
+# A safetensors file begins with the length of its header.
+_HEADER_SIZE = struct.Struct("<Q")
 
 _log = logging.getLogger(__name__)
 
@@ -113,11 +118,25 @@ def save_bundle(
             halved = build_network(settings)
             halved.load_state_dict(network.state_dict())
             save_model(halved.half(), str(part))
+            _order_header(part)
             # safetensors lets only the owner read; a container runs as somebody else.
             part.chmod(0o644)
         described.write_text(manifest.model_dump_json(indent=2) + "\n")
     for stale in set(directory.glob("fold_*.safetensors")) - set(folds):
         stale.unlink()
+
+
+def _order_header(path: Path) -> None:
+    """Sorts the names in a safetensors file's header, whose order otherwise is another one each time it is saved."""
+    content = path.read_bytes()
+    start = _HEADER_SIZE.size + _HEADER_SIZE.unpack_from(content)[0]
+    header = json.loads(content[_HEADER_SIZE.size : start])
+    if "__metadata__" in header:
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    # The tensors have to begin at a multiple of 8 bytes.
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(_HEADER_SIZE.pack(len(text)) + text + content[start:])
 
 
 def is_bundle(directory: Path) -> bool:

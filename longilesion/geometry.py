@@ -5,11 +5,12 @@ Arrays are indexed z, y, x; world points are x, y, z in LPS millimetres (left, p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from numpy.typing import ArrayLike, NDArray
 
 ZYX: TypeAlias = tuple[int, int, int]
@@ -131,6 +132,12 @@ class Grid:
             np.linalg.norm(np.subtract(self.world_xyz_mm(corner), other.world_xyz_mm(corner))) <= tolerance_mm
             for corner in corners
         )
+
+
+def triple(values: Sequence[float] | Float[np.ndarray, "3"]) -> Triple:
+    """Three numbers as a tuple of floats."""
+    first, second, third = (float(value) for value in values)
+    return first, second, third
 
 
 def _best_permutation(towards: NDArray[np.float64]) -> tuple[int, int, int]:

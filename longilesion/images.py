@@ -73,8 +73,7 @@ def write_lesion_map(path: Path, lesion_map: LesionMap, *, like: Path) -> None:
     """
     check_writable_format(path)
     header = _opened(like)
-    compact = np.uint8 if lesion_map.ids.max(initial=0) <= np.iinfo(np.uint8).max else np.uint16
-    image = sitk.GetImageFromArray(lesion_map.ids.astype(compact, copy=False))
+    image = sitk.GetImageFromArray(lesion_map.compact_ids)
     image.SetOrigin(header.GetOrigin())
     image.SetSpacing(header.GetSpacing())
     image.SetDirection(header.GetDirection())

@@ -13,10 +13,10 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from longilesion.case import Baseline, Case, Click, ClickPair, LesionMap, Scan, ScanName
-from longilesion.geometry import Grid, Triple
+from longilesion.geometry import Grid, Triple, triple
 from training.synthesis.painting import Pose, Waves, outline, paint
 from training.synthesis.phantom import Anatomy, random_anatomy
-from training.synthesis.solids import Ellipsoid, triple
+from training.synthesis.solids import Ellipsoid
 
 Fate: TypeAlias = Literal["persists", "grows", "shrinks", "gone", "new", "merged"]
 

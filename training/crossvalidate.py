@@ -7,7 +7,6 @@ elsewhere, with `training.train --fold k`, are put into CV/fold_k; `--collect` t
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -41,7 +40,7 @@ from training.model_card import OUT_OF_FOLD
 from training.parallel import progress_bar
 from training.preparation.prepared import PreparedCase, PreparedData, read_dataset_file, read_prepared
 from training.recipe import PresenceSettings, Recipe, read_recipe
-from training.run_folder import RunFolder, read_record
+from training.run_folder import RunFolder, is_finished, read_record
 
 _log = logging.getLogger("training")
 
@@ -79,14 +78,6 @@ class Fold:
     number: int
     run: RunFolder
     held_out: tuple[PreparedCase, ...]
-
-    def is_finished(self) -> bool:
-        """Whether the run has come to its end; its summary says so, which it writes last."""
-        try:
-            done, _, wanted = str(json.loads(self.run.summary.read_bytes())["steps"]).partition(" of ")
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
-        return done == wanted and is_bundle(self.run.last)
 
 
 def cross_validate(arguments: Arguments) -> Path | None:
@@ -144,7 +135,7 @@ def _all_trained(folds: Sequence[Fold], arguments: Arguments) -> bool:
     """Trains what is not trained to its end yet, one fold after the other; false where it was stopped."""
     begun = time.monotonic()
     for fold in folds:
-        if fold.is_finished():
+        if is_finished(fold.run):
             _log.info("fold %d is trained", fold.number)
             continue
         if arguments.collect:
@@ -164,7 +155,7 @@ def _all_trained(folds: Sequence[Fold], arguments: Arguments) -> bool:
                 device=arguments.device,
             )
         )
-        if not fold.is_finished():
+        if not is_finished(fold.run):
             return False
     return True
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt16
 from numpy.typing import NDArray
 
 from longilesion.alignment import place_vois
@@ -23,7 +22,7 @@ from longilesion.config import ModelSettings
 from longilesion.errors import InputError
 from longilesion.evaluation.exam import Fate, LesionFact
 from longilesion.files import written_together
-from longilesion.geometry import Grid, Triple
+from longilesion.geometry import Grid, Triple, triple
 from longilesion.prompts import complete_prompts
 from longilesion.voi import Placement, lattice_around, sampled_window
 from training.recipe import JitterSettings
@@ -102,12 +101,12 @@ def write_cut_out(path: Path, lesion: CutOut) -> None:
     arrays: dict[str, NDArray[Any]] = {
         "followup_hu": followup.hu,
         "followup_grid": followup.grid.world_from_voxel,
-        "truth": _compact(lesion.truth.ids),
+        "truth": lesion.truth.compact_ids,
     }
     for prior in lesion.case.baselines.values():
         arrays |= {"baseline_hu": prior.scan.hu, "baseline_grid": prior.scan.grid.world_from_voxel}
         if prior.lesions is not None:
-            arrays["baseline_ids"] = _compact(prior.lesions.ids)
+            arrays["baseline_ids"] = prior.lesions.compact_ids
     facts = {
         "lesion_id": prompt.lesion_id,
         "true_id": lesion.true_id,
@@ -161,8 +160,8 @@ def _assembled(arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> 
             confidence=float(facts["confidence"]),
         ),
         placement=Placement(
-            followup_xyz_mm=_triple(facts["followup_xyz_mm"]),
-            baseline_xyz_mm=None if facts["baseline_xyz_mm"] is None else _triple(facts["baseline_xyz_mm"]),
+            followup_xyz_mm=triple(facts["followup_xyz_mm"]),
+            baseline_xyz_mm=None if facts["baseline_xyz_mm"] is None else triple(facts["baseline_xyz_mm"]),
             zoom=float(facts["zoom"]),
             similarity=facts["similarity"],
         ),
@@ -181,14 +180,14 @@ def _box(
 ) -> tuple[slice, slice, slice]:
     """The voxels, in the scan's own order, that a lattice around any of the centres can reach; never none."""
     _, lps = scan.grid.lps_view(scan.hu)
-    lattices = [(settings.voi, placement.zoom, 0.0)]
-    for jitter in jitters:
-        voi = settings.voi.model_copy(update={"shape_zyx": jitter.shape_zyx or settings.voi.shape_zyx})
-        lattices.append((voi, placement.zoom * jitter.zoom_factor, GREATEST_SHIFT * jitter.shift_mm))
+    lattices = [
+        (settings.voi, placement.zoom, 0.0),
+        *((jitter.lattice(settings.voi), placement.zoom * jitter.zoom_factor, jitter.shift_mm) for jitter in jitters),
+    ]
     corners: list[Triple] = []
     for center, (voi, zoom, shift_mm) in product(centers_xyz_mm, lattices):
         start, step = lps.axis_steps(lattice_around(lps, center, voi, zoom=zoom))
-        reach = shift_mm / np.array(lps.spacing_zyx_mm)
+        reach = GREATEST_SHIFT * shift_mm / np.array(lps.spacing_zyx_mm)
         window = sampled_window(
             start - reach,
             step + 2 * reach / (np.array(voi.shape_zyx) - 1),
@@ -222,10 +221,6 @@ def _nothing(scan: Scan) -> LesionMap:
     return LesionMap(ids=np.zeros(scan.hu.shape, np.uint16), grid=scan.grid)
 
 
-def _compact(ids: UInt16[np.ndarray, "z y x"]) -> NDArray[Any]:
-    return ids.astype(np.uint8) if ids.max(initial=0) <= np.iinfo(np.uint8).max else ids
-
-
 def _scan(hu: NDArray[Any], matrix: NDArray[Any]) -> Scan:
     z, y, x = hu.shape
     return Scan(hu=hu, grid=Grid(shape_zyx=(z, y, x), world_from_voxel=matrix))
@@ -238,8 +233,3 @@ def _listed(click: Click) -> list[Any]:
 def _click(listed: list[Any]) -> Click:
     name, x, y, z, clamped = listed
     return Click(scan_name=name, point_xyz_mm=(x, y, z), clamped=clamped)
-
-
-def _triple(values: list[float]) -> Triple:
-    x, y, z = values
-    return x, y, z

@@ -6,10 +6,8 @@ The result is a bundle with a model card, and beside it MODEL.tar.gz, which Gran
 from __future__ import annotations
 
 import gzip
-import json
 import logging
 import shutil
-import struct
 import sys
 import tarfile
 import tempfile
@@ -38,8 +36,6 @@ _log = logging.getLogger("training")
 # Grand Challenge takes more, but the repository that holds the model should stay small.
 LARGEST_BYTES = 24_000_000
 _PRESENCE = "presence"
-# A safetensors file begins with the length of its header.
-_HEADER_SIZE = struct.Struct("<Q")
 
 
 @dataclass
@@ -99,8 +95,6 @@ def export(arguments: Arguments) -> Path:
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=arguments.output.parent) as name:
         staged = Path(name)
         save_bundle(staged, settings, networks, provenance=provenance)
-        for path in staged.glob("*.safetensors"):
-            order_header(path)
         (staged / CARD_FILE).write_text(model_card(model))
         files = sorted(staged.iterdir(), key=lambda path: (path.name == SETTINGS_FILE, path.name))
         paths = [arguments.output / path.name for path in files]
@@ -177,19 +171,6 @@ def joined_settings(parts: Sequence[Part], presence_threshold: float | None) -> 
         raise InputError(f"--presence-threshold {presence_threshold:g}; expected 0 to 1")
     inference = first.settings.inference.model_copy(update={"presence_threshold": round(presence_threshold, 3)})
     return first.settings.model_copy(update={"inference": inference})
-
-
-def order_header(path: Path) -> None:
-    """Sorts the names in a safetensors file's header, whose order otherwise is another one each time it is saved."""
-    content = path.read_bytes()
-    start = _HEADER_SIZE.size + _HEADER_SIZE.unpack_from(content)[0]
-    header = json.loads(content[_HEADER_SIZE.size : start])
-    if "__metadata__" in header:
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":")).encode()
-    # The tensors have to begin at a multiple of 8 bytes.
-    text += b" " * (-len(text) % 8)
-    path.write_bytes(_HEADER_SIZE.pack(len(text)) + text + content[start:])
 
 
 def pack(files: Sequence[Path], path: Path) -> None:

@@ -161,7 +161,6 @@ def launched(recipe: Recipe, device: Device) -> Fabric:
     """
     # Its notes on precision and environment say nothing that the recipe does not.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     chosen = find_device(device)
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     processes = int(os.environ.get("WORLD_SIZE", "1"))

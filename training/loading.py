@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -16,9 +15,10 @@ from torch.utils.data import DataLoader
 from longilesion.errors import InputError, LongilesionError
 from training.batch import Batch
 from training.dataset import CachedLesions, SyntheticLesions
-from training.parallel import DeadWorkerError, single_threaded
+from training.parallel import DeadWorkerError, begin_worker
 from training.recipe import Recipe
 from training.samples import Sample, collate
+from training.stopping import ignore_stop_signals
 
 Lesions: TypeAlias = CachedLesions | SyntheticLesions
 
@@ -53,7 +53,7 @@ def batches(lesions: Lesions, recipe: Recipe, share: Share, *, steps: range) -> 
         collate_fn=partial(collate, recipe=recipe),
         num_workers=share.workers,
         prefetch_factor=prefetched if share.workers else None,
-        worker_init_fn=_prepared_worker,
+        worker_init_fn=_begin_worker,
         # Forked from a process whose networks run in threads, a worker might never wake up.
         multiprocessing_context="forkserver" if share.workers else None,
     )
@@ -94,7 +94,7 @@ def _check_shared_memory(recipe: Recipe, share: Share, *, prefetched: int) -> No
     """A worker that finds no room for its batches would be waited for in vain."""
     if not _SHARED_MEMORY.is_dir():
         return
-    voxels = prod(recipe.jitter.shape_zyx or recipe.model.voi.shape_zyx)
+    voxels = prod(recipe.jitter.lattice(recipe.model.voi).shape_zyx)
     sample = 4 * voxels * (2 * recipe.model.encoding.channel_count + 1)
     wanted = sample * recipe.batch_size // share.processes * (prefetched + 1) * share.workers
     room = shutil.disk_usage(_SHARED_MEMORY).free
@@ -105,11 +105,9 @@ def _check_shared_memory(recipe: Recipe, share: Share, *, prefetched: int) -> No
         )
 
 
-def _prepared_worker(worker: int) -> None:
-    """What asks a run to stop reaches its workers too, while the run still needs a batch of them."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    single_threaded(worker)
+def _begin_worker(_worker: int) -> None:
+    ignore_stop_signals()
+    begin_worker()
 
 
 def _qualified(kind: type[Exception]) -> str:

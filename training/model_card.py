@@ -98,11 +98,11 @@ def _recipe_rows(recipe: Recipe) -> Iterator[tuple[str, str]]:
         f"decay to the power of {optimizer.decay_exponent:g}, gradients clipped at {optimizer.gradient_clip:g}",
     )
     yield "average of weights", f"exponential, decay {recipe.average_decay:g}"
-    yield (
-        "loss",
-        f"{loss.outline} + {loss.presence:g} presence + {loss.reconstruction:g} reconstruction"
-        f"{', at every resolution' if loss.deep_supervision else ''}",
+    reconstruction = (
+        f" + {loss.reconstruction:g} reconstruction" if recipe.model.network.baseline_reconstruction else ""
     )
+    levels = ", at every resolution" if loss.deep_supervision else ""
+    yield "loss", f"{loss.outline} + {loss.presence:g} presence{reconstruction}{levels}"
     yield "jitter", f"{jitter.shift_mm:g} mm, zoom {jitter.zoom_factor:g}"
     yield "precision", recipe.precision
 

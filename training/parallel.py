@@ -26,13 +26,15 @@ class DeadWorkerError(LongilesionError):
     """A process that ended in the middle of its work."""
 
 
-def single_threaded(_worker: int = 0) -> None:
-    """Begins a worker: the cores belong to the processes, of which several threads in each would only fight over them.
-
-    It ends with the process that has started it, however that ends.
-    """
+def single_threaded() -> None:
+    """The cores belong to the processes: several threads in each would only fight over them."""
     torch.set_num_threads(1)
     threadpool_limits(1)
+
+
+def begin_worker() -> None:
+    """Begins a worker process, which ends with the one that has started it, however that ends."""
+    single_threaded()
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
@@ -74,7 +76,7 @@ def in_parallel(
             return
         # Processes that are forked from one with threads may never wake up.
         context = multiprocessing.get_context("forkserver")
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=single_threaded) as pool:
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=begin_worker) as pool:
             waiting = {pool.submit(job, item) for item in items}
             try:
                 while waiting:

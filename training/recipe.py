@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from longilesion.config import ModelSettings, Settings
+from longilesion.config import ModelSettings, Settings, VoiSettings
 from longilesion.errors import InputError
 from longilesion.geometry import ZYX
 from training.synthesis.settings import SynthesisSettings
@@ -57,6 +57,10 @@ class JitterSettings(Settings):
     shape_zyx: ZYX | None = Field(
         default=None, description="size of the lattice in training, cropped to its middle; inference's if not given"
     )
+
+    def lattice(self, voi: VoiSettings) -> VoiSettings:
+        """Inference's lattice, cropped to its middle where the recipe says so."""
+        return voi.model_copy(update={"shape_zyx": self.shape_zyx or voi.shape_zyx})
 
 
 class FaultSettings(Settings):

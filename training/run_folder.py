@@ -12,6 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 import longilesion
+from longilesion.ensemble import is_bundle
 from longilesion.errors import InputError, first_error
 from longilesion.files import written_together
 from training.differences import differences
@@ -37,6 +38,20 @@ class RunRecord(BaseModel):
     processes: int
     workers: int
     versions: dict[str, str]
+
+
+class RunSummary(BaseModel):
+    """How a run ended, at its end or where it was stopped; Dice and step are None without a validation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int
+    planned_steps: int
+    minutes: float
+    best_step: int | None
+    best_challenge_dice: float | None
+    skipped_steps: int
+    damaged_cut_outs: int
 
 
 class RunFolder:
@@ -91,6 +106,21 @@ def read_record(folder: RunFolder) -> RunRecord:
         raise InputError(
             f"{folder.record}: {first_error(error)}; expected the record of a run of this version"
         ) from error
+
+
+def write_summary(folder: RunFolder, summary: RunSummary) -> None:
+    """Writes how a run ended; raises InputError where that is impossible."""
+    with written_together([folder.summary]) as (temporary,):
+        temporary.write_text(summary.model_dump_json(indent=1) + "\n")
+
+
+def is_finished(folder: RunFolder) -> bool:
+    """Whether a run has come to its end; its summary, which is written last, says so."""
+    try:
+        summary = RunSummary.model_validate_json(folder.summary.read_bytes())
+    except (OSError, ValidationError):
+        return False
+    return summary.steps == summary.planned_steps and is_bundle(folder.last)
 
 
 def write_checkpoint(folder: RunFolder, state: Mapping[str, Any]) -> None:

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float, Float32
 
 from longilesion.case import Click, LesionMap, LesionPrompt
-from longilesion.config import ModelSettings, VoiSettings
+from longilesion.config import ModelSettings
 from longilesion.encoding import encode
-from longilesion.geometry import Grid, Triple
+from longilesion.geometry import Grid, triple
 from longilesion.voi import Placement, VoiPair, resample, sample_voi_pair
 from training.augmentation import augmented
 from training.batch import Batch
@@ -44,7 +44,7 @@ def sample_lesion(
     lesion: CutOut, settings: ModelSettings, jitter: JitterSettings, generator: np.random.Generator
 ) -> Sample | None:
     """A lesion at a random distance from where inference would look; None where the lattice then misses it."""
-    voi = training_lattice(settings, jitter)
+    voi = jitter.lattice(settings.voi)
     placement = _jittered(lesion.placement, lesion.prompt, generator, jitter)
     reach_zyx_mm = jitter.click_voxels * placement.zoom * np.array(voi.spacing_zyx_mm)
     prompt = _moved_clicks(lesion.prompt, generator, reach_zyx_mm)
@@ -94,11 +94,6 @@ def collate(samples: Sequence[Sample], recipe: Recipe) -> Batch:
     )
 
 
-def training_lattice(settings: ModelSettings, jitter: JitterSettings) -> VoiSettings:
-    """Inference's lattice, cropped to its middle where the recipe says so."""
-    return settings.voi.model_copy(update={"shape_zyx": jitter.shape_zyx or settings.voi.shape_zyx})
-
-
 def _jittered(
     placement: Placement, prompt: LesionPrompt, generator: np.random.Generator, jitter: JitterSettings
 ) -> Placement:
@@ -108,7 +103,7 @@ def _jittered(
     shift = np.clip(generator.normal(0, 1, 3), -GREATEST_SHIFT, GREATEST_SHIFT) * jitter.shift_mm
     limit = np.log(jitter.zoom_factor)
     zoom = placement.zoom * float(np.exp(generator.uniform(-limit, limit)))
-    return replace(placement, followup_xyz_mm=_triple(np.array(center) + shift), zoom=zoom)
+    return replace(placement, followup_xyz_mm=triple(np.array(center) + shift), zoom=zoom)
 
 
 def _moved_clicks(
@@ -122,11 +117,6 @@ def _moved_clicks(
     for click in (prompt.followup, prompt.baseline):
         shift = generator.uniform(-reach_xyz_mm, reach_xyz_mm)
         moved.append(
-            None if click is None else replace(click, point_xyz_mm=_triple(np.array(click.point_xyz_mm) + shift))
+            None if click is None else replace(click, point_xyz_mm=triple(np.array(click.point_xyz_mm) + shift))
         )
     return replace(prompt, followup=moved[0] or prompt.followup, baseline=moved[1])
-
-
-def _triple(point: np.ndarray) -> Triple:
-    x, y, z = point.tolist()
-    return x, y, z

@@ -6,13 +6,9 @@ it, phantoms take their place. A run resumes from its checkpoint. On several GPU
 
 from __future__ import annotations
 
-import json
 import logging
-import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from math import isnan
 from pathlib import Path
@@ -24,25 +20,26 @@ from rich.table import Table
 
 from longilesion.ensemble import Device, find_device, save_bundle
 from longilesion.errors import InputError
-from longilesion.files import written_together
 from longilesion.networks import build_network
-from training.batch import Batch
 from training.command import run_command
 from training.journal import Journal
 from training.learner import Learner, Progress, launched, leave, over_processes
 from training.loading import Share, batches
 from training.material import Material, find_material
 from training.optimisation import initialised, learning_rate
-from training.parallel import DeadWorkerError, progress_bar
+from training.parallel import progress_bar
 from training.recipe import Recipe, read_recipe
 from training.run_folder import (
     RunFolder,
     RunRecord,
+    RunSummary,
     begin_or_resume,
     package_versions,
     read_checkpoint,
     write_checkpoint,
+    write_summary,
 )
+from training.stopping import stop_signals, until_asked
 from training.validation import FIGURES, Figure, validate
 from training.weights import load_weights
 
@@ -99,10 +96,11 @@ def train(arguments: Arguments) -> Progress:
     fabric = run.learner.fabric
     share = Share(rank=fabric.global_rank, processes=fabric.world_size, workers=arguments.workers)
     begun, before = time.monotonic(), done.seconds
-    with _stop_signals() as asked, progress_bar(visible=fabric.is_global_zero) as bar:
-        stream = _until_asked(
-            asked, batches(run.material.lesions, run.recipe, share, steps=range(done.step, run.steps))
-        )
+    with stop_signals() as asked, progress_bar(visible=fabric.is_global_zero) as bar:
+        stream = batches(run.material.lesions, run.recipe, share, steps=range(done.step, run.steps))
+        if fabric.world_size == 1:
+            # One of several processes cannot leave the others waiting for its part of a step.
+            stream = until_asked(asked, stream)
         task = bar.add_task("training", total=run.steps, completed=done.step, note="")
         while done.step < run.steps:
             waiting = time.monotonic()
@@ -196,15 +194,6 @@ def _begun(arguments: Arguments) -> tuple[Run, Progress]:
     return run, done
 
 
-def _until_asked(asked: list[int], stream: Iterator[Batch]) -> Iterator[Batch]:
-    """The stream, which may end early where a signal that asks the run to stop has ended a worker too."""
-    try:
-        yield from stream
-    except DeadWorkerError:
-        if not asked:
-            raise
-
-
 def _report(run: Run, done: Progress, *, rate: float) -> str:
     """Writes down the means since the last report, over all processes; returns the losses for the progress bar."""
     sums, done.sums = done.sums, {}
@@ -267,37 +256,20 @@ def _save(run: Run, done: Progress) -> None:
     fabric.barrier()
 
 
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collects what asks the run to stop, so that it can write a checkpoint first; a second time stops at once."""
-    asked: list[int] = []
-
-    def ask(number: int, _frame: object) -> None:
-        asked.append(number)
-        signal.signal(number, before[number])
-
-    before = {int(number): signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _sum_up(run: Run, done: Progress) -> None:
-    summary: Mapping[str, str | float | None] = {
-        "steps": f"{done.step} of {run.steps}",
-        "minutes": round(done.seconds / 60, 1),
-        "best step": done.best_step or None,
-        "best challenge Dice": round(done.best_dice, 4) if done.best_dice >= 0 else None,
-        "skipped steps": done.bad_steps,
-        "damaged cut-outs": done.skipped,
-    }
-    with written_together([run.folder.summary]) as (temporary,):
-        temporary.write_text(json.dumps(summary, indent=1) + "\n")
+    summary = RunSummary(
+        steps=done.step,
+        planned_steps=run.steps,
+        minutes=round(done.seconds / 60, 1),
+        best_step=done.best_step or None,
+        best_challenge_dice=round(done.best_dice, 4) if done.best_dice >= 0 else None,
+        skipped_steps=done.bad_steps,
+        damaged_cut_outs=done.skipped,
+    )
+    write_summary(run.folder, summary)
     table = Table(title=f"run in {run.folder.path}", show_header=False)
-    for name, value in summary.items():
-        table.add_row(name, "-" if value is None else str(value))
+    for name, value in summary:
+        table.add_row(name.replace("_", " "), "-" if value is None else str(value))
     Console().print(table)
 
 

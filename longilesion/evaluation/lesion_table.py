@@ -6,8 +6,6 @@ challenge's training data (columns lesion_id, topology_class, merged_into, lesio
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,16 +14,19 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from longilesion.click_files import HIGHEST_ID
+from longilesion.csv_table import CellError, Row, read_table
 from longilesion.errors import InputError, first_error
-from longilesion.evaluation.exam import Fate, LesionFact
+from longilesion.evaluation.exam import FATES, Fate, LesionFact
 
-# The sample cases tell apart how a persisting lesion's size changed.
-_FATES: Mapping[str, Fate] = {
-    **{fate: "persists" for fate in ("persists", "grows", "shrinks", "UNCHANGED")},
-    **{fate: "new" for fate in ("new", "NEWLYAPPEARING")},
-    **{fate: "gone" for fate in ("gone", "DISAPPEARING")},
-    **{fate: "merged" for fate in ("merged", "MERGING")},
+# What the challenge calls a lesion's fate.
+TOPOLOGIES: Mapping[str, Fate] = {
+    "UNCHANGED": "persists",
+    "NEWLYAPPEARING": "new",
+    "DISAPPEARING": "gone",
+    "MERGING": "merged",
 }
+# The sample cases tell apart how a persisting lesion's size changed.
+_FATES: Mapping[str, Fate] = {**{fate: fate for fate in FATES}, "grows": "persists", "shrinks": "persists"}
 
 LesionId: TypeAlias = Annotated[int, Field(ge=1, le=HIGHEST_ID)]
 
@@ -41,11 +42,7 @@ class _Entry(BaseModel):
 
 def read_lesion_table(path: Path) -> dict[int, LesionFact]:
     """Reads a table of either kind, by its suffix; raises InputError for anything else."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: {getattr(error, 'strerror', 'no text')}; expected a table of lesions") from error
-    return _from_json(path, text) if path.suffix.lower() == ".json" else _from_csv(path, text)
+    return _from_json(path) if path.suffix.lower() == ".json" else _from_csv(path)
 
 
 def completed_facts(
@@ -117,7 +114,11 @@ def _contradiction(
     return f"{source}: lesion {lesion_id} is '{said.fate}{into}' there, but {', '.join(shown)}; taken {taken}"
 
 
-def _from_json(path: Path, text: str) -> dict[int, LesionFact]:
+def _from_json(path: Path) -> dict[int, LesionFact]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: {getattr(error, 'strerror', 'no text')}; expected a table of lesions") from error
     try:
         entries = TypeAdapter(dict[LesionId, _Entry]).validate_json(text)
     except ValidationError as error:
@@ -135,56 +136,30 @@ def _from_json(path: Path, text: str) -> dict[int, LesionFact]:
     }
 
 
-def _from_csv(path: Path, text: str) -> dict[int, LesionFact]:
-    try:
-        dialect: type[csv.Dialect] | csv.Dialect = csv.Sniffer().sniff(text.partition("\n")[0], delimiters=",;\t")
-    except csv.Error:
-        dialect = csv.excel
-    rows = csv.DictReader(io.StringIO(text), dialect=dialect)
-    if not {"lesion_id", "topology_class"} <= {name.strip() for name in rows.fieldnames or ()}:
-        found = ", ".join(rows.fieldnames or ()) or "nothing"
-        raise InputError(f"{path}: columns {found}; expected lesion_id and topology_class among them")
+def _from_csv(path: Path) -> dict[int, LesionFact]:
     facts: dict[int, LesionFact] = {}
-    for row in rows:
-        cells = {(name or "").strip(): _cell(cell) for name, cell in row.items() if isinstance(cell, str)}
-        lesion_id, fact = _row(f"{path}: line {rows.line_num}", cells)
+    for row in read_table(path, columns=("lesion_id", "topology_class")):
+        try:
+            lesion_id, fact = _fact(row)
+        except CellError as error:
+            raise InputError(f"{path}: line {row.line}: {error}") from error
         if lesion_id in facts:
-            raise InputError(f"{path}: line {rows.line_num}: lesion {lesion_id} a second time; expected one line each")
+            raise InputError(f"{path}: line {row.line}: lesion {lesion_id} a second time; expected one line each")
         facts[lesion_id] = fact
     return facts
 
 
-def _cell(text: str) -> str:
-    """A cell's text; what pandas writes for no number is none."""
-    return "" if text.strip().lower() == "nan" else text.strip()
-
-
-def _row(place: str, cells: Mapping[str, str]) -> tuple[int, LesionFact]:
-    name, topology = cells.get("lesion_id", ""), cells.get("topology_class", "")
-    lesion_id, fate = _lesion_id(name), _FATES.get(topology.upper())
-    into = cells.get("merged_into", "")
-    host = _lesion_id(into)
-    if lesion_id is None or fate is None or (fate == "merged" and into and host is None):
-        raise InputError(
-            f"{place}: lesion {name!r} of class {topology!r}, merged into {into!r}; "
-            f"expected ids from 1 to {HIGHEST_ID}, and DISAPPEARING, MERGING, NEWLYAPPEARING or UNCHANGED"
-        )
+def _fact(row: Row) -> tuple[int, LesionFact]:
+    lesion_id, topology = row.lesion_id("lesion_id"), row.text("topology_class")
+    fate = TOPOLOGIES.get(topology.upper())
+    if lesion_id is None:
+        raise CellError("no lesion_id; expected one")
+    if fate is None:
+        raise CellError(f"topology_class {topology!r}; expected one of {', '.join(sorted(TOPOLOGIES))}")
+    host = row.lesion_id("merged_into") if fate == "merged" else None
     return lesion_id, LesionFact(
         fate=fate,
-        true_id=None if fate == "gone" else host if fate == "merged" and host is not None else lesion_id,
-        lesion_type=cells.get("lesion_type") or None,
-        is_target=_boolean(cells.get("target_lesion", "")),
+        true_id=None if fate == "gone" else lesion_id if host is None else host,
+        lesion_type=row.text("lesion_type") or None,
+        is_target=row.boolean("target_lesion"),
     )
-
-
-def _lesion_id(cell: str) -> int | None:
-    """A lesion id, also as spreadsheets write it (7.0)."""
-    try:
-        number = float(cell)
-    except ValueError:
-        return None
-    return int(number) if number.is_integer() and 1 <= number <= HIGHEST_ID else None
-
-
-def _boolean(cell: str) -> bool | None:
-    return {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}.get(cell.lower())

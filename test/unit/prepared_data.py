@@ -7,6 +7,7 @@ from pathlib import Path
 from longilesion.evaluation.exam import LesionFact
 from longilesion.geometry import Grid
 from test.unit.builders import case_of, click, scan_with
+from test.unit.training_runs import MODEL
 from training.preparation.case_folder import write_case
 from training.preparation.folds import make_folds
 from training.preparation.patient import CaseContent
@@ -24,7 +25,8 @@ from training.preparation.prepared import (
 LICENCE = "CC0, nobody to name"
 # The last patient has two follow-ups.
 CASES = {"a": "ann", "b": "bob", "c": "cas", "d": "dee", "e1": "eve", "e2": "eve"}
-RECIPE = """
+RECIPE = (
+    """
 name = "tiny"
 steps = 2
 batch_size = 2
@@ -38,25 +40,9 @@ cases = 1
 [presence]
 lesions = 8
 
-[model.voi]
-shape_zyx = [8, 16, 16]
-spacing_zyx_mm = [6.0, 3.0, 3.0]
-growth_limit = 0
-
-[model.alignment]
-template_radius_mm = 10.0
-search_radius_mm = 5.0
-
-[model.encoding]
-
-[model.network]
-features_per_stage = [4, 8]
-kernel_sizes = [[3, 3, 3], [3, 3, 3]]
-strides = [[1, 1, 1], [2, 2, 2]]
-blocks_per_stage = [1, 1]
-decoder_convolutions = [1]
-presence_features = 4
 """
+    + MODEL
+)
 
 
 def write_prepared(folder: Path) -> PreparedData:

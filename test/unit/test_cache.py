@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import logging
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import training.cache
 from longilesion.alignment import place_vois
 from longilesion.errors import InputError
 from longilesion.grand_challenge import read_case
 from longilesion.prompts import complete_prompts
 from longilesion.voi import sample_voi_pair
 from test.unit.prepared_data import RECIPE, write_prepared
-from training.cache import build_cache
+from training.cache import CachedLesion, _cut_case, build_cache
 from training.cutout import read_cut_out
-from training.preparation.prepared import PreparedData
+from training.preparation.prepared import PreparedCase, PreparedData, read_prepared
 from training.recipe import Recipe, read_recipe
 from training.samples import sample_lesion, unjittered
 
@@ -115,3 +120,28 @@ def test_damaged_index_is_refused_in_one_line(data: PreparedData, recipe: Recipe
         build_cache(data, data.cases, recipe, workers=1)
     assert "\n" not in str(caught.value)
     index.write_bytes(whole)
+
+
+def build_and_tell(folder: Path, recipe: Recipe, told: Path) -> list[CachedLesion]:
+    """Builds a cache in a process of its own, and leaves a file for each case that it cuts out."""
+
+    def telling(case: PreparedCase, folder: Path, recipe: Recipe) -> list[str]:
+        (told / f"{case.case_id} {os.getpid()}").touch()
+        time.sleep(0.05)
+        return _cut_case(case, folder, recipe)
+
+    training.cache._cut_case = telling
+    data = read_prepared(folder)
+    return list(build_cache(data, data.cases, recipe, workers=1).lesions)
+
+
+def test_runs_that_want_the_same_cache_at_once_cut_each_case_out_once(tmp_path: Path, recipe: Recipe) -> None:
+    folder, told = tmp_path / "data", tmp_path / "told"
+    write_prepared(folder)
+    told.mkdir()
+    with ProcessPoolExecutor(2, mp_context=get_context("forkserver")) as pool:
+        waiting = [pool.submit(build_and_tell, folder, recipe, told) for _ in range(2)]
+        first, second = (each.result() for each in waiting)
+    assert sorted(path.name.split()[0] for path in told.iterdir()) == ["a", "b", "c", "d", "e1", "e2"]
+    assert first == second
+    assert len(first) == 12

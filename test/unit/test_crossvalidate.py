@@ -203,7 +203,7 @@ def test_missing_fold_is_named(copied: Path) -> None:
 @pytest.mark.usefixtures("forbid_training")
 def test_unfinished_fold_is_named(copied: Path) -> None:
     summary = copied / "cv" / "fold_1" / "summary.json"
-    summary.write_text(summary.read_text().replace("2 of 2", "1 of 2"))
+    summary.write_text(summary.read_text().replace('"steps":2', '"steps":1').replace('"steps": 2', '"steps": 1'))
     with pytest.raises(InputError, match=r"fold_1: not trained to its end 1; expected one to collect$"):
         cross_validate(arguments(copied, collect=True))
 

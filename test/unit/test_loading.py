@@ -6,6 +6,8 @@ import os
 import signal
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -110,3 +112,22 @@ def test_worker_that_fails_ends_the_stream_and_says_why(failing: str, error: typ
         assert "Traceback" in str(caught.value)
     else:
         assert "\n" not in str(caught.value)
+
+
+def test_shared_memory_too_small_for_the_batches_is_refused_before_any_worker_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Two streams of 4 channels and a target, 2 samples, 4 batches ahead for each of 2 workers.
+    wanted = 4 * 16 * 32 * 32 * 9 * 2 * 4 * 2
+    lesions = Numbers(all_samples()[0][1])
+    monkeypatch.setattr("training.loading._SHARED_MEMORY", tmp_path)
+    room = wanted - 1
+    monkeypatch.setattr("training.loading.shutil.disk_usage", lambda _: SimpleNamespace(free=room))
+    with pytest.raises(InputError, match="9 MB for the batches of 2 workers; expected 9 MB") as caught:
+        next(batches(lesions, RECIPE, Share(workers=2), steps=range(3)))
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    # Without workers nothing goes through it.
+    assert len(next(batches(lesions, RECIPE, Share(), steps=range(3))).origins) == 2
+    room = wanted
+    assert len(next(batches(lesions, RECIPE, Share(workers=2), steps=range(3))).origins) == 2

@@ -6,6 +6,7 @@ import resource
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -17,11 +18,14 @@ from training.recipe import read_recipe
 from training.run_folder import (
     RunFolder,
     RunRecord,
+    RunSummary,
     begin_or_resume,
+    is_finished,
     package_versions,
     read_checkpoint,
     read_record,
     write_checkpoint,
+    write_summary,
 )
 
 CPU = torch.device("cpu")
@@ -146,3 +150,58 @@ def test_log_of_a_killed_run_goes_on_from_its_last_checkpoint(folder: RunFolder)
         (4, 0.75),
     ]
     assert read_log(folder.validation) == []
+
+
+def test_log_that_cannot_be_written_ends_the_run_in_one_line(folder: RunFolder) -> None:
+    journal = Journal(folder, step=0)
+    folder.metrics.mkdir()
+    with pytest.raises(InputError, match="expected a log that can be written to") as caught:
+        journal.training(1, {"loss": 1.0})
+    assert str(folder.metrics) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    journal.close()
+
+
+def many_steps(journal: Journal) -> None:
+    for step in range(20_000):
+        journal.training(step, {"loss": 1.0 / (step + 1)})
+
+
+@pytest.mark.usefixtures("_small_disk")
+def test_full_disk_ends_the_log_in_one_line(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    # TensorBoard's own file is written by a thread, which would die of it whenever it likes.
+    monkeypatch.setattr("training.journal.SummaryWriter", MagicMock())
+    journal = Journal(folder, step=0)
+    with pytest.raises(InputError, match="expected a log that can be written to") as caught:
+        many_steps(journal)
+    assert str(folder.path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_log_of_something_else_is_refused_in_one_line(folder: RunFolder) -> None:
+    folder.path.mkdir()
+    folder.metrics.write_text("step,loss\nmonday,1.0\n")
+    for read in (lambda: read_log(folder.metrics), lambda: Journal(folder, step=1)):
+        with pytest.raises(InputError, match=r"metrics\.csv: ") as caught:
+            read()
+        assert "\n" not in str(caught.value)
+
+
+def test_run_is_finished_when_all_its_steps_are_done_and_its_weights_are_there(folder: RunFolder) -> None:
+    ended = RunSummary(
+        steps=8,
+        planned_steps=8,
+        minutes=0.1,
+        best_step=None,
+        best_challenge_dice=None,
+        skipped_steps=0,
+        damaged_cut_outs=0,
+    )
+    assert not is_finished(folder)
+    write_summary(folder, ended)
+    assert not is_finished(folder)
+    folder.last.mkdir()
+    (folder.last / "settings.json").write_text("{}")
+    assert is_finished(folder)
+    write_summary(folder, ended.model_copy(update={"steps": 7}))
+    assert not is_finished(folder)

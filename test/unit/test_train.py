@@ -67,9 +67,9 @@ def test_run_leaves_logs_a_curve_a_summary_and_two_bundles(
     assert (run / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert list(run.glob("events.out.tfevents.*"))
     summary = json.loads((run / "summary.json").read_text())
-    assert summary["steps"] == "8 of 8"
-    assert summary["best step"] in (4, 8)
-    assert "best challenge Dice" in capsys.readouterr().out
+    assert summary["steps"] == summary["planned_steps"] == 8
+    assert summary["best_step"] in (4, 8)
+    assert "best challenge dice" in capsys.readouterr().out
     assert "validation at step 8: dice" in caplog.text
     for name in ("best", "last"):
         ensemble = load_ensemble(run / name, device="cpu", precision="float32")

@@ -20,6 +20,27 @@ from test.unit.synthetic import block, pair
 from training.learner import Learner, Progress
 from training.train import Arguments
 
+MODEL = """
+[model.voi]
+shape_zyx = [8, 16, 16]
+spacing_zyx_mm = [6.0, 3.0, 3.0]
+growth_limit = 0
+
+[model.alignment]
+template_radius_mm = 10.0
+search_radius_mm = 5.0
+
+[model.encoding]
+
+[model.network]
+features_per_stage = [4, 8]
+kernel_sizes = [[3, 3, 3], [3, 3, 3]]
+strides = [[1, 1, 1], [2, 2, 2]]
+blocks_per_stage = [1, 1]
+decoder_convolutions = [1]
+presence_features = 4
+"""
+
 RECIPE = """
 name = "tiny"
 steps = 8
@@ -44,28 +65,11 @@ probability = 0.5
 rotation_deg = 10.0
 mirror_axes = ["x"]
 
-[model.voi]
-shape_zyx = [8, 16, 16]
-spacing_zyx_mm = [6.0, 3.0, 3.0]
-
-[model.alignment]
-template_radius_mm = 10.0
-search_radius_mm = 5.0
-
-[model.encoding]
-
-[model.network]
-features_per_stage = [4, 8]
-kernel_sizes = [[3, 3, 3], [3, 3, 3]]
-strides = [[1, 1, 1], [2, 2, 2]]
-blocks_per_stage = [1, 1]
-decoder_convolutions = [1]
-presence_features = 4
 """
 
 
 def write_recipe(path: Path, *, optimizer: str = "sgd") -> Path:
-    path.write_text(RECIPE.format(optimizer=optimizer))
+    path.write_text(RECIPE.format(optimizer=optimizer) + MODEL)
     return path
 
 

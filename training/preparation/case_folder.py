@@ -71,7 +71,7 @@ def write_input(
     for name, baseline in case.baselines.items():
         write_image(f"{name}-baseline-ct", baseline.scan.hu, baseline.scan.grid)
         if baseline.lesions is not None:
-            write_image(f"{name}-baseline-ct-tumor-lesion-seg", _compact(baseline.lesions), baseline.lesions.grid)
+            write_image(f"{name}-baseline-ct-tumor-lesion-seg", baseline.lesions.compact_ids, baseline.lesions.grid)
         clicks = {pair.lesion_id: pair.baseline for pair in case.clicks}
         entries.append(_write_clicks(folder, f"{name}-baseline-lesion-clicks", clicks, name=name, scan=baseline.scan))
     for name, scan in case.followups.items():
@@ -95,7 +95,7 @@ def write_truth(
     for name, lesion_map in truth.items():
         path = folder / "images" / f"{name}-followup-ct-tumor-lesion-seg" / "output.mha"
         header = (headers or {}).get(name)
-        _save(path, _compact(lesion_map), lesion_map.grid, header=header, compression_level=compression_level)
+        _save(path, lesion_map.compact_ids, lesion_map.grid, header=header, compression_level=compression_level)
     (folder / "lesions.json").write_text(json.dumps(lesions, indent=1) + "\n")
 
 
@@ -135,10 +135,6 @@ def _entry(
         "relative_path": path,
     }
     return {"file": None, "image": image, "value": value, "socket": socket}
-
-
-def _compact(lesions: LesionMap) -> np.ndarray:
-    return lesions.ids.astype(np.uint8) if lesions.ids.max(initial=0) <= 255 else lesions.ids
 
 
 def _save(path: Path, voxels: np.ndarray, grid: Grid, *, header: Path | None, compression_level: int) -> None:

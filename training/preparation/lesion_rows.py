@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from longilesion.csv_table import CellError, Row, read_table
 from longilesion.evaluation.exam import Fate
+from longilesion.evaluation.lesion_table import TOPOLOGIES
 from training.preparation.patient import LesionRow, LesionTable
 from training.preparation.record import LeftOut, LesionRecord
-from training.preparation.table import CellError, Row, read_table
 
-FATES: Mapping[str, Fate] = {
-    "UNCHANGED": "persists",
-    "NEWLYAPPEARING": "new",
-    "DISAPPEARING": "gone",
-    "MERGING": "merged",
-}
 COLUMNS = (
     "lesion_id",
     "cog_bl",
@@ -96,12 +91,14 @@ def _lesion(lesion_id: int, lines: Sequence[Row], *, keep_unclear: bool) -> Lesi
 
 def _row(lesion_id: int, line: Row) -> LesionRow:
     topology = line.text("topology_class").upper()
-    if topology not in FATES:
-        raise CellError(f"topology_class {line.text('topology_class')!r}; expected one of {', '.join(sorted(FATES))}")
+    if topology not in TOPOLOGIES:
+        raise CellError(
+            f"topology_class {line.text('topology_class')!r}; expected one of {', '.join(sorted(TOPOLOGIES))}"
+        )
     before = "cog_backpropagated" if topology == "NEWLYAPPEARING" else "cog_bl"
     return LesionRow(
         lesion_id=lesion_id,
-        fate=FATES[topology],
+        fate=TOPOLOGIES[topology],
         merged_into=line.lesion_id("merged_into"),
         lesion_type=line.text("lesion_type") or None,
         is_target=line.boolean("target_lesion"),

@@ -9,12 +9,12 @@ import numpy as np
 from scipy.ndimage import center_of_mass
 
 from longilesion.case import SCAN_NAMES
+from longilesion.csv_table import CellError, Row
 from longilesion.evaluation.exam import FATES, Fate
 from longilesion.geometry import Triple
 from training.preparation.lesion_rows import unreadable
 from training.preparation.patient import LesionRow, LesionTable, OutlinedImage, Outlines, TimePoint
 from training.preparation.record import LesionRecord
-from training.preparation.table import CellError, Row
 
 
 def completed_rows(

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from longilesion.case import SCAN_NAMES
+from longilesion.csv_table import Row, read_table
 from longilesion.errors import InputError
 from training.preparation.assembly import made_patient, read_outlines
 from training.preparation.lesion_rows import lines_by_lesion
@@ -25,7 +26,6 @@ from training.preparation.patient import (
 )
 from training.preparation.record import LeftOut, Record
 from training.preparation.selection import EdgeRule
-from training.preparation.table import Row, read_table
 
 PAIRS, LESIONS = "pairs.csv", "lesions.csv"
 PAIR_COLUMNS = ("patient", "case", "baseline", "baseline_mask", "followup", "followup_mask")

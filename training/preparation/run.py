@@ -14,6 +14,7 @@ from rich.console import Console
 
 from longilesion.errors import InputError
 from longilesion.files import check_writable, written_together
+from training.differences import differences
 from training.parallel import in_parallel, single_threaded
 from training.preparation.case_folder import write_case
 from training.preparation.folds import check_patient_count, make_folds
@@ -104,14 +105,13 @@ def _begin(source: DataSource, options: Options) -> DatasetFile:
         arguments={**source.arguments, "folds": options.folds, "seed": options.seed},
     )
     if is_prepared(options.output):
-        earlier = read_dataset_file(options.output)
-        for field, was, now in [
-            *((field, getattr(earlier, field), getattr(started, field)) for field in ("name", "source", "licence")),
-            *((key, earlier.arguments.get(key), value) for key, value in started.arguments.items()),
-        ]:
-            if was != now:
-                path = options.output / DATASET_FILE
-                raise InputError(f"{path}: prepared with {field} {was!r}, not {now!r}; expected another --output")
+        decisive = {"name", "source", "licence", "arguments"}
+        earlier, now = (
+            each.model_dump(mode="json", include=decisive) for each in (read_dataset_file(options.output), started)
+        )
+        for name, was, asked in differences(earlier, now):
+            path = options.output / DATASET_FILE
+            raise InputError(f"{path}: prepared with {name} {was!r}, not {asked!r}; expected another --output")
     # Incomplete until the end, also where it was complete: a patient may come to it.
     write_json(options.output / DATASET_FILE, started)
     return started

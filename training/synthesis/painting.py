@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float, Int16
 from scipy.ndimage import gaussian_filter
 
 from longilesion.case import AIR_HU, Scan
-from longilesion.geometry import Grid, Triple
-from training.synthesis.solids import Field, Points, Solid, Window, triple
+from longilesion.geometry import Grid, Triple, triple
+from training.synthesis.solids import Field, Points, Solid, Window
 
 # Voxels that are painted at a time: enough for NumPy's overhead to vanish, few enough to fit into a few MB.
 _CHUNK_VOXELS = 1_000_000

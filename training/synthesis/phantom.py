@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Float
 
 from longilesion.case import Scan
-from longilesion.geometry import Grid, Triple
+from longilesion.geometry import Grid, Triple, triple
 from training.synthesis.painting import Pose, Waves, paint
-from training.synthesis.solids import Ellipsoid, Solid, Trunk, Tube, triple
+from training.synthesis.solids import Ellipsoid, Solid, Trunk, Tube
 
 _FAT, _MUSCLE, _LUNG, _GAS, _BONE, _MARROW = -102.0, 58.0, -860.0, -950.0, 480.0, 190.0
 

@@ -5,14 +5,13 @@ They live in the phantom's own frame: LPS mm (x, y, z), with the middle of the b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float32
 
-from longilesion.geometry import Triple
+from longilesion.geometry import Triple, triple
 
 Window: TypeAlias = tuple[slice, slice, slice]
 Field: TypeAlias = Float32[np.ndarray, "z y x"]
@@ -137,9 +136,3 @@ class Trunk:
         u, v = np.cos(angle) ** 2, np.sin(angle) ** 2
         radius = (u * u + v * v + 1.2 * u * v) ** -0.25
         return float(width * radius * np.cos(angle)), float(depth * radius * np.sin(angle)), height_mm
-
-
-def triple(values: Sequence[float] | Float[np.ndarray, "3"]) -> Triple:
-    """Three numbers as a tuple of floats."""
-    x, y, z = (float(value) for value in values)
-    return x, y, z

@@ -86,7 +86,8 @@ def read_table(path: Path, *, columns: Sequence[str]) -> list[Row]:
     present = [name.strip() for name in lines.fieldnames or ()]
     missing = [column for column in columns if column not in present]
     if missing:
-        raise InputError(f"{path}: no column {missing[0]}, found {', '.join(present) or 'nothing'}; expected it")
+        found, expected = ", ".join(present) or "nothing", " and ".join((", ".join(columns[:-1]), columns[-1]))
+        raise InputError(f"{path}: no column {missing[0]}, columns {found}; expected {expected}")
     return [
         Row(
             line=number,
