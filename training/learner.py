@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -30,6 +31,8 @@ _log = logging.getLogger("training")
 _BAD_IN_A_ROW = 30
 # How long processes wait for each other: one of them may be cutting out the lesions of a large data set.
 _PATIENCE = timedelta(hours=2)
+# What holds on to the other processes, until `end_process`.
+_NEVER_FREED: list[nn.Module] = []
 
 
 class TrainingError(LongilesionError):
@@ -73,6 +76,8 @@ class Learner:
         if fabric.device.type == "cpu" and fabric.world_size == 1:
             network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         objective, optimizer = fabric.setup(Objective(network, recipe.loss), build_optimizer(network, recipe.optimizer))
+        if fabric.world_size > 1:
+            _NEVER_FREED.append(objective)
         return cls(
             fabric=fabric,
             network=network,
@@ -179,11 +184,16 @@ def launched(recipe: Recipe, device: Device) -> Fabric:
     return fabric
 
 
-def leave(fabric: Fabric) -> None:
-    """Parts with the other processes: one that ends while they still talk may take them with it."""
-    if fabric.world_size > 1:
-        fabric.barrier()
-        torch.distributed.destroy_process_group()
+def end_process(code: int) -> None:
+    """Ends this process at once where it is one of several; otherwise does nothing.
+
+    Python's own way out frees what gloo's threads still use, which then wait for Python while it waits for them.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _leaves_weights_alone(recipe: Recipe) -> bool:

@@ -23,7 +23,7 @@ from longilesion.errors import InputError
 from longilesion.networks import build_network
 from training.command import run_command
 from training.journal import Journal
-from training.learner import Learner, Progress, launched, leave, over_processes
+from training.learner import Learner, Progress, end_process, launched, over_processes
 from training.loading import Share, batches
 from training.material import Material, find_material
 from training.optimisation import initialised, learning_rate
@@ -132,7 +132,8 @@ def train(arguments: Arguments) -> Progress:
     if run.journal is not None:
         run.journal.close()
         _sum_up(run, done)
-    leave(fabric)
+    # None leaves before all are done.
+    fabric.barrier()
     return done
 
 
@@ -275,7 +276,9 @@ def _sum_up(run: Run, done: Progress) -> None:
 
 def main() -> int:
     """Command line; 1 where the recipe or the data cannot be used."""
-    return run_command(train, Arguments, __doc__)
+    code = run_command(train, Arguments, __doc__)
+    end_process(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -110,8 +110,9 @@ def _begin(source: DataSource, options: Options) -> DatasetFile:
             each.model_dump(mode="json", include=decisive) for each in (read_dataset_file(options.output), started)
         )
         for name, was, asked in differences(earlier, now):
+            what = name.removeprefix("arguments.")
             path = options.output / DATASET_FILE
-            raise InputError(f"{path}: prepared with {name} {was!r}, not {asked!r}; expected another --output")
+            raise InputError(f"{path}: prepared with {what} {was!r}, not {asked!r}; expected another --output")
     # Incomplete until the end, also where it was complete: a patient may come to it.
     write_json(options.output / DATASET_FILE, started)
     return started
