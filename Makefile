@@ -9,10 +9,10 @@ STAMP := $(VENV)/.complete
 TEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench bench-training container clean
+.PHONY: help setup demo test check bench bench-training bench-registration container clean
 
 help:
-	@echo "make setup | demo | test | check | bench | bench-training | container | clean"
+	@echo "make setup | demo | test | check | bench | bench-training | bench-registration | container | clean"
 
 setup: $(STAMP)
 
@@ -46,6 +46,9 @@ bench: setup
 
 bench-training: setup
 	$(BIN)/python -m benchmarks.training
+
+bench-registration: setup
+	$(BIN)/python -m benchmarks.registration
 
 # With a docker engine the image stands on its official base; without one, on a small Debian base made here.
 container: setup

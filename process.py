@@ -54,7 +54,7 @@ def _run(options: argparse.Namespace) -> None:
     read = time.perf_counter()
     counts = len(case.baselines), len(case.followups), len(case.clicks)
     _log.info("read %d baseline scans, %d follow-up scans, %d clicked lesions in %.1f s", *counts, read - loaded)
-    segmentation = segment_case(case, ensemble)
+    segmentation = segment_case(case, ensemble, refine_clicks=options.refine_clicks)
     segmented = time.perf_counter()
     outlined = sum(outcome.volume_followup_ml > 0 for outcome in segmentation.lesions)
     _log.info("outlined %d of %d lesions in %.1f s", outlined, len(segmentation.lesions), segmented - read)
@@ -80,6 +80,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--device", choices=get_args(Device), default="auto")
     parser.add_argument("--precision", choices=get_args(Precision), default="auto")
+    parser.add_argument(
+        "--refine-clicks",
+        action="store_true",
+        help="let registration move follow-up clicks that it contradicts confidently (default: off)",
+    )
     parser.add_argument("--report", type=Path, help="JSON file for the run report (default: none)")
     return parser.parse_args(arguments)
 

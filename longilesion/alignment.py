@@ -22,7 +22,9 @@ def place_vois(case: Case, prompt: LesionPrompt, settings: ModelSettings) -> Pla
     """
     if prompt.baseline is None or prompt.baseline.scan_name not in case.baselines:
         return Placement(
-            followup_xyz_mm=prompt.followup.point_xyz_mm, baseline_xyz_mm=None, zoom=_zoom(0.0, settings.voi)
+            followup_xyz_mm=prompt.followup.point_xyz_mm,
+            baseline_xyz_mm=None,
+            zoom=_zoom(0.0, prompt.confidence, settings.voi),
         )
     prior = case.baselines[prompt.baseline.scan_name]
     region = prior.regions.get(prompt.lesion_id)
@@ -30,7 +32,7 @@ def place_vois(case: Case, prompt: LesionPrompt, settings: ModelSettings) -> Pla
     center = click if region is None else np.array(prior.scan.grid.world_xyz_mm(region.center_zyx))
     extent_zyx_mm = np.zeros(3) if region is None else _extent_zyx_mm(prior, region)
     expected = np.array(prompt.followup.point_xyz_mm) + (center - click)
-    shift, similarity = _best_shift(
+    shift, similarity = best_shift(
         prior.scan,
         case.followups[prompt.followup.scan_name],
         centers_xyz_mm=(triple(center), triple(expected)),
@@ -41,15 +43,19 @@ def place_vois(case: Case, prompt: LesionPrompt, settings: ModelSettings) -> Pla
     return Placement(
         followup_xyz_mm=triple(expected + shift),
         baseline_xyz_mm=triple(center),
-        zoom=_zoom(float((extent_zyx_mm / lattice_mm).max()), settings.voi),
+        zoom=_zoom(float((extent_zyx_mm / lattice_mm).max()), prompt.confidence, settings.voi),
         similarity=similarity,
     )
 
 
-def _zoom(share: float, settings: VoiSettings) -> float:
-    """Zoom at which a lesion spanning `share` of the lattice spans `lesion_fraction`, within limits; 1 if unknown."""
+def _zoom(share: float, confidence: float, settings: VoiSettings) -> float:
+    """Zoom at which a lesion spanning `share` of the lattice spans `lesion_fraction`, within limits; 1 if unknown.
+
+    The less sure the click, the wider.
+    """
     wanted = share / settings.lesion_fraction if share else 1.0
-    return float(np.clip(wanted, settings.zoom_min, settings.zoom_max))
+    wider = 1.0 + (1.0 - confidence) * (settings.unsure_zoom - 1.0)
+    return float(np.clip(np.clip(wanted, settings.zoom_min, settings.zoom_max) * wider, None, settings.zoom_max))
 
 
 def _extent_zyx_mm(prior: Baseline, region: LesionRegion) -> Float[np.ndarray, "3"]:
@@ -62,7 +68,7 @@ def _extent_zyx_mm(prior: Baseline, region: LesionRegion) -> Float[np.ndarray, "
     return extent
 
 
-def _best_shift(
+def best_shift(
     baseline: Scan,
     followup: Scan,
     *,
@@ -70,7 +76,11 @@ def _best_shift(
     extent_mm: float,
     settings: AlignmentSettings,
 ) -> tuple[Float[np.ndarray, "3"], float | None]:
-    """The translation (x, y, z in mm) of the follow-up centre that maximises correlation less a penalty on distance."""
+    """The translation (x, y, z in mm) of the follow-up centre that maximises correlation less a penalty on distance.
+
+    The lesion between the two `centers_xyz_mm` (baseline, follow-up) spans `extent_mm`. Also returns the correlation
+    there; None, with no translation, where the baseline shows a single density.
+    """
     template_mm = float(np.clip(extent_mm / 2 + 10.0, settings.template_radius_mm, 2 * settings.template_radius_mm))
     template_radius = round(template_mm / settings.spacing_mm)
     search_radius = round(settings.search_radius_mm / settings.spacing_mm)

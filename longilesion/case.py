@@ -15,6 +15,8 @@ ScanName: TypeAlias = Literal["primary", "secondary"]
 
 SCAN_NAMES: tuple[ScanName, ...] = ("primary", "secondary")
 AIR_HU = -1024
+# A click that was carried over with less confidence is more likely wrong than right.
+LOW_CONFIDENCE = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -99,13 +101,24 @@ class ClickPair:
 class LesionPrompt:
     """A lesion to look for: where to look in the follow-up, and where it was in the baseline if that is known.
 
-    `propagated` says that the follow-up click was computed and not given; `confidence` (0..1) is 1 for a given click.
+    `propagated` says that the follow-up click was computed and not given, `refined` that it was given and corrected.
+    `confidence` is the probability that a computed click lies near the lesion's place; it is 1 for a given one.
     """
 
     lesion_id: int
     followup: Click
     baseline: Click | None
     propagated: bool
+    confidence: float
+    refined: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutsideLesion:
+    """A lesion of the baseline that no follow-up scan shows; `confidence` is the probability that this is so."""
+
+    lesion_id: int
+    baseline: Click
     confidence: float
 
 

@@ -31,6 +31,9 @@ class VoiSettings(Settings):
     lesion_fraction: float = Field(
         default=0.5, gt=0, le=1, description="share of the lattice's length that the baseline lesion may span"
     )
+    unsure_zoom: float = Field(
+        default=1.5, ge=1, description="factor on the zoom for a click of confidence 0; a surer one widens it less"
+    )
     growth_limit: int = Field(
         default=1, ge=0, description="how often a lesion at the border is sampled again, twice as wide"
     )
@@ -87,6 +90,9 @@ class EncodingSettings(Settings):
     followup_channels: tuple[Channel, ...] = ("image",)
     baseline_channels: tuple[Channel, ...] = ("image", "lesion_mask")
     click_sigma_mm: float = Field(default=6.0, gt=0)
+    unsure_click_sigma_mm: float = Field(
+        default=16.0, gt=0, description="the same for a click of confidence 0; a surer one's lies between"
+    )
     other_lesions_value: float = Field(default=0.0, description="value of the other marked lesions in the mask channel")
     likelihood: LikelihoodSettings = LikelihoodSettings()
 

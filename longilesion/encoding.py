@@ -79,9 +79,15 @@ def _stream(
             case "lesion_mask":
                 shown = [mask]
             case "click_heatmap":
-                shown = [_heatmap(voi, settings.click_sigma_mm)]
+                shown = [_heatmap(voi, _click_sigma_mm(voi, settings))]
         channels.extend(np.zeros_like(voi.hu) if channel not in used or part is None else part for part in shown)
     return np.stack(channels).astype(np.float32, copy=False)
+
+
+def _click_sigma_mm(voi: Voi, settings: EncodingSettings) -> float:
+    """The wider the less sure the click is."""
+    widest = max(settings.click_sigma_mm, settings.unsure_click_sigma_mm)
+    return settings.click_sigma_mm + (1.0 - voi.click_confidence) * (widest - settings.click_sigma_mm)
 
 
 def _heatmap(voi: Voi, sigma_mm: float) -> Float32[np.ndarray, "z y x"]:

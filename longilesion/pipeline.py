@@ -14,7 +14,17 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from longilesion.alignment import place_vois
-from longilesion.case import SCAN_NAMES, Case, Click, LesionMap, LesionPrediction, LesionPrompt, ScanName
+from longilesion.case import (
+    LOW_CONFIDENCE,
+    SCAN_NAMES,
+    Case,
+    Click,
+    LesionMap,
+    LesionPrediction,
+    LesionPrompt,
+    OutsideLesion,
+    ScanName,
+)
 from longilesion.encoding import encode
 from longilesion.ensemble import Ensemble
 from longilesion.geometry import Triple
@@ -29,13 +39,13 @@ _log = logging.getLogger(__name__)
 class LesionOutcome:
     """What became of one lesion: presence and probability 0..1, volumes, and a note, which every empty lesion has.
 
-    `place_xyz_mm` is where alignment looked for it, from the prompt's click; `merged_into` the lesion whose outline is
-    this one's too.
+    `place_xyz_mm` is where alignment looked for it, from the prompt's click; it and `presence` are None for a lesion
+    that no follow-up scan shows. `merged_into` is the lesion whose outline is this one's too.
     """
 
-    prompt: LesionPrompt
-    place_xyz_mm: Triple
-    presence: float
+    prompt: LesionPrompt | OutsideLesion
+    place_xyz_mm: Triple | None
+    presence: float | None
     probability: float
     volume_baseline_ml: float | None
     volume_followup_ml: float
@@ -69,12 +79,24 @@ class _Clock:
         self.seconds[stage] += time.perf_counter() - begun
 
 
-def segment_case(case: Case, ensemble: Ensemble, *, labels: Labels = "lesion_ids") -> Segmentation:
-    """Outlines every lesion of a case in its follow-up scans, or says why it has no outline."""
+def segment_case(
+    case: Case, ensemble: Ensemble, *, labels: Labels = "lesion_ids", refine_clicks: bool = False
+) -> Segmentation:
+    """Outlines every lesion of a case in its follow-up scans, or says why it has no outline.
+
+    With `refine_clicks`, registration moves given follow-up clicks that it contradicts confidently.
+    """
     clock = _Clock()
     with clock("propagate"):
-        prompts = complete_prompts(case)
-    _log.info("%d lesions to look for, %d with a propagated click", len(prompts), sum(p.propagated for p in prompts))
+        completed = complete_prompts(case, refine_clicks=refine_clicks)
+    prompts = completed.lesions
+    _log.info(
+        "%d lesions to look for, %d with a propagated click (%d of low confidence); %d outside the field of view",
+        len(prompts),
+        sum(prompt.propagated for prompt in prompts),
+        sum(prompt.confidence < LOW_CONFIDENCE for prompt in prompts),
+        len(completed.outside),
+    )
     predictions = _predict(case, prompts, ensemble, clock)
     with clock("label"), threadpool_limits(1, user_api="blas"):
         labelled = {
@@ -87,14 +109,16 @@ def segment_case(case: Case, ensemble: Ensemble, *, labels: Labels = "lesion_ids
             for name in SCAN_NAMES
             if name in case.followups
         }
-    outcomes = tuple(
+    looked_for = [
         _outcome(case, prompt, prediction, labelled[prompt.followup.scan_name])
         for prompt, prediction in zip(prompts, predictions, strict=True)
-    )
+    ]
+    outside = [_outcome_outside(case, lesion) for lesion in completed.outside]
+    outcomes = tuple(sorted([*looked_for, *outside], key=lambda outcome: outcome.prompt.lesion_id))
     found = sum(outcome.volume_followup_ml > 0 for outcome in outcomes)
     _log.info("%d lesions outlined, %d empty", found, len(outcomes) - found)
     maps = {name: result.lesions for name, result in labelled.items()}
-    placed = {prompt.lesion_id for prompt in prompts}
+    placed = {outcome.prompt.lesion_id for outcome in outcomes}
     left_out = tuple(pair.lesion_id for pair in case.clicks if pair.lesion_id not in placed)
     return Segmentation(maps=maps, lesions=outcomes, left_out=left_out, seconds=clock.seconds)
 
@@ -176,7 +200,9 @@ def _outcome(case: Case, prompt: LesionPrompt, prediction: LesionPrediction, lab
     if prompt.followup.clamped:
         notes.append("click outside the scan, moved to its border")
     if prompt.propagated:
-        notes.append("no follow-up click, propagated from the baseline")
+        notes.append(f"no follow-up click, propagated from the baseline with confidence {prompt.confidence:.2f}")
+    if prompt.refined:
+        notes.append("follow-up click corrected by registration")
     return LesionOutcome(
         prompt=prompt,
         place_xyz_mm=prediction.prompt.followup.point_xyz_mm,
@@ -189,7 +215,19 @@ def _outcome(case: Case, prompt: LesionPrompt, prediction: LesionPrediction, lab
     )
 
 
-def _baseline_volume_ml(case: Case, prompt: LesionPrompt) -> float | None:
+def _outcome_outside(case: Case, lesion: OutsideLesion) -> LesionOutcome:
+    return LesionOutcome(
+        prompt=lesion,
+        place_xyz_mm=None,
+        presence=None,
+        probability=0.0,
+        volume_baseline_ml=_baseline_volume_ml(case, lesion),
+        volume_followup_ml=0.0,
+        note=f"outside the follow-up's field of view, with confidence {lesion.confidence:.2f}",
+    )
+
+
+def _baseline_volume_ml(case: Case, prompt: LesionPrompt | OutsideLesion) -> float | None:
     """Volume of the outlined lesion: 0 where the baseline's map lacks it, None where there is no map."""
     prior = None if prompt.baseline is None else case.baselines.get(prompt.baseline.scan_name)
     if prior is None or prior.lesions is None:

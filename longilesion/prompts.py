@@ -1,85 +1,91 @@
-"""Complete prompts: every lesion that is clicked or outlined gets a place to look for it in a follow-up scan.
+"""Complete prompts: every lesion that is clicked or outlined gets a place to look for it in a follow-up scan, or none.
 
-A missing follow-up click is the baseline click moved along with the body: by the vector from the body's centre in the
-baseline scan to its centre in the follow-up scan. So the two scans need no common origin.
+A missing follow-up click is the baseline click carried over by registration (`longilesion.registration`), once per
+pair of scans. Of several follow-up scans the one that shows the lesion is chosen.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
-import cc3d
 import numpy as np
 
-from longilesion.case import Case, Click, ClickPair, LesionPrompt, Scan, ScanName
-from longilesion.geometry import Triple
+from longilesion.case import (
+    LOW_CONFIDENCE,
+    Baseline,
+    Case,
+    Click,
+    ClickPair,
+    LesionPrompt,
+    OutsideLesion,
+    Scan,
+    ScanName,
+)
+from longilesion.registration.carrying import CarriedPoint, carry_points
+from longilesion.registration.register import register_scans
+from longilesion.registration.result import Registration
 
-BODY_HU = -300
-# Bodies are measured on every n-th voxel, about this far apart.
-BODY_SPACING_MM = 8.0
-
-# Confidence of a propagated click. At most the upper one, where both scans show the same length of the body: the less
-# alike the lengths, the less do the two centres correspond. The lower one also where the click had to be moved to the
-# scan's border, or into a scan of another name.
-PROPAGATED_CONFIDENCE = (0.2, 0.5)
+# A given click is corrected where registration is at least so sure, and so far away.
+REFINE_CONFIDENCE = 0.8
+REFINE_DISTANCE_MM = 12.0
+# The most for a lesion whose baseline click was moved to its scan's border.
+_CLAMPED_CONFIDENCE = 0.3
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Body:
-    """Where the patient lies in a scan: the centre of mass, and the length along the patient's axis."""
+class Prompts:
+    """The lesions to look for, and those that no follow-up scan shows; both sorted by id."""
 
-    center_xyz_mm: Triple
-    length_mm: float
+    lesions: tuple[LesionPrompt, ...]
+    outside: tuple[OutsideLesion, ...]
 
 
-def complete_prompts(case: Case) -> tuple[LesionPrompt, ...]:
-    """Gives each lesion of a case a follow-up click, and a baseline click where the baseline shows it; sorted by id.
+def complete_prompts(
+    case: Case,
+    *,
+    refine_clicks: bool = False,
+    register: Callable[[Scan, Scan], Registration] = register_scans,
+) -> Prompts:
+    """Gives each lesion of a case a follow-up click, and a baseline click where the baseline shows it.
 
     Lesions are those with clicks and those outlined in a baseline map. Where only the outline says where a lesion was,
-    its centre is the baseline click. A lesion that nothing places is logged as a warning and left out.
+    its centre is the baseline click. Given follow-up clicks stay as they are; with `refine_clicks`, registration moves
+    those that it contradicts confidently. A lesion that nothing places is logged as a warning and left out.
     """
-    # Measured once per scan (scans are compared by identity), and only where a click must be mapped.
-    measured = cache(measure_body)
     pairs = {pair.lesion_id: pair for pair in case.clicks}
     outlined = {lesion_id for baseline in case.baselines.values() for lesion_id in baseline.regions}
-    prompts = []
-    for lesion_id in sorted(pairs.keys() | outlined):
-        pair = pairs.get(lesion_id, ClickPair(lesion_id=lesion_id, baseline=None, followup=None))
-        baseline = _baseline_click(case, pair)
-        if pair.followup is not None:
-            prompts.append(
-                LesionPrompt(
-                    lesion_id=lesion_id, followup=pair.followup, baseline=baseline, propagated=False, confidence=1.0
-                )
-            )
-        elif baseline is not None:
-            prompts.append(_propagated(case, lesion_id, baseline, measured))
-        else:
-            _log.warning("lesion %d: no follow-up click and no baseline scan that shows it; it is left out", lesion_id)
-    return tuple(prompts)
-
-
-def measure_body(scan: Scan) -> Body:
-    """Measures the largest connected part of a scan above -300 HU; the whole scan where there is none.
-
-    Holes (lungs, bowel) do not matter, nor does the table, which is thin or apart.
-    """
-    hu, grid = scan.grid.lps_view(scan.hu)
-    step = np.maximum(1, (BODY_SPACING_MM / np.array(grid.spacing_zyx_mm)).astype(int))
-    z, y, x = step.tolist()
-    dense = np.ascontiguousarray(hu[::z, ::y, ::x] > BODY_HU)
-    if not dense.any():
-        dense[:] = True
-    indices = np.argwhere(cc3d.largest_k(dense, k=1, connectivity=6)) * step
-    return Body(
-        center_xyz_mm=grid.world_xyz_mm(indices.mean(axis=0)),
-        length_mm=float((np.ptp(indices[:, 0]) + z) * grid.spacing_zyx_mm[0]),
+    known = [
+        replace(pair, baseline=_baseline_click(case, pair))
+        for pair in (
+            pairs.get(lesion_id, ClickPair(lesion_id=lesion_id, baseline=None, followup=None))
+            for lesion_id in sorted(pairs.keys() | outlined)
+        )
+    ]
+    carried = _carried(
+        case,
+        [pair for pair in known if pair.baseline is not None and (pair.followup is None or refine_clicks)],
+        register,
     )
+    lesions: list[LesionPrompt] = []
+    outside: list[OutsideLesion] = []
+    for pair in known:
+        if pair.followup is not None:
+            lesions.append(_given(pair, pair.followup, carried.get(pair.lesion_id, {})))
+        elif pair.baseline is None:
+            _log.warning(
+                "lesion %d: no follow-up click and no baseline scan that shows it; it is left out", pair.lesion_id
+            )
+        else:
+            found = _placed(pair.lesion_id, pair.baseline, carried[pair.lesion_id])
+            if isinstance(found, OutsideLesion):
+                outside.append(found)
+            else:
+                lesions.append(found)
+    return Prompts(lesions=tuple(lesions), outside=tuple(outside))
 
 
 def _baseline_click(case: Case, pair: ClickPair) -> Click | None:
@@ -98,25 +104,89 @@ def _baseline_click(case: Case, pair: ClickPair) -> Click | None:
     return Click(scan_name=name, point_xyz_mm=center)
 
 
-def _propagated(case: Case, lesion_id: int, baseline: Click, measured: Callable[[Scan], Body]) -> LesionPrompt:
-    """The prompt whose follow-up click is the baseline click moved by the vector between the two body centres.
+def _carried(
+    case: Case, pairs: list[ClickPair], register: Callable[[Scan, Scan], Registration]
+) -> dict[int, dict[ScanName, CarriedPoint]]:
+    """Where each lesion would lie in each follow-up scan, by id; every pair of scans is registered once."""
+    carried: dict[int, dict[ScanName, CarriedPoint]] = {pair.lesion_id: {} for pair in pairs}
+    for baseline_name, baseline in case.baselines.items():
+        clicks = {
+            pair.lesion_id: pair.baseline
+            for pair in pairs
+            if pair.baseline is not None and pair.baseline.scan_name == baseline_name
+        }
+        if not clicks:
+            continue
+        points = [click.point_xyz_mm for click in clicks.values()]
+        extents = [_extent_mm(baseline, lesion_id) for lesion_id in clicks]
+        for followup_name, followup in case.followups.items():
+            registration = register(baseline.scan, followup)
+            _log.info(
+                "registered the %s baseline with the %s follow-up scan: %s, similarity %.2f",
+                baseline_name,
+                followup_name,
+                registration.stage,
+                registration.overall_similarity,
+            )
+            found = carry_points(registration, baseline.scan, followup, points, extents_mm=extents)
+            for lesion_id, point in zip(clicks, found, strict=True):
+                carried[lesion_id][followup_name] = point
+    return carried
 
-    It lies in the follow-up scan of the same name if there is one, and on its border if the move leaves it.
+
+def _extent_mm(baseline: Baseline, lesion_id: int) -> float:
+    """The longest side of the box of a lesion's outline; 0 where it has none."""
+    region = baseline.regions.get(lesion_id)
+    if region is None:
+        return 0.0
+    size_zyx = np.subtract(region.stop_zyx, region.start_zyx)
+    return float((size_zyx * baseline.scan.grid.spacing_zyx_mm).max())
+
+
+def _placed(lesion_id: int, baseline: Click, carried: Mapping[ScanName, CarriedPoint]) -> LesionPrompt | OutsideLesion:
+    """The lesion where the surest scan shows it, or outside all of them.
+
+    What a scan of another part of the body makes of the lesion does not count against one that surely goes on there.
     """
-    name: ScanName = baseline.scan_name if baseline.scan_name in case.followups else next(iter(case.followups))
-    followup = case.followups[name]
-    bodies = measured(case.baselines[baseline.scan_name].scan), measured(followup)
-    index = followup.grid.index_zyx(
-        np.array(baseline.point_xyz_mm) + bodies[1].center_xyz_mm - np.array(bodies[0].center_xyz_mm)
-    )
-    inside = followup.grid.contains(index)
-    point = followup.grid.world_xyz_mm(index if inside else followup.grid.clamped(index))
-    shorter, longer = sorted(body.length_mm for body in bodies)
-    low, high = PROPAGATED_CONFIDENCE
+    shown = {name: point for name, point in carried.items() if point.is_shown}
+    absent = [point.trust for point in carried.values() if not point.is_shown]
+    sure_of_place = any(point.trust >= LOW_CONFIDENCE for point in shown.values())
+    if not sure_of_place and max(absent, default=0.0) >= LOW_CONFIDENCE:
+        return OutsideLesion(lesion_id=lesion_id, baseline=baseline, confidence=max(absent))
+    name, point = max((shown or carried).items(), key=lambda item: item[1].confidence)
     return LesionPrompt(
         lesion_id=lesion_id,
-        followup=Click(scan_name=name, point_xyz_mm=point, clamped=not inside),
+        followup=Click(scan_name=name, point_xyz_mm=point.point_xyz_mm, clamped=point.clamped),
         baseline=baseline,
         propagated=True,
-        confidence=max(low, high * shorter / longer) if inside and name == baseline.scan_name else low,
+        confidence=_confidence(baseline, point),
+    )
+
+
+def _confidence(baseline: Click, point: CarriedPoint) -> float:
+    if not point.is_shown:
+        # A place on the border, for want of one inside, is a guess.
+        return 0.0
+    # So is the place of a lesion that was clicked outside its scan, whatever registration says.
+    return min(point.confidence, _CLAMPED_CONFIDENCE) if baseline.clamped else point.confidence
+
+
+def _given(pair: ClickPair, followup: Click, carried: Mapping[ScanName, CarriedPoint]) -> LesionPrompt:
+    """A lesion with a follow-up click, which is moved where a carried point, if there is one, contradicts it."""
+    point = carried.get(followup.scan_name)
+    is_refined = (
+        point is not None
+        and point.is_shown
+        and point.confidence >= REFINE_CONFIDENCE
+        and float(np.linalg.norm(np.subtract(point.point_xyz_mm, followup.point_xyz_mm))) > REFINE_DISTANCE_MM
+    )
+    if point is not None and is_refined:
+        followup = Click(scan_name=followup.scan_name, point_xyz_mm=point.point_xyz_mm)
+    return LesionPrompt(
+        lesion_id=pair.lesion_id,
+        followup=followup,
+        baseline=pair.baseline,
+        propagated=False,
+        confidence=1.0,
+        refined=is_refined,
     )

@@ -13,32 +13,35 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 import longilesion
-from longilesion.case import Case, ScanName
+from longilesion.case import Case, Click, LesionPrompt, ScanName
 from longilesion.files import written_together
 from longilesion.geometry import Triple
 from longilesion.pipeline import LesionOutcome, Segmentation
 
-_PACKAGES = ("torch", "numpy", "SimpleITK", "connected-components-3d")
+_PACKAGES = ("torch", "numpy", "SimpleITK", "connected-components-3d", "picsl_greedy")
 
 
 class LesionReport(BaseModel):
     """One lesion; the click is the follow-up click that was used, as x, y, z voxel index in the follow-up scan `scan`.
 
-    `confidence` is 1 for a click that was given, lower for one that was `propagated` from the baseline. `presence` is
-    the probability that the lesion is still there, `probability` the mean one inside its outline. `note` says why the
-    outline is empty if it is; `merged_into` is the lesion whose outline holds this one too.
+    `confidence` is 1 for a click that was given, lower for one that was `propagated` from the baseline; `refined` says
+    that a given one was corrected by registration. `presence` is the probability that the lesion is still there,
+    `probability` the mean one inside its outline. `note` says why the outline is empty if it is; `merged_into` is the
+    lesion whose outline holds this one too. A lesion outside the follow-up's field of view has no scan, no click and no
+    presence; its confidence is that it is outside.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: int
-    scan: ScanName
-    click: Triple
-    click_xyz_mm: Triple
+    scan: ScanName | None
+    click: Triple | None
+    click_xyz_mm: Triple | None
     click_clamped: bool
     propagated: bool
+    refined: bool = False
     confidence: float
-    presence: float
+    presence: float | None
     probability: float
     volume_baseline_ml: float | None
     volume_followup_ml: float
@@ -86,14 +89,15 @@ def write_report(path: Path, report: RunReport) -> None:
 
 def _lesion_report(case: Case, outcome: LesionOutcome) -> LesionReport:
     prompt = outcome.prompt
-    z, y, x = case.followups[prompt.followup.scan_name].grid.index_zyx(prompt.followup.point_xyz_mm)
+    click = prompt.followup if isinstance(prompt, LesionPrompt) else None
     return LesionReport(
         id=prompt.lesion_id,
-        scan=prompt.followup.scan_name,
-        click=(round(x, 4), round(y, 4), round(z, 4)),
-        click_xyz_mm=prompt.followup.point_xyz_mm,
-        click_clamped=prompt.followup.clamped,
-        propagated=prompt.propagated,
+        scan=None if click is None else click.scan_name,
+        click=None if click is None else _index_xyz(case, click),
+        click_xyz_mm=None if click is None else click.point_xyz_mm,
+        click_clamped=click is not None and click.clamped,
+        propagated=not isinstance(prompt, LesionPrompt) or prompt.propagated,
+        refined=isinstance(prompt, LesionPrompt) and prompt.refined,
         confidence=prompt.confidence,
         presence=outcome.presence,
         probability=outcome.probability,
@@ -102,6 +106,11 @@ def _lesion_report(case: Case, outcome: LesionOutcome) -> LesionReport:
         note=outcome.note,
         merged_into=outcome.merged_into,
     )
+
+
+def _index_xyz(case: Case, click: Click) -> Triple:
+    z, y, x = case.followups[click.scan_name].grid.index_zyx(click.point_xyz_mm)
+    return round(x, 4), round(y, 4), round(z, 4)
 
 
 def _peak_memory_bytes() -> int:

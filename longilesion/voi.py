@@ -36,11 +36,15 @@ class Placement:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Voi:
-    """Hounsfield units on a lattice, with the click as a fractional lattice index (which may lie outside)."""
+    """Hounsfield units on a lattice, with the click as a fractional lattice index (which may lie outside).
+
+    `click_confidence` is that of a click that was carried over, 1 for a given one.
+    """
 
     hu: Float32[np.ndarray, "z y x"]
     grid: Grid
     click_zyx: Triple
+    click_confidence: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -74,6 +78,7 @@ def sample_voi_pair(case: Case, prompt: LesionPrompt, placement: Placement, sett
         placement.followup_xyz_mm,
         settings=settings,
         zoom=placement.zoom,
+        confidence=prompt.confidence,
     )
     if prompt.baseline is None or placement.baseline_xyz_mm is None:
         return VoiPair(followup=followup, baseline=None, baseline_mask=None, baseline_others=None)
@@ -167,10 +172,23 @@ def sample_scan(scan: Scan, lattice: Grid) -> Float32[np.ndarray, "z y x"]:
     return resample(hu, start_zyx=start, step_zyx=step, shape_zyx=lattice.shape_zyx, fill=AIR_HU)
 
 
-def _sample_voi(scan: Scan, click_xyz_mm: Triple, center_xyz_mm: Triple, *, settings: VoiSettings, zoom: float) -> Voi:
+def _sample_voi(
+    scan: Scan,
+    click_xyz_mm: Triple,
+    center_xyz_mm: Triple,
+    *,
+    settings: VoiSettings,
+    zoom: float,
+    confidence: float = 1.0,
+) -> Voi:
     _, grid = scan.grid.lps_view(scan.hu)
     lattice = lattice_around(grid, center_xyz_mm, settings, zoom=zoom)
-    return Voi(hu=sample_scan(scan, lattice), grid=lattice, click_zyx=lattice.index_zyx(click_xyz_mm))
+    return Voi(
+        hu=sample_scan(scan, lattice),
+        grid=lattice,
+        click_zyx=lattice.index_zyx(click_xyz_mm),
+        click_confidence=confidence,
+    )
 
 
 def _sample_lesions(

@@ -59,7 +59,7 @@ def placed_lesions(
     case: Case, truth: Mapping[ScanName, LesionMap], facts: Mapping[int, LesionFact], settings: ModelSettings
 ) -> Iterator[CutOut]:
     """Every lesion of a case that has a place in a follow-up scan, on the whole scans."""
-    for prompt in complete_prompts(case):
+    for prompt in complete_prompts(case).lesions:
         fact = facts.get(prompt.lesion_id)
         if fact is None or fact.fate is None:
             continue

@@ -113,7 +113,9 @@ def _segmented(case: Case, ensemble: Ensemble) -> Outlined:
     result = segment_case(case, ensemble)
     return Outlined(
         prediction=prediction_of(result),
-        places_xyz_mm={lesion.prompt.lesion_id: lesion.place_xyz_mm for lesion in result.lesions},
+        places_xyz_mm={
+            lesion.prompt.lesion_id: lesion.place_xyz_mm for lesion in result.lesions if lesion.place_xyz_mm is not None
+        },
     )
 
 
@@ -121,7 +123,7 @@ def _at_clicks(case: Case, ids: UInt16[np.ndarray, "z y x"]) -> Outlined:
     lesions = LesionMap(ids=ids, grid=case.followups["primary"].grid)
     return Outlined(
         prediction=Prediction(maps={"primary": lesions}, presence={}, merged_into={}),
-        places_xyz_mm={prompt.lesion_id: prompt.followup.point_xyz_mm for prompt in complete_prompts(case)},
+        places_xyz_mm={prompt.lesion_id: prompt.followup.point_xyz_mm for prompt in complete_prompts(case).lesions},
     )
 
 
@@ -131,7 +133,7 @@ def _distances_mm(pair: SyntheticPair, places_xyz_mm: Mapping[int, Triple]) -> l
     return [
         (fact.fate, float(np.linalg.norm(np.subtract(centers[lesion_id], places_xyz_mm[lesion_id]))))
         for lesion_id, fact in pair.facts.items()
-        if lesion_id in centers
+        if lesion_id in centers and lesion_id in places_xyz_mm
     ]
 
 

@@ -20,7 +20,7 @@ _DEVIATIONS = 2.0
 def paste_baseline(case: Case) -> UInt16[np.ndarray, "z y x"]:
     """Moves each outlined lesion by the vector from its baseline click to its follow-up click."""
     ids = np.zeros(case.followups["primary"].hu.shape, np.uint16)
-    for prompt in complete_prompts(case):
+    for prompt in complete_prompts(case).lesions:
         prior = _outlined(case, prompt)
         if prior is not None and prior.lesions is not None and prompt.baseline is not None:
             window, offsets_zyx_mm = _neighbourhood(case, prompt, _radius_mm(prior, prompt) * 3)
@@ -36,7 +36,7 @@ def grow_region(case: Case) -> UInt16[np.ndarray, "z y x"]:
     """Grows from the follow-up click over voxels as dense as the baseline lesion (as those at the click if new)."""
     scan = case.followups["primary"]
     ids = np.zeros(scan.hu.shape, np.uint16)
-    for prompt in complete_prompts(case):
+    for prompt in complete_prompts(case).lesions:
         prior = _outlined(case, prompt)
         radius = _UNKNOWN_RADIUS_MM if prior is None else _radius_mm(prior, prompt)
         window, offsets_zyx_mm = _neighbourhood(case, prompt, radius * _REACH)

@@ -1,4 +1,7 @@
-"""The command `longilesion`, for people with image files: `segment` outlines lesions, `evaluate` scores outlines."""
+"""The command `longilesion`, for people with image files.
+
+`segment` outlines lesions, `register` shows how two scans lie to each other, `evaluate` scores outlines.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from collections.abc import Sequence
 import tyro
 
 from longilesion.cli.evaluate import evaluate
+from longilesion.cli.register import register
 from longilesion.cli.segment import segment
 from longilesion.errors import LongilesionError
 
@@ -18,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {"segment": segment, "evaluate": evaluate},
+            {"segment": segment, "register": register, "evaluate": evaluate},
             prog="longilesion",
             description="Follows tumours from a baseline CT to a follow-up CT.",
             args=arguments,

@@ -9,12 +9,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from longilesion.case import Baseline, Case, Scan, ScanName
-from longilesion.click_files import ClickFile, read_click_pairs
+from longilesion.cli.case_files import check_outputs, read_case
 from longilesion.ensemble import Device, Precision, load_ensemble
 from longilesion.errors import InputError
 from longilesion.files import check_writable, written_together
-from longilesion.images import check_writable_format, read_lesion_map, read_scan, write_lesion_map
+from longilesion.images import check_writable_format, write_lesion_map
 from longilesion.labeling import Labels
 from longilesion.pipeline import LesionOutcome, segment_case
 from longilesion.report import make_report, write_report
@@ -34,6 +33,7 @@ def segment(
     device: Device = "auto",
     precision: Precision = "auto",
     labels: Labels = "lesion_ids",
+    refine_clicks: bool = False,
     report: Path | None = None,
 ) -> None:
     """Outline the lesions of a baseline scan in a follow-up scan.
@@ -54,15 +54,16 @@ def segment(
         device: Where the networks run; auto takes a GPU if there is one.
         precision: Number format of the networks; auto takes the fastest that the device has.
         labels: Whether a lesion's voxels hold its id or 1.
+        refine_clicks: Let registration move follow-up clicks that it contradicts confidently.
         report: JSON file for a report of the run.
     """
-    inputs = (followup, baseline, lesions, baseline_clicks, followup_clicks)
-    if any(path is not None and path.resolve() == output.resolve() for path in inputs):
-        raise InputError(f"{output}: is one of the inputs; expected another file to write to")
+    outputs = [output, *([] if report is None else [report])]
+    check_outputs(outputs, inputs=(followup, baseline, lesions, baseline_clicks, followup_clicks))
     check_writable_format(output)
-    for path in (output, report):
-        if path is not None:
-            check_writable(path.parent)
+    for path in outputs:
+        check_writable(path.parent)
+    if lesions is None and baseline_clicks is None and followup_clicks is None:
+        raise InputError("nothing to look for; expected --lesions, --baseline-clicks or --followup-clicks")
     console = Console()
     # The spinner shows in a terminal only.
     with console.status("loading the model") as status:
@@ -70,10 +71,10 @@ def segment(
         ensemble = load_ensemble(model, device=device, precision=precision)
         loaded = time.perf_counter()
         status.update("reading the scans")
-        case = _read_case(followup, baseline, lesions, baseline_clicks=baseline_clicks, followup_clicks=followup_clicks)
+        case = read_case(followup, baseline, lesions, baseline_clicks=baseline_clicks, followup_clicks=followup_clicks)
         read = time.perf_counter()
         status.update("outlining the lesions")
-        segmentation = segment_case(case, ensemble, labels=labels)
+        segmentation = segment_case(case, ensemble, labels=labels, refine_clicks=refine_clicks)
         segmented = time.perf_counter()
         with written_together([output]) as (temporary,):
             write_lesion_map(temporary, segmentation.maps["primary"], like=followup)
@@ -98,37 +99,6 @@ def lesion_table(lesions: Sequence[LesionOutcome]) -> Table:
             outcome.note,
         )
     return table
-
-
-def _read_case(
-    followup: Path,
-    baseline: Path | None,
-    lesions: Path | None,
-    *,
-    baseline_clicks: Path | None,
-    followup_clicks: Path | None,
-) -> Case:
-    """Reads a case of one scan per time point, which the library calls primary."""
-    if lesions is None and baseline_clicks is None and followup_clicks is None:
-        raise InputError("nothing to look for; expected --lesions, --baseline-clicks or --followup-clicks")
-    for option, path in (("lesions", lesions), ("baseline-clicks", baseline_clicks)):
-        if path is not None and baseline is None:
-            raise InputError(f"{path}: --{option} without its scan; expected --baseline too")
-    scan = read_scan(followup)
-    baselines: dict[ScanName, Baseline] = {}
-    if baseline is not None:
-        prior = read_scan(baseline)
-        outlined = None if lesions is None else read_lesion_map(lesions, like=prior.grid)
-        baselines["primary"] = Baseline.of(prior, outlined)
-    clicks = read_click_pairs(
-        baseline=[] if baseline_clicks is None else [_click_file(baseline_clicks, baselines["primary"].scan)],
-        followup=[] if followup_clicks is None else [_click_file(followup_clicks, scan)],
-    )
-    return Case(baselines=baselines, followups={"primary": scan}, clicks=clicks)
-
-
-def _click_file(path: Path, scan: Scan) -> ClickFile:
-    return ClickFile(path=path, scan_name="primary", grid=scan.grid)
 
 
 def _change(before: float | None, after: float) -> str:

@@ -97,7 +97,7 @@ def prediction_of(result: Segmentation) -> Prediction:
     """What the pipeline says of a case."""
     return Prediction(
         maps={str(scan): lesions for scan, lesions in result.maps.items()},
-        presence={lesion.prompt.lesion_id: lesion.presence for lesion in result.lesions},
+        presence={lesion.prompt.lesion_id: lesion.presence for lesion in result.lesions if lesion.presence is not None},
         merged_into={
             lesion.prompt.lesion_id: lesion.merged_into for lesion in result.lesions if lesion.merged_into is not None
         },

@@ -42,7 +42,7 @@ def read_prediction(files: PredictionFiles, exam: Exam) -> Prediction:
             for scan, truth in exam.truth.items()
             if scan in files.maps
         },
-        presence={lesion.id: lesion.presence for lesion in lesions},
+        presence={lesion.id: lesion.presence for lesion in lesions if lesion.presence is not None},
         merged_into={lesion.id: lesion.merged_into for lesion in lesions if lesion.merged_into is not None},
     )
 

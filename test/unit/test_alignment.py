@@ -57,7 +57,7 @@ def moved_click(prompt, shift_xyz_mm):
 @pytest.mark.parametrize("shift", [(0.0, 0.0, 0.0), (9.0, -11.0, 14.0)])
 def test_noisy_click_is_brought_back_to_the_lesions_place(followup, shift):
     case = rigid_case(**followup)
-    for prompt in complete_prompts(case):
+    for prompt in complete_prompts(case).lesions:
         placement = place_vois(case, moved_click(prompt, shift), SETTINGS)
         expected = np.array(placement.baseline_xyz_mm) - MIDDLE["baseline"] + MIDDLE["followup"]
         assert np.linalg.norm(placement.followup_xyz_mm - expected) < 2.0
@@ -66,7 +66,7 @@ def test_noisy_click_is_brought_back_to_the_lesions_place(followup, shift):
 
 def test_baseline_lattice_lies_on_the_outline_and_not_on_the_click():
     case = rigid_case()
-    prompt = complete_prompts(case)[0]
+    prompt = complete_prompts(case).lesions[0]
     region = case.baselines["primary"].regions[1]
     placement = place_vois(case, prompt, SETTINGS)
     assert placement.baseline_xyz_mm == pytest.approx(
@@ -76,7 +76,7 @@ def test_baseline_lattice_lies_on_the_outline_and_not_on_the_click():
 
 def test_new_lesion_is_placed_by_its_baseline_click():
     case = rigid_case()
-    prompt = complete_prompts(case)[2]
+    prompt = complete_prompts(case).lesions[2]
     placement = place_vois(case, prompt, SETTINGS)
     assert placement.baseline_xyz_mm == pytest.approx(prompt.baseline.point_xyz_mm)
     assert placement.zoom == 1.0
@@ -151,6 +151,17 @@ def test_zoom_follows_the_lesions_extent_along_the_patients_axes(direction, exte
     """The lattice spans 100 mm along each axis, of which the lesion is to fill half."""
     case, prompt = case_with_lesion(np.array(extent_xyz_mm, float), direction)
     assert place_vois(case, prompt, SETTINGS).zoom == pytest.approx(zoom, rel=0.05)
+
+
+def test_lattice_is_the_wider_the_less_sure_the_click_is_up_to_the_greatest_zoom():
+    case = Case(baselines={}, followups={"primary": homogeneous(40)}, clicks=())
+    voi = SETTINGS.voi.model_copy(update={"unsure_zoom": 1.5, "zoom_max": 1.4})
+    settings = SETTINGS.model_copy(update={"voi": voi})
+    zooms = [
+        place_vois(case, replace(prompt_in((10.0, 20.0, 30.0)), confidence=confidence), settings).zoom
+        for confidence in (1.0, 0.5, 0.0)
+    ]
+    assert zooms == pytest.approx([1.0, 1.25, 1.4])
 
 
 def test_axis_on_which_the_lattice_is_short_decides_the_zoom():

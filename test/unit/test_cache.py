@@ -59,7 +59,7 @@ def test_cached_sample_is_the_inference_sample_of_the_case_folder_bit_for_bit(
         sample = sample_lesion(read_cut_out(cache.path(lesion)), recipe.model, still, np.random.default_rng(0))
         folder = next(case.folder for case in data.cases if case.case_id == lesion.case_id)
         case, _ = read_case(folder / "input")
-        prompt = next(prompt for prompt in complete_prompts(case) if prompt.lesion_id == lesion.lesion_id)
+        prompt = next(prompt for prompt in complete_prompts(case).lesions if prompt.lesion_id == lesion.lesion_id)
         pair = sample_voi_pair(case, prompt, place_vois(case, prompt, recipe.model), recipe.model.voi)
         assert sample is not None
         np.testing.assert_array_equal(sample.pair.followup.hu, pair.followup.hu)

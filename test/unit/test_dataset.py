@@ -72,7 +72,7 @@ def all_samples() -> tuple[tuple[CutOut, Sample], ...]:
 def test_training_sample_is_the_inference_sample_bit_for_bit() -> None:
     compared = 0
     for drawn in (pair(1), *tumour_pairs()):
-        prompts = {prompt.lesion_id: prompt for prompt in complete_prompts(drawn.case)}
+        prompts = {prompt.lesion_id: prompt for prompt in complete_prompts(drawn.case).lesions}
         for lesion in lesions_of(drawn):
             training = sample(lesion)
             if training is None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -71,6 +73,18 @@ def test_heat_map_is_round_in_millimetres_on_thick_slices() -> None:
     torch.testing.assert_close(heat[5, 5, 6], heat[4, 7, 6])
     torch.testing.assert_close(heat[5, 5, 6], heat[4, 5, 11])
     torch.testing.assert_close(heat[5, 5, 6], torch.exp(torch.tensor(-0.5 * (5.0 / 4.0) ** 2)))
+
+
+def test_heat_map_is_the_wider_the_less_sure_the_click_is() -> None:
+    settings = CLICKED.model_copy(update={"unsure_click_sigma_mm": 12.0})
+    heats = [
+        encode([pair(replace(voi(click_zyx=(4, 5, 6)), click_confidence=confidence))], settings).followup[0, 2]
+        for confidence in (1.0, 0.5, 0.0)
+    ]
+    # 4, 8 and 12 mm wide.
+    for heat, sigma_mm in zip(heats, (4.0, 8.0, 12.0), strict=True):
+        assert float(heat[4, 5, 6]) == 1.0
+        assert float(heat[4, 5, 10]) == pytest.approx(np.exp(-0.5 * (4.0 / sigma_mm) ** 2), abs=1e-5)
 
 
 def test_heat_map_of_a_click_outside_the_lattice_only_rises_towards_it() -> None:

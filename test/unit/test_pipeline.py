@@ -9,13 +9,13 @@ from torch import nn
 
 import longilesion.ensemble
 from longilesion.alignment import place_vois
-from longilesion.case import Case, Click, ClickPair, LesionMap, Scan
+from longilesion.case import Case, Click, ClickPair, LesionMap, OutsideLesion, Scan
 from longilesion.encoding import NetworkInput
 from longilesion.ensemble import Ensemble
 from longilesion.geometry import Grid, Triple
 from longilesion.networks.backbone import NetworkOutput
 from longilesion.pipeline import LesionOutcome, Segmentation, segment_case
-from longilesion.prompts import complete_prompts
+from longilesion.prompts import Prompts, complete_prompts
 from longilesion.voi import sample_voi_pair
 from test.unit.builders import TISSUE_HU, case_of, click, flipped, model_settings, scan_with
 
@@ -267,8 +267,32 @@ def test_missing_followup_click_is_propagated_and_the_note_says_so() -> None:
     scan, lesions = two_lesions({8: FIRST})
     case = case_of(pairs((8, FIRST, None)), followups={"primary": scan}, baselines={"primary": (scan, lesions)})
     result = segment_case(case, bright_voxels())
-    assert dice(result.maps["primary"].ids, lesions.ids, 8) > 0.85
-    assert lesion_of(result, 8).note == "no follow-up click, propagated from the baseline"
+    # A block without anatomy gives no confidence; the lattice is wider, hence coarser, than for a given click.
+    assert dice(result.maps["primary"].ids, lesions.ids, 8) > 0.8
+    assert lesion_of(result, 8).note.startswith("no follow-up click, propagated from the baseline with confidence 0.")
+
+
+def test_lesion_outside_the_field_of_view_is_reported_and_has_an_empty_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    scan, lesions = two_lesions()
+    case = case_of(
+        pairs((4, FIRST, FIRST), (300, SECOND, None)),
+        followups={"primary": scan},
+        baselines={"primary": (scan, lesions)},
+    )
+    given = complete_prompts(replace(case, clicks=case.clicks[:1])).lesions[0]
+    away = OutsideLesion(lesion_id=300, baseline=click(SECOND), confidence=0.9)
+    monkeypatch.setattr(
+        "longilesion.pipeline.complete_prompts",
+        lambda case, *, refine_clicks: Prompts(lesions=(given,), outside=(away,)),
+    )
+    result = segment_case(case, bright_voxels())
+    assert set(np.unique(result.maps["primary"].ids)) == {0, 4}
+    assert [outcome.prompt.lesion_id for outcome in result.lesions] == [4, 300]
+    outcome = lesion_of(result, 300)
+    assert (outcome.presence, outcome.place_xyz_mm, outcome.volume_followup_ml) == (None, None, 0.0)
+    assert outcome.volume_baseline_ml == pytest.approx(4 / 3 * np.pi * 0.6**3, rel=0.2)
+    assert outcome.note == "outside the follow-up's field of view, with confidence 0.90"
+    assert 300 not in result.left_out
 
 
 def test_click_moved_to_the_scans_border_is_noted() -> None:
@@ -380,7 +404,7 @@ def test_scan_stored_the_other_way_round_gives_the_same_lattices_and_labels() ->
     ensemble = bright_voxels()
     sampled = []
     for version in (case, turned):
-        prompt = complete_prompts(version)[0]
+        prompt = complete_prompts(version).lesions[0]
         placement = place_vois(version, prompt, ensemble.settings)
         sampled.append(sample_voi_pair(version, prompt, placement, ensemble.settings.voi))
     straight, mirrored = sampled

@@ -60,7 +60,7 @@ def test_phantoms_of_all_kinds_become_cases_that_the_library_reads(phantom_tree,
         exam, warnings = read_exam(files)
         assert warnings == []
         case, _ = read_case(files.case)
-        assert [prompt.lesion_id for prompt in complete_prompts(case)] == list(exam.facts)
+        assert [prompt.lesion_id for prompt in complete_prompts(case).lesions] == list(exam.facts)
     assert "7 cases" in capsys.readouterr().out
 
 

@@ -278,7 +278,7 @@ def test_damaged_bundle(tmp_path: Path, bundle: Path, capfd: pytest.CaptureFixtu
 def test_unexpected_error_is_one_line_too(
     tmp_path: Path, bundle: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> Segmentation:
+    def fail(*_: object, **__: object) -> Segmentation:
         raise ZeroDivisionError("first line\nsecond line")
 
     monkeypatch.setattr(process, "segment_case", fail)
@@ -294,13 +294,13 @@ def test_python_warnings_do_not_mark_the_job(
 ) -> None:
     segment_case = process.segment_case
 
-    def warn(*arguments: object) -> Segmentation:
+    def warn(*arguments: object, **options: object) -> Segmentation:
         import warnings
 
         with warnings.catch_warnings():
             warnings.simplefilter("default")
             warnings.warn("an option is deprecated", DeprecationWarning, stacklevel=1)
-        return segment_case(*arguments)
+        return segment_case(*arguments, **options)
 
     monkeypatch.setattr(process, "segment_case", warn)
     assert run(write_case(tmp_path / "in"), tmp_path / "out", bundle) == 0

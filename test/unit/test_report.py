@@ -1,10 +1,11 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from longilesion.case import Case, Click, LesionPrompt, Scan
+from longilesion.case import Case, Click, LesionPrompt, OutsideLesion, Scan
 from longilesion.errors import InputError
 from longilesion.geometry import Grid
 from longilesion.pipeline import LesionOutcome, Segmentation
@@ -45,6 +46,34 @@ def test_lesion_without_outline_says_why() -> None:
     (lesion,) = make_report(case, segmentation(case), seconds={}).lesions
     assert lesion.volume_followup_ml == 0.0
     assert lesion.note == "not recognised in the follow-up"
+
+
+def test_lesion_outside_the_field_of_view_has_no_place_and_no_presence() -> None:
+    case = flipped_case()
+    lesion = OutsideLesion(lesion_id=5, baseline=Click(scan_name="primary", point_xyz_mm=(1, 2, 3)), confidence=0.9)
+    outcome = LesionOutcome(
+        prompt=lesion,
+        place_xyz_mm=None,
+        presence=None,
+        probability=0.0,
+        volume_baseline_ml=2.5,
+        volume_followup_ml=0.0,
+        note="outside the follow-up's field of view",
+    )
+    seen = segmentation(case)
+    (_, row) = make_report(case, replace(seen, lesions=(*seen.lesions, outcome)), seconds={}).lesions
+    assert (row.id, row.scan, row.click, row.click_xyz_mm, row.presence) == (5, None, None, None, None)
+    assert (row.propagated, row.refined, row.confidence) == (True, False, 0.9)
+    assert row.volume_baseline_ml == 2.5
+
+
+def test_corrected_click_is_reported_as_refined() -> None:
+    case = flipped_case()
+    seen = segmentation(case)
+    (outcome,) = seen.lesions
+    corrected = replace(outcome, prompt=replace(outcome.prompt, propagated=False, refined=True, confidence=1.0))
+    (row,) = make_report(case, replace(seen, lesions=(corrected,)), seconds={}).lesions
+    assert (row.propagated, row.refined, row.confidence) == (False, True, 1.0)
 
 
 def test_lesion_that_nothing_places_is_reported_as_left_out() -> None:

@@ -26,7 +26,7 @@ SLAB_VOXELS = 2_000_000
 # Every so many voxels along each axis, a time point remembers where they lie.
 _STRIDE = 4
 # As far beyond the scan may motion reach.
-_MARGIN_MM = 15.0
+MARGIN_MM = 15.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -187,13 +187,14 @@ def rendered(
     *,
     device: torch.device,
     repeats_ends: bool = False,
+    margin_mm: float = MARGIN_MM,
     slab_voxels: int = SLAB_VOXELS,
 ) -> TimePoint:
     """Samples a time point, contrast included, before lesions and noise.
 
     Beyond the source there is air or, where `repeats_ends`, its first or last slice, as if the body went on.
     """
-    window, middle = _window(source, frame)
+    window, middle = _window(source, frame, margin_mm)
     own_mm, slice_mm = float(source.spacing_zyx_mm[0]), frame.spacing_zyx_mm[0]
     voxels = source.hu[window]
     if slice_mm > own_mm:
@@ -223,9 +224,9 @@ def label_of(lesion: Lesion) -> int:
     return lesion.lesion_id if lesion.is_marked_before else UNMARKED
 
 
-def _window(source: Source, frame: Frame) -> tuple[Window, Float[np.ndarray, "3"]]:
+def _window(source: Source, frame: Frame, margin_mm: float) -> tuple[Window, Float[np.ndarray, "3"]]:
     """The part of the source that a scan shows, with a margin for motion, and its middle."""
-    half = frame.half_zyx_mm + _MARGIN_MM
+    half = frame.half_zyx_mm + margin_mm
     shape = np.array(source.hu.shape)
     start = np.clip(np.floor((frame.middle_zyx_mm - half) / source.spacing_zyx_mm), 0, shape - 2).astype(int)
     stop = np.clip(np.ceil((frame.middle_zyx_mm + half) / source.spacing_zyx_mm), start + 2, shape).astype(int)

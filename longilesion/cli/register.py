@@ -1,0 +1,129 @@
+"""`longilesion register`: where lesions of a baseline scan lie in a follow-up scan, and a picture to judge it by."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from longilesion.case import LOW_CONFIDENCE, Click, LesionPrompt, OutsideLesion
+from longilesion.cli.case_files import check_outputs, read_case
+from longilesion.errors import InputError
+from longilesion.files import check_writable, written_together
+from longilesion.geometry import Grid
+from longilesion.prompts import Prompts, complete_prompts
+from longilesion.registration.register import register_scans
+from longilesion.registration.result import Registration, Stage
+
+STAGES: Mapping[Stage, str] = {
+    "deformable": "deformable, the follow-up was moved, turned and bent",
+    "rigid": "rigid, the follow-up was moved and turned, not bent",
+    "shift": "shift, the follow-up was moved only",
+    "body centres": "body centres, no likeness was found and the middles of both bodies were laid over each other",
+}
+
+
+def register(
+    *,
+    baseline: Path,
+    followup: Path,
+    output: Path,
+    lesions: Path | None = None,
+    baseline_clicks: Path | None = None,
+    points: Path | None = None,
+) -> None:
+    """Register two scans of a patient, carry lesions from one to the other, and draw a picture to judge it by.
+
+    Scans and masks are .nii.gz, .nii, .mha or .nrrd files. A lesion's place is its baseline click, else the middle of
+    its outline. What is carried over can be looked at, corrected and given to `longilesion segment` as its
+    --followup-clicks.
+
+    Args:
+        baseline: Earlier scan of the patient.
+        followup: Scan to register with it.
+        output: Picture to write (.png): planes of both scans side by side, as a checkerboard and in two colours.
+        lesions: Lesions outlined in the baseline scan; the value of a voxel is the lesion's id, 0 is none.
+        baseline_clicks: A point on each lesion in the baseline scan; JSON as on Grand Challenge.
+        points: JSON file to write for the lesions' points in the follow-up scan, in the same format.
+    """
+    outputs = [output, *([] if points is None else [points])]
+    check_outputs(outputs, inputs=(baseline, followup, lesions, baseline_clicks))
+    if output.suffix.lower() != ".png":
+        raise InputError(f"{output}: unknown picture format; expected .png")
+    for path in outputs:
+        check_writable(path.parent)
+    console = Console() if Console().is_terminal else Console(width=120)
+    # The spinner shows in a terminal only.
+    with console.status("reading the scans") as status:
+        case = read_case(followup, baseline, lesions, baseline_clicks=baseline_clicks, followup_clicks=None)
+        before, after = case.baselines["primary"].scan, case.followups["primary"]
+        status.update("registering")
+        # Once for the picture and the lesions.
+        registered = cache(register_scans)
+        registration = registered(before, after)
+        prompts = complete_prompts(case, register=registered)
+        status.update("drawing")
+        # Only now: the library that draws takes a second to load.
+        from longilesion.registration.picture import draw_registration
+
+        figure = draw_registration(registration, before, after, [*prompts.lesions, *prompts.outside])
+        with written_together(outputs) as (picture, *lists):
+            figure.savefig(picture, format="png")
+            for path in lists:
+                path.write_text(json.dumps(point_list(prompts, after.grid), indent=1) + "\n")
+    if prompts.lesions or prompts.outside:
+        console.print(lesion_table(prompts, before.grid, after.grid))
+    console.print(summary(registration), highlight=False, soft_wrap=True)
+
+
+def summary(registration: Registration) -> str:
+    """How far registration came, in a line."""
+    return f"registration: {STAGES[registration.stage]}; overall similarity {registration.overall_similarity:.2f}"
+
+
+def lesion_table(prompts: Prompts, baseline: Grid, followup: Grid) -> Table:
+    """A row per lesion: its id, its place in both scans, how sure that is, and what there is to say."""
+    table = Table("lesion", "baseline (x, y, z voxel)", "follow-up (x, y, z voxel)", "confidence", "note")
+    for column in (table.columns[0], table.columns[3]):
+        column.justify = "right"
+    lesions: list[LesionPrompt | OutsideLesion] = [*prompts.lesions, *prompts.outside]
+    for lesion in sorted(lesions, key=lambda each: each.lesion_id):
+        table.add_row(
+            str(lesion.lesion_id),
+            "-" if lesion.baseline is None else _voxel(lesion.baseline, baseline),
+            _followup_place(lesion, followup),
+            f"{lesion.confidence:.2f}",
+            "low: look at it" if lesion.confidence < LOW_CONFIDENCE else "",
+        )
+    return table
+
+
+def point_list(prompts: Prompts, grid: Grid) -> dict[str, object]:
+    """The points that the follow-up shows, in the format of Grand Challenge."""
+    return {
+        "name": "Points of interest",
+        "type": "Multiple points",
+        "version": {"major": 1, "minor": 0},
+        "points": [
+            {"name": str(lesion.lesion_id), "point": _index_xyz(lesion.followup, grid)} for lesion in prompts.lesions
+        ],
+    }
+
+
+def _followup_place(lesion: LesionPrompt | OutsideLesion, grid: Grid) -> str:
+    if isinstance(lesion, OutsideLesion):
+        return "outside the follow-up's field of view"
+    return _voxel(lesion.followup, grid)
+
+
+def _voxel(click: Click, grid: Grid) -> str:
+    return ", ".join(f"{index:.1f}" for index in _index_xyz(click, grid))
+
+
+def _index_xyz(click: Click, grid: Grid) -> list[float]:
+    """A click's fractional voxel index; three digits are plenty, and cannot move a click out of the scan."""
+    return [round(index, 3) for index in grid.index_zyx(click.point_xyz_mm)[::-1]]

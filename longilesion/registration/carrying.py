@@ -1,0 +1,116 @@
+"""Carries points of a baseline scan into a follow-up scan, each with a confidence.
+
+Registration says where to look. A search around that place by what the point's own surroundings look like, in the scans
+themselves, corrects it; the two answers are found independently, so that their agreement is evidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from longilesion.alignment import best_shift
+from longilesion.case import Scan
+from longilesion.config import AlignmentSettings
+from longilesion.geometry import Grid, Triple, triple
+from longilesion.registration.confidence import Evidence, confidence_in_place, trust_in_registration
+from longilesion.registration.result import Registration
+
+# The search may correct what registration leaves, but not jump to a lookalike.
+_SEARCH = AlignmentSettings(search_radius_mm=15.0, clip_hu=(-150.0, 250.0), distance_penalty=0.5)
+# What is placed no further beyond the scan than this may just as well be shown.
+BORDER_MM = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CarriedPoint:
+    """Where a point of the baseline lies in the follow-up's world, inside the scan or on its border.
+
+    `is_shown` says whether the scan shows it, `clamped` that the place was moved to the border. `confidence` is how
+    probable this answer is, `trust` how probable it is that the scans correspond at all as registration says.
+    """
+
+    point_xyz_mm: Triple
+    is_shown: bool
+    confidence: float
+    trust: float
+    clamped: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where registration and search place a point, `beyond_mm` outside the follow-up scan, and what speaks for it."""
+
+    point_xyz_mm: Triple
+    beyond_mm: float
+    evidence: Evidence
+
+
+def carry_points(
+    registration: Registration,
+    baseline: Scan,
+    followup: Scan,
+    points_xyz_mm: Sequence[Triple],
+    *,
+    extents_mm: Sequence[float],
+) -> list[CarriedPoint]:
+    """Carries the middles of lesions of known extent (0 where unknown) over."""
+    places = find_places(registration, baseline, followup, points_xyz_mm, extents_mm=extents_mm)
+    return [_decided(place, followup.grid) for place in places]
+
+
+def find_places(
+    registration: Registration,
+    baseline: Scan,
+    followup: Scan,
+    points_xyz_mm: Sequence[Triple],
+    *,
+    extents_mm: Sequence[float],
+) -> list[Place]:
+    """Looks for points where registration says, and around there."""
+    points = np.array(points_xyz_mm, np.float64).reshape(-1, 3)
+    registered = registration.followup_xyz_mm(points)
+    similarity = registration.similarity_at(points)
+    inverse_error_mm = registration.inverse_error_mm(points)
+    places = []
+    for number, point in enumerate(points_xyz_mm):
+        start = triple(registered[number])
+        border = followup.grid.world_xyz_mm(followup.grid.clamped(followup.grid.index_zyx(start)))
+        beyond_mm = float(np.linalg.norm(np.subtract(start, border)))
+        shift, correlation = np.zeros(3), None
+        if beyond_mm <= BORDER_MM:
+            shift, correlation = best_shift(
+                baseline,
+                followup,
+                centers_xyz_mm=(point, start),
+                extent_mm=extents_mm[number],
+                settings=_SEARCH,
+            )
+        evidence = Evidence(
+            similarity=float(similarity[number]),
+            inverse_error_mm=float(inverse_error_mm[number]),
+            search_correlation=0.0 if correlation is None else correlation,
+            search_shift_mm=float(np.linalg.norm(shift)),
+            overall_similarity=registration.overall_similarity,
+            shift_correlation=registration.shift_correlation,
+            stage=registration.stage,
+        )
+        places.append(Place(point_xyz_mm=triple(np.add(start, shift)), beyond_mm=beyond_mm, evidence=evidence))
+    return places
+
+
+def _decided(place: Place, grid: Grid) -> CarriedPoint:
+    index = grid.index_zyx(place.point_xyz_mm)
+    inside = grid.contains(index)
+    is_shown = place.beyond_mm <= BORDER_MM
+    trust = trust_in_registration(place.evidence)
+    return CarriedPoint(
+        point_xyz_mm=place.point_xyz_mm if inside else grid.world_xyz_mm(grid.clamped(index)),
+        is_shown=is_shown,
+        # Beyond the scan there is nothing to compare: the answer is as good as the registration.
+        confidence=min(confidence_in_place(place.evidence), trust) if is_shown else trust,
+        trust=trust,
+        clamped=not inside,
+    )

@@ -1,0 +1,111 @@
+"""The first guess: the shift between two scans' bodies, found among all there are.
+
+Normalised correlation at every shift at once (Padfield, Masked Object Registration in the Fourier Domain, 2012, as ITK
+has it) compares only what both scans show of the body. So it needs no common frame, and no common coverage.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+from jaxtyping import Bool, Float64
+from scipy.ndimage import binary_dilation
+from scipy.signal import fftconvolve
+
+from longilesion.registration.reduction import ReducedScan, reduce_further, transformed
+
+# The lattice on which all shifts are tried.
+_SPACING_MM = 12.0
+# Shifts at which the bodies overlap by less than this share of the greatest overlap are not looked at.
+_LEAST_OVERLAP = 0.2
+# How much a small overlap counts against a shift.
+_OVERLAP_EXPONENT = 0.3
+# Fewer voxels of the body, or a smaller deviation of their tones, are nothing to compare.
+_FEWEST_VOXELS = 50
+_LEAST_CONTRAST = 0.01
+# Of the densities that are compared: lungs and the body's outline, and soft tissue with bone.
+_WINDOWS_HU = ((-1000.0, 300.0), (-200.0, 300.0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Shift:
+    """What is added to a point of the baseline's local frame, and the correlation of the bodies then."""
+
+    xyz_mm: Float64[np.ndarray, "3"]
+    correlation: float
+
+
+def find_shift(baseline: ReducedScan, followup: ReducedScan) -> Shift | None:
+    """The shift at which the two bodies look most alike; None where nothing can be compared."""
+    before, after = reduce_further(baseline, _SPACING_MM), reduce_further(followup, _SPACING_MM)
+    if (
+        min(_contrast(before), _contrast(after)) < _LEAST_CONTRAST
+        or min(before.body.sum(), after.body.sum()) < _FEWEST_VOXELS
+    ):
+        return None
+    outlines = _with_rim(before.body), _with_rim(after.body)
+    wide = _correlation(before, after, outlines, _WINDOWS_HU[0])
+    narrow = _correlation(before, after, (before.body, after.body), _WINDOWS_HU[1])
+    correlation = (wide + narrow) / 2
+    overlap = _overlap(before.body, after.body)
+    # A limb, or a flank, looks like itself further along where little of both is compared.
+    score = correlation * overlap**_OVERLAP_EXPONENT
+    best = np.unravel_index(int(score.argmax()), score.shape)
+    if score[best] <= 0:
+        return None
+    # The map's first voxel is the shift that lays the baseline's last voxel on the follow-up's first.
+    steps_xyz = (np.array(best) - (np.array(before.hu.shape) - 1))[::-1]
+    firsts = _first_voxel(after, followup), _first_voxel(before, baseline)
+    return Shift(xyz_mm=firsts[0] + steps_xyz * _SPACING_MM - firsts[1], correlation=float(correlation[best]))
+
+
+def body_centres_shift(baseline: ReducedScan, followup: ReducedScan) -> Shift:
+    """The last resort: the vector between the two bodies' centres of mass."""
+    centers = [np.argwhere(scan.body).mean(axis=0)[::-1] * scan.spacing_mm for scan in (baseline, followup)]
+    return Shift(xyz_mm=centers[1] - centers[0], correlation=0.0)
+
+
+def _first_voxel(coarse: ReducedScan, scan: ReducedScan) -> Float64[np.ndarray, "3"]:
+    """Where a coarser copy's first voxel lies in the local frame of the scan."""
+    return np.asarray(transformed(scan.local_from_world, coarse.grid.world_from_voxel[None, :3, 3])[0])
+
+
+def _contrast(scan: ReducedScan) -> float:
+    """The deviation of tones within the body."""
+    return float(scan.tones[scan.body].std())
+
+
+def _overlap(before: Bool[np.ndarray, "z y x"], after: Bool[np.ndarray, "a b c"]) -> Float64[np.ndarray, "i j k"]:
+    """How much of the bodies overlaps at every shift, 1 where it is most."""
+    voxels = fftconvolve(after.astype(np.float64), before[::-1, ::-1, ::-1].astype(np.float64))
+    return np.asarray(np.clip(voxels / voxels.max(), 0.0, 1.0))
+
+
+def _with_rim(body: Bool[np.ndarray, "z y x"]) -> Bool[np.ndarray, "z y x"]:
+    """With one voxel of air around it in each slice, which shows the outline."""
+    return np.asarray(binary_dilation(body, structure=np.ones((1, 3, 3), bool)))
+
+
+def _correlation(
+    before: ReducedScan,
+    after: ReducedScan,
+    masks: tuple[Bool[np.ndarray, "z y x"], Bool[np.ndarray, "a b c"]],
+    window_hu: tuple[float, float],
+) -> Float64[np.ndarray, "i j k"]:
+    correlation = sitk.MaskedFFTNormalizedCorrelation(
+        fixedImage=_windowed(after, window_hu),
+        movingImage=_windowed(before, window_hu),
+        fixedImageMask=sitk.GetImageFromArray(masks[1].astype(np.float32)),
+        movingImageMask=sitk.GetImageFromArray(masks[0].astype(np.float32)),
+        requiredFractionOfOverlappingPixels=_LEAST_OVERLAP,
+    )
+    return np.nan_to_num(np.asarray(sitk.GetArrayFromImage(correlation), np.float64))
+
+
+def _windowed(scan: ReducedScan, window_hu: tuple[float, float]) -> sitk.Image:
+    """Without what lies around the body, in numbers whose squares float32 can hold."""
+    low, high = window_hu
+    hu = np.where(scan.body, scan.hu, -1024.0)
+    return sitk.GetImageFromArray(((np.clip(hu, low, high) - low) / (high - low)).astype(np.float32))

@@ -1,0 +1,73 @@
+"""How far an answer of registration can be trusted: logistic models of what speaks for and against it.
+
+Their coefficients are fitted by `python -m benchmarks.registration_confidence` on pairs with a known deformation, easy
+ones, hard ones and scans of different patients. In the fit a wrong answer counts three times: to trust it does more
+harm than to doubt a right one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from longilesion.registration.result import Stage
+
+# What each step that failed leaves of the confidence.
+_STAGE_SHARE: Mapping[Stage, float] = {"deformable": 1.0, "rigid": 0.8, "shift": 0.5, "body centres": 0.2}
+
+# A point that is no further from the true one is near enough to find the lesion.
+NEAR_MM = 10.0
+# The constant, and a weight for each feature.
+_PLACE = (-7.790, 1.013, -3.826, 1.117, -1.911, 7.971, 4.715)
+_TRUST = (-12.741, 15.001, 6.332)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What is known of a carried point.
+
+    Of the place: the local `similarity` (correlation) of the registered scans, how far from the point one ends who
+    returns by the registration found the other way round, and the correlation that the search around the place found,
+    how far away. Of the whole: the similarity, and the correlation of the first guess.
+    """
+
+    similarity: float
+    inverse_error_mm: float
+    search_correlation: float
+    search_shift_mm: float
+    overall_similarity: float
+    shift_correlation: float
+    stage: Stage
+
+
+def confidence_in_place(evidence: Evidence) -> float:
+    """How probable it is that a carried point lies within 10 mm of the true one."""
+    return _STAGE_SHARE[evidence.stage] * _logistic(_PLACE, place_features(evidence))
+
+
+def trust_in_registration(evidence: Evidence) -> float:
+    """How probable it is that the two scans correspond as registration says, and show the same patient."""
+    return _STAGE_SHARE[evidence.stage] * _logistic(_TRUST, trust_features(evidence))
+
+
+def place_features(evidence: Evidence) -> tuple[float, ...]:
+    """What the confidence in a place follows from, in numbers of similar size."""
+    return (
+        max(evidence.similarity, 0.0),
+        min(evidence.inverse_error_mm, 30.0) / 10.0,
+        max(evidence.search_correlation, 0.0),
+        evidence.search_shift_mm / 10.0,
+        *trust_features(evidence),
+    )
+
+
+def trust_features(evidence: Evidence) -> tuple[float, ...]:
+    """What the trust in a registration follows from."""
+    return evidence.overall_similarity, evidence.shift_correlation
+
+
+def _logistic(coefficients: tuple[float, ...], features: tuple[float, ...]) -> float:
+    constant, *weights = coefficients
+    return float(1.0 / (1.0 + np.exp(-constant - np.dot(weights, features))))

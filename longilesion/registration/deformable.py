@@ -1,0 +1,63 @@
+"""The deformation that is left after the rigid motion, by Greedy: local correlation, diffeomorphic updates."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import SimpleITK as sitk
+from jaxtyping import Bool, Float32, Float64
+from picsl_greedy import Greedy3D
+
+from longilesion.registration.frames import to_itk
+from longilesion.registration.reduction import ReducedScan
+
+# Iterations at half and at full resolution; most of the way is gone at the first.
+_ITERATIONS = "40x10"
+# Radius of the neighbourhood that is correlated, in voxels.
+_METRIC = "NCC 2x2x2"
+# Smoothing of each update and of the whole field, in voxels.
+_SMOOTHING = "2.0vox 1.0vox"
+# Along each axis; fewer leave no neighbourhoods at half resolution.
+_FEWEST_VOXELS = 16
+_THREADS = 2
+# Without the noise that Greedy adds, which is another one every time; stored to a hundredth of a voxel.
+_EXACT = "-noise 0 -wp 0.01"
+
+
+def warped(moving: ReducedScan, fixed: ReducedScan, motion: Float64[np.ndarray, "4 4"]) -> Float32[np.ndarray, "z y x"]:
+    """Tones of one scan where the fixed scan's voxels are moved to; 0 beyond it."""
+    rigid = sitk.AffineTransform(3)
+    rigid.SetMatrix(motion[:3, :3].ravel().tolist())
+    rigid.SetTranslation(motion[:3, 3].tolist())
+    image = sitk.Resample(
+        to_itk(moving.tones, moving), to_itk(fixed.tones, fixed), rigid, sitk.sitkLinear, 0.0, sitk.sitkFloat32
+    )
+    return sitk.GetArrayFromImage(image)
+
+
+def find_deformation(
+    fixed: ReducedScan, moved_tones: Float32[np.ndarray, "z y x"], shown: Bool[np.ndarray, "z y x"]
+) -> Float32[np.ndarray, "z y x 3"] | None:
+    """The displacement (x, y, z, mm) at the fixed scan's voxels that leads to what looks alike in the moved scan.
+
+    Only what both scans show (`shown`) drives it; elsewhere it fades. None where the scan is too thin, or Greedy fails.
+    """
+    if min(fixed.hu.shape) < _FEWEST_VOXELS:
+        return None
+    greedy = Greedy3D()
+    images = "-i fixed moving -gm shown -o field"
+    command = f"{images} -m {_METRIC} -n {_ITERATIONS} -s {_SMOOTHING} {_EXACT} -float -threads {_THREADS} -V 0"
+    try:
+        greedy.execute(
+            command,
+            out=io.StringIO(),
+            fixed=to_itk(fixed.tones, fixed),
+            moving=to_itk(moved_tones, fixed),
+            shown=to_itk(shown.astype(np.uint8), fixed),
+            field=None,
+        )
+    except RuntimeError:
+        return None
+    field = sitk.GetArrayFromImage(greedy["field"]).astype(np.float32)
+    return field if np.isfinite(field).all() else None

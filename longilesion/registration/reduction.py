@@ -1,0 +1,137 @@
+"""Reduced scans: small isotropic copies in which the patient stands out, for registration.
+
+A copy lies on a lattice along the scan's own axes in LPS order. Its local frame is x, y, z in mm from the lattice's
+first voxel, so that registration never meets the world, in which two scans of a patient need not have anything in
+common.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cc3d
+import numpy as np
+from jaxtyping import Bool, Float32, Float64
+from scipy.ndimage import binary_fill_holes, binary_opening, map_coordinates
+
+from longilesion.case import Scan
+from longilesion.geometry import ZYX, Grid
+from longilesion.voi import occupied_box, sample_scan
+
+# Denser is body, or lies on the table.
+BODY_HU = -300
+# What is thinner than twice this is cut off: the table, its cover, tubes.
+_THIN_MM = 8.0
+# Bodies are found on a lattice this coarse.
+_BODY_SPACING_MM = 8.0
+# As much air as is left around the body.
+_MARGIN_MM = 15.0
+# Of the whole range of tones, this share tells lung from air; the rest tells soft tissues and bone apart.
+_LUNG_SHARE = 0.375
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ReducedScan:
+    """Densities and the patient's body on an isotropic lattice."""
+
+    hu: Float32[np.ndarray, "z y x"]
+    body: Bool[np.ndarray, "z y x"]
+    grid: Grid
+
+    @property
+    def spacing_mm(self) -> float:
+        """Distance of neighbouring voxels, the same along all axes."""
+        return self.grid.spacing_zyx_mm[0]
+
+    @property
+    def tones(self) -> Float32[np.ndarray, "z y x"]:
+        """Densities from 0 (air, and all that is not the body) to 1 (bone), in which soft tissues differ most."""
+        lung = (np.clip(self.hu, -1000.0, -200.0) + 1000.0) / 800.0
+        tissue = (np.clip(self.hu, -200.0, 300.0) + 200.0) / 500.0
+        return np.where(self.body, _LUNG_SHARE * lung + (1 - _LUNG_SHARE) * tissue, 0.0).astype(np.float32)
+
+    @property
+    def local_from_world(self) -> Float64[np.ndarray, "4 4"]:
+        """Maps homogeneous points of the world into the local frame."""
+        scale = np.diag([self.spacing_mm] * 3 + [1.0])
+        return np.asarray(scale @ np.linalg.inv(self.grid.world_from_voxel))
+
+    def at(
+        self, values: Float32[np.ndarray, "z y x"], local_xyz_mm: Float64[np.ndarray, "n 3"]
+    ) -> Float64[np.ndarray, "n"]:
+        """Values of the lattice at points of the local frame, linear between voxels; beyond it those of its border."""
+        places = local_xyz_mm[:, ::-1].T / self.spacing_mm
+        return np.asarray(map_coordinates(values, places, order=1, mode="nearest", output=np.float64))
+
+    def vectors_at(
+        self, vectors: Float32[np.ndarray, "z y x 3"], local_xyz_mm: Float64[np.ndarray, "n 3"]
+    ) -> Float64[np.ndarray, "n 3"]:
+        """The same for a field of vectors."""
+        return np.stack([self.at(component, local_xyz_mm) for component in np.moveaxis(vectors, -1, 0)], axis=1)
+
+
+def reduce_scan(scan: Scan, spacing_mm: float) -> ReducedScan:
+    """Averages a scan onto an isotropic lattice, finds the body, and leaves out what lies far from it."""
+    hu, grid = _sampled(scan, spacing_mm)
+    coarse_hu, _ = _sampled(_as_scan(hu, grid), _BODY_SPACING_MM)
+    body = _on_lattice(_body(coarse_hu), hu.shape, _BODY_SPACING_MM / spacing_mm)
+    margin = round(_MARGIN_MM / spacing_mm)
+    z, y, x = (
+        slice(max(side.start - margin, 0), min(side.stop + margin, length))
+        for side, length in zip(occupied_box(body), body.shape, strict=True)
+    )
+    return ReducedScan(
+        hu=hu[z, y, x],
+        body=body[z, y, x],
+        grid=grid.window((z.start, y.start, x.start), (z.stop, y.stop, x.stop)),
+    )
+
+
+def reduce_further(scan: ReducedScan, spacing_mm: float) -> ReducedScan:
+    """A still coarser copy of a reduced scan."""
+    hu, grid = _sampled(_as_scan(scan.hu, scan.grid), spacing_mm)
+    return ReducedScan(hu=hu, body=_on_lattice(scan.body, hu.shape, scan.spacing_mm / spacing_mm), grid=grid)
+
+
+def _as_scan(hu: Float32[np.ndarray, "z y x"], grid: Grid) -> Scan:
+    return Scan(hu=np.rint(hu).astype(np.int16), grid=grid)
+
+
+def _sampled(scan: Scan, spacing_mm: float) -> tuple[Float32[np.ndarray, "z y x"], Grid]:
+    _, grid = scan.grid.lps_view(scan.hu)
+    step = spacing_mm / np.array(grid.spacing_zyx_mm)
+    z, y, x = np.maximum(1, np.round(np.array(grid.shape_zyx) / step)).astype(int).tolist()
+    start = (np.array(grid.shape_zyx) - 1) / 2 - step * (np.array((z, y, x)) - 1) / 2
+    lattice = grid.lattice(start_zyx=start, step_zyx=step, shape_zyx=(z, y, x))
+    return sample_scan(scan, lattice), lattice
+
+
+def _body(hu: Float32[np.ndarray, "z y x"]) -> Bool[np.ndarray, "z y x"]:
+    """The largest connected part that is not thin, without holes in any slice (lungs, bowel); all if there is none."""
+    dense = hu > BODY_HU
+    reach = round(_THIN_MM / _BODY_SPACING_MM)
+    # The body goes on beyond the first and the last slice.
+    longer = np.pad(dense, ((reach, reach), (0, 0), (0, 0)), mode="edge")
+    thick = binary_opening(longer, iterations=reach)[reach:-reach]
+    if not thick.any():
+        thick = dense
+    if not thick.any():
+        return np.ones(hu.shape, bool)
+    body = cc3d.largest_k(np.ascontiguousarray(thick), k=1, connectivity=6) > 0
+    return np.stack([binary_fill_holes(plane) for plane in body])
+
+
+def _on_lattice(mask: Bool[np.ndarray, "z y x"], shape_zyx: ZYX, scale: float) -> Bool[np.ndarray, "a b c"]:
+    """The nearest voxels of a mask on a lattice about the same middle; `scale` is its spacing over the lattice's."""
+    nearest = [
+        np.clip(np.rint((np.arange(length) - (length - 1) / 2) / scale + (own - 1) / 2), 0, own - 1).astype(int)
+        for length, own in zip(shape_zyx, mask.shape, strict=True)
+    ]
+    return mask[np.ix_(*nearest)]
+
+
+def transformed(
+    matrix: Float64[np.ndarray, "4 4"], points_xyz_mm: Float64[np.ndarray, "n 3"]
+) -> Float64[np.ndarray, "n 3"]:
+    """Points moved by a homogeneous matrix."""
+    return np.asarray(points_xyz_mm @ matrix[:3, :3].T + matrix[:3, 3])

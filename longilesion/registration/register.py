@@ -1,0 +1,98 @@
+"""Registers a baseline scan with a follow-up scan, coarse to fine; where a step fails, the one before has the word."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float64
+
+from longilesion.case import Scan
+from longilesion.registration.check import displaced, local_similarity, shown_voxels, stretch
+from longilesion.registration.coarse import Shift, body_centres_shift, find_shift
+from longilesion.registration.deformable import find_deformation, warped
+from longilesion.registration.reduction import ReducedScan, reduce_scan
+from longilesion.registration.result import Deformation, Registration, Stage
+from longilesion.registration.rigid import find_rigid
+
+# The lattice of the rigid and the deformable step.
+SPACING_MM = 5.0
+# A first guess that is no better is none.
+_LEAST_SHIFT_CORRELATION = 0.2
+# So near to a scan's end, a neighbourhood is compared with what the scan does not show.
+_END_MM = 20.0
+# Where more of the body than this folds over or collapses, a deformation is no anatomy.
+_GREATEST_FOLDED_SHARE = 0.01
+_SMALLEST_STRETCH = 0.1
+
+_log = logging.getLogger(__name__)
+
+
+def register_scans(baseline: Scan, followup: Scan) -> Registration:
+    """Finds how a baseline scan's points lie in a follow-up scan; never fails, but says how far it came."""
+    before, after = reduce_scan(baseline, SPACING_MM), reduce_scan(followup, SPACING_MM)
+    shift = find_shift(before, after)
+    if shift is None or shift.correlation < _LEAST_SHIFT_CORRELATION:
+        return _moved(before, after, "body centres", body_centres_shift(before, after))
+    shifted = _moved(before, after, "shift", shift)
+    motion = find_rigid(before, after, shift)
+    if motion is None:
+        return shifted
+    rigid = _moved(before, after, "rigid", shift, motion)
+    if rigid.overall_similarity < shifted.overall_similarity:
+        _log.info("rigid motion given up: similarity %.2f", rigid.overall_similarity)
+        return shifted
+    return _deformed(rigid) or rigid
+
+
+def _moved(
+    before: ReducedScan,
+    after: ReducedScan,
+    stage: Stage,
+    shift: Shift,
+    motion: Float64[np.ndarray, "4 4"] | None = None,
+) -> Registration:
+    """The registration by a motion, or else by a shift alone."""
+    if motion is None:
+        motion = np.eye(4)
+        motion[:3, 3] = shift.xyz_mm
+    similarity, overall = local_similarity(before, warped(after, before, motion), shown_voxels(before, after, motion))
+    return Registration(
+        stage=stage,
+        baseline=before,
+        followup=after,
+        motion=motion,
+        deformation=None,
+        similarity=similarity,
+        overall_similarity=overall,
+        shift_correlation=shift.correlation,
+    )
+
+
+def _deformed(rigid: Registration) -> Registration | None:
+    """The registration with a deformation; None where there is none, or it is worse or no anatomy."""
+    before, after = rigid.baseline, rigid.followup
+    moved = warped(after, before, rigid.motion)
+    forward = find_deformation(before, moved, shown_voxels(before, after, rigid.motion, margin_mm=_END_MM))
+    if forward is None:
+        return None
+    back = np.linalg.inv(rigid.motion)
+    backward = find_deformation(
+        after, warped(before, after, back), shown_voxels(after, before, back, margin_mm=_END_MM)
+    )
+    if backward is None:
+        return None
+    folded = float((stretch(forward, before.spacing_mm)[before.body] < _SMALLEST_STRETCH).mean())
+    shown = shown_voxels(before, after, rigid.motion)
+    similarity, overall = local_similarity(before, displaced(moved, forward, before.spacing_mm), shown)
+    if folded > _GREATEST_FOLDED_SHARE or overall < rigid.overall_similarity:
+        _log.info("deformation given up: %.0f %% folded, similarity %.2f", 100 * folded, overall)
+        return None
+    return replace(
+        rigid,
+        stage="deformable",
+        deformation=Deformation(forward=forward, backward=backward),
+        similarity=similarity,
+        overall_similarity=overall,
+    )

@@ -1,0 +1,64 @@
+"""What registration says: where points of a baseline scan lie in a follow-up scan, and what speaks for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from longilesion.registration.reduction import ReducedScan, transformed
+
+# From the best answer to the last resort.
+Stage: TypeAlias = Literal["deformable", "rigid", "shift", "body centres"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Deformation:
+    """Displacements (x, y, z, mm) at the voxels of both scans' lattices, found independently of each other."""
+
+    forward: Float32[np.ndarray, "z y x 3"]
+    backward: Float32[np.ndarray, "a b c 3"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Registration:
+    """How two scans of a patient correspond, as far as could be found out (`stage`).
+
+    `motion` leads from the baseline's local frame to the follow-up's, after the deformation if there is one.
+    `similarity` is the local correlation, at the baseline's voxels, with what lies there in the follow-up,
+    `overall_similarity` its mean over the body that both show, `shift_correlation` that of the first guess.
+    """
+
+    stage: Stage
+    baseline: ReducedScan
+    followup: ReducedScan
+    motion: Float64[np.ndarray, "4 4"]
+    deformation: Deformation | None
+    similarity: Float32[np.ndarray, "z y x"]
+    overall_similarity: float
+    shift_correlation: float
+
+    def followup_xyz_mm(self, baseline_xyz_mm: Float64[np.ndarray, "n 3"]) -> Float64[np.ndarray, "n 3"]:
+        """Where points of the baseline's world lie in the follow-up's; they may lie outside the scan."""
+        local = transformed(self.baseline.local_from_world, baseline_xyz_mm)
+        return transformed(np.linalg.inv(self.followup.local_from_world), self._forward(local))
+
+    def inverse_error_mm(self, baseline_xyz_mm: Float64[np.ndarray, "n 3"]) -> Float64[np.ndarray, "n"]:
+        """How far from a point one ends who goes to the follow-up and returns by what was found the other way round."""
+        if self.deformation is None:
+            return np.zeros(len(baseline_xyz_mm))
+        local = transformed(self.baseline.local_from_world, baseline_xyz_mm)
+        there = self._forward(local)
+        displaced = there + self.followup.vectors_at(self.deformation.backward, there)
+        return np.asarray(np.linalg.norm(transformed(np.linalg.inv(self.motion), displaced) - local, axis=1))
+
+    def similarity_at(self, baseline_xyz_mm: Float64[np.ndarray, "n 3"]) -> Float64[np.ndarray, "n"]:
+        """The local correlation around points; 0 where the follow-up does not show them."""
+        return self.baseline.at(self.similarity, transformed(self.baseline.local_from_world, baseline_xyz_mm))
+
+    def _forward(self, local_xyz_mm: Float64[np.ndarray, "n 3"]) -> Float64[np.ndarray, "n 3"]:
+        if self.deformation is not None:
+            local_xyz_mm = local_xyz_mm + self.baseline.vectors_at(self.deformation.forward, local_xyz_mm)
+        return transformed(self.motion, local_xyz_mm)

@@ -1,0 +1,72 @@
+"""The rigid motion of the patient between two scans, by mutual information (Mattes), coarse to fine."""
+
+from __future__ import annotations
+
+import numpy as np
+import SimpleITK as sitk
+from jaxtyping import Float64
+
+from longilesion.registration.coarse import Shift
+from longilesion.registration.frames import to_itk
+from longilesion.registration.reduction import ReducedScan
+
+# Far smoothed and in long strides at first, so that a patient who lies turned by 20 degrees is found, too.
+_SHRINKING = (4, 3, 2)
+_SMOOTHING_VOXELS = (3.0, 1.5, 0.7)
+_STRIDE_MM = (8.0, 0.05)
+_SAMPLED_SHARE = 0.2
+_SEED = 1
+_BINS = 32
+_STEPS = 100
+# Along each axis; fewer leave nothing to smooth and to shrink.
+_FEWEST_VOXELS = 8
+# Nobody lies so differently on two tables; an optimiser that says so has lost its way.
+_GREATEST_TURN_DEG = 35.0
+_GREATEST_SHIFT_MM = 80.0
+
+
+def find_rigid(baseline: ReducedScan, followup: ReducedScan, shift: Shift) -> Float64[np.ndarray, "4 4"] | None:
+    """The motion (homogeneous, x, y, z) from the baseline's local frame to the follow-up's, begun at a shift.
+
+    None where the scans are too thin for it, or where it went astray.
+    """
+    if min(*baseline.hu.shape, *followup.hu.shape) < _FEWEST_VOXELS:
+        return None
+    center = np.argwhere(baseline.body).mean(axis=0)[::-1] * baseline.spacing_mm
+    motion = sitk.Euler3DTransform()
+    motion.SetCenter(center.tolist())
+    motion.SetTranslation(shift.xyz_mm.tolist())
+    method = sitk.ImageRegistrationMethod()
+    method.SetMetricAsMattesMutualInformation(_BINS)
+    method.SetMetricSamplingStrategy(method.RANDOM)
+    method.SetMetricSamplingPercentage(_SAMPLED_SHARE, _SEED)
+    # The outline counts, too.
+    method.SetMetricFixedMask(_with_rim(baseline, 2))
+    method.SetMetricMovingMask(_with_rim(followup, 4))
+    method.SetInterpolator(sitk.sitkLinear)
+    method.SetOptimizerAsRegularStepGradientDescent(
+        learningRate=_STRIDE_MM[0], minStep=_STRIDE_MM[1], numberOfIterations=_STEPS, relaxationFactor=0.5
+    )
+    method.SetOptimizerScalesFromPhysicalShift()
+    method.SetShrinkFactorsPerLevel(_SHRINKING)
+    method.SetSmoothingSigmasPerLevel(_SMOOTHING_VOXELS)
+    method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOff()
+    method.SetInitialTransform(motion, inPlace=True)
+    try:
+        method.Execute(to_itk(baseline.tones, baseline), to_itk(followup.tones, followup))
+    except RuntimeError:
+        # ITK gives up where the bodies do not overlap enough, or one of them has a single tone.
+        return None
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.array(motion.GetMatrix()).reshape(3, 3)
+    matrix[:3, 3] = np.array(motion.TransformPoint(center.tolist())) - matrix[:3, :3] @ center
+    moved = matrix[:3, :3] @ center + matrix[:3, 3] - center - shift.xyz_mm
+    turn_deg = np.degrees(np.arccos(np.clip((np.trace(matrix[:3, :3]) - 1) / 2, -1, 1)))
+    is_sane = turn_deg <= _GREATEST_TURN_DEG and float(np.linalg.norm(moved)) <= _GREATEST_SHIFT_MM
+    return matrix if is_sane else None
+
+
+def _with_rim(scan: ReducedScan, voxels: int) -> sitk.Image:
+    """The body with some air around it in each slice."""
+    rim: sitk.Image = sitk.BinaryDilate(to_itk(scan.body.astype(np.uint8), scan), (voxels, voxels, 0))
+    return rim
