@@ -6,7 +6,7 @@ import math
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,34 +15,21 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.pairs import PairSize, torso_pair
+from benchmarks.registration_outlines import RECIPE, print_outlines
 from benchmarks.registration_pairs import COVERAGES, RegistrationPair, registration_pair
 from benchmarks.runs import ROOT, measured, print_target
-from longilesion.case import LOW_CONFIDENCE, Case, Click, LesionMap, lesion_regions
-from longilesion.ensemble import Ensemble, load_ensemble
-from longilesion.evaluation.exam import Exam, ScoringSettings
-from longilesion.evaluation.folders import find_exams
-from longilesion.evaluation.lesions import LesionScore
-from longilesion.evaluation.measures import Outline, center_xyz_mm
-from longilesion.evaluation.methods import prediction_of
-from longilesion.evaluation.reading import read_exam
-from longilesion.evaluation.scoring import score_exam
+from longilesion.case import LOW_CONFIDENCE
+from longilesion.ensemble import load_ensemble
 from longilesion.geometry import triple
-from longilesion.grand_challenge import read_case
-from longilesion.pipeline import segment_case
 from longilesion.registration.carrying import carry_points
 from longilesion.registration.register import register_scans
-from test.cases import CASES
-from training.material import held_out_sources, split_volumes
+from training.material import split_volumes
 from training.recipe import read_recipe
-from training.synthesis.exams import exam_of
-from training.synthesis.pairs import synthetic_pair
 from training.synthesis.sources import Source, load_sources, phantom_sources
 
-RECIPE = ROOT / "training" / "recipes" / "compact.toml"
 WRONG_MM = 20.0
 MEDIAN_TARGET_MM, P90_TARGET_MM, FLAGGED_TARGET = 4.0, 10.0, 0.9
 SECONDS_TARGET, MEMORY_TARGET_BYTES = 20.0, 3e9
-DICE_TARGET = 0.9
 LARGE = PairSize(slices=300, spacing_zyx_mm=(2.0, 0.75, 0.75), lesions=8)
 SMALL = PairSize(slices=60, spacing_zyx_mm=(5.0, 2.0, 2.0), lesions=4)
 
@@ -60,7 +47,10 @@ points = [tuple(point) for point in loaded["points"].tolist()]
 begun = time.perf_counter()
 registration = register_scans(*scans)
 carry_points(registration, *scans, points, extents_mm=[0.0] * len(points))
-open(sys.argv[2], "w").write(str(time.perf_counter() - begun))
+seconds = time.perf_counter() - begun
+# What the parent of a process has held counts as the process's own peak elsewhere.
+peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+open(sys.argv[2], "w").write(f"{seconds} {peak}")
 """
 
 
@@ -214,8 +204,9 @@ def print_cost(size: PairSize, console: Console) -> None:
         arrays = {f"hu_{k}": scan.hu for k, scan in enumerate(scans)}
         grids = {f"grid_{k}": scan.grid.world_from_voxel for k, scan in enumerate(scans)}
         np.savez(stored, points=np.array(points), **arrays, **grids)
-        _, usage = measured([sys.executable, "-c", _COST_PROGRAM, str(stored), str(printed)])
-        seconds, peak_bytes = float(printed.read_text()), usage.ru_maxrss * 1024
+        measured([sys.executable, "-c", _COST_PROGRAM, str(stored), str(printed)])
+        seconds, peak_kib = (float(number) for number in printed.read_text().split())
+        peak_bytes = peak_kib * 1024
     shape = " x ".join(str(length) for length in scans[0].grid.shape_zyx[::-1])
     print_target(
         console,
@@ -223,87 +214,6 @@ def print_cost(size: PairSize, console: Console) -> None:
         f"{shape}, {len(points)} points: {seconds:.1f} s and {peak_bytes / 1e9:.2f} GB, scans included; "
         f"target {SECONDS_TARGET:g} s and {MEMORY_TARGET_BYTES / 1e9:g} GB",
     )
-
-
-def print_outlines(arguments: Arguments, ensemble: Ensemble, console: Console) -> None:
-    """What the clicks are worth for the outlines: perfect, as published, corrected, and none."""
-    cases = list(_cases(arguments))
-    methods: dict[str, Callable[[Case, Exam], tuple[Case, bool]]] = {
-        "perfect clicks": lambda case, exam: (_with_perfect_clicks(case, exam), False),
-        "given clicks": lambda case, exam: (case, False),
-        "given clicks, --refine-clicks": lambda case, exam: (case, True),
-        "no clicks": lambda case, exam: (_without_followup_clicks(case), False),
-    }
-    scored: dict[str, dict[str, list[LesionScore]]] = {name: {} for name in methods}
-    for kind, case, exam in cases:
-        for name, changed in methods.items():
-            version, refine = changed(case, exam)
-            prediction = prediction_of(segment_case(version, ensemble, refine_clicks=refine))
-            scored[name].setdefault(kind, []).extend(score_exam(exam, prediction, ScoringSettings()).lesions)
-    kinds = list(dict.fromkeys(kind for kind, _, _ in cases))
-    table = Table(title="Dice per lesion, by the challenge's rule")
-    for heading in ("clicks", *kinds, "gone recognised", "present kept"):
-        table.add_column(heading, justify="left" if heading == "clicks" else "right")
-    for name, own in scored.items():
-        everything = [lesion for kind in kinds for lesion in own[kind]]
-        table.add_row(
-            name,
-            *(_mean([lesion.challenge_dice for lesion in own[kind]]) for kind in kinds),
-            _mean([lesion.is_recognised for lesion in everything]),
-            _mean([lesion.is_kept for lesion in everything]),
-        )
-    console.print(table)
-    for kind in kinds:
-        perfect, none = (_value(scored[name][kind]) for name in ("perfect clicks", "no clicks"))
-        print_target(
-            console,
-            none >= DICE_TARGET * perfect,
-            f"{kind}: without clicks {none:.2f}, {none / perfect:.0%} of the {perfect:.2f} with perfect ones; "
-            f"target {DICE_TARGET:.0%}",
-        )
-
-
-def _cases(arguments: Arguments) -> Iterator[tuple[str, Case, Exam]]:
-    for files in find_exams(CASES, inputs=None):
-        if files.case is not None:
-            yield "sample cases", read_case(files.case)[0], read_exam(files)[0]
-    recipe = read_recipe(RECIPE)
-    sources = held_out_sources(arguments.data, recipe)
-    for number in range(arguments.cases):
-        source = sources[number % len(sources)]
-        generator = np.random.default_rng((arguments.seed, number))
-        pair = synthetic_pair(source, generator, shapes=sources, settings=recipe.synthesis, whole=True)
-        yield "held-out volumes", pair.case, exam_of(f"{source.name}/{number}", pair)
-
-
-def _without_followup_clicks(case: Case) -> Case:
-    return replace(case, clicks=tuple(replace(pair, followup=None) for pair in case.clicks))
-
-
-def _with_perfect_clicks(case: Case, exam: Exam) -> Case:
-    """Each click in the middle of the lesion's true outline; that of a lesion that is gone stays."""
-    middles: dict[int, Click] = {}
-    for name, followup in case.followups.items():
-        truth: LesionMap | None = exam.truth.get(name)
-        for lesion_id, region in ({} if truth is None else lesion_regions(truth.ids)).items():
-            assert followup.grid.shape_zyx == truth.grid.shape_zyx
-            point = center_xyz_mm(Outline.of(truth, [lesion_id], [region]))
-            middles[lesion_id] = Click(scan_name=name, point_xyz_mm=triple(point))
-    true_ids = {lesion_id: fact.true_id or lesion_id for lesion_id, fact in exam.facts.items()}
-    clicks = (
-        replace(pair, followup=middles.get(true_ids.get(pair.lesion_id, pair.lesion_id), pair.followup))
-        for pair in case.clicks
-    )
-    return replace(case, clicks=tuple(clicks))
-
-
-def _value(lesions: Sequence[LesionScore]) -> float:
-    return float(np.mean([lesion.challenge_dice for lesion in lesions if lesion.challenge_dice is not None]))
-
-
-def _mean(values: Sequence[float | None]) -> str:
-    known = [float(value) for value in values if value is not None]
-    return f"{np.mean(known):.2f} ({len(known)})" if known else "-"
 
 
 def main() -> None:
@@ -323,7 +233,9 @@ def main() -> None:
     print_cost(SMALL if arguments.quick else LARGE, console)
     if arguments.quick:
         arguments.cases = 1
-    print_outlines(arguments, load_ensemble(arguments.model), console)
+    print_outlines(
+        load_ensemble(arguments.model), console, data=arguments.data, cases=arguments.cases, seed=arguments.seed
+    )
 
 
 if __name__ == "__main__":

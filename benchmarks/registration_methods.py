@@ -26,6 +26,7 @@ from jaxtyping import Float32, Float64
 from benchmarks.registration_candidates import CANDIDATES, THREADS, Answers, Start
 from benchmarks.registration_pairs import COVERAGES, RegistrationPair, registration_pair
 from benchmarks.runs import ROOT
+from longilesion.registration.check import shown_voxels
 from longilesion.registration.coarse import body_centres_shift, find_shift
 from longilesion.registration.deformable import warped
 from longilesion.registration.reduction import ReducedScan, reduce_scan, transformed
@@ -35,6 +36,8 @@ from training.synthesis.sources import Source, find_volumes, load_sources, phant
 
 # Farther from where it belongs, a click is of no use.
 LOST_MM = 20.0
+# What the library leaves out at a scan's ends, where neighbourhoods would meet what it does not show.
+_END_MM = 20.0
 _COMMAND = "import sys; from benchmarks.registration_candidates import run_candidate; run_candidate(*sys.argv[1:])"
 _HEADER = ("method", "version", "licence", "failed", "median", "p90", "p97", "> 20 mm", "mean s", "max s", "memory")
 
@@ -71,14 +74,12 @@ class Prepared:
     @property
     def start(self) -> Start:
         """What a candidate is given."""
-        shape = self.before.hu.shape
-        local = np.indices(shape).reshape(3, -1).T[:, ::-1] * self.before.spacing_mm
-        end_mm = (np.array(self.after.hu.shape[::-1]) - 1) * self.after.spacing_mm
-        moved = transformed(self.motion, local)
+        motion = self.motion
         return Start(
             fixed=self.before,
-            moved_tones=warped(self.after, self.before, self.motion),
-            depth_mm=np.minimum(moved, end_mm - moved).min(axis=1).reshape(shape),
+            moved_tones=warped(self.after, self.before, motion),
+            shown=shown_voxels(self.before, self.after, motion),
+            inner=shown_voxels(self.before, self.after, motion, margin_mm=_END_MM),
         )
 
     def errors_mm(

@@ -20,8 +20,8 @@ _STAGE_SHARE: Mapping[Stage, float] = {"deformable": 1.0, "rigid": 0.8, "shift":
 # A point that is no further from the true one is near enough to find the lesion.
 NEAR_MM = 10.0
 # The constant, and a weight for each feature.
-_PLACE = (-7.790, 1.013, -3.826, 1.117, -1.911, 7.971, 4.715)
-_TRUST = (-12.741, 15.001, 6.332)
+_PLACE = (-7.718, 1.197, -3.307, 0.685, -0.897, 7.852, 4.021)
+_TRUST = (-13.780, 13.006, 11.268)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

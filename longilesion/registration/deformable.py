@@ -17,7 +17,7 @@ _ITERATIONS = "40x10"
 # Radius of the neighbourhood that is correlated, in voxels.
 _METRIC = "NCC 2x2x2"
 # Smoothing of each update and of the whole field, in voxels.
-_SMOOTHING = "2.0vox 1.0vox"
+_SMOOTHING = "3.0vox 1.5vox"
 # Along each axis; fewer leave no neighbourhoods at half resolution.
 _FEWEST_VOXELS = 16
 _THREADS = 2

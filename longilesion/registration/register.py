@@ -25,6 +25,8 @@ _END_MM = 20.0
 # Where more of the body than this folds over or collapses, a deformation is no anatomy.
 _GREATEST_FOLDED_SHARE = 0.01
 _SMALLEST_STRETCH = 0.1
+# Where there is nothing to deform, interpolation alone takes as much of the similarity.
+_TOLERANCE = 0.02
 
 _log = logging.getLogger(__name__)
 
@@ -41,8 +43,9 @@ def register_scans(baseline: Scan, followup: Scan) -> Registration:
         return shifted
     rigid = _moved(before, after, "rigid", shift, motion)
     if rigid.overall_similarity < shifted.overall_similarity:
+        # The patient lies as before, or the optimiser has lost its way: both times the shift is the better start.
         _log.info("rigid motion given up: similarity %.2f", rigid.overall_similarity)
-        return shifted
+        rigid = shifted
     return _deformed(rigid) or rigid
 
 
@@ -86,7 +89,7 @@ def _deformed(rigid: Registration) -> Registration | None:
     folded = float((stretch(forward, before.spacing_mm)[before.body] < _SMALLEST_STRETCH).mean())
     shown = shown_voxels(before, after, rigid.motion)
     similarity, overall = local_similarity(before, displaced(moved, forward, before.spacing_mm), shown)
-    if folded > _GREATEST_FOLDED_SHARE or overall < rigid.overall_similarity:
+    if folded > _GREATEST_FOLDED_SHARE or overall < rigid.overall_similarity - _TOLERANCE:
         _log.info("deformation given up: %.0f %% folded, similarity %.2f", 100 * folded, overall)
         return None
     return replace(

@@ -1,0 +1,113 @@
+"""What clicks are worth for the outlines: perfect ones, as published, corrected by registration, and none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.runs import ROOT, print_target
+from longilesion.case import Case, Click, lesion_regions
+from longilesion.ensemble import Ensemble
+from longilesion.evaluation.exam import Exam, ScoringSettings
+from longilesion.evaluation.folders import find_exams
+from longilesion.evaluation.lesions import LesionScore
+from longilesion.evaluation.measures import Outline, center_xyz_mm
+from longilesion.evaluation.methods import prediction_of
+from longilesion.evaluation.reading import read_exam
+from longilesion.evaluation.scoring import score_exam
+from longilesion.geometry import triple
+from longilesion.grand_challenge import read_case
+from longilesion.pipeline import segment_case
+from test.cases import CASES
+from training.material import held_out_sources
+from training.recipe import read_recipe
+from training.synthesis.exams import exam_of
+from training.synthesis.pairs import synthetic_pair
+
+RECIPE = ROOT / "training" / "recipes" / "compact.toml"
+DICE_TARGET = 0.9
+
+
+def print_outlines(ensemble: Ensemble, console: Console, *, data: Path | None, cases: int, seed: int) -> None:
+    """What the clicks are worth for the outlines: perfect, as published, corrected, and none."""
+    exams = list(_exams(data, cases=cases, seed=seed))
+    methods: dict[str, Callable[[Case, Exam], tuple[Case, bool]]] = {
+        "perfect clicks": lambda case, exam: (_with_perfect_clicks(case, exam), False),
+        "given clicks": lambda case, exam: (case, False),
+        "given clicks, --refine-clicks": lambda case, exam: (case, True),
+        "no clicks": lambda case, exam: (_without_followup_clicks(case), False),
+    }
+    scored: dict[str, dict[str, list[LesionScore]]] = {name: {} for name in methods}
+    for kind, case, exam in exams:
+        for name, changed in methods.items():
+            version, refine = changed(case, exam)
+            prediction = prediction_of(segment_case(version, ensemble, refine_clicks=refine))
+            scored[name].setdefault(kind, []).extend(score_exam(exam, prediction, ScoringSettings()).lesions)
+    kinds = list(dict.fromkeys(kind for kind, _, _ in exams))
+    table = Table(title="Dice per lesion, by the challenge's rule")
+    for heading in ("clicks", *kinds, "gone recognised", "present kept"):
+        table.add_column(heading, justify="left" if heading == "clicks" else "right")
+    for name, own in scored.items():
+        everything = [lesion for kind in kinds for lesion in own[kind]]
+        table.add_row(
+            name,
+            *(_mean([lesion.challenge_dice for lesion in own[kind]]) for kind in kinds),
+            _mean([lesion.is_recognised for lesion in everything]),
+            _mean([lesion.is_kept for lesion in everything]),
+        )
+    console.print(table)
+    for kind in kinds:
+        perfect, none = (_value(scored[name][kind]) for name in ("perfect clicks", "no clicks"))
+        print_target(
+            console,
+            none >= DICE_TARGET * perfect,
+            f"{kind}: without clicks {none:.2f}, {none / perfect:.0%} of the {perfect:.2f} with perfect ones; "
+            f"target {DICE_TARGET:.0%}",
+        )
+
+
+def _exams(data: Path | None, *, cases: int, seed: int) -> Iterator[tuple[str, Case, Exam]]:
+    for files in find_exams(CASES, inputs=None):
+        if files.case is not None:
+            yield "sample cases", read_case(files.case)[0], read_exam(files)[0]
+    recipe = read_recipe(RECIPE)
+    sources = held_out_sources(data, recipe)
+    for number in range(cases):
+        source = sources[number % len(sources)]
+        generator = np.random.default_rng((seed, number))
+        pair = synthetic_pair(source, generator, shapes=sources, settings=recipe.synthesis, whole=True)
+        yield "held-out volumes", pair.case, exam_of(f"{source.name}/{number}", pair)
+
+
+def _without_followup_clicks(case: Case) -> Case:
+    return replace(case, clicks=tuple(replace(pair, followup=None) for pair in case.clicks))
+
+
+def _with_perfect_clicks(case: Case, exam: Exam) -> Case:
+    """Each click in the middle of the lesion's true outline; that of a lesion that is gone stays."""
+    middles: dict[int, Click] = {}
+    for name in case.followups:
+        truth = exam.truth[name]
+        for lesion_id, region in lesion_regions(truth.ids).items():
+            point = center_xyz_mm(Outline.of(truth, [lesion_id], [region]))
+            middles[lesion_id] = Click(scan_name=name, point_xyz_mm=triple(point))
+    true_ids = {lesion_id: fact.true_id or lesion_id for lesion_id, fact in exam.facts.items()}
+    clicks = (
+        replace(pair, followup=middles.get(true_ids.get(pair.lesion_id, pair.lesion_id), pair.followup))
+        for pair in case.clicks
+    )
+    return replace(case, clicks=tuple(clicks))
+
+
+def _value(lesions: Sequence[LesionScore]) -> float:
+    return float(np.mean([lesion.challenge_dice for lesion in lesions if lesion.challenge_dice is not None]))
+
+
+def _mean(values: Sequence[float | None]) -> str:
+    known = [float(value) for value in values if value is not None]
+    return f"{np.mean(known):.2f} ({len(known)})" if known else "-"
