@@ -78,7 +78,7 @@ class ModelMethod:
             raise InputError(f"{files.name}: no input beside the truth; expected a case to segment")
         case, followup_files = read_case(files.case)
         if not self.has_followup_clicks:
-            case = _without_followup_clicks(case)
+            case = without_followup_clicks(case)
         for scan, path in followup_files.items():
             grid, tolerance_mm = case.followups[scan].grid, min(case.followups[scan].grid.spacing_zyx_mm) / 2
             if scan in exam.truth and not grid.matches(exam.truth[scan].grid, tolerance_mm=tolerance_mm):
@@ -104,7 +104,7 @@ def prediction_of(result: Segmentation) -> Prediction:
     )
 
 
-def _without_followup_clicks(case: Case) -> Case:
+def without_followup_clicks(case: Case) -> Case:
     """The case as the first interactive step gives it; a lesion that only a follow-up click knows is not in it."""
     clicks = tuple(replace(pair, followup=None) for pair in case.clicks if pair.baseline is not None)
     return replace(case, clicks=clicks)
