@@ -195,7 +195,7 @@ def print_accuracy(points: Sequence[Carried], console: Console) -> None:
 
 
 def print_cost(size: PairSize, console: Console) -> None:
-    """Seconds and memory of registering a large pair and carrying ten points over, in a process of its own."""
+    """Seconds and memory of registering a large pair and carrying its lesions over, in a process of its own."""
     case = torso_pair(size)
     scans = case.baselines["primary"].scan, case.followups["primary"]
     points = [pair.baseline.point_xyz_mm for pair in case.clicks if pair.baseline is not None]

@@ -30,14 +30,12 @@ from longilesion.registration.check import shown_voxels
 from longilesion.registration.coarse import body_centres_shift, find_shift
 from longilesion.registration.deformable import warped
 from longilesion.registration.reduction import ReducedScan, reduce_scan, transformed
-from longilesion.registration.register import SPACING_MM
+from longilesion.registration.register import END_MM, SPACING_MM
 from longilesion.registration.rigid import find_rigid
 from training.synthesis.sources import Source, find_volumes, load_sources, phantom_sources
 
 # Farther from where it belongs, a click is of no use.
 LOST_MM = 20.0
-# What the library leaves out at a scan's ends, where neighbourhoods would meet what it does not show.
-_END_MM = 20.0
 _COMMAND = "import sys; from benchmarks.registration_candidates import run_candidate; run_candidate(*sys.argv[1:])"
 _HEADER = ("method", "version", "licence", "failed", "median", "p90", "p97", "> 20 mm", "mean s", "max s", "memory")
 
@@ -79,7 +77,7 @@ class Prepared:
             fixed=self.before,
             moved_tones=warped(self.after, self.before, motion),
             shown=shown_voxels(self.before, self.after, motion),
-            inner=shown_voxels(self.before, self.after, motion, margin_mm=_END_MM),
+            inner=shown_voxels(self.before, self.after, motion, margin_mm=END_MM),
         )
 
     def errors_mm(

@@ -30,20 +30,20 @@ def place_vois(case: Case, prompt: LesionPrompt, settings: ModelSettings) -> Pla
     region = prior.regions.get(prompt.lesion_id)
     click = np.array(prompt.baseline.point_xyz_mm)
     center = click if region is None else np.array(prior.scan.grid.world_xyz_mm(region.center_zyx))
-    extent_zyx_mm = np.zeros(3) if region is None else _extent_zyx_mm(prior, region)
+    extent = np.zeros(3) if region is None else extent_zyx_mm(prior, region)
     expected = np.array(prompt.followup.point_xyz_mm) + (center - click)
     shift, similarity = best_shift(
         prior.scan,
         case.followups[prompt.followup.scan_name],
         centers_xyz_mm=(triple(center), triple(expected)),
-        extent_mm=float(extent_zyx_mm.max()),
+        extent_mm=float(extent.max()),
         settings=settings.alignment,
     )
     lattice_mm = np.array(settings.voi.shape_zyx) * np.array(settings.voi.spacing_zyx_mm)
     return Placement(
         followup_xyz_mm=triple(expected + shift),
         baseline_xyz_mm=triple(center),
-        zoom=_zoom(float((extent_zyx_mm / lattice_mm).max()), prompt.confidence, settings.voi),
+        zoom=_zoom(float((extent / lattice_mm).max()), prompt.confidence, settings.voi),
         similarity=similarity,
     )
 
@@ -58,7 +58,7 @@ def _zoom(share: float, confidence: float, settings: VoiSettings) -> float:
     return float(np.clip(np.clip(wanted, settings.zoom_min, settings.zoom_max) * wider, None, settings.zoom_max))
 
 
-def _extent_zyx_mm(prior: Baseline, region: LesionRegion) -> Float[np.ndarray, "3"]:
+def extent_zyx_mm(prior: Baseline, region: LesionRegion) -> Float[np.ndarray, "3"]:
     """Size of a lesion's box along the lattice's axes."""
     extent_xyz_mm = np.subtract(region.stop_zyx, region.start_zyx)[::-1] * prior.scan.grid.spacing_zyx_mm[::-1]
     _, grid = prior.scan.grid.lps_view(prior.scan.hu)

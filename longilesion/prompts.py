@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from longilesion.alignment import extent_zyx_mm
 from longilesion.case import (
     LOW_CONFIDENCE,
     Baseline,
@@ -135,12 +136,9 @@ def _carried(
 
 
 def _extent_mm(baseline: Baseline, lesion_id: int) -> float:
-    """The longest side of the box of a lesion's outline; 0 where it has none."""
+    """The longest side of a lesion's outline; 0 where it has none."""
     region = baseline.regions.get(lesion_id)
-    if region is None:
-        return 0.0
-    size_zyx = np.subtract(region.stop_zyx, region.start_zyx)
-    return float((size_zyx * baseline.scan.grid.spacing_zyx_mm).max())
+    return 0.0 if region is None else float(extent_zyx_mm(baseline, region).max())
 
 
 def _placed(lesion_id: int, baseline: Click, carried: Mapping[ScanName, CarriedPoint]) -> LesionPrompt | OutsideLesion:

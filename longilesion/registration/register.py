@@ -21,7 +21,7 @@ SPACING_MM = 5.0
 # A first guess that is no better is none.
 _LEAST_SHIFT_CORRELATION = 0.2
 # So near to a scan's end, a neighbourhood is compared with what the scan does not show.
-_END_MM = 20.0
+END_MM = 20.0
 # Where more of the body than this folds over or collapses, a deformation is no anatomy.
 _GREATEST_FOLDED_SHARE = 0.01
 _SMALLEST_STRETCH = 0.1
@@ -77,13 +77,11 @@ def _deformed(rigid: Registration) -> Registration | None:
     """The registration with a deformation; None where there is none, or it is worse or no anatomy."""
     before, after = rigid.baseline, rigid.followup
     moved = warped(after, before, rigid.motion)
-    forward = find_deformation(before, moved, shown_voxels(before, after, rigid.motion, margin_mm=_END_MM))
+    forward = find_deformation(before, moved, shown_voxels(before, after, rigid.motion, margin_mm=END_MM))
     if forward is None:
         return None
     back = np.linalg.inv(rigid.motion)
-    backward = find_deformation(
-        after, warped(before, after, back), shown_voxels(after, before, back, margin_mm=_END_MM)
-    )
+    backward = find_deformation(after, warped(before, after, back), shown_voxels(after, before, back, margin_mm=END_MM))
     if backward is None:
         return None
     folded = float((stretch(forward, before.spacing_mm)[before.body] < _SMALLEST_STRETCH).mean())

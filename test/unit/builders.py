@@ -49,7 +49,8 @@ def model_settings(
     inference: InferenceSettings | None = None,
 ) -> ModelSettings:
     return ModelSettings(
-        voi=VoiSettings(shape_zyx=shape_zyx, spacing_zyx_mm=spacing_zyx_mm, growth_limit=growth_limit),
+        # A click without confidence looks no wider: blocks without anatomy cannot be registered.
+        voi=VoiSettings(shape_zyx=shape_zyx, spacing_zyx_mm=spacing_zyx_mm, growth_limit=growth_limit, unsure_zoom=1.0),
         alignment=AlignmentSettings(template_radius_mm=10.0, search_radius_mm=5.0),
         encoding=encoding or EncodingSettings(),
         network=network or dual_encoder(),

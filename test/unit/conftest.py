@@ -14,7 +14,8 @@ from longilesion.networks import build_network
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of random weights that outlines whatever it looks at."""
     settings = ModelSettings(
-        voi=VoiSettings(shape_zyx=(8, 8, 8), spacing_zyx_mm=(2.0, 1.0, 1.0), growth_limit=0),
+        # A click without confidence looks no wider: scans this small cannot be registered.
+        voi=VoiSettings(shape_zyx=(8, 8, 8), spacing_zyx_mm=(2.0, 1.0, 1.0), growth_limit=0, unsure_zoom=1.0),
         encoding=EncodingSettings(),
         network=DualEncoderSettings(
             features_per_stage=(4, 8),
