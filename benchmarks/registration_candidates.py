@@ -23,6 +23,7 @@ import numpy as np
 import SimpleITK as sitk
 from jaxtyping import Bool, Float32
 
+from benchmarks.runs import peak_bytes
 from longilesion.registration.deformable import find_deformation
 from longilesion.registration.frames import to_itk
 from longilesion.registration.reduction import ReducedScan
@@ -220,11 +221,5 @@ def run_candidate(name: str, starts: str, answers: str) -> None:
             field = None
         seconds.append(time.perf_counter() - begun)
         fields.append(field if field is not None and np.isfinite(field).all() else None)
-    found = Answers(fields=tuple(fields), seconds=tuple(seconds), peak_bytes=_peak_bytes())
+    found = Answers(fields=tuple(fields), seconds=tuple(seconds), peak_bytes=peak_bytes())
     Path(answers).write_bytes(pickle.dumps(found))
-
-
-def _peak_bytes() -> int:
-    """The most memory this process has held; that of getrusage may be the parent's, from before this one's start."""
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.split("VmHWM:")[1].split()[0])

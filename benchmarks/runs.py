@@ -69,6 +69,12 @@ def measured(command: Sequence[str]) -> tuple[float, resource.struct_rusage]:
     return wall, usage
 
 
+def peak_bytes() -> int:
+    """The most memory this process has held; that of getrusage may be the parent's, from before this one's start."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+
 def print_target(console: Console, reached: bool, text: str) -> None:
     """Says whether a target is reached, and with which figure."""
     verdict = "[green]reached[/green]" if reached else "[red]missed[/red]"

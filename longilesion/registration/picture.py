@@ -7,27 +7,21 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Float32, Float64
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import AbstractPathEffect, withStroke
-from scipy.ndimage import map_coordinates
 
 from longilesion.case import LOW_CONFIDENCE, LesionPrompt, OutsideLesion, Scan
+from longilesion.registration.planes import PIXEL_MM, Frame, Plane, View, is_inside, sample_plane
 from longilesion.registration.reduction import ReducedScan, transformed
 from longilesion.registration.result import Registration
 
 Lesion: TypeAlias = LesionPrompt | OutsideLesion
 
-# As near to this as fits the plane.
-_PIXEL_MM = 1.5
-# A pixel is the mean of so many samples along each side, which calms the noise.
-_SAMPLES = 2
-# From black to white: air and lung differ, but most greys tell soft tissues apart.
-_TONES_HU, _TONES = (-1000.0, -800.0, -170.0, 260.0), (0.0, 0.16, 0.27, 1.0)
 _SQUARE_MM = 32.0
 # Lesions this close to a plane are marked in it.
 _RING_REACH_MM = 5.0
@@ -50,28 +44,11 @@ _COLUMN_INCHES, _ROW_INCHES, _GAP_INCHES = 3.2, (0.7, 4.8), 0.06
 _LEFT_INCHES, _TOP_INCHES, _BOTTOM_INCHES = 0.3, 0.88, 0.42
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _View:
-    """A plane across one of the axes x, y, z: which of them run right and along its height, and what lies where."""
-
-    name: str
-    across: int
-    right: int
-    height: int
-    left_right: tuple[str, str]
-    bottom_top: tuple[str, str]
-
-    @property
-    def is_upright(self) -> bool:
-        """Whether the axis along the height runs upwards."""
-        return self.height == 2
-
-
 # As radiologists look at a patient: from the feet, from the front, from the left.
 _VIEWS = (
-    _View(name="axial", across=2, right=0, height=1, left_right=("R", "L"), bottom_top=("P", "A")),
-    _View(name="coronal", across=1, right=0, height=2, left_right=("R", "L"), bottom_top=("F", "H")),
-    _View(name="sagittal", across=0, right=1, height=2, left_right=("A", "P"), bottom_top=("F", "H")),
+    View(name="axial", across=2, right=0, height=1, left_right=("R", "L"), bottom_top=("P", "A")),
+    View(name="coronal", across=1, right=0, height=2, left_right=("R", "L"), bottom_top=("F", "H")),
+    View(name="sagittal", across=0, right=1, height=2, left_right=("A", "P"), bottom_top=("F", "H")),
 )
 
 
@@ -83,35 +60,6 @@ class _Mark:
     xyz_mm: Float64[np.ndarray, "3"]
     confidence: float
     is_carried: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Frame:
-    """What is drawn, in the baseline's local frame (x, y, z mm): the box, and the place that all planes go through."""
-
-    low_xyz_mm: Float64[np.ndarray, "3"]
-    high_xyz_mm: Float64[np.ndarray, "3"]
-    place_xyz_mm: Float64[np.ndarray, "3"]
-
-    def extent_mm(self, view: _View) -> tuple[float, float, float, float]:
-        """Left, right, bottom and top of a plane, as matplotlib takes them."""
-        left, right = float(self.low_xyz_mm[view.right]), float(self.high_xyz_mm[view.right])
-        ends = float(self.low_xyz_mm[view.height]), float(self.high_xyz_mm[view.height])
-        bottom, top = ends if view.is_upright else ends[::-1]
-        return left, right, bottom, top
-
-    def size_mm(self, view: _View) -> tuple[float, float]:
-        """Width and height of a plane."""
-        size = self.high_xyz_mm - self.low_xyz_mm
-        return float(size[view.right]), float(size[view.height])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Plane:
-    """Greys from 0 to 1 of both scans at the same places, in rows from the top; NaN where a scan shows nothing."""
-
-    before: Float32[np.ndarray, "rows columns"]
-    after: Float32[np.ndarray, "rows columns"]
 
 
 def draw_registration(
@@ -130,7 +78,7 @@ def draw_registration(
     heights = [float(np.clip(height * inches_per_mm, *_ROW_INCHES)) for _, height in sizes]
     figure, panels = _panels(heights)
     for view, row in zip(_VIEWS, panels, strict=True):
-        plane = _plane(view, frame, registration, (baseline, followup))
+        plane = sample_plane(view, frame, registration, (baseline, followup))
         images = _grey(plane.before), _grey(plane.after), _checkerboard(plane), _overlay(plane)
         for axes, image in zip(row, images, strict=True):
             axes.imshow(image, extent=frame.extent_mm(view), interpolation="bilinear")
@@ -169,62 +117,24 @@ def _telling_place(
     scan = registration.baseline
     body = np.argwhere(scan.body)[:, ::-1] * scan.spacing_mm
     world = transformed(np.linalg.inv(scan.local_from_world), body)
-    shown = _is_inside(followup, registration.followup_xyz_mm(world))
+    shown = is_inside(followup, registration.followup_xyz_mm(world))
     if shown.any():
         return np.asarray(body[shown].mean(axis=0)), "the middle of what both scans show"
     return np.asarray(body.mean(axis=0)), "the middle of the baseline: the follow-up shows none of it"
 
 
-def _frame(scan: ReducedScan, place_xyz_mm: Float64[np.ndarray, "3"], baseline: Scan) -> _Frame:
+def _frame(scan: ReducedScan, place_xyz_mm: Float64[np.ndarray, "3"], baseline: Scan) -> Frame:
     """The box around the body, and around the place where that lies beyond it, as far as the scan reaches."""
     low, high = -scan.spacing_mm / 2, (np.array(scan.hu.shape[::-1]) - 0.5) * scan.spacing_mm
     reach = 2 * _RING_REACH_MM
     _, grid = baseline.grid.lps_view(baseline.hu)
     corners = [grid.world_xyz_mm(index) for index in ((-0.5, -0.5, -0.5), np.array(grid.shape_zyx) - 0.5)]
     first, last = transformed(scan.local_from_world, np.array(corners))
-    return _Frame(
+    return Frame(
         low_xyz_mm=np.maximum(first, np.minimum(low, place_xyz_mm - reach)),
         high_xyz_mm=np.minimum(last, np.maximum(high, place_xyz_mm + reach)),
         place_xyz_mm=place_xyz_mm,
     )
-
-
-# ---------------------------------------------------------------------------------------------------------- sampling
-
-
-def _plane(view: _View, frame: _Frame, registration: Registration, scans: tuple[Scan, Scan]) -> _Plane:
-    """Samples both scans on a plane, the follow-up at the places that the registration says."""
-    left, right, bottom, top = frame.extent_mm(view)
-    columns, rows = (max(1, round(length / _PIXEL_MM)) * _SAMPLES for length in frame.size_mm(view))
-    points = np.empty((rows, columns, 3))
-    points[..., view.across] = frame.place_xyz_mm[view.across]
-    points[..., view.right] = left + (right - left) * (np.arange(columns) + 0.5) / columns
-    points[..., view.height] = top + (bottom - top) * (np.arange(rows)[:, None] + 0.5) / rows
-    world = transformed(np.linalg.inv(registration.baseline.local_from_world), points.reshape(-1, 3))
-    before, after = (
-        _pixels(_tones(scan, at).reshape(rows, columns))
-        for scan, at in zip(scans, (world, registration.followup_xyz_mm(world)), strict=True)
-    )
-    return _Plane(before=before, after=after)
-
-
-def _pixels(samples: Float32[np.ndarray, "a b"]) -> Float32[np.ndarray, "rows columns"]:
-    rows, columns = (length // _SAMPLES for length in samples.shape)
-    return np.asarray(samples.reshape(rows, _SAMPLES, columns, _SAMPLES).mean(axis=(1, 3)))
-
-
-def _tones(scan: Scan, points_xyz_mm: Float64[np.ndarray, "n 3"]) -> Float32[np.ndarray, "n"]:
-    """Greys of a scan at points of its world, straight from its own voxels; NaN beyond them."""
-    index_zyx = transformed(np.linalg.inv(scan.grid.world_from_voxel), points_xyz_mm)[:, ::-1].T
-    hu = map_coordinates(scan.hu, index_zyx, order=1, mode="nearest", output=np.float32)
-    tones = np.interp(hu, _TONES_HU, _TONES)
-    return np.where(_is_inside(scan, points_xyz_mm), tones, np.nan).astype(np.float32)
-
-
-def _is_inside(scan: Scan, points_xyz_mm: Float64[np.ndarray, "n 3"]) -> Bool[np.ndarray, "n"]:
-    """Whether a scan's voxels cover points of its world."""
-    index_zyx = transformed(np.linalg.inv(scan.grid.world_from_voxel), points_xyz_mm)[:, ::-1]
-    return np.asarray(((index_zyx >= -0.5) & (index_zyx <= np.array(scan.grid.shape_zyx) - 0.5)).all(axis=1))
 
 
 # ------------------------------------------------------------------------------------------------------------ images
@@ -234,14 +144,14 @@ def _grey(tones: Float32[np.ndarray, "rows columns"]) -> Float32[np.ndarray, "ro
     return _with_unseen(np.repeat(tones[..., None], 3, axis=-1))
 
 
-def _checkerboard(plane: _Plane) -> Float32[np.ndarray, "rows columns 3"]:
+def _checkerboard(plane: Plane) -> Float32[np.ndarray, "rows columns 3"]:
     """Squares of both scans in turn: where they fit, edges run on from square to square."""
-    row, column = (np.arange(length) * _PIXEL_MM // _SQUARE_MM for length in plane.before.shape)
+    row, column = (np.arange(length) * PIXEL_MM // _SQUARE_MM for length in plane.before.shape)
     squares = np.where((row[:, None] + column) % 2 == 0, plane.before, plane.after)
     return _grey(np.where(np.isnan(plane.before + plane.after), np.float32(np.nan), squares))
 
 
-def _overlay(plane: _Plane) -> Float32[np.ndarray, "rows columns 3"]:
+def _overlay(plane: Plane) -> Float32[np.ndarray, "rows columns 3"]:
     """Both scans in their colours, added up."""
     before, after = (np.array(to_rgb(color), np.float32) for color in (_BEFORE, _AFTER))
     return _with_unseen(np.clip(plane.before[..., None] * before + plane.after[..., None] * after, 0.0, 1.0))
@@ -274,7 +184,7 @@ def _panels(row_inches: Sequence[float]) -> tuple[Figure, list[list[Axes]]]:
     return figure, [[figure.add_subplot(grid[row, column]) for column in range(4)] for row in range(len(row_inches))]
 
 
-def _mark_lesions(axes: Axes, view: _View, frame: _Frame, marks: Sequence[_Mark]) -> None:
+def _mark_lesions(axes: Axes, view: View, frame: Frame, marks: Sequence[_Mark]) -> None:
     """Rings, with their ids, the lesions that lie near the plane."""
     for mark in marks:
         if abs(mark.xyz_mm[view.across] - frame.place_xyz_mm[view.across]) > _RING_REACH_MM:
@@ -294,7 +204,7 @@ def _mark_lesions(axes: Axes, view: _View, frame: _Frame, marks: Sequence[_Mark]
         )
 
 
-def _name(axes: Axes, view: _View, *, height_mm: float) -> None:
+def _name(axes: Axes, view: View, *, height_mm: float) -> None:
     """Names the row's plane, and says at the panel's edges which side of the patient lies there."""
     cell = axes.get_position(original=True)
     middle = (cell.y0 + cell.y1) / 2

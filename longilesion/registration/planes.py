@@ -1,0 +1,101 @@
+"""Planes through two registered scans, sampled from their own voxels for a picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64
+from scipy.ndimage import map_coordinates
+
+from longilesion.case import Scan
+from longilesion.registration.reduction import transformed
+from longilesion.registration.result import Registration
+
+# As near to this as fits the plane.
+PIXEL_MM = 1.5
+# A pixel is the mean of so many samples along each side, which calms the noise.
+_SAMPLES = 2
+# From black to white: air and lung differ, but most greys tell soft tissues apart.
+_TONES_HU, _TONES = (-1000.0, -800.0, -170.0, 260.0), (0.0, 0.16, 0.27, 1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """A plane across one of the axes x, y, z: which of them run right and along its height, and what lies where."""
+
+    name: str
+    across: int
+    right: int
+    height: int
+    left_right: tuple[str, str]
+    bottom_top: tuple[str, str]
+
+    @property
+    def is_upright(self) -> bool:
+        """Whether the axis along the height runs upwards."""
+        return self.height == 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Frame:
+    """What is drawn, in the baseline's local frame (x, y, z mm): the box, and the place that all planes go through."""
+
+    low_xyz_mm: Float64[np.ndarray, "3"]
+    high_xyz_mm: Float64[np.ndarray, "3"]
+    place_xyz_mm: Float64[np.ndarray, "3"]
+
+    def extent_mm(self, view: View) -> tuple[float, float, float, float]:
+        """Left, right, bottom and top of a plane, as matplotlib takes them."""
+        left, right = float(self.low_xyz_mm[view.right]), float(self.high_xyz_mm[view.right])
+        ends = float(self.low_xyz_mm[view.height]), float(self.high_xyz_mm[view.height])
+        bottom, top = ends if view.is_upright else ends[::-1]
+        return left, right, bottom, top
+
+    def size_mm(self, view: View) -> tuple[float, float]:
+        """Width and height of a plane."""
+        size = self.high_xyz_mm - self.low_xyz_mm
+        return float(size[view.right]), float(size[view.height])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Plane:
+    """Greys from 0 to 1 of both scans at the same places, in rows from the top; NaN where a scan shows nothing."""
+
+    before: Float32[np.ndarray, "rows columns"]
+    after: Float32[np.ndarray, "rows columns"]
+
+
+def sample_plane(view: View, frame: Frame, registration: Registration, scans: tuple[Scan, Scan]) -> Plane:
+    """Samples both scans on a plane, the follow-up at the places that the registration says."""
+    left, right, bottom, top = frame.extent_mm(view)
+    columns, rows = (max(1, round(length / PIXEL_MM)) * _SAMPLES for length in frame.size_mm(view))
+    points = np.empty((rows, columns, 3))
+    points[..., view.across] = frame.place_xyz_mm[view.across]
+    points[..., view.right] = left + (right - left) * (np.arange(columns) + 0.5) / columns
+    points[..., view.height] = top + (bottom - top) * (np.arange(rows)[:, None] + 0.5) / rows
+    world = transformed(np.linalg.inv(registration.baseline.local_from_world), points.reshape(-1, 3))
+    before, after = (
+        _pixels(_tones(scan, at).reshape(rows, columns))
+        for scan, at in zip(scans, (world, registration.followup_xyz_mm(world)), strict=True)
+    )
+    return Plane(before=before, after=after)
+
+
+def _pixels(samples: Float32[np.ndarray, "a b"]) -> Float32[np.ndarray, "rows columns"]:
+    rows, columns = (length // _SAMPLES for length in samples.shape)
+    return np.asarray(samples.reshape(rows, _SAMPLES, columns, _SAMPLES).mean(axis=(1, 3)))
+
+
+def _tones(scan: Scan, points_xyz_mm: Float64[np.ndarray, "n 3"]) -> Float32[np.ndarray, "n"]:
+    """Greys of a scan at points of its world, straight from its own voxels; NaN beyond them."""
+    index_zyx = transformed(np.linalg.inv(scan.grid.world_from_voxel), points_xyz_mm)[:, ::-1].T
+    hu = map_coordinates(scan.hu, index_zyx, order=1, mode="nearest", output=np.float32)
+    tones = np.interp(hu, _TONES_HU, _TONES)
+    return np.where(is_inside(scan, points_xyz_mm), tones, np.nan).astype(np.float32)
+
+
+def is_inside(scan: Scan, points_xyz_mm: Float64[np.ndarray, "n 3"]) -> Bool[np.ndarray, "n"]:
+    """Whether a scan's voxels cover points of its world."""
+    index_zyx = transformed(np.linalg.inv(scan.grid.world_from_voxel), points_xyz_mm)[:, ::-1]
+    return np.asarray(((index_zyx >= -0.5) & (index_zyx <= np.array(scan.grid.shape_zyx) - 0.5)).all(axis=1))
