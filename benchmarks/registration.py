@@ -1,4 +1,4 @@
-"""`make bench-registration`: how well clicks are carried over, what that costs, and what it means for the outlines."""
+"""`make bench-registration`: how well clicks are propagated, what that costs, and what it means for the outlines."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from benchmarks.runs import ROOT, measured, print_target
 from longilesion.case import LOW_CONFIDENCE
 from longilesion.ensemble import load_ensemble
 from longilesion.geometry import triple
-from longilesion.registration.carrying import carry_points
+from longilesion.registration.propagation import propagate_points
 from longilesion.registration.register import register_scans
-from training.material import split_volumes
 from training.recipe import read_recipe
 from training.synthesis.sources import Source, load_sources, phantom_sources
+from training.training_data import split_volumes
 
 WRONG_MM = 20.0
 MEDIAN_TARGET_MM, P90_TARGET_MM, FLAGGED_TARGET = 4.0, 10.0, 0.9
@@ -39,7 +39,7 @@ import sys, time, numpy as np
 from benchmarks.runs import peak_bytes
 from longilesion.case import Scan
 from longilesion.geometry import Grid
-from longilesion.registration.carrying import carry_points
+from longilesion.registration.propagation import propagate_points
 from longilesion.registration.register import register_scans
 loaded = np.load(sys.argv[1])
 arrays = [(loaded[f"hu_{k}"], loaded[f"grid_{k}"]) for k in (0, 1)]
@@ -47,7 +47,7 @@ scans = [Scan(hu=hu, grid=Grid(shape_zyx=hu.shape, world_from_voxel=matrix)) for
 points = [tuple(point) for point in loaded["points"].tolist()]
 begun = time.perf_counter()
 registration = register_scans(*scans)
-carry_points(registration, *scans, points, extents_mm=[0.0] * len(points))
+propagate_points(registration, *scans, points, extents_mm=[0.0] * len(points))
 seconds = time.perf_counter() - begun
 open(sys.argv[2], "w").write(f"{seconds} {peak_bytes()}")
 """
@@ -70,8 +70,8 @@ class Arguments:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Carried:
-    """A point that was carried over; `error_mm` is infinite where the follow-up is another patient's."""
+class PropagatedPair:
+    """A point that was propagated; `error_mm` is infinite where the follow-up is another patient's."""
 
     coverage: str
     is_held_out: bool
@@ -91,30 +91,32 @@ class Carried:
         return self.said_shown and self.error_mm > WRONG_MM
 
 
-def carried_points(sources: Sequence[Source], held_out: Sequence[str], *, pairs: int, seed: int) -> Iterator[Carried]:
-    """Carries the points of pairs of each volume, and of each with the volume before it."""
+def propagated_points(
+    sources: Sequence[Source], held_out: Sequence[str], *, pairs: int, seed: int
+) -> Iterator[PropagatedPair]:
+    """Propagates the points of pairs of each volume, and of each with the volume before it."""
     last: RegistrationPair | None = None
     for number, source in enumerate(sources):
         is_held_out = source.name in held_out
         for repeat in range(pairs):
             generator = np.random.default_rng((seed, number, repeat))
             pair = registration_pair(source, generator, coverage=COVERAGES[(number + repeat) % len(COVERAGES)])
-            yield from _carried(pair, pair, is_held_out=is_held_out)
+            yield from _propagated(pair, pair, is_held_out=is_held_out)
             if repeat == 0:
                 if last is not None:
-                    yield from _carried(pair, last, is_held_out=is_held_out)
+                    yield from _propagated(pair, last, is_held_out=is_held_out)
                 last = pair
 
 
-def _carried(before: RegistrationPair, after: RegistrationPair, *, is_held_out: bool) -> Iterator[Carried]:
+def _propagated(before: RegistrationPair, after: RegistrationPair, *, is_held_out: bool) -> Iterator[PropagatedPair]:
     registration = register_scans(before.baseline, after.followup)
     points = [triple(point) for point in before.baseline_xyz_mm]
-    found = carry_points(registration, before.baseline, after.followup, points, extents_mm=[0.0] * len(points))
+    found = propagate_points(registration, before.baseline, after.followup, points, extents_mm=[0.0] * len(points))
     is_same = before is after
     for point, truth, is_shown, is_lesion in zip(
         found, before.followup_xyz_mm, before.is_shown, before.is_lesion, strict=True
     ):
-        yield Carried(
+        yield PropagatedPair(
             coverage=before.coverage if is_same else "another patient",
             is_held_out=is_held_out,
             is_lesion=bool(is_lesion),
@@ -125,10 +127,10 @@ def _carried(before: RegistrationPair, after: RegistrationPair, *, is_held_out: 
         )
 
 
-def print_accuracy(points: Sequence[Carried], console: Console) -> None:
+def print_accuracy(points: Sequence[PropagatedPair], console: Console) -> None:
     """The errors of the points that the follow-up shows, and what is said of those that it does not."""
     same = [point for point in points if point.coverage != "another patient"]
-    groups: dict[str, Callable[[Carried], bool]] = {
+    groups: dict[str, Callable[[PropagatedPair], bool]] = {
         "all": lambda point: True,
         **{coverage: lambda point, coverage=coverage: point.coverage == coverage for coverage in COVERAGES},
         "lesions": lambda point: point.is_lesion,
@@ -194,7 +196,7 @@ def print_accuracy(points: Sequence[Carried], console: Console) -> None:
 
 
 def print_cost(size: PairSize, console: Console) -> None:
-    """Seconds and memory of registering a large pair and carrying its lesions over, in a process of its own."""
+    """Seconds and memory of registering a large pair and propagating its lesions, in a process of its own."""
     case = torso_pair(size)
     scans = case.baselines["primary"].scan, case.followups["primary"]
     points = [pair.baseline.point_xyz_mm for pair in case.clicks if pair.baseline is not None]
@@ -225,7 +227,7 @@ def main() -> None:
         names = [*training, *held_out]
         sources = load_sources(arguments.data, names[:: 6 if arguments.quick else 1])
     points = list(
-        carried_points(sources, held_out, pairs=1 if arguments.quick else arguments.pairs, seed=arguments.seed)
+        propagated_points(sources, held_out, pairs=1 if arguments.quick else arguments.pairs, seed=arguments.seed)
     )
     print_accuracy(points, console)
     print_cost(SMALL if arguments.quick else LARGE, console)

@@ -1,9 +1,9 @@
 """Libraries that could find the deformation between two scans, each behind the same function.
 
-A candidate is given the baseline scan and the follow-up's tones as the rigid motion lays them on it, and answers with
-the displacement (x, y, z, mm) at the baseline's voxels, or with None where it gives up. All have the same voxels and
-tones and two threads. Their settings are the best of the few that are named beside them, and of these one that takes
-no more than about 20 seconds for half a metre of a patient, if any does.
+A candidate is given the baseline scan and the follow-up's intensities resampled by the rigid motion, and returns the
+displacement (x, y, z, mm) at the baseline's voxels, or None where it fails. All get the same voxels, intensities and
+two threads. Their settings are the best of the few that are named beside them, and of these one that takes no more than
+about 20 seconds for half a metre of a patient, if any does.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ class Start:
     """
 
     fixed: ReducedScan
-    moved_tones: Float32[np.ndarray, "z y x"]
+    moved_intensities: Float32[np.ndarray, "z y x"]
     shown: Bool[np.ndarray, "z y x"]
     inner: Bool[np.ndarray, "z y x"]
 
     @property
     def images(self) -> tuple[sitk.Image, sitk.Image]:
-        """The tones of both."""
-        return to_itk(self.fixed.tones, self.fixed), to_itk(self.moved_tones, self.fixed)
+        """The intensities of both."""
+        return to_itk(self.fixed.intensities, self.fixed), to_itk(self.moved_intensities, self.fixed)
 
     @property
     def mask(self) -> sitk.Image:
@@ -74,7 +74,7 @@ class Candidate:
 
 
 def _greedy(start: Start) -> Field | None:
-    return find_deformation(start.fixed, start.moved_tones, start.inner)
+    return find_deformation(start.fixed, start.moved_intensities, start.inner)
 
 
 # The optimiser with bounds (LBFGSB) cannot refine the control points. Correlation in place of mutual information leaves
@@ -156,8 +156,8 @@ def _convex_adam(start: Start) -> Field:
 
     torch.set_num_threads(THREADS)
     voxels_zyx = convex_adam_pt(
-        torch.from_numpy(start.fixed.tones),
-        torch.from_numpy(start.moved_tones),
+        torch.from_numpy(start.fixed.intensities),
+        torch.from_numpy(start.moved_intensities),
         grid_sp=4,
         disp_hw=4,
         selected_niter=40,

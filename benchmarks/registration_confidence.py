@@ -1,4 +1,4 @@
-"""Fits the confidence of carried points on known deformations: `python -m benchmarks.registration_confidence`.
+"""Fits the confidence of propagated points on known deformations: `python -m benchmarks.registration_confidence`.
 
 Pairs like those of the benchmark, harder ones, and scans of different patients, over the volumes that the shipped
 weights were trained on; how good the fit is, is said of volumes that it left out in turn.
@@ -19,13 +19,13 @@ from sklearn.metrics import roc_auc_score
 from benchmarks.registration_pairs import COVERAGES, MOTION, RegistrationPair, registration_pair
 from longilesion.case import LOW_CONFIDENCE
 from longilesion.geometry import triple
-from longilesion.registration.carrying import BORDER_MM, find_places
 from longilesion.registration.confidence import NEAR_MM, Evidence, place_features, trust_features
+from longilesion.registration.propagation import BORDER_MM, find_places
 from longilesion.registration.register import register_scans
-from training.material import split_volumes
 from training.recipe import read_recipe
 from training.synthesis.settings import MotionSettings
 from training.synthesis.sources import Source, load_sources, phantom_sources
+from training.training_data import split_volumes
 
 WRONG_MM = 20.0
 # To trust a wrong answer does more harm than to doubt a right one.
@@ -37,7 +37,7 @@ _KINDS = ((MOTION, 110.0), (MOTION, 70.0), (HARD, 110.0), (HARD, 60.0))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """A carried point: what spoke for it, and how far it was from the truth (infinitely where there is none)."""
+    """A propagated point: what spoke for it, and how far it was from the truth (infinitely where there is none)."""
 
     group: str
     evidence: Evidence

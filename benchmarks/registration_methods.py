@@ -75,7 +75,7 @@ class Prepared:
         motion = self.motion
         return Start(
             fixed=self.before,
-            moved_tones=warped(self.after, self.before, motion),
+            moved_intensities=warped(self.after, self.before, motion),
             shown=shown_voxels(self.before, self.after, motion),
             inner=shown_voxels(self.before, self.after, motion, margin_mm=END_MM),
         )

@@ -24,10 +24,10 @@ from longilesion.geometry import triple
 from longilesion.grand_challenge import read_case
 from longilesion.pipeline import segment_case
 from test.cases import CASES
-from training.material import held_out_sources
 from training.recipe import read_recipe
 from training.synthesis.exams import exam_of
 from training.synthesis.pairs import synthetic_pair
+from training.training_data import held_out_sources
 
 RECIPE = ROOT / "training" / "recipes" / "compact.toml"
 DICE_TARGET = 0.9
@@ -49,7 +49,7 @@ def print_outlines(ensemble: Ensemble, console: Console, *, data: Path | None, c
             version, refine = changed(case, exam)
             prediction = prediction_of(segment_case(version, ensemble, refine_clicks=refine))
             scored[name] += [(kind, lesion) for lesion in score_exam(exam, prediction, ScoringSettings()).lesions]
-    # What is new has no outline before, and the baseline click of the challenge is itself carried back, with an error.
+    # A new lesion has no baseline outline; its baseline click in the challenge is propagated back, with an error.
     groups: dict[str, Callable[[str, LesionScore], bool]] = {
         SAMPLES: lambda kind, lesion: kind == SAMPLES,
         HELD_OUT: lambda kind, lesion: kind == HELD_OUT,

@@ -25,16 +25,16 @@ from longilesion.networks import build_network
 from training import prepare
 from training.cache import build_cache
 from training.dataset import CachedLesions, SyntheticLesions
-from training.journal import read_log
 from training.learner import Learner, Progress, launched
 from training.loading import Lesions, Share, batches
-from training.material import split_volumes, synthesis_sources
 from training.optimisation import initialised
 from training.preparation.prepared import PreparedData, read_prepared
 from training.recipe import AugmentationSettings, Recipe, read_recipe
+from training.run_log import read_log
 from training.samples import Sample, collate
 from training.synthesis.pairs import synthetic_pair
 from training.synthesis.sources import load_sources
+from training.training_data import split_volumes, synthesis_sources
 
 RECIPES = ROOT / "training" / "recipes"
 WAITING_TARGET = 0.10

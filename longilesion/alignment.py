@@ -79,7 +79,7 @@ def best_shift(
     """The translation (x, y, z in mm) of the follow-up centre that maximises correlation less a penalty on distance.
 
     The lesion between the two `centers_xyz_mm` (baseline, follow-up) spans `extent_mm`. Also returns the correlation
-    there; None, with no translation, where the baseline shows a single density.
+    there; None, with no translation, where the baseline shows a single HU value.
     """
     template_mm = float(np.clip(extent_mm / 2 + 10.0, settings.template_radius_mm, 2 * settings.template_radius_mm))
     template_radius = round(template_mm / settings.spacing_mm)

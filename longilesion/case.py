@@ -15,7 +15,7 @@ ScanName: TypeAlias = Literal["primary", "secondary"]
 
 SCAN_NAMES: tuple[ScanName, ...] = ("primary", "secondary")
 AIR_HU = -1024
-# A click that was carried over with less confidence is more likely wrong than right.
+# A click that was propagated with less confidence is more likely wrong than right.
 LOW_CONFIDENCE = 0.5
 
 

@@ -60,7 +60,7 @@ class AlignmentSettings(Settings):
 
 
 class LikelihoodSettings(Settings):
-    """How densities become the lesion's likelihood; HU, and voxels of the lattice."""
+    """How Hounsfield units become the lesion's likelihood; HU, and voxels of the lattice."""
 
     spread_hu: tuple[float, float] = Field(
         default=(10.0, 40.0), description="limits of the deviation within a tissue, whatever the noise"
@@ -74,7 +74,7 @@ class LikelihoodSettings(Settings):
     )
     ring_mm: tuple[float, float] = Field(default=(14.0, 22.0), description="and this ring is around it")
     least_contrast_hu: float = Field(default=15.0, ge=0, description="below it, core and ring are not told apart")
-    soft_tissue_hu: float = Field(default=-50.0, description="denser tissue changes with contrast agent")
+    soft_tissue_hu: float = Field(default=-50.0, description="tissue above it changes with contrast agent")
     alike_hu: float = Field(default=20.0, gt=0, description="tissue this near to the shell shows how it has changed")
     alike_voxels: int = Field(default=200, ge=1, description="fewer of them show nothing")
     greatest_change_hu: float = Field(default=80.0, ge=0, description="a greater change is misalignment")
@@ -83,7 +83,7 @@ class LikelihoodSettings(Settings):
 class EncodingSettings(Settings):
     """How a pair of VOIs becomes the channels of the two streams.
 
-    `image` gives one channel per HU window, `lesion_likelihood` one that says which densities look like the lesion.
+    `image` gives one channel per HU window, `lesion_likelihood` one: how likely each voxel's HU is inside the lesion.
     """
 
     clip_hu: tuple[tuple[float, float], ...] = ((-1000.0, 400.0),)
@@ -115,8 +115,8 @@ class EncodingSettings(Settings):
         return sum(self._width(channel) for channel in self.stream_channels)
 
     @property
-    def density_channels(self) -> int:
-        """How many of a stream's channels, the first ones, come from its scan's densities."""
+    def intensity_channels(self) -> int:
+        """How many of a stream's channels, the first ones, come from its scan's Hounsfield units."""
         return sum(
             self._width(channel) for channel in self.stream_channels if channel in ("image", "lesion_likelihood")
         )

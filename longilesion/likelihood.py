@@ -1,7 +1,7 @@
-"""How much every voxel looks like the lesion, judged by density alone: what a reader looks for in the follow-up.
+"""Likelihood that a voxel belongs to the lesion, from its Hounsfield units alone.
 
-A lesion is brighter or darker than the tissue around it, so density itself says little of where it is; its likelihood
-says it in one direction for every lesion.
+A lesion is brighter or darker than the tissue around it, so the sign of its contrast varies; the likelihood is high
+inside the lesion either way.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from longilesion.voi import Voi, VoiPair
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Densities:
+class TissueHu:
     """Mean and deviation, in HU, of a lesion and of the tissue around it; None where that cannot be told apart."""
 
     lesion: tuple[float, float]
     around: tuple[float, float] | None
 
     def likelihood(self, hu: Float32[np.ndarray, "z y x"], other_tissues: float) -> Float32[np.ndarray, "z y x"]:
-        """The lesion's share, 0..1, of the likelihood of each density."""
+        """The lesion's share, 0..1, of the likelihood of each value in HU."""
         lesion = _bell(hu, self.lesion)
         rest = other_tissues if self.around is None else other_tissues + _bell(hu, self.around)
         return lesion / (lesion + rest)
@@ -34,7 +34,7 @@ def lesion_likelihood(
 ) -> tuple[Float32[np.ndarray, "z y x"], Float32[np.ndarray, "z y x"] | None]:
     """The likelihood of the lesion, 0..1, at each voxel of the follow-up and of the baseline (None without one).
 
-    With an outline, the lesion's density is the baseline's, changed as the tissue around it has changed since; without
+    With an outline, the lesion's HU are the baseline's, changed as the tissue around it has changed since; without
     one it is the follow-up's at the click.
     """
     other = settings.other_tissues
@@ -48,22 +48,22 @@ def lesion_likelihood(
         inside = pair.baseline_mask > 0.5 * pair.baseline_mask.max()
         border = _dilated(inside, 1)
         shell = _dilated(border, settings.shell_voxels) & ~border & (pair.baseline_others == 0)
-        before = Densities(
-            lesion=_density(pair.baseline.hu, baseline, inside, settings),
-            around=_density(pair.baseline.hu, baseline, shell, settings) if shell.any() else None,
+        before = TissueHu(
+            lesion=_mean_and_deviation_hu(pair.baseline.hu, baseline, inside, settings),
+            around=_mean_and_deviation_hu(pair.baseline.hu, baseline, shell, settings) if shell.any() else None,
         )
         now = _since(before, followup, baseline, inside, settings)
     return now.likelihood(followup, other), before.likelihood(baseline, other)
 
 
 def _since(
-    before: Densities,
+    before: TissueHu,
     followup: Float32[np.ndarray, "z y x"],
     baseline: Float32[np.ndarray, "z y x"],
     inside: Bool[np.ndarray, "z y x"],
     settings: LikelihoodSettings,
-) -> Densities:
-    """The densities to expect in the follow-up: those of before, with the change of what looked like the shell."""
+) -> TissueHu:
+    """The HU to expect in the follow-up: the baseline's, plus the change of tissue that was similar to the shell."""
     if before.around is None:
         return before
     alike = (np.abs(baseline - before.around[0]) < settings.alike_hu) & ~inside
@@ -76,10 +76,10 @@ def _since(
     if min(before.lesion[0], before.around[0]) < settings.soft_tissue_hu:
         # A nodule in lung or fat does not change with what surrounds it.
         return replace(before, around=around)
-    return Densities(lesion=(before.lesion[0] + change, before.lesion[1]), around=around)
+    return TissueHu(lesion=(before.lesion[0] + change, before.lesion[1]), around=around)
 
 
-def _at_click(voi: Voi, smooth: Float32[np.ndarray, "z y x"], settings: LikelihoodSettings) -> Densities:
+def _at_click(voi: Voi, smooth: Float32[np.ndarray, "z y x"], settings: LikelihoodSettings) -> TissueHu:
     """What lies at the click, or at the nearest voxel where the click lies outside, and in a ring around it."""
     axes = [
         (np.arange(count) - np.clip(round(center), 0, count - 1)) * spacing
@@ -87,15 +87,15 @@ def _at_click(voi: Voi, smooth: Float32[np.ndarray, "z y x"], settings: Likeliho
     ]
     z, y, x = (axis.astype(np.float32) ** 2 for axis in axes)
     squared_mm = z[:, None, None] + y[:, None] + x
-    lesion = _density(voi.hu, smooth, squared_mm < settings.core_mm**2, settings)
+    lesion = _mean_and_deviation_hu(voi.hu, smooth, squared_mm < settings.core_mm**2, settings)
     inner, outer = settings.ring_mm
     ring = (squared_mm > inner**2) & (squared_mm < outer**2)
-    around = _density(voi.hu, smooth, ring, settings) if ring.any() else None
+    around = _mean_and_deviation_hu(voi.hu, smooth, ring, settings) if ring.any() else None
     told_apart = around is not None and abs(around[0] - lesion[0]) >= settings.least_contrast_hu
-    return Densities(lesion=lesion, around=around if told_apart else None)
+    return TissueHu(lesion=lesion, around=around if told_apart else None)
 
 
-def _density(
+def _mean_and_deviation_hu(
     hu: Float32[np.ndarray, "z y x"],
     smooth: Float32[np.ndarray, "z y x"],
     where: Bool[np.ndarray, "z y x"],
@@ -104,8 +104,8 @@ def _density(
     return float(np.median(hu[where])), float(np.clip(smooth[where].std(), *settings.spread_hu))
 
 
-def _bell(hu: Float32[np.ndarray, "z y x"], density: tuple[float, float]) -> Float32[np.ndarray, "z y x"]:
-    mean, deviation = (np.float32(value) for value in density)
+def _bell(hu: Float32[np.ndarray, "z y x"], statistics_hu: tuple[float, float]) -> Float32[np.ndarray, "z y x"]:
+    mean, deviation = (np.float32(value) for value in statistics_hu)
     return np.asarray(np.exp(np.float32(-0.5) * ((hu - mean) / deviation) ** 2))
 
 

@@ -1,6 +1,6 @@
 """Complete prompts: every lesion that is clicked or outlined gets a place to look for it in a follow-up scan, or none.
 
-A missing follow-up click is the baseline click carried over by registration (`longilesion.registration`), once per
+A missing follow-up click is the baseline click propagated by registration (`longilesion.registration`), once per
 pair of scans. Of several follow-up scans the one that shows the lesion is chosen.
 """
 
@@ -24,7 +24,7 @@ from longilesion.case import (
     Scan,
     ScanName,
 )
-from longilesion.registration.carrying import CarriedPoint, carry_points
+from longilesion.registration.propagation import PropagatedPoint, propagate_points
 from longilesion.registration.register import register_scans
 from longilesion.registration.result import Registration
 
@@ -66,7 +66,7 @@ def complete_prompts(
             for lesion_id in sorted(pairs.keys() | outlined)
         )
     ]
-    carried = _carried(
+    propagated = _propagated(
         case,
         [pair for pair in known if pair.baseline is not None and (pair.followup is None or refine_clicks)],
         register,
@@ -75,13 +75,13 @@ def complete_prompts(
     outside: list[OutsideLesion] = []
     for pair in known:
         if pair.followup is not None:
-            lesions.append(_given(pair, pair.followup, carried.get(pair.lesion_id, {})))
+            lesions.append(_given(pair, pair.followup, propagated.get(pair.lesion_id, {})))
         elif pair.baseline is None:
             _log.warning(
                 "lesion %d: no follow-up click and no baseline scan that shows it; it is left out", pair.lesion_id
             )
         else:
-            found = _placed(pair.lesion_id, pair.baseline, carried[pair.lesion_id])
+            found = _placed(pair.lesion_id, pair.baseline, propagated[pair.lesion_id])
             if isinstance(found, OutsideLesion):
                 outside.append(found)
             else:
@@ -105,11 +105,11 @@ def _baseline_click(case: Case, pair: ClickPair) -> Click | None:
     return Click(scan_name=name, point_xyz_mm=center)
 
 
-def _carried(
+def _propagated(
     case: Case, pairs: list[ClickPair], register: Callable[[Scan, Scan], Registration]
-) -> dict[int, dict[ScanName, CarriedPoint]]:
+) -> dict[int, dict[ScanName, PropagatedPoint]]:
     """Where each lesion would lie in each follow-up scan, by id; every pair of scans is registered once."""
-    carried: dict[int, dict[ScanName, CarriedPoint]] = {pair.lesion_id: {} for pair in pairs}
+    propagated: dict[int, dict[ScanName, PropagatedPoint]] = {pair.lesion_id: {} for pair in pairs}
     for baseline_name, baseline in case.baselines.items():
         clicks = {
             pair.lesion_id: pair.baseline
@@ -129,10 +129,10 @@ def _carried(
                 registration.stage,
                 registration.overall_similarity,
             )
-            found = carry_points(registration, baseline.scan, followup, points, extents_mm=extents)
+            found = propagate_points(registration, baseline.scan, followup, points, extents_mm=extents)
             for lesion_id, point in zip(clicks, found, strict=True):
-                carried[lesion_id][followup_name] = point
-    return carried
+                propagated[lesion_id][followup_name] = point
+    return propagated
 
 
 def _extent_mm(baseline: Baseline, lesion_id: int) -> float:
@@ -141,17 +141,19 @@ def _extent_mm(baseline: Baseline, lesion_id: int) -> float:
     return 0.0 if region is None else float(extent_zyx_mm(baseline, region).max())
 
 
-def _placed(lesion_id: int, baseline: Click, carried: Mapping[ScanName, CarriedPoint]) -> LesionPrompt | OutsideLesion:
+def _placed(
+    lesion_id: int, baseline: Click, propagated: Mapping[ScanName, PropagatedPoint]
+) -> LesionPrompt | OutsideLesion:
     """The lesion where the surest scan shows it, or outside all of them.
 
     What a scan of another part of the body makes of the lesion does not count against one that surely goes on there.
     """
-    shown = {name: point for name, point in carried.items() if point.is_shown}
-    absent = [point.trust for point in carried.values() if not point.is_shown]
+    shown = {name: point for name, point in propagated.items() if point.is_shown}
+    absent = [point.trust for point in propagated.values() if not point.is_shown]
     sure_of_place = any(point.trust >= LOW_CONFIDENCE for point in shown.values())
     if not sure_of_place and max(absent, default=0.0) >= LOW_CONFIDENCE:
         return OutsideLesion(lesion_id=lesion_id, baseline=baseline, confidence=max(absent))
-    name, point = max((shown or carried).items(), key=lambda item: item[1].confidence)
+    name, point = max((shown or propagated).items(), key=lambda item: item[1].confidence)
     return LesionPrompt(
         lesion_id=lesion_id,
         followup=Click(scan_name=name, point_xyz_mm=point.point_xyz_mm, clamped=point.clamped),
@@ -161,7 +163,7 @@ def _placed(lesion_id: int, baseline: Click, carried: Mapping[ScanName, CarriedP
     )
 
 
-def _confidence(baseline: Click, point: CarriedPoint) -> float:
+def _confidence(baseline: Click, point: PropagatedPoint) -> float:
     if not point.is_shown:
         # A place on the border, for want of one inside, is a guess.
         return 0.0
@@ -169,9 +171,9 @@ def _confidence(baseline: Click, point: CarriedPoint) -> float:
     return min(point.confidence, _CLAMPED_CONFIDENCE) if baseline.clamped else point.confidence
 
 
-def _given(pair: ClickPair, followup: Click, carried: Mapping[ScanName, CarriedPoint]) -> LesionPrompt:
-    """A lesion with a follow-up click, which is moved where a carried point, if there is one, contradicts it."""
-    point = carried.get(followup.scan_name)
+def _given(pair: ClickPair, followup: Click, propagated: Mapping[ScanName, PropagatedPoint]) -> LesionPrompt:
+    """A lesion with a follow-up click, which is moved where a propagated point, if there is one, contradicts it."""
+    point = propagated.get(followup.scan_name)
     is_refined = (
         point is not None
         and point.is_shown

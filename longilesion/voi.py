@@ -38,7 +38,7 @@ class Placement:
 class Voi:
     """Hounsfield units on a lattice, with the click as a fractional lattice index (which may lie outside).
 
-    `click_confidence` is that of a click that was carried over, 1 for a given one.
+    `click_confidence` is that of a click that was propagated, 1 for a given one.
     """
 
     hu: Float32[np.ndarray, "z y x"]

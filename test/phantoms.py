@@ -20,7 +20,7 @@ from training.synthesis.solids import Ellipsoid
 
 Fate: TypeAlias = Literal["persists", "grows", "shrinks", "gone", "new", "merged"]
 
-# Density of a lesion against the organ around it, in Hounsfield units.
+# HU of a lesion against the organ around it, in Hounsfield units.
 CONTRAST_HU: Mapping[str, float] = {
     "liver": -60.0,
     "spleen": -70.0,
@@ -123,7 +123,7 @@ def torso_case(
     clicks = []
     for plan in lesions:
         center = (before | after)[plan.lesion_id].center_xyz_mm
-        # The outline is known in the baseline; everything else is carried over by registration, and noisy.
+        # The outline is known in the baseline; everything else is propagated by registration, and noisy.
         first_error = 3.0 if plan.fate == "new" else 0.0
         clicks.append(
             ClickPair(

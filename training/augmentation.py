@@ -1,4 +1,4 @@
-"""Random changes of encoded samples: turns, stretches, flips, and densities. The transforms are batchgeneratorsv2's."""
+"""Augmentation of encoded samples: rotation, scaling, mirroring, intensity; transforms of batchgeneratorsv2."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def augmented(
 ) -> Batch:
     """The batch with every sample changed as its own seed says, whatever else is in the batch.
 
-    Turns and stretches are about the lattice's middle, in millimetres; of `spacing_zyx_mm` only the ratios matter.
+    Rotation and scaling are about the lattice's middle, in millimetres; of `spacing_zyx_mm` only the ratios matter.
     What is turned in from beyond the lattice is air and has no lesion. An absent baseline stays zero.
     """
     if not _changes_anything(settings):
@@ -122,20 +122,20 @@ def _augmented_sample(
 def _turned(
     stream: Float32[Tensor, "c z y x"], settings: SpatialAugmentation, spacing_zyx_mm: Triple
 ) -> Float32[Tensor, "c z y x"]:
-    """All channels turned and stretched alike, with linear interpolation; shares of voxels stay shares."""
+    """All channels rotated and scaled alike, with linear interpolation; shares of voxels stay shares."""
     if float(torch.rand(())) >= settings.probability:
         return stream
     shape = tuple(stream.shape[1:])
-    angle, stretch = float(np.deg2rad(settings.rotation_deg)), settings.stretch
+    angle, scaling = float(np.deg2rad(settings.rotation_deg)), settings.scaling
     transform = SpatialTransform(
         shape,
         patch_center_dist_from_border=0,
         random_crop=False,
         p_rotation=float(angle > 0),
         rotation=(-angle, angle),
-        p_scaling=float(stretch > 0),
+        p_scaling=float(scaling > 0),
         # It divides lengths by these.
-        scaling=(1 / (1 + stretch), 1 / (1 - stretch)),
+        scaling=(1 / (1 + scaling), 1 / (1 - scaling)),
     )
     parameters = transform.get_parameters(image=stream)
     if parameters["affine"] is None:

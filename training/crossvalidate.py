@@ -35,12 +35,12 @@ from training.command import run_command
 from training.differences import differences
 from training.export import Arguments as ExportArguments
 from training.export import export, presence_bundle
-from training.material import prepared_contents
 from training.model_card import OUT_OF_FOLD
 from training.parallel import progress_bar
 from training.preparation.prepared import PreparedCase, PreparedData, read_dataset_file, read_prepared
 from training.recipe import PresenceSettings, Recipe, read_recipe
 from training.run_folder import RunFolder, is_finished, read_record
+from training.training_data import prepared_contents
 
 _log = logging.getLogger("training")
 

@@ -1,4 +1,4 @@
-"""Scores a bundle and its naive opponents on synthetic pairs over held-out volumes: `python -m training.evaluate`.
+"""Scores a bundle and its naive methods on synthetic pairs over held-out volumes: `python -m training.evaluate`.
 
 Every lesion is scored on the whole scan by `longilesion.evaluation`. The tables' Dice follows the challenge's rule, the
 mean over all predicted labels that touch a lesion, 0 where none does. A gone lesion is recognised if its label is
@@ -31,12 +31,12 @@ from longilesion.geometry import Triple
 from longilesion.pipeline import segment_case
 from longilesion.prompts import complete_prompts
 from training.command import run_command
-from training.material import held_out_sources
-from training.opponents import grow_region, paste_baseline
+from training.naive_methods import grow_region, paste_baseline
 from training.recipe import read_recipe
 from training.synthesis.exams import REAL, exam_of
 from training.synthesis.lesions import Fate
 from training.synthesis.pairs import SyntheticPair, synthetic_pair
+from training.training_data import held_out_sources
 
 DIAMETERS_MM = ((0, 12), (12, 20), (20, 40), (40, 400))
 

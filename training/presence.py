@@ -30,8 +30,8 @@ from longilesion.networks.dual_encoder import DualEncoder
 from training.command import run_command
 from training.differences import differences
 from training.loading import Lesions, Share, batches
-from training.material import find_material
 from training.recipe import PresenceSettings, Recipe, read_recipe
+from training.training_data import find_training_data
 
 _log = logging.getLogger("training")
 
@@ -86,7 +86,7 @@ def fit_presence(arguments: Arguments) -> None:
     recipe = read_recipe(arguments.recipe)
     ensemble = load_ensemble(arguments.bundle, device="cpu")
     _check_settings(arguments.bundle, ensemble.settings, recipe)
-    material = find_material(
+    training_data = find_training_data(
         arguments.data,
         recipe,
         fold=arguments.fold,
@@ -95,7 +95,7 @@ def fit_presence(arguments: Arguments) -> None:
         of_presence=True,
     )
     networks = [network for network in ensemble.networks if isinstance(network, DualEncoder)]
-    judged, origins = _judged(networks, ensemble.precision, material.lesions, recipe, workers=arguments.workers)
+    judged, origins = _judged(networks, ensemble.precision, training_data.lesions, recipe, workers=arguments.workers)
     is_unseen = unseen_origins(origins)
     said = []
     for network, lesions in zip(networks, judged, strict=True):

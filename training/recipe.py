@@ -63,8 +63,8 @@ class JitterSettings(Settings):
         return voi.model_copy(update={"shape_zyx": self.shape_zyx or voi.shape_zyx})
 
 
-class FaultSettings(Settings):
-    """Faults of the baseline's outlines, as readers make them (LiFE-Net: false positives and negatives)."""
+class MaskErrorSettings(Settings):
+    """Errors of the baseline's outlines, as readers make them (LiFE-Net: false positives and negatives)."""
 
     missing_share: float = Field(default=0.0, ge=0, le=1, description="how often the lesion's outline is missing")
     resized_share: float = Field(default=0.0, ge=0, le=1, description="how often it is too wide or too narrow")
@@ -76,11 +76,11 @@ class FaultSettings(Settings):
 
 
 class SpatialAugmentation(Settings):
-    """Turns, stretches and flips of a lattice."""
+    """Rotation, scaling and mirroring of a lattice."""
 
-    probability: float = Field(default=0.0, ge=0, le=1, description="of turning and stretching")
+    probability: float = Field(default=0.0, ge=0, le=1, description="of rotation and scaling")
     rotation_deg: float = Field(default=0.0, ge=0, description="up to as much about each axis")
-    stretch: float = Field(default=0.0, ge=0, lt=1, description="up to that share longer or shorter")
+    scaling: float = Field(default=0.0, ge=0, lt=1, description="up to that share longer or shorter")
     mirror_axes: tuple[Literal["z", "y", "x"], ...] = Field(default=(), description="each flipped half of the time")
 
 
@@ -152,7 +152,7 @@ class Recipe(Settings):
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
     synthesis: SynthesisSettings = SynthesisSettings()
     jitter: JitterSettings = JitterSettings()
-    faults: FaultSettings = FaultSettings()
+    mask_errors: MaskErrorSettings = MaskErrorSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
     validation: ValidationSettings = ValidationSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
@@ -165,7 +165,7 @@ class Recipe(Settings):
         return self.model_copy(
             update={
                 "jitter": self.presence.jitter,
-                "faults": FaultSettings(),
+                "mask_errors": MaskErrorSettings(),
                 "augmentation": AugmentationSettings(),
                 "data": self.data.model_copy(update={"reuse": 1}),
             }

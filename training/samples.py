@@ -17,7 +17,7 @@ from longilesion.voi import Placement, VoiPair, resample, sample_voi_pair
 from training.augmentation import augmented
 from training.batch import Batch
 from training.cutout import GREATEST_SHIFT, CutOut
-from training.faults import faulty
+from training.mask_errors import with_mask_errors
 from training.recipe import JitterSettings, Recipe
 
 # A lesion of which the lattice shows no more voxels would teach a wrong absence.
@@ -76,8 +76,10 @@ def sample_target(truth: LesionMap, true_id: int | None, lattice: Grid) -> Float
 
 
 def collate(samples: Sequence[Sample], recipe: Recipe) -> Batch:
-    """Encodes samples as a batch with the library's own encoding, after faults of the outlines; then augments it."""
-    pairs = [faulty(sample.pair, recipe.faults, np.random.default_rng((sample.seed, 1))) for sample in samples]
+    """Encodes samples as a batch with the library's own encoding, after errors of the outlines; then augments it."""
+    pairs = [
+        with_mask_errors(sample.pair, recipe.mask_errors, np.random.default_rng((sample.seed, 1))) for sample in samples
+    ]
     batch = Batch(
         input=encode(pairs, recipe.model.encoding),
         target=torch.from_numpy(np.stack([sample.target for sample in samples])[:, None]),

@@ -22,10 +22,8 @@ from longilesion.ensemble import Device, find_device, save_bundle
 from longilesion.errors import InputError
 from longilesion.networks import build_network
 from training.command import run_command
-from training.journal import Journal
 from training.learner import Learner, Progress, end_process, launched, over_processes
 from training.loading import Share, batches
-from training.material import Material, find_material
 from training.optimisation import initialised, learning_rate
 from training.parallel import progress_bar
 from training.recipe import Recipe, read_recipe
@@ -39,7 +37,9 @@ from training.run_folder import (
     write_checkpoint,
     write_summary,
 )
+from training.run_log import RunLog
 from training.stopping import stop_signals, until_asked
+from training.training_data import TrainingData, find_training_data
 from training.validation import FIGURES, Figure, validate
 from training.weights import load_weights
 
@@ -80,14 +80,14 @@ class Arguments:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What does not change while a run goes on; only one process keeps a journal."""
+    """What does not change while a run goes on; only one process writes the log."""
 
     recipe: Recipe
     steps: int
-    material: Material
+    training_data: TrainingData
     folder: RunFolder
     learner: Learner
-    journal: Journal | None
+    run_log: RunLog | None
 
 
 def train(arguments: Arguments) -> Progress:
@@ -97,7 +97,7 @@ def train(arguments: Arguments) -> Progress:
     share = Share(rank=fabric.global_rank, processes=fabric.world_size, workers=arguments.workers)
     begun, before = time.monotonic(), done.seconds
     with stop_signals() as asked, progress_bar(visible=fabric.is_global_zero) as bar:
-        stream = batches(run.material.lesions, run.recipe, share, steps=range(done.step, run.steps))
+        stream = batches(run.training_data.lesions, run.recipe, share, steps=range(done.step, run.steps))
         if fabric.world_size == 1:
             # One of several processes cannot leave the others waiting for its part of a step.
             stream = until_asked(asked, stream)
@@ -129,8 +129,8 @@ def train(arguments: Arguments) -> Progress:
                 _log.info("stopped at step %d after %.0f minutes; run again to resume", done.step, done.seconds / 60)
                 break
     done.skipped = round(over_processes(fabric, [done.skipped], how="sum")[0])
-    if run.journal is not None:
-        run.journal.close()
+    if run.run_log is not None:
+        run.run_log.close()
         _sum_up(run, done)
     # None leaves before all are done.
     fabric.barrier()
@@ -155,7 +155,7 @@ def _begun(arguments: Arguments) -> tuple[Run, Progress]:
         load_weights(network, arguments.weights, recipe.model)
     # One process looks first: it may have to cut out the lesions for all.
     with fabric.rank_zero_first():
-        material = find_material(
+        training_data = find_training_data(
             arguments.data,
             recipe,
             fold=arguments.fold,
@@ -166,13 +166,13 @@ def _begun(arguments: Arguments) -> tuple[Run, Progress]:
         if fabric.is_global_zero:
             record = RunRecord(
                 recipe=recipe,
-                data=material.contents,
+                data=training_data.contents,
                 fold=arguments.fold,
                 seed=arguments.seed,
                 steps=steps,
                 weights=None if arguments.weights is None else str(arguments.weights),
                 processes=fabric.world_size,
-                workers=arguments.workers if material.lesions.drawn_together > 1 else 0,
+                workers=arguments.workers if training_data.lesions.drawn_together > 1 else 0,
                 versions=package_versions(),
             )
             begin_or_resume(folder, record)
@@ -190,8 +190,8 @@ def _begun(arguments: Arguments) -> tuple[Run, Progress]:
             # The first process has those of all.
             done.skipped = 0
         _log.info("resumed from step %d", done.step)
-    journal = Journal(folder, step=done.step) if fabric.is_global_zero else None
-    run = Run(recipe=recipe, steps=steps, material=material, folder=folder, learner=learner, journal=journal)
+    run_log = RunLog(folder, step=done.step) if fabric.is_global_zero else None
+    run = Run(recipe=recipe, steps=steps, training_data=training_data, folder=folder, learner=learner, run_log=run_log)
     return run, done
 
 
@@ -211,8 +211,8 @@ def _report(run: Run, done: Progress, *, rate: float) -> str:
         for name in ("outline", "presence", "reconstruction")
         if figures[name] == figures[name]
     )
-    if run.journal is not None:
-        run.journal.training(done.step, figures)
+    if run.run_log is not None:
+        run.run_log.training(done.step, figures)
     _log.info("step %d of %d  %s  %.2f s a step", done.step, run.steps, said, figures["seconds"])
     return said
 
@@ -220,20 +220,20 @@ def _report(run: Run, done: Progress, *, rate: float) -> str:
 def _judge(run: Run, done: Progress) -> None:
     """Validates the averaged weights, each process its share of the cases, and keeps them if they are the best."""
     fabric, network = run.learner.fabric, run.learner.average.module
-    cases = run.material.validation
+    cases = run.training_data.validation
     figures = validate(network, run.recipe.model, cases[fabric.global_rank :: fabric.world_size])
     totals = over_processes(fabric, (figure.total for figure in figures.values()), how="sum")
     counts = over_processes(fabric, (figure.count for figure in figures.values()), how="sum")
     means = {
         name: Figure(total=total, count=count).mean for name, total, count in zip(FIGURES, totals, counts, strict=True)
     }
-    if run.journal is None:
+    if run.run_log is None:
         return
-    run.journal.validation(done.step, means)
+    run.run_log.validation(done.step, means)
     _log.info("validation at step %d: %s", done.step, "  ".join(f"{name} {value:.3f}" for name, value in means.items()))
     provenance = {
         "recipe": run.recipe.name,
-        "data": run.material.trained_on,
+        "data": run.training_data.trained_on,
         "steps": f"{done.step} of {run.steps}",
         "validation": f"challenge Dice {means['dice']:.3f} over {len(cases)} cases",
         "licence": "research use only",
@@ -252,7 +252,7 @@ def _save(run: Run, done: Progress) -> None:
     progress = asdict(done)
     progress["sums"] = dict(zip(done.sums, over_processes(fabric, done.sums.values(), how="mean"), strict=True))
     progress["skipped"] = round(over_processes(fabric, [done.skipped], how="sum")[0])
-    if run.journal is not None:
+    if run.run_log is not None:
         write_checkpoint(run.folder, {**run.learner.state(), "progress": progress})
     fabric.barrier()
 

@@ -36,10 +36,10 @@ def register(
     baseline_clicks: Path | None = None,
     points: Path | None = None,
 ) -> None:
-    """Register two scans of a patient, carry lesions from one to the other, and draw a picture to judge it by.
+    """Register two scans of a patient, propagate lesions from one to the other, and draw a picture to judge it by.
 
     Scans and masks are .nii.gz, .nii, .mha or .nrrd files. A lesion's place is its baseline click, else the middle of
-    its outline. What is carried over can be looked at, corrected and given to `longilesion segment` as its
+    its outline. What is propagated can be looked at, corrected and given to `longilesion segment` as its
     --followup-clicks.
 
     Args:

@@ -40,7 +40,7 @@ def segment(
 
     Scans and masks are .nii.gz, .nii, .mha or .nrrd files. The mask, clicks or both tell which lesions to look for and
     where: without clicks, the centre of each lesion in the mask is its baseline click; without a follow-up click, the
-    baseline click is carried over. Clicks are JSON files as on Grand Challenge, with the lesion's id as name and the
+    baseline click is propagated. Clicks are JSON files as on Grand Challenge, with the lesion's id as name and the
     x, y, z voxel index in their scan as point: {"points": [{"name": "7", "point": [212.5, 301.0, 48.0]}]}
 
     Args:

@@ -142,10 +142,10 @@ class LocalPresence(nn.Module):
             # Map by map, since a concatenated copy of all of them would cost more than their sums.
             sums = [regions @ maps.float().flatten(2).transpose(1, 2) for maps in (*features, *images)]
             pooled = torch.cat(sums, dim=2) / (mass[..., None] + 1.0)
-            densities = pooled[:, :, self.channels :]
+            intensities = pooled[:, :, self.channels :]
             seen = ((mass[:, [1, 3]] > 1) & (mass[:, [2, 4]] > 1))[..., None]
             # Tens of HU are a hundredth of the image's range; the factor brings them to the scale of the features.
-            contrast = 10 * (densities[:, [1, 3]] - densities[:, [2, 4]]) * seen
+            contrast = 10 * (intensities[:, [1, 3]] - intensities[:, [2, 4]]) * seen
             overlap = (outline * probability).flatten(1).sum(1) / (mass[:, 1] + 1.0)
             statistics = torch.stack(
                 (

@@ -18,9 +18,9 @@ class DualEncoder(nn.Module):
         """Builds the network that the settings describe."""
         super().__init__()
         network, encoding = settings.network, settings.encoding
-        self.density_channels = encoding.density_channels
+        self.intensity_channels = encoding.intensity_channels
         # It comes right after them.
-        self.mask_channel = self.density_channels if "lesion_mask" in encoding.stream_channels else None
+        self.mask_channel = self.intensity_channels if "lesion_mask" in encoding.stream_channels else None
         self.stem_zyx = network.stem_zyx
         self.encoder = Encoder(encoding.channel_count, network)
         self.fusion = PointwiseFusion(network.features_per_stage)
@@ -32,7 +32,7 @@ class DualEncoder(nn.Module):
         )
         features = network.features_per_stage[0]
         self.presence = LocalPresence(
-            3 * features, image_channels=self.density_channels, hidden=network.presence_features
+            3 * features, image_channels=self.intensity_channels, hidden=network.presence_features
         )
 
     def forward(self, batch: NetworkInput) -> NetworkOutput:
@@ -45,7 +45,7 @@ class DualEncoder(nn.Module):
         features, logits = self.decoder(self.fusion(followup, baseline), all_resolutions=self.training)
         description = self.presence.describe(
             (features, followup[0], baseline[0]),
-            tuple(self._pooled(stream, self.density_channels) for stream in (batch.followup, batch.baseline)),
+            tuple(self._pooled(stream, self.intensity_channels) for stream in (batch.followup, batch.baseline)),
             self._outline(batch),
             # Detached: presence must not teach the outline to shrink.
             nn.functional.avg_pool3d(logits[0].detach().float().sigmoid(), self.stem_zyx),

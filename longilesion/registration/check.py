@@ -8,9 +8,9 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from longilesion.registration.reduction import ReducedScan
 
-# Deviation of the neighbourhood whose tones are correlated.
+# Deviation of the neighbourhood whose intensities are correlated.
 _SIMILARITY_SIGMA_MM = 12.0
-# Below this deviation of tones there is nothing to correlate.
+# Below this deviation of intensities there is nothing to correlate.
 _LEAST_CONTRAST = 0.01
 
 
@@ -31,31 +31,33 @@ def shown_voxels(
 def local_similarity(
     scan: ReducedScan, other: Float32[np.ndarray, "z y x"], shown: Bool[np.ndarray, "z y x"]
 ) -> tuple[Float32[np.ndarray, "z y x"], float]:
-    """The local correlation of a scan's tones with others where they are shown, and its mean there; 0 elsewhere."""
+    """The local correlation of two scans' intensities where both are shown, and its mean there; 0 elsewhere."""
     sigma = _SIMILARITY_SIGMA_MM / scan.spacing_mm
-    tones = scan.tones
+    intensities = scan.intensities
 
     def smoothed(values: Float32[np.ndarray, "z y x"]) -> Float32[np.ndarray, "z y x"]:
         return np.asarray(gaussian_filter(values * shown, sigma, mode="constant", truncate=2.5))
 
-    weight = np.maximum(smoothed(np.ones_like(tones)), 1e-3)
-    means = smoothed(tones) / weight, smoothed(other) / weight
-    variances = smoothed(tones**2) / weight - means[0] ** 2, smoothed(other**2) / weight - means[1] ** 2
+    weight = np.maximum(smoothed(np.ones_like(intensities)), 1e-3)
+    means = smoothed(intensities) / weight, smoothed(other) / weight
+    variances = smoothed(intensities**2) / weight - means[0] ** 2, smoothed(other**2) / weight - means[1] ** 2
     spread = np.sqrt(np.maximum(variances[0], 0) * np.maximum(variances[1], 0)) + _LEAST_CONTRAST**2
-    correlation = (smoothed(tones * other) / weight - means[0] * means[1]) / spread * shown
+    correlation = (smoothed(intensities * other) / weight - means[0] * means[1]) / spread * shown
     overall = float(correlation[shown].mean()) if shown.any() else 0.0
     return correlation.astype(np.float32), overall
 
 
 def displaced(
-    tones: Float32[np.ndarray, "z y x"], field: Float32[np.ndarray, "z y x 3"], spacing_mm: float
+    intensities: Float32[np.ndarray, "z y x"], field: Float32[np.ndarray, "z y x 3"], spacing_mm: float
 ) -> Float32[np.ndarray, "z y x"]:
-    """Tones as the displacements (x, y, z, mm) show them; 0 beyond the lattice."""
-    places = np.indices(tones.shape, dtype=np.float32) + np.moveaxis(field[..., ::-1], -1, 0) / np.float32(spacing_mm)
-    return np.asarray(map_coordinates(tones, places, order=1, mode="constant", output=np.float32))
+    """Intensities as the displacements (x, y, z, mm) show them; 0 beyond the lattice."""
+    places = np.indices(intensities.shape, dtype=np.float32) + np.moveaxis(field[..., ::-1], -1, 0) / np.float32(
+        spacing_mm
+    )
+    return np.asarray(map_coordinates(intensities, places, order=1, mode="constant", output=np.float32))
 
 
-def stretch(field: Float32[np.ndarray, "z y x 3"], spacing_mm: float) -> Float32[np.ndarray, "z y x"]:
+def jacobian_determinant(field: Float32[np.ndarray, "z y x 3"], spacing_mm: float) -> Float32[np.ndarray, "z y x"]:
     """The determinant of the Jacobian of `point + field(point)`."""
     along_zyx = [np.gradient(field, spacing_mm, axis=axis) for axis in range(3)]
     jacobian = np.stack(along_zyx[::-1], axis=-1) + np.eye(3, dtype=np.float32)

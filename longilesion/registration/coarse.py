@@ -22,10 +22,10 @@ _SPACING_MM = 12.0
 _LEAST_OVERLAP = 0.2
 # How much a small overlap counts against a shift.
 _OVERLAP_EXPONENT = 0.3
-# Fewer voxels of the body, or a smaller deviation of their tones, are nothing to compare.
+# Fewer voxels of the body, or a smaller deviation of their intensities, are nothing to compare.
 _FEWEST_VOXELS = 50
 _LEAST_CONTRAST = 0.01
-# Of the densities that are compared: lungs and the body's outline, and soft tissue with bone.
+# Of the intensities that are compared: lungs and the body's outline, and soft tissue with bone.
 _WINDOWS_HU = ((-1000.0, 300.0), (-200.0, 300.0))
 
 
@@ -73,8 +73,8 @@ def _first_voxel(coarse: ReducedScan, scan: ReducedScan) -> Float64[np.ndarray, 
 
 
 def _contrast(scan: ReducedScan) -> float:
-    """The deviation of tones within the body."""
-    return float(scan.tones[scan.body].std())
+    """The deviation of intensities within the body."""
+    return float(scan.intensities[scan.body].std())
 
 
 def _overlap(before: Bool[np.ndarray, "z y x"], after: Bool[np.ndarray, "a b c"]) -> Float64[np.ndarray, "i j k"]:

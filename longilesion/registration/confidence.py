@@ -26,7 +26,7 @@ _TRUST = (-13.780, 13.006, 11.268)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What is known of a carried point.
+    """What is known of a propagated point.
 
     Of the place: the local `similarity` (correlation) of the registered scans, how far from the point one ends who
     returns by the registration found the other way round, and the correlation that the search around the place found,
@@ -43,7 +43,7 @@ class Evidence:
 
 
 def confidence_in_place(evidence: Evidence) -> float:
-    """How probable it is that a carried point lies within 10 mm of the true one."""
+    """How probable it is that a propagated point lies within 10 mm of the true one."""
     return _STAGE_SHARE[evidence.stage] * _logistic(_PLACE, place_features(evidence))
 
 

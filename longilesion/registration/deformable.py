@@ -26,18 +26,23 @@ _EXACT = "-noise 0 -wp 0.01"
 
 
 def warped(moving: ReducedScan, fixed: ReducedScan, motion: Float64[np.ndarray, "4 4"]) -> Float32[np.ndarray, "z y x"]:
-    """Tones of one scan where the fixed scan's voxels are moved to; 0 beyond it."""
+    """Intensities of one scan where the fixed scan's voxels are moved to; 0 beyond it."""
     rigid = sitk.AffineTransform(3)
     rigid.SetMatrix(motion[:3, :3].ravel().tolist())
     rigid.SetTranslation(motion[:3, 3].tolist())
     image = sitk.Resample(
-        to_itk(moving.tones, moving), to_itk(fixed.tones, fixed), rigid, sitk.sitkLinear, 0.0, sitk.sitkFloat32
+        to_itk(moving.intensities, moving),
+        to_itk(fixed.intensities, fixed),
+        rigid,
+        sitk.sitkLinear,
+        0.0,
+        sitk.sitkFloat32,
     )
     return sitk.GetArrayFromImage(image)
 
 
 def find_deformation(
-    fixed: ReducedScan, moved_tones: Float32[np.ndarray, "z y x"], shown: Bool[np.ndarray, "z y x"]
+    fixed: ReducedScan, moved_intensities: Float32[np.ndarray, "z y x"], shown: Bool[np.ndarray, "z y x"]
 ) -> Float32[np.ndarray, "z y x 3"] | None:
     """The displacement (x, y, z, mm) at the fixed scan's voxels that leads to what looks alike in the moved scan.
 
@@ -52,8 +57,8 @@ def find_deformation(
         greedy.execute(
             command,
             out=io.StringIO(),
-            fixed=to_itk(fixed.tones, fixed),
-            moving=to_itk(moved_tones, fixed),
+            fixed=to_itk(fixed.intensities, fixed),
+            moving=to_itk(moved_intensities, fixed),
             shown=to_itk(shown.astype(np.uint8), fixed),
             field=None,
         )

@@ -54,12 +54,12 @@ _VIEWS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Mark:
-    """A lesion at its place in the baseline's local frame; `is_carried` says that it has one in the follow-up."""
+    """A lesion at its place in the baseline's local frame; `is_propagated` says that it has one in the follow-up."""
 
     lesion_id: int
     xyz_mm: Float64[np.ndarray, "3"]
     confidence: float
-    is_carried: bool
+    is_propagated: bool
 
 
 def draw_registration(
@@ -67,7 +67,7 @@ def draw_registration(
 ) -> Figure:
     """Draws an axial, a coronal and a sagittal plane of both scans, the follow-up as it was laid over the baseline.
 
-    The planes go through the carried lesion of lowest confidence, or where there is none through the middle of what
+    The planes go through the propagated lesion of lowest confidence, or where there is none through the middle of what
     both scans show. Lesions count by their baseline clicks, which lie in this baseline scan.
     """
     marks = _marks(registration.baseline, lesions)
@@ -98,7 +98,7 @@ def _marks(scan: ReducedScan, lesions: Sequence[Lesion]) -> list[_Mark]:
             lesion_id=lesion.lesion_id,
             xyz_mm=transformed(scan.local_from_world, np.array([lesion.baseline.point_xyz_mm]))[0],
             confidence=lesion.confidence,
-            is_carried=isinstance(lesion, LesionPrompt),
+            is_propagated=isinstance(lesion, LesionPrompt),
         )
         for lesion in lesions
         if lesion.baseline is not None
@@ -109,10 +109,10 @@ def _telling_place(
     registration: Registration, followup: Scan, marks: Sequence[_Mark]
 ) -> tuple[Float64[np.ndarray, "3"], str]:
     """Where to look, in the baseline's local frame, and what is there."""
-    carried = [mark for mark in marks if mark.is_carried]
-    if carried:
-        mark = min(carried, key=lambda each: each.confidence)
-        least = ", the least certain one" if len(carried) > 1 else ""
+    propagated = [mark for mark in marks if mark.is_propagated]
+    if propagated:
+        mark = min(propagated, key=lambda each: each.confidence)
+        least = ", the least certain one" if len(propagated) > 1 else ""
         return mark.xyz_mm, f"lesion {mark.lesion_id}{least} (confidence {mark.confidence:.2f})"
     scan = registration.baseline
     body = np.argwhere(scan.body)[:, ::-1] * scan.spacing_mm
@@ -140,8 +140,8 @@ def _frame(scan: ReducedScan, place_xyz_mm: Float64[np.ndarray, "3"], baseline: 
 # ------------------------------------------------------------------------------------------------------------ images
 
 
-def _grey(tones: Float32[np.ndarray, "rows columns"]) -> Float32[np.ndarray, "rows columns 3"]:
-    return _with_unseen(np.repeat(tones[..., None], 3, axis=-1))
+def _grey(intensities: Float32[np.ndarray, "rows columns"]) -> Float32[np.ndarray, "rows columns 3"]:
+    return _with_unseen(np.repeat(intensities[..., None], 3, axis=-1))
 
 
 def _checkerboard(plane: Plane) -> Float32[np.ndarray, "rows columns 3"]:
@@ -225,8 +225,8 @@ def _write_around(figure: Figure, title: str, subtitle: str, *, has_lesions: boo
     figure.text(left, 1 - 0.12 / height, title, fontsize=13, color=_INK, va="top")
     figure.text(left, 1 - 0.39 / height, subtitle, fontsize=10, color=_FAINT, va="top")
     handles: list[Line2D | Patch] = [
-        Patch(facecolor=_BEFORE, label="overlay: denser in the baseline"),
-        Patch(facecolor=_AFTER, label="overlay: denser in the follow-up"),
+        Patch(facecolor=_BEFORE, label="overlay: higher HU in the baseline"),
+        Patch(facecolor=_AFTER, label="overlay: higher HU in the follow-up"),
         Patch(facecolor=_UNSEEN, edgecolor=_FAINT, linewidth=0.5, label="not in the field of view"),
     ]
     if has_lesions:

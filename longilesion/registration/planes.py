@@ -17,7 +17,7 @@ PIXEL_MM = 1.5
 # A pixel is the mean of so many samples along each side, which calms the noise.
 _SAMPLES = 2
 # From black to white: air and lung differ, but most greys tell soft tissues apart.
-_TONES_HU, _TONES = (-1000.0, -800.0, -170.0, 260.0), (0.0, 0.16, 0.27, 1.0)
+_INTENSITIES_HU, _INTENSITIES = (-1000.0, -800.0, -170.0, 260.0), (0.0, 0.16, 0.27, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ def sample_plane(view: View, frame: Frame, registration: Registration, scans: tu
     points[..., view.height] = top + (bottom - top) * (np.arange(rows)[:, None] + 0.5) / rows
     world = transformed(np.linalg.inv(registration.baseline.local_from_world), points.reshape(-1, 3))
     before, after = (
-        _pixels(_tones(scan, at).reshape(rows, columns))
+        _pixels(_intensities(scan, at).reshape(rows, columns))
         for scan, at in zip(scans, (world, registration.followup_xyz_mm(world)), strict=True)
     )
     return Plane(before=before, after=after)
@@ -87,12 +87,12 @@ def _pixels(samples: Float32[np.ndarray, "a b"]) -> Float32[np.ndarray, "rows co
     return np.asarray(samples.reshape(rows, _SAMPLES, columns, _SAMPLES).mean(axis=(1, 3)))
 
 
-def _tones(scan: Scan, points_xyz_mm: Float64[np.ndarray, "n 3"]) -> Float32[np.ndarray, "n"]:
+def _intensities(scan: Scan, points_xyz_mm: Float64[np.ndarray, "n 3"]) -> Float32[np.ndarray, "n"]:
     """Greys of a scan at points of its world, straight from its own voxels; NaN beyond them."""
     index_zyx = transformed(np.linalg.inv(scan.grid.world_from_voxel), points_xyz_mm)[:, ::-1].T
     hu = map_coordinates(scan.hu, index_zyx, order=1, mode="nearest", output=np.float32)
-    tones = np.interp(hu, _TONES_HU, _TONES)
-    return np.where(is_inside(scan, points_xyz_mm), tones, np.nan).astype(np.float32)
+    intensities = np.interp(hu, _INTENSITIES_HU, _INTENSITIES)
+    return np.where(is_inside(scan, points_xyz_mm), intensities, np.nan).astype(np.float32)
 
 
 def is_inside(scan: Scan, points_xyz_mm: Float64[np.ndarray, "n 3"]) -> Bool[np.ndarray, "n"]:

@@ -18,7 +18,7 @@ from longilesion.case import Scan
 from longilesion.geometry import ZYX, Grid
 from longilesion.voi import occupied_box, sample_scan
 
-# Denser is body, or lies on the table.
+# What is above it is body, or lies on the table.
 BODY_HU = -300
 # What is thinner than twice this is cut off: the table, its cover, tubes.
 _THIN_MM = 8.0
@@ -26,13 +26,13 @@ _THIN_MM = 8.0
 _BODY_SPACING_MM = 8.0
 # As much air as is left around the body.
 _MARGIN_MM = 15.0
-# Of the whole range of tones, this share tells lung from air; the rest tells soft tissues and bone apart.
+# Of the whole range of intensities, this share tells lung from air; the rest tells soft tissues and bone apart.
 _LUNG_SHARE = 0.375
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ReducedScan:
-    """Densities and the patient's body on an isotropic lattice."""
+    """Normalised intensities and the patient's body on an isotropic lattice."""
 
     hu: Float32[np.ndarray, "z y x"]
     body: Bool[np.ndarray, "z y x"]
@@ -44,8 +44,8 @@ class ReducedScan:
         return self.grid.spacing_zyx_mm[0]
 
     @property
-    def tones(self) -> Float32[np.ndarray, "z y x"]:
-        """Densities from 0 (air, and all that is not the body) to 1 (bone), in which soft tissues differ most."""
+    def intensities(self) -> Float32[np.ndarray, "z y x"]:
+        """Normalised intensities: 0 for air and outside the body, 1 for bone, most of the range for soft tissue."""
         lung = (np.clip(self.hu, -1000.0, -200.0) + 1000.0) / 800.0
         tissue = (np.clip(self.hu, -200.0, 300.0) + 200.0) / 500.0
         return np.where(self.body, _LUNG_SHARE * lung + (1 - _LUNG_SHARE) * tissue, 0.0).astype(np.float32)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from longilesion.case import Scan
-from longilesion.registration.check import displaced, local_similarity, shown_voxels, stretch
+from longilesion.registration.check import displaced, jacobian_determinant, local_similarity, shown_voxels
 from longilesion.registration.coarse import Shift, body_centres_shift, find_shift
 from longilesion.registration.deformable import find_deformation, warped
 from longilesion.registration.reduction import ReducedScan, reduce_scan
@@ -24,7 +24,7 @@ _LEAST_SHIFT_CORRELATION = 0.2
 END_MM = 20.0
 # Where more of the body than this folds over or collapses, a deformation is no anatomy.
 _GREATEST_FOLDED_SHARE = 0.01
-_SMALLEST_STRETCH = 0.1
+_SMALLEST_JACOBIAN = 0.1
 # Where there is nothing to deform, interpolation alone takes as much of the similarity.
 _TOLERANCE = 0.02
 
@@ -84,7 +84,7 @@ def _deformed(rigid: Registration) -> Registration | None:
     backward = find_deformation(after, warped(before, after, back), shown_voxels(after, before, back, margin_mm=END_MM))
     if backward is None:
         return None
-    folded = float((stretch(forward, before.spacing_mm)[before.body] < _SMALLEST_STRETCH).mean())
+    folded = float((jacobian_determinant(forward, before.spacing_mm)[before.body] < _SMALLEST_JACOBIAN).mean())
     shown = shown_voxels(before, after, rigid.motion)
     similarity, overall = local_similarity(before, displaced(moved, forward, before.spacing_mm), shown)
     if folded > _GREATEST_FOLDED_SHARE or overall < rigid.overall_similarity - _TOLERANCE:

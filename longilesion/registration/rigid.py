@@ -53,9 +53,9 @@ def find_rigid(baseline: ReducedScan, followup: ReducedScan, shift: Shift) -> Fl
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOff()
     method.SetInitialTransform(motion, inPlace=True)
     try:
-        method.Execute(to_itk(baseline.tones, baseline), to_itk(followup.tones, followup))
+        method.Execute(to_itk(baseline.intensities, baseline), to_itk(followup.intensities, followup))
     except RuntimeError:
-        # ITK gives up where the bodies do not overlap enough, or one of them has a single tone.
+        # ITK gives up where the bodies do not overlap enough, or one of them has a single intensity.
         return None
     matrix = np.eye(4)
     matrix[:3, :3] = np.array(motion.GetMatrix()).reshape(3, 3)

@@ -72,7 +72,7 @@ def test_lesion_300_keeps_its_id_in_the_secondary_followup_scan():
 
 
 @pytest.mark.parametrize("points", [{"points": []}, {"points": None}, {}])
-def test_empty_followup_clicks_are_replaced_by_carried_over_ones(points, tmp_path):
+def test_empty_followup_clicks_are_replaced_by_propagated_ones(points, tmp_path):
     folder = tmp_path / "input"
     shutil.copytree(CASES / "interface_1" / "input", folder)
     clicks = folder / "primary-followup-lesion-clicks.json"

@@ -20,7 +20,7 @@ TUMOUR_HU, TUMOUR_RADIUS_MM = 160, 15.0
 
 @cache
 def block() -> Source:
-    """18 cm of soft tissue with uneven density, a lung, fat and a spine."""
+    """18 cm of soft tissue with uneven HU, a lung, fat and a spine."""
     generator = np.random.default_rng(0)
     hu = 50 + 25 * gaussian_filter(generator.normal(size=GRID.shape_zyx), 4.0) / 0.02
     hu = np.clip(hu, 20, 90)

@@ -24,7 +24,7 @@ ENCODING = EncodingSettings(
 )
 IMAGES, OTHERS, MASK = slice(0, 2), slice(2, 5), slice(3, 4)
 SHAPE, SPACING = (16, 32, 32), (2.5, 1.25, 1.25)
-TURNS = SpatialAugmentation(probability=1.0, rotation_deg=30.0, stretch=0.2, mirror_axes=("z", "y", "x"))
+TURNS = SpatialAugmentation(probability=1.0, rotation_deg=30.0, scaling=0.2, mirror_axes=("z", "y", "x"))
 VARIES = IntensityAugmentation(
     probability=1.0, noise=0.02, scale=0.2, shift=0.1, gamma=(0.8, 1.2), blur_voxels=(0.5, 1)
 )
@@ -79,7 +79,7 @@ LESION = ball((5.0, -4.0, 3.0), 8.0)
 def test_augmentation_switched_off_gives_back_the_very_same_batch() -> None:
     batch = batch_of(LESION)
     # Limits without a probability are off as well.
-    still = SpatialAugmentation(rotation_deg=30.0, stretch=0.1)
+    still = SpatialAugmentation(rotation_deg=30.0, scaling=0.1)
     assert changed(batch) is batch
     assert changed(batch, joint=still, separate=still, intensity=IntensityAugmentation(noise=1.0)) is batch
 
@@ -152,12 +152,12 @@ def test_turns_stay_within_their_angle() -> None:
     assert np.abs(angles).max(axis=0).min() > 5
 
 
-def test_stretched_ball_is_longer_or_shorter_by_up_to_the_share() -> None:
+def test_scaled_ball_is_longer_or_shorter_by_up_to_the_share() -> None:
     shape, share = (32, 64, 64), 0.2
-    stretching = SpatialAugmentation(probability=1.0, stretch=share)
+    scaling = SpatialAugmentation(probability=1.0, scaling=share)
     ratios = []
     for seed in range(12):
-        turned = changed(batch_of(ball((0.0, 0.0, 0.0), 25.0, shape)), joint=stretching, seeds=(seed,))
+        turned = changed(batch_of(ball((0.0, 0.0, 0.0), 25.0, shape)), joint=scaling, seeds=(seed,))
         points = offsets_mm(shape)[turned.target[0, 0].numpy() > 0]
         ratios.append(points.std(axis=0) / (25.0 / 5**0.5))
     assert 1 - share - 0.02 < np.min(ratios) < 0.9
@@ -232,7 +232,7 @@ def test_time_points_vary_alike_or_apart(part: str, alike: bool) -> None:
         ({"gamma": (0.8, 1.2)}, 0.4**1.2, 0.4**0.8),
     ],
 )
-def test_density_changes_by_up_to_its_setting(change: dict[str, object], low: float, high: float) -> None:
+def test_intensity_changes_by_up_to_its_setting(change: dict[str, object], low: float, high: float) -> None:
     batch = batch_of(torch.zeros(SHAPE), size=40)
     batch.input.followup[:, IMAGES] = 0.4
     batch.input.followup[:, IMAGES, 0, 0, :2] = torch.tensor([0.0, 1.0])

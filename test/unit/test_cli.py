@@ -83,7 +83,7 @@ def test_binary_labels(tmp_path: Path, bundle: Path) -> None:
     assert ids_in(output) == {0, 1}
 
 
-def test_baseline_clicks_are_carried_over_and_reported(tmp_path: Path, bundle: Path) -> None:
+def test_baseline_clicks_are_propagated_and_reported(tmp_path: Path, bundle: Path) -> None:
     code = segment(
         bundle,
         baseline=scan(tmp_path / "before.mha"),

@@ -61,7 +61,7 @@ def is_picture(path: Path) -> bool:
 # ------------------------------------------------------------------------------------------------- what comes of it
 
 
-def test_lesions_are_carried_into_a_followup_of_another_origin_that_shows_less(
+def test_lesions_are_propagated_to_a_followup_of_another_origin_that_shows_less(
     tmp_path: Path, phantom: PhantomCase, capfd: pytest.CaptureFixture[str]
 ) -> None:
     scan = phantom.case.baselines["primary"].scan

@@ -25,7 +25,7 @@ def _quickly() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(crossvalidate, "evaluate_methods", partial(evaluate_methods, draws=10))
         patch.setattr("longilesion.evaluation.output.draw_plots", lambda evaluations, detections: {})
-        patch.setattr("training.journal.draw_curve", lambda folder: None)
+        patch.setattr("training.run_log.draw_curve", lambda folder: None)
         yield
 
 

@@ -18,12 +18,12 @@ from longilesion.networks import build_network
 from test.unit.builders import case_of, click, model_settings, scan_with
 from test.unit.synthetic import block, pair
 from training.evaluate import Arguments, Scored, evaluate, exam_of, print_tables, report
-from training.opponents import grow_region, paste_baseline
+from training.naive_methods import grow_region, paste_baseline
 
 RECIPE = Path(__file__).parents[2] / "training" / "recipes" / "compact.toml"
 
 
-# ------------------------------------------------------------------------------------------------------------ opponents
+# ------------------------------------------------------------------------------------------------- naive methods
 
 
 GRID = Grid.from_spacing((24, 48, 48), (2.0, 1.0, 1.0))
@@ -101,7 +101,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def one_pair(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.material.phantom_sources", lambda seeds: (block(),))
+    monkeypatch.setattr("training.training_data.phantom_sources", lambda seeds: (block(),))
     monkeypatch.setattr("training.evaluate.synthetic_pair", lambda *_, **__: pair(1))
 
 
@@ -168,7 +168,7 @@ def lesion(lesion_id: int, *, dice: float | None, predicted_ml: float) -> Lesion
 
 
 def test_tables_show_a_row_per_method_and_the_share_of_gone_lesions_recognised() -> None:
-    # Dice 0.8 and 0.6, one of two gone lesions left empty; the opponent has 0.3 on its only lesion.
+    # Dice 0.8 and 0.6, one of two gone lesions left empty; the naive method has 0.3 on its only lesion.
     ours = [
         lesion(1, dice=0.8, predicted_ml=1.0),
         lesion(2, dice=0.6, predicted_ml=1.0),

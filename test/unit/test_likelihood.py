@@ -62,7 +62,7 @@ def test_contrast_agent_lifts_the_lesion_with_its_surroundings() -> None:
     assert followup[~ball(8)].max() < 0.05
 
 
-def test_nodule_keeps_its_density_though_the_lung_around_it_changes() -> None:
+def test_nodule_keeps_its_hu_though_the_lung_around_it_changes() -> None:
     outline = ball(5)
     followup, _ = lesion_likelihood(followed(voi(-850, 30, outline), voi(-800, 30, outline), outline), SETTINGS)
     assert followup[ball(3)].min() > 0.8
@@ -92,7 +92,7 @@ def test_other_lesion_beside_it_is_no_surrounding_tissue() -> None:
     assert followup[ball(2)].min() > 0.8
 
 
-def test_lesion_smaller_than_a_voxel_of_the_lattice_has_a_density() -> None:
+def test_lesion_smaller_than_a_voxel_of_the_lattice_has_hu_statistics() -> None:
     outline = ball(1).astype(np.float32) * 0.3
     before = voi(40, 110, ball(1))
     pair = VoiPair(followup=before, baseline=before, baseline_mask=outline, baseline_others=np.zeros_like(outline))
@@ -152,7 +152,7 @@ def test_both_streams_get_their_likelihood_between_image_and_mask() -> None:
         baseline_channels=("image", "lesion_likelihood", "lesion_mask"),
     )
     assert settings.stream_channels == ("image", "lesion_likelihood", "lesion_mask")
-    assert settings.density_channels == 2
+    assert settings.intensity_channels == 2
     batch = encode([pair], settings)
     followup, baseline = lesion_likelihood(pair, SETTINGS)
     np.testing.assert_array_equal(batch.followup[0, 1].numpy(), followup)

@@ -24,7 +24,7 @@ FIRST, SECOND = (-15.0, -12.0, 525.0), (18.0, 15.0, 560.0)
 
 
 class BrightVoxels(nn.Module):
-    """A network that outlines what is denser than 190 HU, and finds a lesion present if there is any of it.
+    """A network that outlines what is above 190 HU, and finds a lesion present if there is any of it.
 
     A lesion whose presence is `doubtful` is outlined all the same.
     """

@@ -42,7 +42,7 @@ def test_a_lesion_of_each_topology_becomes_a_prompt_with_its_fate(tmp_path, nami
     facts = {lesion_id: (fact.fate, fact.true_id) for lesion_id, fact in content.facts.items()}
     assert facts == {1: ("persists", 1), 2: ("new", 2), 3: ("gone", None), 4: ("merged", 1)}
     assert content.facts[1].lesion_type == "Liver"
-    # The point carried over where there is one, else the true centre; backwards for the new lesion.
+    # The point propagated where there is one, else the true centre; backwards for the new lesion.
     after = points(content.case, "followup")
     assert after[1] == ("primary", 5.25, 4.0, 2.0)
     assert after[2] == ("primary", 4.5, 10.5, 2.5)
@@ -64,7 +64,7 @@ def test_a_lesion_that_does_not_count_loses_prompt_outline_and_true_voxels(tmp_p
     assert [pair.lesion_id for pair in content.case.clicks] == [1]
     assert np.unique(content.truth["primary"].ids).tolist() == [0, 1]
     assert sorted(content.case.baselines["primary"].regions) == [1]
-    assert not any(record.left_out.is_fault for record in result.record.lesions if record.left_out)
+    assert not any(record.left_out.is_error for record in result.record.lesions if record.left_out)
 
 
 def test_unclear_lesions_and_unclear_types_can_be_kept(tmp_path):
@@ -120,12 +120,12 @@ def test_a_point_at_the_edge_can_leave_out_the_patient_or_nothing(tmp_path):
         ([], (1,), (1, 2), "outlined, but not in the table"),
     ],
 )
-def test_a_lesion_whose_row_and_outlines_disagree_is_left_out_as_a_fault(tmp_path, rows, before, after, reason):
+def test_a_lesion_whose_row_and_outlines_disagree_is_left_out_as_an_error(tmp_path, rows, before, after, reason):
     result = made(tmp_path, patient([row(1), *rows], before=before, after=after))
     (left_out,) = [record for record in result.record.lesions if record.left_out]
     assert left_out.lesion_id == 2
     assert left_out.left_out.reason.startswith(reason)
-    assert left_out.left_out.is_fault
+    assert left_out.left_out.is_error
     (content,) = result.cases
     assert list(content.facts) == [1]
     assert np.unique(content.truth["primary"].ids).tolist() == [0, 1]

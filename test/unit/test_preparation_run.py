@@ -167,10 +167,10 @@ def test_strict_makes_an_error_of_a_fault_but_not_of_a_rule(tree, tmp_path):
     write_patient(tree, "patient003", drawn, with_clicks=False)
     prepared(tree, tmp_path / "ruled", strict=True)
     write_patient(tree, "patient002", patient([row(1), row(2)], after=(1, 2)), with_clicks=False)
-    with pytest.raises(InputError, match=r"1 faults.*patient002, lesion 2: no voxels in the baseline mask"):
-        prepared(tree, tmp_path / "faulty", strict=True)
+    with pytest.raises(InputError, match=r"1 errors.*patient002, lesion 2: no voxels in the baseline mask"):
+        prepared(tree, tmp_path / "with_errors", strict=True)
     with pytest.raises(InputError, match="not ended"):
-        read_prepared(tmp_path / "faulty")
+        read_prepared(tmp_path / "with_errors")
 
 
 def test_a_folder_that_cannot_be_written_is_no_exclusion(tree, tmp_path):

@@ -13,7 +13,7 @@ import torch
 
 from longilesion.ensemble import load_ensemble
 from test.unit.prepared_data import RECIPE, write_prepared
-from training.journal import read_log
+from training.run_log import read_log
 from training.train import Arguments, train
 
 STEPS = 6

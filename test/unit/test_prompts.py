@@ -252,7 +252,7 @@ def test_place_outside_by_a_good_registration_is_outside() -> None:
     assert [lesion.lesion_id for lesion in prompts.outside] == [1, 2, 3, 4]
 
 
-def test_identical_scans_carry_clicks_to_themselves() -> None:
+def test_identical_scans_propagate_clicks_to_themselves() -> None:
     case = torso().case
     same = replace(without_followup_clicks(case), followups={"primary": case.baselines["primary"].scan})
     for prompt in complete_prompts(same).lesions:
@@ -291,7 +291,7 @@ def test_scans_of_one_slice_are_no_reason_to_stop(first: int | None, second: int
     assert len(prompts.lesions) + len(prompts.outside) == 4
 
 
-def test_baseline_click_on_the_border_for_want_of_a_place_inside_is_carried_over_all_the_same() -> None:
+def test_baseline_click_on_the_border_for_want_of_a_place_inside_is_propagated_all_the_same() -> None:
     case = without_followup_clicks(torso().case)
     corner = case.baselines["primary"].scan.grid.world_xyz_mm((0, 0, 0))
     outside = Click(scan_name="primary", point_xyz_mm=corner, clamped=True)

@@ -10,9 +10,9 @@ import pytest
 import longilesion.registration.register as steps
 from longilesion.case import Case, Scan
 from longilesion.geometry import Grid, triple
-from longilesion.registration.carrying import carry_points
 from longilesion.registration.coarse import find_shift
 from longilesion.registration.confidence import Evidence, confidence_in_place, trust_in_registration
+from longilesion.registration.propagation import propagate_points
 from longilesion.registration.reduction import reduce_further, reduce_scan, transformed
 from longilesion.registration.register import register_scans
 from longilesion.registration.result import Registration
@@ -160,8 +160,8 @@ def test_what_the_followup_does_not_show_is_not_drawn_into_it() -> None:
     found = register_scans(baseline, lower)
     before, after = points(torso())
     top_mm = lower.grid.world_xyz_mm((46, 0, 0))[2]
-    carried = found.followup_xyz_mm(before)
-    for place, truth in zip(carried[1:3], after[1:3], strict=True):
+    propagated = found.followup_xyz_mm(before)
+    for place, truth in zip(propagated[1:3], after[1:3], strict=True):
         assert truth[2] > top_mm + 20.0
         assert place[2] > top_mm + 10.0
 
@@ -191,9 +191,9 @@ def test_where_a_step_fails_the_one_before_has_the_word(
 
 
 def test_deformation_that_folds_the_body_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    def folding(fixed: object, tones: np.ndarray, shown: np.ndarray) -> np.ndarray:
-        field = np.zeros((*tones.shape, 3), np.float32)
-        field[..., 0] = 30.0 * (np.arange(tones.shape[2]) % 6 < 3)
+    def folding(fixed: object, intensities: np.ndarray, shown: np.ndarray) -> np.ndarray:
+        field = np.zeros((*intensities.shape, 3), np.float32)
+        field[..., 0] = 30.0 * (np.arange(intensities.shape[2]) % 6 < 3)
         return field
 
     monkeypatch.setattr(steps, "find_deformation", folding)
@@ -201,8 +201,8 @@ def test_deformation_that_folds_the_body_is_given_up(monkeypatch: pytest.MonkeyP
 
 
 def test_deformation_that_makes_the_scans_less_alike_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    def astray(fixed: object, tones: np.ndarray, shown: np.ndarray) -> np.ndarray:
-        return np.full((*tones.shape, 3), 25.0, np.float32)
+    def astray(fixed: object, intensities: np.ndarray, shown: np.ndarray) -> np.ndarray:
+        return np.full((*intensities.shape, 3), 25.0, np.float32)
 
     monkeypatch.setattr(steps, "find_deformation", astray)
     assert register_scans(*scans(torso())).stage == "rigid"
@@ -214,15 +214,15 @@ def test_search_around_the_place_corrects_what_registration_leaves() -> None:
     off = registered().motion.copy()
     off[:3, 3] += (6.0, -5.0, 4.0)
     wrong = replace(registered(), motion=off)
-    carried = carry_points(wrong, baseline, followup, [triple(point) for point in before], extents_mm=[14.0] * 5)
-    left = np.linalg.norm(np.array([point.point_xyz_mm for point in carried]) - after, axis=1)
+    propagated = propagate_points(wrong, baseline, followup, [triple(point) for point in before], extents_mm=[14.0] * 5)
+    left = np.linalg.norm(np.array([point.point_xyz_mm for point in propagated]) - after, axis=1)
     assert np.median(errors_mm(wrong, torso())) > 6.0
     assert np.median(left) < 3.0
-    assert all(point.is_shown and not point.clamped for point in carried)
+    assert all(point.is_shown and not point.clamped for point in propagated)
 
 
-def test_no_points_to_carry_are_none_carried() -> None:
-    assert carry_points(registered(), *scans(torso()), [], extents_mm=[]) == []
+def test_no_points_to_carry_are_none_propagated() -> None:
+    assert propagate_points(registered(), *scans(torso()), [], extents_mm=[]) == []
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ import torch
 
 from longilesion.errors import InputError
 from test.unit.training_runs import write_recipe
-from training.journal import Journal, read_log
 from training.recipe import read_recipe
 from training.run_folder import (
     RunFolder,
@@ -27,6 +26,7 @@ from training.run_folder import (
     write_checkpoint,
     write_summary,
 )
+from training.run_log import RunLog, read_log
 
 CPU = torch.device("cpu")
 
@@ -133,14 +133,14 @@ def test_damaged_record_is_refused_in_one_line(folder: RunFolder, record: RunRec
 
 
 def test_log_of_a_killed_run_goes_on_from_its_last_checkpoint(folder: RunFolder) -> None:
-    journal = Journal(folder, step=0)
+    run_log = RunLog(folder, step=0)
     for step in range(1, 6):
-        journal.training(step, {"loss": 1.0 / step, "seconds": 0.1})
-    journal.validation(4, {"dice": 0.25})
-    journal.close()
+        run_log.training(step, {"loss": 1.0 / step, "seconds": 0.1})
+    run_log.validation(4, {"dice": 0.25})
+    run_log.close()
     with folder.metrics.open("a") as file:
         file.write("6,0.1")
-    again = Journal(folder, step=3)
+    again = RunLog(folder, step=3)
     again.training(4, {"loss": 0.75, "seconds": 0.2})
     again.close()
     assert [(row["step"], row["loss"]) for row in read_log(folder.metrics)] == [
@@ -153,27 +153,27 @@ def test_log_of_a_killed_run_goes_on_from_its_last_checkpoint(folder: RunFolder)
 
 
 def test_log_that_cannot_be_written_ends_the_run_in_one_line(folder: RunFolder) -> None:
-    journal = Journal(folder, step=0)
+    run_log = RunLog(folder, step=0)
     folder.metrics.mkdir()
     with pytest.raises(InputError, match="expected a log that can be written to") as caught:
-        journal.training(1, {"loss": 1.0})
+        run_log.training(1, {"loss": 1.0})
     assert str(folder.metrics) in str(caught.value)
     assert "\n" not in str(caught.value)
-    journal.close()
+    run_log.close()
 
 
-def many_steps(journal: Journal) -> None:
+def many_steps(run_log: RunLog) -> None:
     for step in range(20_000):
-        journal.training(step, {"loss": 1.0 / (step + 1)})
+        run_log.training(step, {"loss": 1.0 / (step + 1)})
 
 
 @pytest.mark.usefixtures("_small_disk")
 def test_full_disk_ends_the_log_in_one_line(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     # TensorBoard's own file is written by a thread, which would die of it whenever it likes.
-    monkeypatch.setattr("training.journal.SummaryWriter", MagicMock())
-    journal = Journal(folder, step=0)
+    monkeypatch.setattr("training.run_log.SummaryWriter", MagicMock())
+    run_log = RunLog(folder, step=0)
     with pytest.raises(InputError, match="expected a log that can be written to") as caught:
-        many_steps(journal)
+        many_steps(run_log)
     assert str(folder.path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -181,7 +181,7 @@ def test_full_disk_ends_the_log_in_one_line(folder: RunFolder, monkeypatch: pyte
 def test_log_of_something_else_is_refused_in_one_line(folder: RunFolder) -> None:
     folder.path.mkdir()
     folder.metrics.write_text("step,loss\nmonday,1.0\n")
-    for read in (lambda: read_log(folder.metrics), lambda: Journal(folder, step=1)):
+    for read in (lambda: read_log(folder.metrics), lambda: RunLog(folder, step=1)):
         with pytest.raises(InputError, match=r"metrics\.csv: ") as caught:
             read()
         assert "\n" not in str(caught.value)

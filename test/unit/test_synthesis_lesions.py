@@ -27,7 +27,7 @@ def round_shape() -> Shape:
 
 
 def part(**changes: object) -> Appearance:
-    plain = Appearance(shape=round_shape(), radius_mm=10.0, density_hu=60.0, core_hu=0.0, shift_zyx_mm=np.zeros(3))
+    plain = Appearance(shape=round_shape(), radius_mm=10.0, mean_hu=60.0, core_hu=0.0, shift_zyx_mm=np.zeros(3))
     return replace(plain, **changes)
 
 
@@ -73,7 +73,7 @@ def drawn_lesions(count: int, tissue: Tissue, settings: SynthesisSettings, **opt
 # --------------------------------------------------------------------------------------------------------- painting
 
 
-def test_painted_lesion_has_its_size_density_and_outline() -> None:
+def test_painted_lesion_has_its_size_hu_and_outline() -> None:
     image, ids = painted(lesion())
     assert (ids == 5).sum() * 8 == pytest.approx(4 / 3 * np.pi * 10**3, rel=0.2)
     assert image[12, 12, 12] == pytest.approx(100, abs=1)
@@ -82,7 +82,7 @@ def test_painted_lesion_has_its_size_density_and_outline() -> None:
 
 
 @pytest.mark.parametrize(("tissue", "around_hu"), [("lung", -850.0), ("fat", -100.0), ("bone", 300.0)])
-def test_lesion_has_a_density_of_its_own_outside_soft_tissue(tissue: Tissue, around_hu: float) -> None:
+def test_lesion_has_hu_of_its_own_outside_soft_tissue(tissue: Tissue, around_hu: float) -> None:
     image, ids = painted(lesion(tissue=tissue), hu=around_hu)
     assert image[12, 12, 12] == pytest.approx(60, abs=1)
     assert ids[12, 12, 12] == 5
@@ -165,12 +165,12 @@ def test_fate_says_where_a_lesion_is(tissue: Tissue, fate: str, there: tuple[boo
 
 
 def test_bone_lesions_are_lytic_or_sclerotic() -> None:
-    densities = np.array([one.baseline[0].density_hu for one in drawn_lesions(60, "bone", SynthesisSettings())])
-    lytic, sclerotic = densities < 81, densities > 399
+    levels_hu = np.array([one.baseline[0].mean_hu for one in drawn_lesions(60, "bone", SynthesisSettings())])
+    lytic, sclerotic = levels_hu < 81, levels_hu > 399
     assert (lytic | sclerotic).all()
     assert 15 < lytic.sum() < 45
-    assert densities.min() >= 40
-    assert densities.max() <= 900
+    assert levels_hu.min() >= 40
+    assert levels_hu.max() <= 900
 
 
 def test_lymph_nodes_are_smooth_and_small_and_of_soft_tissue() -> None:
@@ -178,14 +178,14 @@ def test_lymph_nodes_are_smooth_and_small_and_of_soft_tissue() -> None:
     assert {one.lesion_type for one in drawn} == {"Lymph node"}
     parts = [one.baseline[0] for one in drawn]
     assert max(each.radius_mm for each in parts) <= 16
-    assert 20 <= min(each.density_hu for each in parts) < max(each.density_hu for each in parts) <= 120
+    assert 20 <= min(each.mean_hu for each in parts) < max(each.mean_hu for each in parts) <= 120
 
 
 def test_some_ground_glass_has_a_solid_part() -> None:
     parts = [one.baseline[0] for one in drawn_lesions(70, "lung", SynthesisSettings())]
-    hazy = [each for each in parts if each.density_hu < -140]
+    hazy = [each for each in parts if each.mean_hu < -140]
     assert 3 < len(hazy) < 20
-    solid = [each.density_hu + each.core_hu == pytest.approx(30) for each in hazy]
+    solid = [each.mean_hu + each.core_hu == pytest.approx(30) for each in hazy]
     assert any(solid)
     assert not all(solid)
 

@@ -161,7 +161,7 @@ def test_radius_grows_or_shrinks_by_the_papers_factors(change: str, low: float, 
         (first,), (second,) = parts
         assert low - 0.03 < second.radius_mm / first.radius_mm < high + 0.03
         assert 0 < np.linalg.norm(second.shift_zyx_mm) <= 6.0
-        assert first.density_hu == second.density_hu
+        assert first.mean_hu == second.mean_hu
 
 
 def test_lesion_below_8_mm_in_either_scan_is_rejected() -> None:
@@ -185,7 +185,7 @@ def test_contrast_lies_between_30_and_80_hu_and_is_stronger_in_small_lesions() -
     contrast = {}
     for name in ("tiny", "large"):
         parts = [drawn_parts(plan_of("stable", CLASSES[name]), generator, PAPER) for _ in range(50)]
-        contrast[name] = np.array([-part[0][0].density_hu for part in parts if part is not None])
+        contrast[name] = np.array([-part[0][0].mean_hu for part in parts if part is not None])
         assert 30 <= contrast[name].min() < contrast[name].max() <= 80
     # Triangles with the mode at an end have their means a third from that end.
     assert contrast["tiny"].mean() == pytest.approx(80 - 50 / 3, abs=6)
@@ -195,7 +195,7 @@ def test_contrast_lies_between_30_and_80_hu_and_is_stronger_in_small_lesions() -
 def test_brighter_lesions_are_a_setting() -> None:
     parts = drawn_parts(plan_of("stable"), np.random.default_rng(0), PAPER.model_copy(update={"brighter": True}))
     assert parts is not None
-    assert parts[0][0].density_hu >= 30
+    assert parts[0][0].mean_hu >= 30
 
 
 # ------------------------------------------------------------------------------------------------------------ organ

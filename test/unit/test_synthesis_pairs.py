@@ -186,7 +186,7 @@ def test_missed_lesion_is_new_and_false_outline_is_gone() -> None:
             fates[fact.fate] += 1
             assert (baseline_ids(drawn) == lesion_id).any() == (fact.fate != "new")
             assert (drawn.truth.ids == lesion_id).any() == (fact.fate != "gone")
-    # Without faults, all of them would persist.
+    # Without errors, all of them would persist.
     assert fates["new"] >= 2
     assert fates["gone"] >= 2
     assert fates["persists"] >= 2

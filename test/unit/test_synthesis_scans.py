@@ -105,7 +105,7 @@ def test_scan_is_the_same_whatever_the_size_of_its_slabs() -> None:
     assert (whole.hu != slabs.hu).mean() < 0.01
 
 
-def test_empty_lungs_are_denser() -> None:
+def test_empty_lungs_have_higher_hu() -> None:
     before, after = (
         time_point(slab_voxels=10**9, breathing=Breathing(amplitude_mm=depth, diaphragm_mm=-900.0, height_mm=100.0)).hu
         for depth in (0.0, -20.0)

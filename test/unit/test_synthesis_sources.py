@@ -32,8 +32,8 @@ def test_sites_lie_in_the_tissue_they_are_named_after(tissue: str, low_hu: int, 
     source = block()
     assert set(source.sites) == {"soft", "lung", "fat", "bone"}
     voxels = np.round(source.sites[tissue] / source.spacing_zyx_mm).astype(int)
-    densities = source.hu[tuple(voxels.T)]
-    assert np.mean((densities > low_hu) & (densities < high_hu)) > 0.95
+    levels_hu = source.hu[tuple(voxels.T)]
+    assert np.mean((levels_hu > low_hu) & (levels_hu < high_hu)) > 0.95
 
 
 def test_gas_in_the_bowel_is_no_lung_and_bright_kidneys_are_no_bone() -> None:

@@ -14,9 +14,9 @@ from longilesion.ensemble import load_ensemble, read_manifest
 from longilesion.errors import InputError
 from test.unit.builders import random_input
 from test.unit.training_runs import DEATHS, arguments, few_pairs, write_recipe
-from training.journal import read_log
 from training.learner import Learner, TrainingError
 from training.recipe import read_recipe
+from training.run_log import read_log
 from training.train import main, train
 
 # What a log holds of the machine and not of the run.
@@ -178,7 +178,7 @@ def test_run_can_begin_with_another_runs_weights(recipe: Path, tmp_path: Path) -
         torch.testing.assert_close(weights(tmp_path / "second")[name], tensor, atol=1e-4, rtol=1e-4)
 
 
-# ------------------------------------------------------------------------------------------------------------- faults
+# ------------------------------------------------------------------------------------------------------------- errors
 
 
 @pytest.mark.usefixtures("_few_pairs")

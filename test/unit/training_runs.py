@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 import training.dataset
-import training.journal
-import training.material
 import training.run_folder
+import training.run_log
 import training.train
+import training.training_data
 import training.validation
 from test.unit.synthetic import block, pair
 from training.learner import Learner, Progress
@@ -86,7 +86,7 @@ def few_pairs(patch: object) -> None:
 
     patch.setattr(training.dataset, "synthetic_pair", drawn)
     patch.setattr(training.validation, "synthetic_pair", drawn)
-    patch.setattr(training.material, "phantom_sources", lambda seeds: (block(),))
+    patch.setattr(training.training_data, "phantom_sources", lambda seeds: (block(),))
 
 
 class Patch:
@@ -122,12 +122,12 @@ def _dying_curve(folder: object) -> None:
     _CURVE(folder)
 
 
-_STEP, _SAVE, _CURVE = Learner.step, training.run_folder.torch.save, training.journal.draw_curve
+_STEP, _SAVE, _CURVE = Learner.step, training.run_folder.torch.save, training.run_log.draw_curve
 
 DEATHS = {
     "in a step": lambda: setattr(Learner, "step", _dying_step),
     "while it writes a checkpoint": lambda: setattr(training.run_folder.torch, "save", _dying_save),
-    "while it writes the log": lambda: setattr(training.journal, "draw_curve", _dying_curve),
+    "while it writes the log": lambda: setattr(training.run_log, "draw_curve", _dying_curve),
 }
 
 if __name__ == "__main__":

@@ -70,8 +70,8 @@ def made_patient(
     ]
     left_out = (*unplaced, *selection.left_out)
     if not plans:
-        is_fault = not left_out or any(record.left_out.is_fault for record in left_out if record.left_out)
-        return _none(files, LeftOut(reason="no lesion that can be used", is_fault=is_fault), left_out)
+        is_error = not left_out or any(record.left_out.is_error for record in left_out if record.left_out)
+        return _none(files, LeftOut(reason="no lesion that can be used", is_error=is_error), left_out)
     cases = tuple(_content(files.patient, plan, outlines) for plan in plans)
     record = Record(
         name=files.case_id,
@@ -213,7 +213,7 @@ def _image_records(plans: Sequence[_Plan], outlines: Outlines) -> Iterator[Image
                 for name, other in plan.scans(time_point).items()
                 if other == number
             ]
-            unused = LeftOut(reason="image without a lesion that can be used", is_fault=False)
+            unused = LeftOut(reason="image without a lesion that can be used", is_error=False)
             yield from used or [ImageRecord(file=image.file.name, left_out=unused)]
 
 

@@ -83,9 +83,9 @@ def _lesion(lesion_id: int, lines: Sequence[Row], *, keep_unclear: bool) -> Lesi
     except CellError as error:
         return _refused(lesion_id, unreadable(first, error))
     if is_used is False:
-        return _refused(lesion_id, LeftOut(reason="not used in the challenge", is_fault=False), fate=row.fate)
+        return _refused(lesion_id, LeftOut(reason="not used in the challenge", is_error=False), fate=row.fate)
     if is_unclear and not keep_unclear:
-        return _refused(lesion_id, LeftOut(reason="linking unclear", is_fault=False), fate=row.fate)
+        return _refused(lesion_id, LeftOut(reason="linking unclear", is_error=False), fate=row.fate)
     return row
 
 
@@ -105,7 +105,7 @@ def _row(lesion_id: int, line: Row) -> LesionRow:
         baseline_image=line.whole("img_id_bl"),
         followup_image=line.whole("img_id_fu"),
         baseline_xyz=line.point(before),
-        # As at test time: the place carried over by registration, and only without it the true centre.
+        # As at test time: the place propagated by registration, and only without it the true centre.
         followup_xyz=line.point("cog_propagated") or line.point("cog_fu"),
     )
 

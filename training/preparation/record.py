@@ -13,13 +13,13 @@ RECORDS_FOLDER = "records"
 
 
 class LeftOut(BaseModel):
-    """Why something was left out; a fault is what does not fit together, the rest are the rules' own exclusions."""
+    """Why something was left out; an error is what does not fit together, the rest are the rules' own exclusions."""
 
     model_config = ConfigDict(frozen=True)
 
     reason: str
     detail: str = ""
-    is_fault: bool = True
+    is_error: bool = True
 
     def __str__(self) -> str:
         return f"{self.reason} ({self.detail})" if self.detail else self.reason

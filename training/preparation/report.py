@@ -27,7 +27,7 @@ class Reason(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     reason: str
-    is_fault: bool
+    is_error: bool
     count: int
 
 
@@ -59,7 +59,7 @@ def make_report(
     lesions = [lesion for record in records for lesion in record.lesions]
     found = {record.patient for record in records}
     kept = {record.patient for record in records if record.cases}
-    reasons = Counter((why.reason, why.is_fault) for record in records for _, why in record.all_left_out())
+    reasons = Counter((why.reason, why.is_error) for record in records for _, why in record.all_left_out())
     return Report(
         name=name,
         source=source,
@@ -68,8 +68,8 @@ def make_report(
         lesions=_counted([lesion.case_id is not None for lesion in lesions]),
         cases=sum(len(record.cases) for record in records),
         reasons=tuple(
-            Reason(reason=reason, is_fault=is_fault, count=count)
-            for (reason, is_fault), count in sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+            Reason(reason=reason, is_error=is_error, count=count)
+            for (reason, is_error), count in sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
         ),
         patients_for_testing=tuple(testing),
         warnings=(
@@ -119,7 +119,7 @@ def _reasons(report: Report) -> Iterator[str]:
         return
     yield from ("", "## Reasons", "", "| reason | kind | how often |", "| --- | --- | ---: |")
     for reason in report.reasons:
-        yield f"| {reason.reason} | {'fault' if reason.is_fault else 'rule'} | {reason.count} |"
+        yield f"| {reason.reason} | {'error' if reason.is_error else 'rule'} | {reason.count} |"
 
 
 def _things(report: Report) -> Iterator[str]:

@@ -77,7 +77,7 @@ def prepare(source: DataSource, options: Options) -> Report:
     )
     _write_report(report, options.output)
     Console().print(to_rich(report))
-    _check_faults(records, source, options)
+    _check_errors(records, source, options)
     _check_count(kept - testing, source, options)
     folds = make_folds(kept - testing, folds=options.folds, seed=options.seed, released=source.released)
     write_json(options.output / FOLDS_FILE, folds)
@@ -184,15 +184,15 @@ def _write_report(report: Report, output: Path) -> None:
         as_markdown.write_text(to_markdown(report))
 
 
-def _check_faults(records: Sequence[Record], source: DataSource, options: Options) -> None:
+def _check_errors(records: Sequence[Record], source: DataSource, options: Options) -> None:
     """Raises InputError where no patient is left, and where anything does not fit together that must."""
-    faults = [(thing, why) for record in records for thing, why in record.all_left_out() if why.is_fault]
+    errors = [(thing, why) for record in records for thing, why in record.all_left_out() if why.is_error]
     if not any(record.cases for record in records):
-        first = f"; {faults[0][0]}: {faults[0][1]}" if faults else ""
+        first = f"; {errors[0][0]}: {errors[0][1]}" if errors else ""
         raise InputError(f"{source.place}: none of {len(records)} patients can be used{first}")
-    if options.strict and faults:
-        thing, why = faults[0]
-        raise InputError(f"{source.place}: {len(faults)} faults, see {REPORT_MARKDOWN}; the first: {thing}: {why}")
+    if options.strict and errors:
+        thing, why = errors[0]
+        raise InputError(f"{source.place}: {len(errors)} errors, see {REPORT_MARKDOWN}; the first: {thing}: {why}")
 
 
 def _check_count(patients: set[str], source: DataSource, options: Options) -> None:

@@ -51,7 +51,7 @@ def select_lesions(table: LesionTable, outlines: Outlines, *, edge: EdgeRule) ->
             left_out.append(LesionRecord(lesion_id=row.lesion_id, fate=row.fate, left_out=why))
     unused = {record.lesion_id for record in left_out} - {None}
     for lesion in [lesion for lesion in kept.values() if lesion.true_id in unused]:
-        why = LeftOut(reason="merged into a lesion that is left out", detail=f"{lesion.true_id}", is_fault=False)
+        why = LeftOut(reason="merged into a lesion that is left out", detail=f"{lesion.true_id}", is_error=False)
         left_out.append(LesionRecord(lesion_id=lesion.row.lesion_id, fate=lesion.row.fate, left_out=why))
         del kept[lesion.row.lesion_id]
     hosts = {lesion.true_id for lesion in kept.values()}
@@ -67,7 +67,7 @@ def _patient_at_edge(left_out: Iterable[LesionRecord]) -> LeftOut | None:
     for record in left_out:
         if record.left_out is not None and record.left_out.reason == _AT_EDGE:
             detail = f"lesion {record.lesion_id}, {record.left_out.detail}"
-            return LeftOut(reason=_AT_EDGE, detail=detail, is_fault=False)
+            return LeftOut(reason=_AT_EDGE, detail=detail, is_error=False)
     return None
 
 
@@ -140,7 +140,7 @@ def _edge(row: LesionRow, outlines: Outlines) -> LeftOut | None:
         if image is not None and index_xyz is not None and is_at_edge(index_xyz, image.scan.grid):
             size = " x ".join(map(str, image.scan.grid.shape_zyx[::-1]))
             point = " ".join(f"{coordinate:g}" for coordinate in index_xyz)
-            return LeftOut(reason=_AT_EDGE, detail=f"{TIME_NAMES[time_point]} {point} of {size} voxels", is_fault=False)
+            return LeftOut(reason=_AT_EDGE, detail=f"{TIME_NAMES[time_point]} {point} of {size} voxels", is_error=False)
     return None
 
 

@@ -100,7 +100,7 @@ def _made(
     pair = synthetic_pair(source, generator, shapes=shapes, settings=settings, whole=whole, device=device)
     case_id = _case_id(number)
     if not pair.facts:
-        why = LeftOut(reason="pair without lesions", is_fault=False)
+        why = LeftOut(reason="pair without lesions", is_error=False)
         return Made(cases=(), record=Record(name=case_id, patient=name, left_out=why))
     content = _content(case_id, name, pair)
     record = Record(

@@ -81,9 +81,9 @@ def anatomy_growth(
     lesion = np.pad(mask, np.stack([start - low, high - stop], axis=1).tolist())
     # Voxels are averaged, not resampled, until they are about as fine as the lesion needs.
     blocks = np.floor(longest_mm / _LONGEST_VOXELS / spacing).astype(int).clip(1, high - low)
-    share, density = (_averaged(part, blocks) for part in (lesion, hu[z, y, x]))
+    share, mean_hu = (_averaged(part, blocks) for part in (lesion, hu[z, y, x]))
     lattice = blocks * spacing
-    mobility = _mobility(density, share, lattice, smoothing_mm=smoothing_mm)
+    mobility = _mobility(mean_hu, share, lattice, smoothing_mm=smoothing_mm)
     displacement, reached = _grown(share, mobility, lattice, smoothing_mm=smoothing_mm, volume_factor=volume_factor)
     return AnatomyGrowth(
         middle_zyx_mm=low * spacing + (blocks * share.shape - 1) / 2 * spacing,

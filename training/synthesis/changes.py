@@ -47,11 +47,11 @@ def random_lesion(
     # Nodes are smooth and oval; the shapes of real tumours would be too rough.
     is_real = bool(real_shapes) and not is_node and generator.random() < settings.real_shape_share
     shape = real_shapes[int(generator.integers(len(real_shapes)))] if is_real else _shape(generator, is_node=is_node)
-    density_hu, core_hu = _density_hu(site.tissue, generator, is_node=is_node)
+    mean_hu, core_hu = _mean_hu(site.tissue, generator, is_node=is_node)
     first = Appearance(
         shape=shape,
         radius_mm=float(np.exp(generator.uniform(np.log(4.0), np.log(largest_mm)))),
-        density_hu=density_hu,
+        mean_hu=mean_hu,
         core_hu=core_hu,
         shift_zyx_mm=np.zeros(3),
     )
@@ -120,11 +120,11 @@ def splitting(lesion: Lesion, generator: np.random.Generator) -> Lesion:
 
 
 def _shape(generator: np.random.Generator, *, is_node: bool) -> Shape:
-    return random_shape(generator, lumpiness=0.08, stretch=0.25) if is_node else random_shape(generator)
+    return random_shape(generator, lumpiness=0.08, elongation=0.25) if is_node else random_shape(generator)
 
 
-def _density_hu(tissue: Tissue, generator: np.random.Generator, *, is_node: bool) -> tuple[float, float]:
-    """The density, and what the core adds to it."""
+def _mean_hu(tissue: Tissue, generator: np.random.Generator, *, is_node: bool) -> tuple[float, float]:
+    """The mean HU, and what the core adds to it."""
     core_hu = float(generator.uniform(-30, 12)) * float(generator.random() < 0.4)
     if tissue == "lung":
         if generator.random() < 0.85:
@@ -149,15 +149,15 @@ def _evolved(
     shares = np.array([changes.stays, changes.grows, changes.shrinks])
     ranges = ((0.93, 1.07), (1.07, 1.7), (0.45, 0.93))
     low, high = ranges[int(generator.choice(3, p=shares / shares.sum()))]
-    density_hu = first.density_hu * float(generator.uniform(0.7, 1.2)) + float(generator.normal(0, 5))
+    mean_hu = first.mean_hu * float(generator.uniform(0.7, 1.2)) + float(generator.normal(0, 5))
     if tissue == "soft":
         # Below this contrast not even an expert would find it again.
-        density_hu = float(np.sign(first.density_hu)) * max(abs(density_hu), 14.0)
+        mean_hu = float(np.sign(first.mean_hu)) * max(abs(mean_hu), 14.0)
     return replace(
         first,
         shape=blended(first.shape, _shape(generator, is_node=is_node), float(generator.uniform(0, 0.35))),
         radius_mm=max(first.radius_mm * float(generator.uniform(low, high)), _SMALLEST_MM),
-        density_hu=density_hu,
+        mean_hu=mean_hu,
     )
 
 

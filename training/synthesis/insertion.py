@@ -35,7 +35,7 @@ def paint(
     share = torch.sigmoid(-distance / (lesion.edge_mm / 2)) * _room(hu, lesion.tissue)
     if lesion.is_painted:
         near = torch.softmax(-distances / _JOINT_MM, 0)
-        density = sum((weight * part.density_hu for weight, part in zip(near, parts, strict=True)), hu.new_zeros(()))
+        mean_hu = sum((weight * part.mean_hu for weight, part in zip(near, parts, strict=True)), hu.new_zeros(()))
         depth = sum(
             (
                 weight * part.core_hu * (-own / (0.7 * part.radius_mm)).clamp(0, 1)
@@ -43,7 +43,7 @@ def paint(
             ),
             hu.new_zeros(()),
         )
-        inside = density + depth + lesion.texture_hu * _texture(hu, generator)
+        inside = mean_hu + depth + lesion.texture_hu * _texture(hu, generator)
         if lesion.tissue == "soft":
             level = _level_hu(hu, distance)
             inside = inside + level + lesion.kept_structure * (hu - level).clamp(-60, 60)
@@ -68,7 +68,7 @@ def _distance_mm(
 
 
 def _level_hu(hu: Float32[Tensor, "z y x"], distance: Float32[Tensor, "z y x"]) -> float:
-    """The density of the soft tissue around a lesion."""
+    """The mean HU of the soft tissue around a lesion."""
     shell = hu[(distance > 0) & (distance < 5)]
     # Beside bowel gas or bone the shell's median is no tissue.
     return min(max(float((shell if len(shell) else hu).median()), 0.0), 180.0)
@@ -80,7 +80,7 @@ def _texture(hu: Float32[Tensor, "z y x"], generator: np.random.Generator) -> Fl
 
 
 def _room(hu: Float32[Tensor, "z y x"], tissue: Tissue) -> Float32[Tensor, "z y x"]:
-    """Where a lesion may lie: in bone in that alone, elsewhere not in dense bone, and outside the lungs not in air."""
+    """Where a lesion may lie: bone lesions in bone only, others not in cortical bone, nor outside the lungs in air."""
     if tissue == "bone":
         # Marrow has gaps of fat, which smoothing closes.
         smooth = torch.nn.functional.avg_pool3d(

@@ -23,15 +23,15 @@ UNMARKED = 0
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Appearance:
-    """One part of a lesion in one scan: its radius, its place relative to the lesion's centre, and its density.
+    """One part of a lesion in one scan: its radius, its place relative to the lesion's centre, and its mean HU.
 
-    Densities are relative to the tissue around it in soft tissue, and absolute in lung, fat and bone. `core_hu` is
+    The mean HU is relative to the tissue around it in soft tissue, and absolute in lung, fat and bone. `core_hu` is
     added in the middle.
     """
 
     shape: Shape
     radius_mm: float
-    density_hu: float
+    mean_hu: float
     core_hu: float
     shift_zyx_mm: Float[np.ndarray, "3"]
 
@@ -41,7 +41,7 @@ class Lesion:
     """One lesion at two time points; absent where it has no parts, split where it has two.
 
     `lesion_id` is `UNMARKED` for a distractor that nobody outlined; `true_id` is the id of its voxels in the follow-up:
-    its own, or that of the lesion it merged into. `lesion_type` is one of the challenge's. `scar_hu` is the density
+    its own, or that of the lesion it merged into. `lesion_type` is one of the challenge's. `scar_hu` is the mean HU
     against its surroundings that is left where it has healed. A lesion that is not `is_marked_before` is missing in the
     baseline's mask; one that is not `is_painted` is marked there, but no lesion.
     """

@@ -1,7 +1,7 @@
 """LiFE-Net's lesions (section 2.2, appendices B and C): deformed ellipsoids in an organ, between its vessels.
 
-The paper builds on Hu et al. (CVPR 2023), whose lesions lower the density of an organ and leave its structure. Where
-it leaves something open, a docstring calls what is done here a choice.
+The paper builds on Hu et al. (CVPR 2023), whose lesions lower the HU of an organ and leave its structure. Where the
+paper leaves something open, a docstring calls what is done here a choice.
 """
 
 from __future__ import annotations
@@ -92,10 +92,10 @@ def drawn_parts(
     """Draws a lesion's look in the baseline and in the follow-up; None where its diameter in a scan is too small.
 
     A lesion that grows or shrinks is an ellipsoid of other semi-axes that is deformed anew; a stable one keeps its
-    shape. The density, relative to the tissue around, is the same in both scans (a choice).
+    shape. The mean HU, relative to the tissue around, is the same in both scans (a choice).
     """
     semi_axes_mm = plan.size.radius_mm * generator.uniform(*settings.axis_factor, 3)
-    density_hu = _contrast_hu(float(semi_axes_mm.mean()), generator, settings) * (1 if settings.brighter else -1)
+    mean_hu = _contrast_hu(float(semi_axes_mm.mean()), generator, settings) * (1 if settings.brighter else -1)
     outlines = [deformed_ellipsoid(semi_axes_mm, plan.size.elastic_sigma, generator, settings)]
     way_zyx_mm = np.zeros(3)
     if plan.in_baseline and plan.in_followup:
@@ -107,8 +107,8 @@ def drawn_parts(
         way_zyx_mm = generator.uniform(*settings.shift_mm) * direction / np.linalg.norm(direction)
     if min(largest_axial_diameter_mm(outline) for outline in outlines) < settings.smallest_diameter_mm:
         return None
-    first = _appearance(outlines[0], density_hu)
-    second = first if len(outlines) == 1 else _appearance(outlines[1], density_hu)
+    first = _appearance(outlines[0], mean_hu)
+    second = first if len(outlines) == 1 else _appearance(outlines[1], mean_hu)
     second = replace(second, shift_zyx_mm=way_zyx_mm)
     return (first,) if plan.in_baseline else (), (second,) if plan.in_followup else ()
 
@@ -174,9 +174,9 @@ def _lesion(
     generator: np.random.Generator,
     settings: LifenetSettings,
 ) -> Lesion:
-    # Outside soft tissue, densities are absolute.
+    # Outside soft tissue, the mean HU is absolute.
     level = 0.0 if room.tissue == "soft" else room.median_hu
-    baseline, followup = (tuple(replace(part, density_hu=level + part.density_hu) for part in scan) for scan in parts)
+    baseline, followup = (tuple(replace(part, mean_hu=level + part.mean_hu) for part in scan) for scan in parts)
     return Lesion(
         lesion_id=0,
         true_id=0,
@@ -193,12 +193,12 @@ def _lesion(
     )
 
 
-def _appearance(outline: Outline, density_hu: float) -> Appearance:
+def _appearance(outline: Outline, mean_hu: float) -> Appearance:
     volume_mm3 = float(outline.mask.sum()) * outline.grid.voxel_volume_ml * 1000
     return Appearance(
         shape=shape_of_mask(outline.mask, np.array(outline.grid.spacing_zyx_mm, np.float32)),
         radius_mm=(3 * volume_mm3 / (4 * np.pi)) ** (1 / 3),
-        density_hu=density_hu,
+        mean_hu=mean_hu,
         core_hu=0.0,
         shift_zyx_mm=np.zeros(3),
     )

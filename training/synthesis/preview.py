@@ -102,7 +102,7 @@ def views_of(example: Example, model: ModelSettings) -> tuple[View, View]:
 
 
 def window_of(lesion_type: str, around_hu: float) -> str:
-    """The window in which a reader looks at a lesion of that type, with tissue of that density around it."""
+    """The window in which a reader looks at a lesion of that type, with tissue of that mean HU around it."""
     if lesion_type == "Skeleton":
         return "bone"
     return "lung" if around_hu < -400 else "soft tissue"
@@ -212,7 +212,7 @@ def _extent_mm(view: View) -> tuple[float, float, float, float]:
 
 
 def _around_hu(view: View) -> float:
-    """The median density in a slice around the lesion, which it does not count itself."""
+    """The median HU in a slice around the lesion, which it does not count itself."""
     _, row, column = view.scan.grid.index_zyx(view.middle_xyz_mm)
     _, row_mm, column_mm = view.scan.grid.spacing_zyx_mm
     reach_mm = 0.6 * view.diameter_mm + 8.0

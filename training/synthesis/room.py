@@ -19,10 +19,10 @@ from training.synthesis.sources import Source
 
 # The scan's voxels are averaged up to about this spacing, and then smoothed, to tell vessels from noise.
 _SPACING_MM, _SMOOTHING_MM = 2.0, 1.2
-# A tissue without a mask is followed this far around a site, as far as its density stays this near to the site's.
+# A tissue without a mask is followed this far around a site, as far as its HU stay this near to the site's.
 _REACH_MM = 60.0
 _SPREAD_HU: Mapping[Tissue, float] = {"soft": 40.0, "lung": 120.0, "fat": 35.0, "bone": 150.0}
-# Half the width of the bridges that do not join neighbours of like density.
+# Half the width of the bridges that do not join neighbours of similar HU.
 _BRIDGE_MM = 3.0
 _SITES = 8
 
@@ -73,8 +73,8 @@ class Room:
 def find_room(source: Source, generator: np.random.Generator, settings: LifenetSettings) -> Room | None:
     """The room in a source's organs, or else in a tissue around a random site; None where there is neither.
 
-    From densities alone no organ can be told from its neighbours, so that lesions of a source without masks lie in
-    connected tissue of like density, which is given no organ's name.
+    HU alone do not tell an organ from its neighbours, so lesions of a source without masks lie in connected tissue of
+    similar HU, which is given no organ's name.
     """
     if any(name in source.organs for name in settings.organs):
         return _organ_room(source, settings)

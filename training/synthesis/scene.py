@@ -74,7 +74,7 @@ def random_scene(
         near = None if whole else _middle(source, anchor, generator, settings)
         real_shapes = tuple(lesion.shape for other in shapes for lesion in other.lesions)
         lesions = list(_general_lesions(source, generator, settings, near=near, shown=shown, real_shapes=real_shapes))
-    lesions = _with_faults(lesions, source, generator, settings, first_id=1 + _last_id(shown, lesions))
+    lesions = _with_mask_errors(lesions, source, generator, settings, first_id=1 + _last_id(shown, lesions))
     middle, side, coarseness = _everything(source) if whole else _cut_out(source, anchor, lesions, generator, settings)
     return Scene(
         is_whole=whole,
@@ -202,7 +202,7 @@ def _shown(
     )
 
 
-def _with_faults(
+def _with_mask_errors(
     lesions: Sequence[Lesion],
     source: Source,
     generator: np.random.Generator,
@@ -210,7 +210,7 @@ def _with_faults(
     *,
     first_id: int,
 ) -> list[Lesion]:
-    """The lesions after a reader with faults has marked the baseline (LiFE-Net, section 3.1).
+    """The lesions after a reader with errors has marked the baseline (LiFE-Net, section 3.1).
 
     Of those that persist, some are missed; normal tissue is marked where no lesion is.
     """

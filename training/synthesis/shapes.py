@@ -24,14 +24,15 @@ class Shape:
     distance: Float32[torch.Tensor, "n n n"]
 
 
-def random_shape(generator: np.random.Generator, *, lumpiness: float = 0.25, stretch: float = 0.2) -> Shape:
-    """An ellipsoid with a lumpy surface.
+def random_shape(generator: np.random.Generator, *, lumpiness: float = 0.25, elongation: float = 0.2) -> Shape:
+    """An ellipsoid with an irregular surface.
 
-    Lumps deviate by up to `lumpiness` of the radius; the axes' logarithms deviate by `stretch`, 0.2 for ratios of 1:2.
+    The surface deviates by up to `lumpiness` of the radius; `elongation` is the standard deviation of the semi-axes'
+    logarithms (0.2 gives ratios of about 1:2).
     """
     axis = np.linspace(-REACH, REACH, _SIDE)
     z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
-    ratios = np.exp(generator.normal(0.0, stretch, 3))
+    ratios = np.exp(generator.normal(0.0, elongation, 3))
     ratios /= np.prod(ratios) ** (1 / 3)
     radius = np.sqrt((z / ratios[0]) ** 2 + (y / ratios[1]) ** 2 + (x / ratios[2]) ** 2)
     lumps = gaussian_filter(generator.normal(size=radius.shape), generator.uniform(2.0, 5.0))

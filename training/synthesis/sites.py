@@ -47,7 +47,7 @@ def lesion_sites(
     masks: dict[Tissue, np.ndarray] = {
         "soft": body & (smooth > -10) & (smooth < 220) & (coarse > -40) & (coarse < 250),
         # Lung holds tissue, and the bowel's gas none, but for its wall.
-        "lung": _denser_parts(coarse, binary_erosion(body & (smooth < -600)), median, over_hu=-930.0),
+        "lung": _parts_over(coarse, binary_erosion(body & (smooth < -600)), median, over_hu=-930.0),
         "fat": body & (smooth > -130) & (smooth < -60),
         "bone": body & _marrow(coarse, smooth),
     }
@@ -75,25 +75,25 @@ def lesion_type_of(tissue: Tissue, organ: str | None) -> str:
     return next((known for word, known in _TYPES_BY_WORD.items() if word in organ.lower()), "Others")
 
 
-def _denser_parts(
+def _parts_over(
     coarse: Float32[np.ndarray, "z y x"],
     mask: Bool[np.ndarray, "z y x"],
     average: Callable[..., NDArray[np.floating]],
     *,
     over_hu: float,
 ) -> Bool[np.ndarray, "z y x"]:
-    """The mask's connected parts that are denser than that on average."""
+    """The mask's connected parts whose mean HU is above that."""
     labels = cc3d.connected_components(mask, connectivity=6)
     numbers = np.arange(int(labels.max()) + 1)
-    is_denser = np.asarray(average(coarse, labels, numbers)) > over_hu
-    is_denser[0] = False
-    kept: Bool[np.ndarray, "z y x"] = is_denser[labels]
+    is_kept = np.asarray(average(coarse, labels, numbers)) > over_hu
+    is_kept[0] = False
+    kept: Bool[np.ndarray, "z y x"] = is_kept[labels]
     return kept
 
 
 def _marrow(coarse: Float32[np.ndarray, "z y x"], smooth: Float32[np.ndarray, "z y x"]) -> Bool[np.ndarray, "z y x"]:
-    """Spongy bone: denser than 150 HU but for gaps, and near a cortex, which bright vessels and kidneys lack."""
-    bone = binary_closing(_denser_parts(coarse, coarse > 150, mean, over_hu=250.0), np.ones((3, 3, 3)))
+    """Spongy bone: above 150 HU but for gaps, and near a cortex, which bright vessels and kidneys lack."""
+    bone = binary_closing(_parts_over(coarse, coarse > 150, mean, over_hu=250.0), np.ones((3, 3, 3)))
     near_cortex = uniform_filter((coarse > 350).astype(np.float32), 5) > 0.08
     inside: Bool[np.ndarray, "z y x"] = binary_erosion(bone) & near_cortex & (smooth > 100)
     return inside

@@ -19,7 +19,7 @@ from training.synthesis.pairs import SyntheticPair
 # Click errors are published in voxels of this size.
 CHALLENGE_VOXEL_XYZ_MM = (0.775, 0.775, 3.0)
 _SHELL_MM = 5.0
-# Their densities have nothing to do with those of the tissue around.
+# Their Hounsfield units have nothing to do with those of the tissue around.
 _NOT_SOFT = ("Lung", "Lymph node", "Skeleton", "Soft tissue / Skin")
 
 _CHALLENGE = "the challenge's 300 patients, 4,530 lesions"
@@ -35,7 +35,7 @@ _CLICK_VOXELS = {0.5: "3.7", 0.75: "11.1", 0.9: "23.1", 0.95: "34.0", 0.99: "79.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """A lesion's outline in one scan; the contrast is its mean density less the median of a shell of 5 mm around it."""
+    """A lesion's outline in one scan; the contrast is its mean HU less the median of a shell of 5 mm around it."""
 
     volume_ml: float
     diameter_mm: float
@@ -187,7 +187,7 @@ def _contrasts(lesions: Sequence[LesionNumbers]) -> Row:
 
 
 def _click_rows(lesions: Sequence[LesionNumbers]) -> Iterator[Row]:
-    """Clicks on lesions that persist, since those are carried over from the baseline."""
+    """Clicks on lesions that persist, since those are propagated from the baseline."""
     errors_mm = _click_errors_mm(lesions)
     voxels, sizes_mm = (np.linalg.norm(errors_mm / step, axis=1) for step in (CHALLENGE_VOXEL_XYZ_MM, 1.0))
     for share, published in _CLICK_VOXELS.items():

@@ -1,4 +1,4 @@
-"""Carries points of a baseline scan into a follow-up scan, each with a confidence.
+"""Propagates points of a baseline scan to a follow-up scan, each with a confidence.
 
 Registration says where to look. A search around that place by what the point's own surroundings look like, in the scans
 themselves, corrects it; the two answers are found independently, so that their agreement is evidence.
@@ -25,7 +25,7 @@ BORDER_MM = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CarriedPoint:
+class PropagatedPoint:
     """Where a point of the baseline lies in the follow-up's world, inside the scan or on its border.
 
     `is_shown` says whether the scan shows it, `clamped` that the place was moved to the border. `confidence` is how
@@ -48,15 +48,15 @@ class Place:
     evidence: Evidence
 
 
-def carry_points(
+def propagate_points(
     registration: Registration,
     baseline: Scan,
     followup: Scan,
     points_xyz_mm: Sequence[Triple],
     *,
     extents_mm: Sequence[float],
-) -> list[CarriedPoint]:
-    """Carries the middles of lesions of known extent (0 where unknown) over."""
+) -> list[PropagatedPoint]:
+    """Propagates the centres of lesions of known extent (0 where unknown)."""
     places = find_places(registration, baseline, followup, points_xyz_mm, extents_mm=extents_mm)
     return [_decided(place, followup.grid) for place in places]
 
@@ -101,12 +101,12 @@ def find_places(
     return places
 
 
-def _decided(place: Place, grid: Grid) -> CarriedPoint:
+def _decided(place: Place, grid: Grid) -> PropagatedPoint:
     index = grid.index_zyx(place.point_xyz_mm)
     inside = grid.contains(index)
     is_shown = place.beyond_mm <= BORDER_MM
     trust = trust_in_registration(place.evidence)
-    return CarriedPoint(
+    return PropagatedPoint(
         point_xyz_mm=place.point_xyz_mm if inside else grid.world_xyz_mm(grid.clamped(index)),
         is_shown=is_shown,
         # Beyond the scan there is nothing to compare: the answer is as good as the registration.

@@ -29,7 +29,7 @@ _VALIDATION_STRIDE = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Material:
+class TrainingData:
     """Lesions to learn from, cases to be judged by, and what the weights are then trained on.
 
     `contents` also changes with the number or the names of cases.
@@ -41,7 +41,7 @@ class Material:
     contents: str
 
 
-def find_material(
+def find_training_data(
     data: Path | None,
     recipe: Recipe,
     *,
@@ -50,7 +50,7 @@ def find_material(
     workers: int,
     of_presence: bool = False,
     synthesis_device: torch.device = _CPU,
-) -> Material:
+) -> TrainingData:
     """Finds it; a prepared data set's lesions are cut out first where they are not in its cache yet.
 
     `of_presence` gives the lesions as the presence head is fitted to them, hardly jittered. Raises
@@ -63,7 +63,7 @@ def find_material(
             raise InputError(f"--fold {fold}: {found} have no folds; expected --data to name a prepared data set")
         training, held_out = synthesis_sources(data, recipe)
         names = "phantoms" if data is None else ", ".join(source.name for source in training)
-        return Material(
+        return TrainingData(
             lesions=SyntheticLesions(training, drawn, seed=seed, device=synthesis_device),
             validation=synthetic_cases(held_out, recipe),
             trained_on=names if data is None else f"synthetic follow-ups of {names}",
@@ -73,7 +73,7 @@ def find_material(
     training_cases, validation_cases = prepared.split(fold)
     cache = build_cache(prepared, training_cases, recipe, workers=workers)
     part = "80/20 split" if fold is None else f"without fold {fold}"
-    return Material(
+    return TrainingData(
         lesions=CachedLesions(cache, drawn, seed=seed),
         validation=prepared_cases(validation_cases, limit=recipe.validation.cases),
         trained_on=f"{prepared.name}, {len(training_cases)} cases, {part}",

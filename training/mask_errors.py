@@ -1,4 +1,4 @@
-"""Faults of the baseline's outlines, as readers and detectors make them (LiFE-Net, section 3.1), before encoding."""
+"""Errors of the baseline's outlines, as readers and detectors make them (LiFE-Net, section 3.1), before encoding."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scipy.ndimage import grey_dilation, grey_erosion
 
 from longilesion.geometry import Triple
 from longilesion.voi import VoiPair, occupied_box, resample
-from training.recipe import FaultSettings
+from training.recipe import MaskErrorSettings
 
 # Semi-axes of a lesion that is none: as small as lesions are marked, as large as most of them are.
 _SPURIOUS_RADII_MM = (3.0, 15.0)
@@ -19,16 +19,16 @@ _SPURIOUS_ELONGATION = 1.5
 _ATTEMPTS = 8
 
 
-def faulty(pair: VoiPair, settings: FaultSettings, generator: np.random.Generator) -> VoiPair:
+def with_mask_errors(pair: VoiPair, settings: MaskErrorSettings, generator: np.random.Generator) -> VoiPair:
     """The pair with the baseline's masks as a careless reader leaves them; both scans and clicks stay.
 
     Another lesion is marked only where there is none, and not at all where a few tries find no room for it.
     """
     mask, others = pair.baseline_mask, pair.baseline_others
-    faults = (settings.missing_share, settings.resized_share, settings.shifted_voxels, settings.spurious_share)
-    if not any(faults) or pair.baseline is None or mask is None or others is None:
+    errors = (settings.missing_share, settings.resized_share, settings.shifted_voxels, settings.spurious_share)
+    if not any(errors) or pair.baseline is None or mask is None or others is None:
         return pair
-    # All is drawn whether it happens or not, so that one fault's share does not change the others' draws.
+    # All is drawn whether it happens or not, so that one error's share does not change the others' draws.
     shift = generator.uniform(-1, 1, 3) * settings.shifted_voxels
     resized, missing, spurious = generator.random(3) < (
         settings.resized_share,

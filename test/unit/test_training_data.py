@@ -12,8 +12,8 @@ from test.unit.case_folders import write_image
 from test.unit.prepared_data import CASES, write_prepared
 from test.unit.training_runs import few_pairs, write_recipe
 from training.dataset import CachedLesions, SyntheticLesions
-from training.material import find_material, synthesis_sources
 from training.recipe import DataSettings, Recipe, read_recipe
+from training.training_data import find_training_data, synthesis_sources
 
 
 @pytest.fixture
@@ -56,14 +56,14 @@ def test_folds_of_a_prepared_data_set_never_validate_a_patient_that_trains(recip
     data = write_prepared(tmp_path / "data")
     judged = 0
     for fold in range(5):
-        material = find_material(data.folder, recipe, fold=fold, seed=0, workers=1)
-        assert isinstance(material.lesions, CachedLesions)
+        training_data = find_training_data(data.folder, recipe, fold=fold, seed=0, workers=1)
+        assert isinstance(training_data.lesions, CachedLesions)
         training, validation = data.split(fold)
-        assert f"{len(training)} cases, without fold {fold}" in material.trained_on
+        assert f"{len(training)} cases, without fold {fold}" in training_data.trained_on
         patients = {CASES[case.case_id] for case in training}
-        seen = {material.lesions[index].origin for index in range(2 * len(patients))}
+        seen = {training_data.lesions[index].origin for index in range(2 * len(patients))}
         assert seen == patients
-        for number, case in enumerate(material.validation):
+        for number, case in enumerate(training_data.validation):
             exam, scans = case()
             assert exam.name == validation[number].case_id
             assert CASES[exam.name] not in patients
@@ -71,16 +71,16 @@ def test_folds_of_a_prepared_data_set_never_validate_a_patient_that_trains(recip
             judged += 1
     assert judged >= 5
     with pytest.raises(InputError, match="fold"):
-        find_material(data.folder, recipe, fold=7, seed=0, workers=1)
+        find_training_data(data.folder, recipe, fold=7, seed=0, workers=1)
 
 
 def test_phantoms_stand_in_for_data_and_are_the_same_every_time(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few_pairs(monkeypatch)
-    material = find_material(None, recipe, fold=None, seed=0, workers=1)
-    assert isinstance(material.lesions, SyntheticLesions)
-    assert material.trained_on == "phantoms"
-    first, again = (material.validation[1]() for _ in range(2))
+    training_data = find_training_data(None, recipe, fold=None, seed=0, workers=1)
+    assert isinstance(training_data.lesions, SyntheticLesions)
+    assert training_data.trained_on == "phantoms"
+    first, again = (training_data.validation[1]() for _ in range(2))
     assert first[0].name == again[0].name
     np.testing.assert_array_equal(first[1].followups["primary"].hu, again[1].followups["primary"].hu)

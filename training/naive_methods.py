@@ -33,7 +33,7 @@ def paste_baseline(case: Case) -> UInt16[np.ndarray, "z y x"]:
 
 
 def grow_region(case: Case) -> UInt16[np.ndarray, "z y x"]:
-    """Grows from the follow-up click over voxels as dense as the baseline lesion (as those at the click if new)."""
+    """Grows from the follow-up click over voxels with the HU of the baseline lesion (as those at the click if new)."""
     scan = case.followups["primary"]
     ids = np.zeros(scan.hu.shape, np.uint16)
     for prompt in complete_prompts(case).lesions:
@@ -43,7 +43,7 @@ def grow_region(case: Case) -> UInt16[np.ndarray, "z y x"]:
         distance = np.linalg.norm(offsets_zyx_mm, axis=0)
         smooth = uniform_filter(scan.hu[window].astype(np.float32), 3)
         near = distance <= max(4.0, float(distance.min()))
-        sample = smooth[near] if prior is None or prior.lesions is None else _densities(prior, prompt)
+        sample = smooth[near] if prior is None or prior.lesions is None else _lesion_hu(prior, prompt)
         alike = np.abs(smooth - sample.mean()) <= _DEVIATIONS * max(float(sample.std()), 10.0)
         regions = cc3d.connected_components(alike & (distance <= radius * _REACH), connectivity=6)
         seeds = np.unique(regions[near & (regions > 0)])
@@ -62,7 +62,7 @@ def _radius_mm(prior: Baseline, prompt: LesionPrompt) -> float:
     return float((3 * volume_ml * 1000 / (4 * np.pi)) ** (1 / 3))
 
 
-def _densities(prior: Baseline, prompt: LesionPrompt) -> NDArray[np.float32]:
+def _lesion_hu(prior: Baseline, prompt: LesionPrompt) -> NDArray[np.float32]:
     box = prior.regions[prompt.lesion_id].box
     inside: Bool[np.ndarray, "z y x"] = (
         prior.lesions.ids[box] == prompt.lesion_id if prior.lesions else np.ones(1, bool)

@@ -18,7 +18,7 @@ _LOSSES = ("loss", "outline", "presence", "reconstruction")
 _SCORES = ("dice", "lesion_dice", "present_kept", "gone_recognised")
 
 
-class Journal:
+class RunLog:
     """The logs of a run, on the one process that writes them."""
 
     def __init__(self, folder: RunFolder, *, step: int) -> None:
