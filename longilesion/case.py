@@ -1,4 +1,4 @@
-"""The nouns that flow through the library: scans, lesion maps, clicks, prompts, predictions. No input or output."""
+"""Types that pass through the library: scans, lesion maps, clicks, prompts, predictions. No input or output."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ _CPU = torch.device("cpu")
 _ATTEMPTS = 4
 # Of a generator that draws healthy pairs too, some are; so many in a row mean that there is no place for lesions.
 _FRUITLESS_PAIRS = 100
-# So many damaged cut-outs in a row are no accident.
+# This many damaged cut-outs in a row are a systematic error.
 _DAMAGED_IN_A_ROW = 20
 
 

@@ -27,7 +27,7 @@ class DeadWorkerError(LongilesionError):
 
 
 def single_threaded() -> None:
-    """The cores belong to the processes: several threads in each would only fight over them."""
+    """One thread per process: more threads than cores slow each other down."""
     torch.set_num_threads(1)
     threadpool_limits(1)
 

@@ -1,4 +1,4 @@
-"""The nouns of an evaluation: what is true of an exam, and what a method says of it."""
+"""Types of an evaluation: an exam's ground truth, and a method's prediction for it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LesionFact:
 
     `true_id` is its id in the true follow-up maps: its own, or that of the lesion it merged into; None where it is
     gone. `fate` is None where nothing tells what was there before. `is_target` says whether it is measured for the
-    response to therapy, None where nobody said so.
+    response to therapy, None where it is not stated.
     """
 
     fate: Fate | None
@@ -68,7 +68,7 @@ class Exam:
 class Prediction:
     """What a method says of an exam: its maps by scan (one that is missing counts as empty), and of single lesions.
 
-    `presence` is how sure it is that a lesion is there, `merged_into` names the lesion that has taken in another; both
+    `presence` is the probability that a lesion is there, `merged_into` names the lesion that has taken in another; both
     are empty where the method does not say.
     """
 

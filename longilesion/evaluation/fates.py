@@ -11,7 +11,7 @@ from longilesion.evaluation.overlap import Overlap
 def predicted_fates(exam: Exam, prediction: Prediction, overlaps: Mapping[str, Overlap]) -> dict[int, Fate | None]:
     """What the predicted maps say became of each lesion; None where nothing is known of the time before.
 
-    A lesion without voxels has merged where the method says so; where the method says nothing of it, if its click lies
+    A lesion without voxels has merged where the method says so; where the method does not report it, if its click lies
     in another's outline.
     """
     outlined = {label for overlap in overlaps.values() for label in overlap.predicted}

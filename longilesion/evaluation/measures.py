@@ -75,7 +75,7 @@ def largest_axial_diameter_mm(outline: Outline) -> float:
     _, *steps_yx_mm = lps.spacing_zyx_mm
     contours = [_contour_mm(plane, np.array(steps_yx_mm)) for plane in view if plane.any()]
     longest = 0.0
-    # No lesion is longer than its rectangle's diagonal, so that few slices of a lesion have to be measured.
+    # A lesion is no longer than its bounding rectangle's diagonal, so only few slices have to be measured.
     for contour in sorted(contours, key=_diagonal_mm, reverse=True):
         if _diagonal_mm(contour) <= longest:
             break

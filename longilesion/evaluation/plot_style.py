@@ -1,7 +1,7 @@
 """How methods and axes look in every figure.
 
-Methods differ by marker, line style and hatch, and their colours by lightness, so that no figure needs its hues: they
-can be told apart in grey print and by colour-blind people.
+Methods differ by marker, line style and hatch, and their colours by lightness, so that they are
+distinguishable in greyscale and with colour vision deficiency.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from longilesion.evaluation.detection import ExamLesions
 from longilesion.evaluation.lesions import LesionScore
 from longilesion.evaluation.summary import Evaluation
 
-# Colour, marker, line, hatch. The first four colours are at least 0.15 apart in grey; two more have to do with less.
+# Colour, marker, line, hatch. The first four colours are at least 0.15 apart in grey; the last two are closer.
 LOOKS: tuple[tuple[str, str, Any, str], ...] = (
     ("#004488", "o", "-", ""),
     ("#bb5566", "^", "--", "////"),
@@ -57,7 +57,7 @@ class Method:
 
 
 def styled(evaluations: Sequence[Evaluation], detections: Mapping[str, Sequence[ExamLesions]]) -> list[Method]:
-    """Gives each evaluation its look; a seventh looks like the first again."""
+    """Assigns each evaluation a style; the seventh repeats the first."""
     return [
         Method(
             evaluation=evaluation,

@@ -47,7 +47,7 @@ Points: TypeAlias = tuple[Float[np.ndarray, " points"], Float[np.ndarray, " poin
 
 PLOTS = ("dice_by_diameter", "volume_bland_altman", "froc", "presence_roc", "strata")
 FEWEST_FOR_MEDIAN = 20
-# A method of very many false positives would press the others' curves against the axis.
+# A method with very many false positives would compress the others' curves.
 MOST_FALSE_POSITIVES = 8.0
 DRAWS = 200
 

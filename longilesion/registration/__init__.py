@@ -1,1 +1,1 @@
-"""Registration: where the points of a baseline scan lie in a follow-up scan of the same patient, and how sure."""
+"""Registration: positions of baseline points in a follow-up scan of the same patient, with a confidence."""

@@ -1,4 +1,4 @@
-"""What a registration is judged by: what both scans show, how alike they look there, and whether tissue folds."""
+"""Quality of a registration: the overlap of both scans, their local similarity there, and the Jacobian determinant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first guess: the shift between two scans' bodies, found among all there are.
+"""Initial translation between two scans' bodies, by exhaustive search.
 
 Normalised correlation at every shift at once (Padfield, Masked Object Registration in the Fourier Domain, 2012, as ITK
 has it) compares only what both scans show of the body. So it needs no common frame, and no common coverage.
@@ -16,9 +16,9 @@ from scipy.signal import fftconvolve
 
 from longilesion.registration.reduction import ReducedScan, reduce_further, transformed
 
-# The lattice on which all shifts are tried.
+# Spacing of the lattice of the exhaustive search.
 _SPACING_MM = 12.0
-# Shifts at which the bodies overlap by less than this share of the greatest overlap are not looked at.
+# Shifts at which the bodies overlap by less than this share of the greatest overlap are left out.
 _LEAST_OVERLAP = 0.2
 # How much a small overlap counts against a shift.
 _OVERLAP_EXPONENT = 0.3
@@ -50,7 +50,7 @@ def find_shift(baseline: ReducedScan, followup: ReducedScan) -> Shift | None:
     narrow = _correlation(before, after, (before.body, after.body), _WINDOWS_HU[1])
     correlation = (wide + narrow) / 2
     overlap = _overlap(before.body, after.body)
-    # A limb, or a flank, looks like itself further along where little of both is compared.
+    # Where the overlap is small, a limb or a flank also correlates with other parts of itself.
     score = correlation * overlap**_OVERLAP_EXPONENT
     best = np.unravel_index(int(score.argmax()), score.shape)
     if score[best] <= 0:
@@ -62,7 +62,7 @@ def find_shift(baseline: ReducedScan, followup: ReducedScan) -> Shift | None:
 
 
 def body_centres_shift(baseline: ReducedScan, followup: ReducedScan) -> Shift:
-    """The last resort: the vector between the two bodies' centres of mass."""
+    """Fallback without any similarity: the vector between the two bodies' centres of mass."""
     centers = [np.argwhere(scan.body).mean(axis=0)[::-1] * scan.spacing_mm for scan in (baseline, followup)]
     return Shift(xyz_mm=centers[1] - centers[0], correlation=0.0)
 
@@ -84,7 +84,7 @@ def _overlap(before: Bool[np.ndarray, "z y x"], after: Bool[np.ndarray, "a b c"]
 
 
 def _with_rim(body: Bool[np.ndarray, "z y x"]) -> Bool[np.ndarray, "z y x"]:
-    """With one voxel of air around it in each slice, which shows the outline."""
+    """The body with one voxel of air around it in each slice, which makes its outline count."""
     return np.asarray(binary_dilation(body, structure=np.ones((1, 3, 3), bool)))
 
 
@@ -105,7 +105,7 @@ def _correlation(
 
 
 def _windowed(scan: ReducedScan, window_hu: tuple[float, float]) -> sitk.Image:
-    """Without what lies around the body, in numbers whose squares float32 can hold."""
+    """The intensities within the body, centred, so that their squares fit into float32."""
     low, high = window_hu
     hu = np.where(scan.body, scan.hu, -1024.0)
     return sitk.GetImageFromArray(((np.clip(hu, low, high) - low) / (high - low)).astype(np.float32))

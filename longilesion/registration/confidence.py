@@ -1,8 +1,8 @@
-"""How far an answer of registration can be trusted: logistic models of what speaks for and against it.
+"""Confidence of a registration's results: logistic regression on measures of similarity and consistency.
 
 Their coefficients are fitted by `python -m benchmarks.registration_confidence` on pairs with a known deformation, easy
-ones, hard ones and scans of different patients. In the fit a wrong answer counts three times: to trust it does more
-harm than to doubt a right one.
+ones, hard ones and scans of different patients. In the fit a wrong result has three times the weight of a right one,
+because confidence in a wrong place does more harm than doubt about a right one.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy as np
 
 from longilesion.registration.result import Stage
 
-# What each step that failed leaves of the confidence.
+# Factor on the confidence by the last step that succeeded.
 _STAGE_SHARE: Mapping[Stage, float] = {"deformable": 1.0, "rigid": 0.8, "shift": 0.5, "body centres": 0.2}
 
-# A point that is no further from the true one is near enough to find the lesion.
+# A point within this distance of the true one is near enough to find the lesion.
 NEAR_MM = 10.0
 # The constant, and a weight for each feature.
 _PLACE = (-7.718, 1.197, -3.307, 0.685, -0.897, 7.852, 4.021)
@@ -26,11 +26,11 @@ _TRUST = (-13.780, 13.006, 11.268)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What is known of a propagated point.
+    """The measures from which a propagated point's confidence is computed.
 
-    Of the place: the local `similarity` (correlation) of the registered scans, how far from the point one ends who
-    returns by the registration found the other way round, and the correlation that the search around the place found,
-    how far away. Of the whole: the similarity, and the correlation of the first guess.
+    For the place: the local `similarity` (correlation) of the registered scans, the inverse consistency error, and the
+    correlation and distance of the best match in the local search. For the whole: the mean similarity, and the
+    correlation of the initial translation.
     """
 
     similarity: float
@@ -53,7 +53,7 @@ def trust_in_registration(evidence: Evidence) -> float:
 
 
 def place_features(evidence: Evidence) -> tuple[float, ...]:
-    """What the confidence in a place follows from, in numbers of similar size."""
+    """Features of the confidence in a place, scaled to similar size."""
     return (
         max(evidence.similarity, 0.0),
         min(evidence.inverse_error_mm, 30.0) / 10.0,
@@ -64,7 +64,7 @@ def place_features(evidence: Evidence) -> tuple[float, ...]:
 
 
 def trust_features(evidence: Evidence) -> tuple[float, ...]:
-    """What the trust in a registration follows from."""
+    """Features of the trust in a registration."""
     return evidence.overall_similarity, evidence.shift_correlation
 
 

@@ -1,4 +1,4 @@
-"""The deformation that is left after the rigid motion, by Greedy: local correlation, diffeomorphic updates."""
+"""Deformable registration after the rigid motion, by Greedy: local correlation, diffeomorphic updates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from picsl_greedy import Greedy3D
 from longilesion.registration.frames import to_itk
 from longilesion.registration.reduction import ReducedScan
 
-# Iterations at half and at full resolution; most of the way is gone at the first.
+# Iterations at half and at full resolution; most of the displacement is found at the first.
 _ITERATIONS = "40x10"
 # Radius of the neighbourhood that is correlated, in voxels.
 _METRIC = "NCC 2x2x2"
@@ -21,7 +21,7 @@ _SMOOTHING = "3.0vox 1.5vox"
 # Along each axis; fewer leave no neighbourhoods at half resolution.
 _FEWEST_VOXELS = 16
 _THREADS = 2
-# Without the noise that Greedy adds, which is another one every time; stored to a hundredth of a voxel.
+# Greedy adds noise, which differs from run to run: switched off. Displacements are stored to a hundredth of a voxel.
 _EXACT = "-noise 0 -wp 0.01"
 
 
@@ -44,9 +44,10 @@ def warped(moving: ReducedScan, fixed: ReducedScan, motion: Float64[np.ndarray, 
 def find_deformation(
     fixed: ReducedScan, moved_intensities: Float32[np.ndarray, "z y x"], shown: Bool[np.ndarray, "z y x"]
 ) -> Float32[np.ndarray, "z y x 3"] | None:
-    """The displacement (x, y, z, mm) at the fixed scan's voxels that leads to what looks alike in the moved scan.
+    """The displacement (x, y, z, mm) at the fixed scan's voxels that maximises local correlation with the moved scan.
 
-    Only what both scans show (`shown`) drives it; elsewhere it fades. None where the scan is too thin, or Greedy fails.
+    Only voxels that both scans show (`shown`) contribute; elsewhere it decays to zero. None where the scan is too thin
+    or Greedy fails.
     """
     if min(fixed.hu.shape) < _FEWEST_VOXELS:
         return None

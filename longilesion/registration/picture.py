@@ -145,14 +145,14 @@ def _grey(intensities: Float32[np.ndarray, "rows columns"]) -> Float32[np.ndarra
 
 
 def _checkerboard(plane: Plane) -> Float32[np.ndarray, "rows columns 3"]:
-    """Squares of both scans in turn: where they fit, edges run on from square to square."""
+    """Squares of both scans in turn: where they are aligned, edges continue from square to square."""
     row, column = (np.arange(length) * PIXEL_MM // _SQUARE_MM for length in plane.before.shape)
     squares = np.where((row[:, None] + column) % 2 == 0, plane.before, plane.after)
     return _grey(np.where(np.isnan(plane.before + plane.after), np.float32(np.nan), squares))
 
 
 def _overlay(plane: Plane) -> Float32[np.ndarray, "rows columns 3"]:
-    """Both scans in their colours, added up."""
+    """Both scans in complementary colours, added."""
     before, after = (np.array(to_rgb(color), np.float32) for color in (_BEFORE, _AFTER))
     return _with_unseen(np.clip(plane.before[..., None] * before + plane.after[..., None] * after, 0.0, 1.0))
 

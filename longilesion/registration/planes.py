@@ -12,9 +12,9 @@ from longilesion.case import Scan
 from longilesion.registration.reduction import transformed
 from longilesion.registration.result import Registration
 
-# As near to this as fits the plane.
+# Spacing of a picture's pixels, rounded so that whole pixels fit the plane.
 PIXEL_MM = 1.5
-# A pixel is the mean of so many samples along each side, which calms the noise.
+# A pixel is the mean of this many samples along each side, to reduce noise.
 _SAMPLES = 2
 # From black to white: air and lung differ, but most greys tell soft tissues apart.
 _INTENSITIES_HU, _INTENSITIES = (-1000.0, -800.0, -170.0, 260.0), (0.0, 0.16, 0.27, 1.0)
@@ -88,7 +88,7 @@ def _pixels(samples: Float32[np.ndarray, "a b"]) -> Float32[np.ndarray, "rows co
 
 
 def _intensities(scan: Scan, points_xyz_mm: Float64[np.ndarray, "n 3"]) -> Float32[np.ndarray, "n"]:
-    """Greys of a scan at points of its world, straight from its own voxels; NaN beyond them."""
+    """Greys of a scan at points of its world, sampled from its own voxels; NaN beyond them."""
     index_zyx = transformed(np.linalg.inv(scan.grid.world_from_voxel), points_xyz_mm)[:, ::-1].T
     hu = map_coordinates(scan.hu, index_zyx, order=1, mode="nearest", output=np.float32)
     intensities = np.interp(hu, _INTENSITIES_HU, _INTENSITIES)

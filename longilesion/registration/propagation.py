@@ -1,7 +1,7 @@
 """Propagates points of a baseline scan to a follow-up scan, each with a confidence.
 
-Registration says where to look. A search around that place by what the point's own surroundings look like, in the scans
-themselves, corrects it; the two answers are found independently, so that their agreement is evidence.
+Registration gives the first estimate. A local search, which correlates the point's neighbourhood in both scans, corrects
+it. The two are independent, so their agreement is a measure of confidence.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from longilesion.geometry import Grid, Triple, triple
 from longilesion.registration.confidence import Evidence, confidence_in_place, trust_in_registration
 from longilesion.registration.result import Registration
 
-# The search may correct what registration leaves, but not jump to a lookalike.
+# Wide enough to correct residual errors of registration, too narrow to reach a similar structure elsewhere.
 _SEARCH = AlignmentSettings(search_radius_mm=15.0, clip_hu=(-150.0, 250.0), distance_penalty=0.5)
-# What is placed no further beyond the scan than this may just as well be shown.
+# A point placed less than this beyond the scan's border counts as shown: registration is no more accurate.
 BORDER_MM = 5.0
 
 
@@ -41,7 +41,7 @@ class PropagatedPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where registration and search place a point, `beyond_mm` outside the follow-up scan, and what speaks for it."""
+    """Where registration and search place a point, `beyond_mm` outside the follow-up scan, and the evidence."""
 
     point_xyz_mm: Triple
     beyond_mm: float
@@ -69,7 +69,7 @@ def find_places(
     *,
     extents_mm: Sequence[float],
 ) -> list[Place]:
-    """Looks for points where registration says, and around there."""
+    """Places points by registration, corrected by the local search."""
     points = np.array(points_xyz_mm, np.float64).reshape(-1, 3)
     registered = registration.followup_xyz_mm(points)
     similarity = registration.similarity_at(points)

@@ -1,8 +1,8 @@
-"""Reduced scans: small isotropic copies in which the patient stands out, for registration.
+"""Reduced scans: small isotropic copies with a mask of the patient's body, for registration.
 
 A copy lies on a lattice along the scan's own axes in LPS order. Its local frame is x, y, z in mm from the lattice's
-first voxel, so that registration never meets the world, in which two scans of a patient need not have anything in
-common.
+first voxel, so that registration does not depend on world coordinates, which two scans of a patient need not
+share.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from longilesion.voi import occupied_box, sample_scan
 
 # What is above it is body, or lies on the table.
 BODY_HU = -300
-# What is thinner than twice this is cut off: the table, its cover, tubes.
+# Radius of the opening that removes the table, its cover and tubes.
 _THIN_MM = 8.0
 # Bodies are found on a lattice this coarse.
 _BODY_SPACING_MM = 8.0
-# As much air as is left around the body.
+# Margin of air around the body.
 _MARGIN_MM = 15.0
 # Of the whole range of intensities, this share tells lung from air; the rest tells soft tissues and bone apart.
 _LUNG_SHARE = 0.375
@@ -71,7 +71,7 @@ class ReducedScan:
 
 
 def reduce_scan(scan: Scan, spacing_mm: float) -> ReducedScan:
-    """Averages a scan onto an isotropic lattice, finds the body, and leaves out what lies far from it."""
+    """Averages a scan onto an isotropic lattice, finds the body, and crops to it with a margin."""
     hu, grid = _sampled(scan, spacing_mm)
     coarse_hu, _ = _sampled(_as_scan(hu, grid), _BODY_SPACING_MM)
     body = _on_lattice(_body(coarse_hu), hu.shape, _BODY_SPACING_MM / spacing_mm)
@@ -110,7 +110,7 @@ def _body(hu: Float32[np.ndarray, "z y x"]) -> Bool[np.ndarray, "z y x"]:
     """The largest connected part that is not thin, without holes in any slice (lungs, bowel); all if there is none."""
     dense = hu > BODY_HU
     reach = round(_THIN_MM / _BODY_SPACING_MM)
-    # The body goes on beyond the first and the last slice.
+    # The body continues beyond the first and the last slice.
     longer = np.pad(dense, ((reach, reach), (0, 0), (0, 0)), mode="edge")
     thick = binary_opening(longer, iterations=reach)[reach:-reach]
     if not thick.any():

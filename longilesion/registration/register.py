@@ -1,4 +1,4 @@
-"""Registers a baseline scan with a follow-up scan, coarse to fine; where a step fails, the one before has the word."""
+"""Registers a baseline scan with a follow-up scan, coarse to fine; where a step fails, the previous result is kept."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from longilesion.registration.rigid import find_rigid
 
 # The lattice of the rigid and the deformable step.
 SPACING_MM = 5.0
-# A first guess that is no better is none.
+# An initial translation of lower correlation is discarded.
 _LEAST_SHIFT_CORRELATION = 0.2
-# So near to a scan's end, a neighbourhood is compared with what the scan does not show.
+# Within this distance of a scan's end, a voxel's neighbourhood is only partly shown.
 END_MM = 20.0
-# Where more of the body than this folds over or collapses, a deformation is no anatomy.
+# A deformation that folds or collapses more than this share of the body is anatomically implausible.
 _GREATEST_FOLDED_SHARE = 0.01
 _SMALLEST_JACOBIAN = 0.1
-# Where there is nothing to deform, interpolation alone takes as much of the similarity.
+# Interpolation alone lowers the similarity by up to this much.
 _TOLERANCE = 0.02
 
 _log = logging.getLogger(__name__)
 
 
 def register_scans(baseline: Scan, followup: Scan) -> Registration:
-    """Finds how a baseline scan's points lie in a follow-up scan; never fails, but says how far it came."""
+    """Registers two scans; always returns a result, whose `stage` names the last step that succeeded."""
     before, after = reduce_scan(baseline, SPACING_MM), reduce_scan(followup, SPACING_MM)
     shift = find_shift(before, after)
     if shift is None or shift.correlation < _LEAST_SHIFT_CORRELATION:
@@ -43,7 +43,7 @@ def register_scans(baseline: Scan, followup: Scan) -> Registration:
         return shifted
     rigid = _moved(before, after, "rigid", shift, motion)
     if rigid.overall_similarity < shifted.overall_similarity:
-        # The patient lies as before, or the optimiser has lost its way: both times the shift is the better start.
+        # The patient lies as before, or the optimiser has diverged: in both cases the shift is the better start.
         _log.info("rigid motion given up: similarity %.2f", rigid.overall_similarity)
         rigid = shifted
     return _deformed(rigid) or rigid
@@ -74,7 +74,7 @@ def _moved(
 
 
 def _deformed(rigid: Registration) -> Registration | None:
-    """The registration with a deformation; None where there is none, or it is worse or no anatomy."""
+    """The registration with a deformation; None where there is none, or it is worse or anatomically implausible."""
     before, after = rigid.baseline, rigid.followup
     moved = warped(after, before, rigid.motion)
     forward = find_deformation(before, moved, shown_voxels(before, after, rigid.motion, margin_mm=END_MM))

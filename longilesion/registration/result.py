@@ -1,4 +1,4 @@
-"""What registration says: where points of a baseline scan lie in a follow-up scan, and what speaks for it."""
+"""Result of a registration: the mapping from baseline to follow-up points, and its similarity and consistency."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxtyping import Float32, Float64
 
 from longilesion.registration.reduction import ReducedScan, transformed
 
-# From the best answer to the last resort.
+# From best to worst.
 Stage: TypeAlias = Literal["deformable", "rigid", "shift", "body centres"]
 
 
@@ -24,7 +24,7 @@ class Deformation:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Registration:
-    """How two scans of a patient correspond, as far as could be found out (`stage`).
+    """How two scans of a patient correspond, by the last registration step that succeeded (`stage`).
 
     `motion` leads from the baseline's local frame to the follow-up's, after the deformation if there is one.
     `similarity` is the local correlation, at the baseline's voxels, with what lies there in the follow-up,
@@ -46,7 +46,7 @@ class Registration:
         return transformed(np.linalg.inv(self.followup.local_from_world), self._forward(local))
 
     def inverse_error_mm(self, baseline_xyz_mm: Float64[np.ndarray, "n 3"]) -> Float64[np.ndarray, "n"]:
-        """How far from a point one ends who goes to the follow-up and returns by what was found the other way round."""
+        """Inverse consistency error: distance of a point from its image under forward and backward mapping."""
         if self.deformation is None:
             return np.zeros(len(baseline_xyz_mm))
         local = transformed(self.baseline.local_from_world, baseline_xyz_mm)

@@ -10,7 +10,7 @@ from longilesion.registration.coarse import Shift
 from longilesion.registration.frames import to_itk
 from longilesion.registration.reduction import ReducedScan
 
-# Far smoothed and in long strides at first, so that a patient who lies turned by 20 degrees is found, too.
+# Strong smoothing and long steps at first, so that rotations of up to 20 degrees are found.
 _SHRINKING = (4, 3, 2)
 _SMOOTHING_VOXELS = (3.0, 1.5, 0.7)
 _STRIDE_MM = (8.0, 0.05)
@@ -20,7 +20,7 @@ _BINS = 32
 _STEPS = 100
 # Along each axis; fewer leave nothing to smooth and to shrink.
 _FEWEST_VOXELS = 8
-# Nobody lies so differently on two tables; an optimiser that says so has lost its way.
+# Larger rotations or translations are implausible: the optimiser has diverged.
 _GREATEST_TURN_DEG = 35.0
 _GREATEST_SHIFT_MM = 80.0
 
@@ -28,7 +28,7 @@ _GREATEST_SHIFT_MM = 80.0
 def find_rigid(baseline: ReducedScan, followup: ReducedScan, shift: Shift) -> Float64[np.ndarray, "4 4"] | None:
     """The motion (homogeneous, x, y, z) from the baseline's local frame to the follow-up's, begun at a shift.
 
-    None where the scans are too thin for it, or where it went astray.
+    None where the scans are too thin for it, or where the optimiser diverged.
     """
     if min(*baseline.hu.shape, *followup.hu.shape) < _FEWEST_VOXELS:
         return None
@@ -40,7 +40,7 @@ def find_rigid(baseline: ReducedScan, followup: ReducedScan, shift: Shift) -> Fl
     method.SetMetricAsMattesMutualInformation(_BINS)
     method.SetMetricSamplingStrategy(method.RANDOM)
     method.SetMetricSamplingPercentage(_SAMPLED_SHARE, _SEED)
-    # The outline counts, too.
+    # Sampled within the body and a rim of air, so that its outline counts.
     method.SetMetricFixedMask(_with_rim(baseline, 2))
     method.SetMetricMovingMask(_with_rim(followup, 4))
     method.SetInterpolator(sitk.sitkLinear)

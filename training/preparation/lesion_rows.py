@@ -72,7 +72,7 @@ def _lesion_id(line: Row) -> int:
 
 
 def _lesion(lesion_id: int, lines: Sequence[Row], *, keep_unclear: bool) -> LesionRow | LesionRecord:
-    """The lesion that its lines describe; of two different lines, neither is believed."""
+    """The lesion that its lines describe; of two different lines, neither is used."""
     first = lines[0]
     if any(line.cells != first.cells for line in lines):
         named = ", ".join(str(line.line) for line in lines)

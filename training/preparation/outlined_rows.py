@@ -1,4 +1,4 @@
-"""What the outlines tell of the lesions of a case, and what a table of one's own adds to it."""
+"""What the outlines tell of the lesions of a case, and what a user's table adds."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _center(lesion_id: int, number: int | None, outlines: Outlines, time_point: 
 
 
 def _completed(lesion_id: int, lines: Sequence[Row], outlined: LesionRow | None, outlines: Outlines) -> LesionRow:
-    """The row of a lesion; where the table is silent, the outlines speak."""
+    """The row of a lesion; values that the table lacks come from the outlines."""
     line = lines[0]
     if len(lines) > 1:
         raise CellError(f"lesion {lesion_id} a second time in line {lines[1].line}; expected one line each")

@@ -1,4 +1,4 @@
-"""A folder of scan pairs of one's own: pairs.csv, one line per pair of scans, and lesions.csv where more is known."""
+"""A folder of a user's own scan pairs: pairs.csv, one line per pair of scans, and lesions.csv where more is known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The nouns between reading a data set and writing its cases."""
+"""Types between reading a data set and writing its cases."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class CaseContent:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Made:
-    """What came of a job: cases to write, and the record to keep."""
+    """Result of a job: cases to write, and the record to keep."""
 
     cases: tuple[CaseContent, ...]
     record: Record

@@ -1,4 +1,4 @@
-"""What the scanner and the contrast agent do to an image, drawn anew for each time point.
+"""Simulated acquisition: kernel, noise and contrast phase, drawn for each time point.
 
 All of it follows from the protocol, slice by slice, so that a scan can be made in slabs.
 """
@@ -109,7 +109,7 @@ def _noise(like: Float32[Tensor, "z y x"], acquisition: Acquisition, *, first_sl
     white = torch.empty(rows + margin, columns + margin)
     source = torch.Generator()
     result = torch.zeros_like(like)
-    # Slice by slice all of this stays in the processor's cache.
+    # Slice by slice, the working set stays in the CPU's cache.
     for number in range(-reach, count + reach):
         white.normal_(generator=source.manual_seed(acquisition.noise_seed + first_slice + number))
         grain = _smeared(_smeared(white.to(like.device), across, axis=0), across, axis=1)

@@ -21,7 +21,7 @@ from training.synthesis.solids import Window
 _LONGEST_VOXELS = 28
 # No entry of a step's derivative exceeds this, so that no step folds; a fold needs 1.
 _STEEPEST = 0.25
-# Nor is anything squeezed to less than this share of its volume: beside bone, steps add up.
+# The least share of its volume to which tissue is compressed: beside bone, steps add up.
 _LEAST_SHARE = 0.08
 _STEPS = 40
 # The mask is smoothed by this share of its radius, but not by less than a few voxels.
@@ -137,7 +137,7 @@ def _mobility(
     *,
     smoothing_mm: float,
 ) -> Float32[np.ndarray, "z y x"]:
-    """How willingly tissue moves, from 0 (bone) to 1 (air)."""
+    """Mobility of tissue, from 0 (bone) to 1 (air)."""
     yielding = np.interp(hu, [-700, -300, -100, 0], [1.0, 0.9, 0.7, 0.45])
     smooth = gaussian_filter(yielding, smoothing_mm / 2 / spacing_zyx_mm)
     bone = (hu > _BONE_HU) & (lesion < 0.5)

@@ -1,4 +1,4 @@
-"""How a lesion looks, and what becomes of it: it stays, grows, shrinks, comes, goes, takes in another, falls apart."""
+"""Appearance and change of a synthetic lesion: stable, growing, shrinking, new, gone, merging, splitting."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _NODE = "Lymph node"
 # The largest radius by tissue; the smallest is 4 mm everywhere.
 _LARGEST_MM = {"soft": 30.0, "lung": 22.0, "fat": 22.0, "bone": 20.0}
 _LARGEST_NODE_MM = 16.0
-# No lesion shrinks, or falls into parts, that are smaller.
+# The smallest radius after shrinking or splitting.
 _SMALLEST_MM = 3.5
-# A smaller lesion does not fall into parts.
+# A smaller lesion does not split.
 _SPLIT_FROM_MM = 9.0
 
 
@@ -151,7 +151,7 @@ def _evolved(
     low, high = ranges[int(generator.choice(3, p=shares / shares.sum()))]
     mean_hu = first.mean_hu * float(generator.uniform(0.7, 1.2)) + float(generator.normal(0, 5))
     if tissue == "soft":
-        # Below this contrast not even an expert would find it again.
+        # Below this contrast an expert would not find it again.
         mean_hu = float(np.sign(first.mean_hu)) * max(abs(mean_hu), 14.0)
     return replace(
         first,
@@ -162,7 +162,7 @@ def _evolved(
 
 
 def _scar_hu(tissue: Tissue, generator: np.random.Generator) -> float:
-    """What a healed lesion leaves: a faint band in lung, strands in fat, sclerosis in bone, a shade in soft tissue."""
+    """What a healed lesion leaves: a faint band in lung, strands in fat, sclerosis in bone, slight contrast elsewhere."""
     low, high = {"soft": (4.0, 10.0), "lung": (40.0, 200.0), "fat": (15.0, 45.0), "bone": (80.0, 250.0)}[tissue]
     sign = float(generator.choice([-1.0, 1.0])) if tissue == "soft" else 1.0
     return sign * float(generator.uniform(low, high))

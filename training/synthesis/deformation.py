@@ -1,7 +1,7 @@
 """Where the points of a second scan lie in the first one's anatomy: rigid motion, bending, breathing, growth.
 
-Anatomy is measured in z, y, x mm from the first voxel of the source's volume. A motion maps points when they are asked
-for, so that no whole scan's points are ever held, and for a lattice of points, whose smooth parts are quick to find.
+Anatomy is measured in z, y, x mm from the first voxel of the source's volume. A motion maps points on demand, for a
+lattice at a time, so that no whole scan's points are held in memory and smooth parts are interpolated cheaply.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class Appearance:
 class Lesion:
     """One lesion at two time points; absent where it has no parts, split where it has two.
 
-    `lesion_id` is `UNMARKED` for a distractor that nobody outlined; `true_id` is the id of its voxels in the follow-up:
+    `lesion_id` is `UNMARKED` for a distractor that is not outlined; `true_id` is the id of its voxels in the follow-up:
     its own, or that of the lesion it merged into. `lesion_type` is one of the challenge's. `scar_hu` is the mean HU
     against its surroundings that is left where it has healed. A lesion that is not `is_marked_before` is missing in the
     baseline's mask; one that is not `is_painted` is marked there, but no lesion.

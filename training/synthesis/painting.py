@@ -16,7 +16,7 @@ from longilesion.case import AIR_HU, Scan
 from longilesion.geometry import Grid, Triple, triple
 from training.synthesis.solids import Field, Points, Solid, Window
 
-# Voxels that are painted at a time: enough for NumPy's overhead to vanish, few enough to fit into a few MB.
+# Voxels that are painted at a time: large enough to make NumPy's overhead negligible, small enough for a few MB.
 _CHUNK_VOXELS = 1_000_000
 # Slices thicker than this are averaged over several positions, as the scanner averages over their thickness.
 _SAMPLE_MM = 2.5

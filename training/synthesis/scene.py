@@ -61,7 +61,7 @@ def random_scene(
 ) -> Scene:
     """Draws what a pair shows: the whole volume, or a cut-out around a real or a painted lesion.
 
-    A cut-out around a painted lesion marks no real one: those that it shows are as if nobody had outlined them.
+    A cut-out around a painted lesion marks no real one: those that it shows count as not outlined.
     """
     anchor = None if whole or settings.generator == "lifenet" else _random_real(source, generator, settings)
     real = source.lesions if whole or anchor is not None else ()

@@ -22,7 +22,7 @@ from training.synthesis.shapes import Shape, shape_of_mask
 from training.synthesis.sites import lesion_sites
 from training.synthesis.solids import Window
 
-# Fewer voxels are no lesion but a slip of the pencil.
+# Smaller components are artefacts of contouring.
 FEWEST_VOXELS = 10
 # Files beside a volume that are no organ's mask.
 _NO_ORGANS = ("ct", "lesions")
