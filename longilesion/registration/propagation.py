@@ -1,7 +1,7 @@
 """Propagates points of a baseline scan to a follow-up scan, each with a confidence.
 
-Registration gives the first estimate. A local search, which correlates the point's neighbourhood in both scans, corrects
-it. The two are independent, so their agreement is a measure of confidence.
+Registration gives the first estimate. A local search, which correlates the point's neighbourhood in both scans,
+corrects it. The two are independent, so their agreement is a measure of confidence.
 """
 
 from __future__ import annotations
