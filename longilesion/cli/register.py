@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from longilesion.case import LOW_CONFIDENCE, Click, LesionPrompt, OutsideLesion
-from longilesion.cli.case_files import check_outputs, read_case
+from longilesion.case_files import check_outputs, read_case
 from longilesion.errors import InputError
 from longilesion.files import check_writable, written_together
 from longilesion.geometry import Grid

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from longilesion.cli.case_files import check_outputs, read_case
+from longilesion.case_files import check_outputs, read_case
 from longilesion.ensemble import Device, Precision, load_ensemble
 from longilesion.errors import InputError
 from longilesion.files import check_writable, written_together
@@ -17,8 +17,7 @@ from longilesion.images import check_writable_format, write_lesion_map
 from longilesion.labeling import Labels
 from longilesion.pipeline import LesionOutcome, segment_case
 from longilesion.report import make_report, write_report
-
-SHIPPED_MODEL = Path(__file__).parents[2] / "model"
+from longilesion.shipped import SHIPPED_MODEL
 
 
 def segment(
