@@ -21,9 +21,9 @@ from longilesion.files import check_writable
 from longilesion.grand_challenge import read_case, write_outputs
 from longilesion.pipeline import segment_case
 from longilesion.report import make_report, write_report
+from longilesion.shipped import SHIPPED_MODEL
 
 UPLOADED_MODEL = Path("/opt/ml/model")
-SHIPPED_MODEL = Path(__file__).parent / "model"
 
 _log = logging.getLogger("process")
 

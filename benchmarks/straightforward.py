@@ -24,8 +24,8 @@ from longilesion.config import ModelSettings, VoiSettings
 from longilesion.encoding import NetworkInput, encode
 from longilesion.ensemble import Ensemble, read_manifest
 from longilesion.geometry import Grid
-from longilesion.grand_challenge import SOCKETS_FILE
 from longilesion.networks import build_network
+from longilesion.shipped import SOCKETS_FILE
 from longilesion.voi import Voi, VoiPair
 
 

@@ -23,6 +23,7 @@ from longilesion.encoding import NetworkInput
 from longilesion.errors import BundleError, first_error
 from longilesion.files import written_together
 from longilesion.networks import build_network
+from longilesion.shipped import SHIPPED_MODEL
 
 SCHEMA_VERSION = 1
 SETTINGS_FILE = "settings.json"
@@ -144,8 +145,10 @@ def is_bundle(directory: Path) -> bool:
     return (directory / SETTINGS_FILE).is_file()
 
 
-def load_ensemble(directory: Path, *, device: Device = "auto", precision: Precision = "auto") -> Ensemble:
-    """Reads a bundle once and puts its networks on a device.
+def load_ensemble(
+    directory: Path = SHIPPED_MODEL, *, device: Device = "auto", precision: Precision = "auto"
+) -> Ensemble:
+    """Reads a bundle, by default the shipped one, and puts its networks on a device.
 
     Raises BundleError for a bundle that is missing, damaged, or of another version, or a device that is not there.
     """

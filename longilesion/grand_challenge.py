@@ -15,8 +15,8 @@ from longilesion.click_files import ClickFile, read_click_pairs
 from longilesion.errors import InputError, first_error
 from longilesion.files import written_together
 from longilesion.images import READABLE, read_lesion_map, read_scan, write_lesion_map
+from longilesion.shipped import SOCKETS_FILE
 
-SOCKETS_FILE = Path(__file__).parent.parent / "resources" / "sockets.json"
 OUTPUT_NAME = "output.mha"
 
 TimePoint: TypeAlias = Literal["baseline", "followup"]
@@ -108,7 +108,12 @@ def find_followup_clicks(directory: Path) -> dict[ScanName, Path]:
 
 @cache
 def _sockets() -> _Sockets:
-    return _Sockets.model_validate_json(SOCKETS_FILE.read_bytes())
+    try:
+        return _Sockets.model_validate_json(SOCKETS_FILE.read_bytes())
+    except OSError as error:
+        raise InputError(
+            f"{SOCKETS_FILE}: {error.strerror}; expected it with longilesion, install that again"
+        ) from error
 
 
 def _located(directory: Path) -> dict[str, Path]:

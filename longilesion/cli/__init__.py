@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import tyro
 
+from longilesion import __version__
 from longilesion.cli.evaluate import evaluate
 from longilesion.cli.register import register
 from longilesion.cli.segment import segment
@@ -19,13 +20,17 @@ from longilesion.errors import LongilesionError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a subcommand and returns the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given == ["--version"]:
+        print(f"longilesion {__version__}")
+        return 0
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         tyro.extras.subcommand_cli_from_dict(
             {"segment": segment, "register": register, "evaluate": evaluate},
             prog="longilesion",
-            description="Follows tumours from a baseline CT to a follow-up CT.",
-            args=arguments,
+            description="Follows tumours from a baseline CT to a follow-up CT. --version says which release this is.",
+            args=given,
         )
     except LongilesionError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
