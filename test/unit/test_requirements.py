@@ -1,0 +1,83 @@
+"""What the container installs: all that a case needs, and nothing that no case needs."""
+
+import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+
+# Prints the top-level names of everything that a run of process.py has imported.
+RUN_AND_LIST = """
+import runpy, sys
+try:
+    runpy.run_path("process.py", run_name="__main__")
+except SystemExit as ended:
+    if ended.code:
+        raise
+print("imported", *sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pinned(file: str) -> list[str]:
+    lines = (REPOSITORY / file).read_text().splitlines()
+    return [normal(line.partition("==")[0]) for line in lines if line and not line.startswith("#")]
+
+
+def with_all_it_requires(name: str) -> set[str]:
+    """A distribution and, again and again, what it asks for, as far as that is installed."""
+    found: set[str] = set()
+    left = [name]
+    while left:
+        current = normal(left.pop())
+        try:
+            requirements = distribution(current).requires or []
+        except PackageNotFoundError:
+            continue
+        if current not in found:
+            found.add(current)
+            left += [re.match(r"[\w.-]+", text)[0] for text in requirements if "extra ==" not in text]
+    return found
+
+
+def top_level(name: str) -> set[str]:
+    """The files and folders of a distribution that lie directly among the installed packages."""
+    return {file.parts[0] for file in distribution(name).files or ()} - {"..", "__pycache__"}
+
+
+def link_distributions(names: set[str], folder: Path) -> None:
+    """Makes a folder of packages that holds those distributions and no others."""
+    folder.mkdir()
+    for name in names:
+        for entry in top_level(name):
+            if not (folder / entry).exists():
+                (folder / entry).symlink_to(Path(str(distribution(name).locate_file(entry))))
+
+
+def test_container_holds_what_a_case_without_followup_clicks_imports_and_no_more(tmp_path: Path, bundle: Path) -> None:
+    packages, case = tmp_path / "packages", tmp_path / "case"
+    pins = pinned("requirements.txt")
+    link_distributions({*pins, *with_all_it_requires("torch")}, packages)
+    # Without these clicks the scans are registered, too: all that can happen to a case does.
+    shutil.copytree(REPOSITORY / "test/cases/interface_1/input", case)
+    (case / "primary-followup-lesion-clicks.json").write_text('{"points": []}')
+    arguments = ["--input", case, "--output", tmp_path / "out", "--model", bundle, "--report", tmp_path / "report.json"]
+    finished = subprocess.run(
+        # Without the running environment's packages.
+        [sys.executable, "-S", "-c", RUN_AND_LIST, *arguments],
+        cwd=REPOSITORY,
+        env={"PYTHONPATH": f"{packages}:{REPOSITORY}", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert list((tmp_path / "out").rglob("*.mha"))
+    imported = set(finished.stdout.splitlines()[-1].split()[1:])
+    assert [name for name in pins if imported.isdisjoint(entry.partition(".")[0] for entry in top_level(name))] == []
