@@ -1,4 +1,4 @@
-"""Shows synthetic pairs to a person, as pictures and in numbers: `longilesion-synth`."""
+"""Shows synthetic pairs to a person, as pictures and in numbers: `python -m training.synth`."""
 
 from __future__ import annotations
 

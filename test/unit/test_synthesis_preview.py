@@ -198,7 +198,7 @@ def test_window_suits_the_tissue(lesion_type: str, around_hu: float, window: str
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["longilesion-synth", *arguments])
+    monkeypatch.setattr(sys, "argv", ["synth", *arguments])
     return synth.main()
 
 
