@@ -14,14 +14,14 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from longilesion.config import ModelSettings
 from longilesion.encoding import NetworkInput
 from longilesion.errors import BundleError, first_error
-from longilesion.files import written_together
+from longilesion.files import valid, written_together
 from longilesion.networks import build_network
 from longilesion.shipped import SHIPPED_MODEL
 
@@ -114,7 +114,8 @@ def save_bundle(
     """
     manifest = BundleManifest(schema_version=SCHEMA_VERSION, settings=settings, provenance=provenance)
     folds = [directory / f"fold_{fold}.safetensors" for fold in range(len(networks))]
-    with written_together([*folds, directory / SETTINGS_FILE]) as (*parts, described):
+    checks = {**dict.fromkeys(folds, check_weights), directory / SETTINGS_FILE: valid(BundleManifest)}
+    with written_together(checks) as (*parts, described):
         for network, part in zip(networks, parts, strict=True):
             halved = build_network(settings)
             halved.load_state_dict(network.state_dict())
@@ -125,6 +126,15 @@ def save_bundle(
         described.write_text(manifest.model_dump_json(indent=2) + "\n")
     for stale in set(directory.glob("fold_*.safetensors")) - set(folds):
         stale.unlink()
+
+
+def check_weights(path: Path) -> None:
+    """Raises ValueError where a safetensors file is not as long as its header says."""
+    try:
+        with safe_open(path, framework="pt"):
+            pass
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
 
 
 def _order_header(path: Path) -> None:

@@ -83,6 +83,13 @@ def write_lesion_map(path: Path, lesion_map: LesionMap, *, like: Path) -> None:
         raise InputError(f"{path}: cannot be written ({_reason(error)})") from error
 
 
+def check_lesion_map(path: Path, *, written: LesionMap) -> None:
+    """Raises InputError unless a file holds the lesion map that was written to it: its place, and each voxel."""
+    found = read_lesion_map(path, like=written.grid, of="the map")
+    if not np.array_equal(found.ids, written.ids):
+        raise InputError(f"{path}: other voxels than the map's; expected all of them")
+
+
 def check_writable_format(path: Path) -> None:
     """Raises InputError where a path's suffix names no format that lesion maps are written in."""
     if not path.name.lower().endswith(WRITABLE):

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 import longilesion
 from longilesion.case import Case, Click, LesionPrompt, ScanName
-from longilesion.files import written_together
+from longilesion.files import valid, written_together
 from longilesion.geometry import Triple
 from longilesion.pipeline import LesionOutcome, Segmentation
 
@@ -83,7 +83,7 @@ def make_report(case: Case, segmentation: Segmentation, *, seconds: Mapping[str,
 
 def write_report(path: Path, report: RunReport) -> None:
     """Writes the report; raises InputError where it cannot."""
-    with written_together([path]) as (temporary,):
+    with written_together({path: valid(RunReport)}) as (temporary,):
         temporary.write_text(report.model_dump_json(indent=2) + "\n")
 
 

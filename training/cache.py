@@ -18,7 +18,7 @@ from longilesion.errors import InputError
 from longilesion.evaluation.exam import Fate
 from longilesion.evaluation.folders import find_exams
 from longilesion.evaluation.reading import read_exam
-from longilesion.files import check_writable, written_together
+from longilesion.files import check_json, check_writable, written_together
 from longilesion.grand_challenge import read_case
 from training.cutout import cut, placed_lesions, write_cut_out
 from training.parallel import in_parallel
@@ -118,7 +118,7 @@ def _cut_case(case: PreparedCase, folder: Path, recipe: Recipe) -> list[str]:
     left_out = sorted(exam.facts.keys() - {lesion.lesion_id for lesion in lesions})
     warnings += [f"{case.folder}: lesion {lesion_id} has no place or no fate; left out" for lesion_id in left_out]
     # Last, as it says that the case is complete.
-    with written_together([folder / case.case_id / _INDEX]) as (temporary,):
+    with written_together({folder / case.case_id / _INDEX: check_json}) as (temporary,):
         temporary.write_bytes(_INDEXED.dump_json(lesions, indent=1))
     return warnings
 

@@ -13,6 +13,7 @@ import tarfile
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -25,7 +26,7 @@ from longilesion.ensemble import SETTINGS_FILE, is_bundle, load_ensemble, read_m
 from longilesion.errors import InputError, first_error
 from longilesion.evaluation.run import EvaluationReport
 from longilesion.evaluation.tables import figure
-from longilesion.files import check_writable, written_together
+from longilesion.files import check_copy, check_tarball, check_writable, written_together
 from training.command import run_command
 from training.differences import differences
 from training.model_card import AS_TRAINED, CARD_FILE, FITTED, Model, model_card
@@ -98,7 +99,8 @@ def export(arguments: Arguments) -> Path:
         (staged / CARD_FILE).write_text(model_card(model))
         files = sorted(staged.iterdir(), key=lambda path: (path.name == SETTINGS_FILE, path.name))
         paths = [arguments.output / path.name for path in files]
-        with written_together([*paths, tarball]) as (*temporaries, packed):
+        checks = {path: partial(check_copy, of=file) for path, file in zip(paths, files, strict=True)}
+        with written_together({**checks, tarball: check_tarball}) as (*temporaries, packed):
             for path, temporary in zip(files, temporaries, strict=True):
                 shutil.copyfile(path, temporary)
             pack(files, packed)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 import longilesion
 from longilesion.ensemble import is_bundle
 from longilesion.errors import InputError, first_error
-from longilesion.files import written_together
+from longilesion.files import check_archive, valid, written_together
 from training.differences import differences
 from training.recipe import Recipe
 
@@ -82,7 +82,7 @@ def begin_or_resume(folder: RunFolder, record: RunRecord) -> None:
             raise InputError(
                 f"{folder.checkpoint}: a checkpoint without {folder.record.name}; expected an empty folder"
             )
-        with written_together([folder.record]) as (temporary,):
+        with written_together({folder.record: valid(RunRecord)}) as (temporary,):
             temporary.write_text(record.model_dump_json(indent=1) + "\n")
         return
     # Versions may go up while a run is interrupted.
@@ -110,7 +110,7 @@ def read_record(folder: RunFolder) -> RunRecord:
 
 def write_summary(folder: RunFolder, summary: RunSummary) -> None:
     """Writes how a run ended; raises InputError where that is impossible."""
-    with written_together([folder.summary]) as (temporary,):
+    with written_together({folder.summary: valid(RunSummary)}) as (temporary,):
         temporary.write_text(summary.model_dump_json(indent=1) + "\n")
 
 
@@ -125,7 +125,7 @@ def is_finished(folder: RunFolder) -> bool:
 
 def write_checkpoint(folder: RunFolder, state: Mapping[str, Any]) -> None:
     """Writes a checkpoint as a whole or not at all; raises InputError where that is impossible."""
-    with written_together([folder.checkpoint]) as (temporary,):
+    with written_together({folder.checkpoint: check_archive}) as (temporary,):
         try:
             torch.save(dict(state), temporary)
         except RuntimeError as error:

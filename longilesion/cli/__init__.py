@@ -5,37 +5,39 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
-import tyro
-
-from longilesion import __version__
-from longilesion.cli.evaluate import evaluate
-from longilesion.cli.register import register
-from longilesion.cli.segment import segment
-from longilesion.errors import LongilesionError
+from longilesion.program import run_program
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a subcommand and returns the exit code."""
+    return run_program(partial(_load, arguments), needs_stdout=True)
+
+
+def _load(arguments: Sequence[str] | None) -> Callable[[], object]:
+    # Imported here, where a signal is minded.
+    import logging
+    import sys
+
+    from longilesion import __version__
+
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given == ["--version"]:
-        print(f"longilesion {__version__}")
-        return 0
+        return partial(print, f"longilesion {__version__}")
+
+    import tyro
+
+    from longilesion.cli.evaluate import evaluate
+    from longilesion.cli.register import register
+    from longilesion.cli.segment import segment
+
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    try:
-        tyro.extras.subcommand_cli_from_dict(
-            {"segment": segment, "register": register, "evaluate": evaluate},
-            prog="longilesion",
-            description="Follows tumours from a baseline CT to a follow-up CT. --version says which release this is.",
-            args=given,
-        )
-    except LongilesionError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return partial(
+        tyro.extras.subcommand_cli_from_dict,
+        {"segment": segment, "register": register, "evaluate": evaluate},
+        prog="longilesion",
+        description="Follows tumours from a baseline CT to a follow-up CT. --version says which release this is.",
+        args=given,
+    )

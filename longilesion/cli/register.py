@@ -13,7 +13,7 @@ from rich.table import Table
 from longilesion.case import LOW_CONFIDENCE, Click, LesionPrompt, OutsideLesion
 from longilesion.case_files import check_outputs, read_case
 from longilesion.errors import InputError
-from longilesion.files import check_writable, written_together
+from longilesion.files import check_json, check_picture, check_replaceable, written_together
 from longilesion.geometry import Grid
 from longilesion.prompts import Prompts, complete_prompts
 from longilesion.registration.register import register_scans
@@ -54,8 +54,7 @@ def register(
     check_outputs(outputs, inputs=(baseline, followup, lesions, baseline_clicks))
     if output.suffix.lower() != ".png":
         raise InputError(f"{output}: unknown picture format; expected .png")
-    for path in outputs:
-        check_writable(path.parent)
+    check_replaceable(*outputs)
     console = Console() if Console().is_terminal else Console(width=120)
     # The spinner shows in a terminal only.
     with console.status("reading the scans") as status:
@@ -71,7 +70,8 @@ def register(
         from longilesion.registration.picture import draw_registration
 
         figure = draw_registration(registration, before, after, [*prompts.lesions, *prompts.outside])
-        with written_together(outputs) as (picture, *lists):
+        checks = dict(zip(outputs, (check_picture, check_json), strict=False))
+        with written_together(checks) as (picture, *lists):
             figure.savefig(picture, format="png")
             for path in lists:
                 path.write_text(json.dumps(point_list(prompts, after.grid), indent=1) + "\n")

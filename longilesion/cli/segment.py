@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -12,8 +13,8 @@ from rich.table import Table
 from longilesion.case_files import check_outputs, read_case
 from longilesion.ensemble import Device, Precision, load_ensemble
 from longilesion.errors import InputError
-from longilesion.files import check_writable, written_together
-from longilesion.images import check_writable_format, write_lesion_map
+from longilesion.files import check_replaceable, written_together
+from longilesion.images import check_lesion_map, check_writable_format, write_lesion_map
 from longilesion.labeling import Labels
 from longilesion.pipeline import LesionOutcome, segment_case
 from longilesion.report import make_report, write_report
@@ -59,8 +60,7 @@ def segment(
     outputs = [output, *([] if report is None else [report])]
     check_outputs(outputs, inputs=(followup, baseline, lesions, baseline_clicks, followup_clicks))
     check_writable_format(output)
-    for path in outputs:
-        check_writable(path.parent)
+    check_replaceable(*outputs)
     if lesions is None and baseline_clicks is None and followup_clicks is None:
         raise InputError("nothing to look for; expected --lesions, --baseline-clicks or --followup-clicks")
     console = Console()
@@ -75,12 +75,14 @@ def segment(
         status.update("outlining the lesions")
         segmentation = segment_case(case, ensemble, labels=labels, refine_clicks=refine_clicks)
         segmented = time.perf_counter()
-        with written_together([output]) as (temporary,):
-            write_lesion_map(temporary, segmentation.maps["primary"], like=followup)
+        lesion_map = segmentation.maps["primary"]
+        with written_together({output: partial(check_lesion_map, written=lesion_map)}) as (temporary,):
+            write_lesion_map(temporary, lesion_map, like=followup)
         seconds = {"load": loaded - started, "read": read - loaded, "write": time.perf_counter() - segmented}
-        if report is not None:
-            write_report(report, make_report(case, segmentation, seconds=seconds))
     console.print(lesion_table(segmentation.lesions))
+    # Last: where it cannot be written, the map and the table are there.
+    if report is not None:
+        write_report(report, make_report(case, segmentation, seconds=seconds))
 
 
 def lesion_table(lesions: Sequence[LesionOutcome]) -> Table:

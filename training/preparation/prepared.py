@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from longilesion.errors import InputError, first_error
-from longilesion.files import written_together
+from longilesion.files import valid, written_together
 from training.preparation.folds import Folds
 
 DATASET_FILE = "dataset.json"
@@ -112,7 +112,7 @@ def read_dataset_file(folder: Path) -> DatasetFile:
 
 def write_json(path: Path, model: BaseModel) -> None:
     """Writes a file of a prepared data set, all of it or nothing."""
-    with written_together([path]) as (temporary,):
+    with written_together({path: valid(type(model))}) as (temporary,):
         temporary.write_text(json.dumps(model.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
 
 

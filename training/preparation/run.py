@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from longilesion.errors import InputError
-from longilesion.files import check_writable, written_together
+from longilesion.files import check_text, check_writable, valid, written_together
 from training.differences import differences
 from training.parallel import in_parallel, single_threaded
 from training.preparation.case_folder import write_case
@@ -179,7 +179,8 @@ def _quiet_library() -> Iterator[None]:
 
 
 def _write_report(report: Report, output: Path) -> None:
-    with written_together([output / REPORT_JSON, output / REPORT_MARKDOWN]) as (as_json, as_markdown):
+    checks = {output / REPORT_JSON: valid(Report), output / REPORT_MARKDOWN: check_text}
+    with written_together(checks) as (as_json, as_markdown):
         as_json.write_text(report.model_dump_json(indent=1) + "\n")
         as_markdown.write_text(to_markdown(report))
 
