@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from io import BufferedIOBase
+from io import BufferedIOBase, RawIOBase
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,8 +20,13 @@ from longilesion.geometry import ZYX, Grid
 DIRECTION_TOLERANCE = 1e-2
 # What a CT's voxels may measure along an axis, in mm: anything else is another unit.
 LEAST_SPACING_MM, MOST_SPACING_MM = 0.01, 100.0
+GZIP_MAGIC = b"\x1f\x8b"
 # Deflate cannot compress further.
 MOST_COMPRESSION = 1032
+# Little, as what is left of it is copied at each read.
+_PACKED_BYTES = 1 << 17
+# Tells zlib to take its own format and gzip's.
+_ZLIB_OR_GZIP = 47
 
 Plane: TypeAlias = NDArray[Any]
 
@@ -42,6 +48,38 @@ class ImageFile:
     planes: Callable[[], Iterator[Plane]]
     nifti: Any = None
     remarks: tuple[str, ...] = ()
+
+
+class InflatedStream(RawIOBase):
+    """The content of a zlib stream, or of a gzip file with one or more members; raises zlib.error where it is damaged.
+
+    Python's gzip module takes longer, as it unpacks a few kilobytes at a time.
+    """
+
+    def __init__(self, file: BufferedIOBase) -> None:
+        self._file = file
+        self._inflater = zlib.decompressobj(_ZLIB_OR_GZIP)
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Unpacks up to the buffer's length; 0 at the end, also at one that comes early."""
+        content = b""
+        while not content:
+            if self._inflater.eof:
+                packed = self._inflater.unused_data + self._file.read(_PACKED_BYTES)
+                if not packed.startswith(GZIP_MAGIC):
+                    break
+                self._inflater = zlib.decompressobj(_ZLIB_OR_GZIP)
+            else:
+                packed = self._inflater.unconsumed_tail or self._file.read(_PACKED_BYTES)
+            content = self._inflater.decompress(packed, len(buffer))
+            if not packed and not content:
+                break
+        buffer[: len(content)] = content
+        return len(content)
 
 
 def check_geometry(path: Path, world_from_voxel: Float64[np.ndarray, "4 4"], *, remark: str = "") -> None:
@@ -77,7 +115,9 @@ def check_length(path: Path, *, voxel_bytes: int, file_bytes: int, is_compressed
         )
 
 
-def read_planes(stream: BufferedIOBase, path: Path, *, dtype: np.dtype[Any], shape_zyx: ZYX) -> Iterator[Plane]:
+def read_planes(
+    stream: BufferedIOBase | RawIOBase, path: Path, *, dtype: np.dtype[Any], shape_zyx: ZYX
+) -> Iterator[Plane]:
     """Reads slice after slice; raises InputError where the stream ends early.
 
     Damage that decompression finds is raised as the decompressor does (EOFError, OSError, zlib.error).

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from jaxtyping import UInt8, UInt16
 
 from longilesion.errors import InputError
 from longilesion.geometry import Grid
-from longilesion.image_file import ImageFile, Plane, check_geometry, check_length, read_planes
+from longilesion.image_file import ImageFile, InflatedStream, Plane, check_geometry, check_length, read_planes
 
 METAIMAGE_SUFFIXES = (".mha", ".mhd")
 NRRD_SUFFIXES = (".nrrd",)
@@ -37,14 +37,19 @@ _DTYPES: Mapping[int, str] = {
     sitk.sitkFloat64: "f8",
 }
 # A header is text and ends with the entry that says where the voxels are.
-_LAST_ENTRY = b"ElementDataFile"
+_LAST_ENTRY = "ElementDataFile"
 _LONGEST_HEADER = 1 << 20
+_NEEDED_ENTRIES = {"NDims", "DimSize", "ElementType"}
 
 
 def open_itk(path: Path) -> ImageFile:
     """Reads the header; raises InputError for anything but a 3D volume of real values on a CT's grid."""
+    is_metaimage = _is_metaimage(path)
+    if is_metaimage:
+        # Of a damaged header ITK speaks on stderr.
+        _metaimage_header(path)
     reader = sitk.ImageFileReader()
-    reader.SetImageIO("MetaImageIO" if _is_metaimage(path) else "NrrdImageIO")
+    reader.SetImageIO("MetaImageIO" if is_metaimage else "NrrdImageIO")
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
@@ -61,13 +66,14 @@ def open_itk(path: Path) -> ImageFile:
         raise InputError(f"{path}: spacing {spacing}; expected numbers over 0")
     grid = Grid.from_spacing((z, y, x), spacing[::-1], origin_xyz_mm=origin, direction=direction)
     check_geometry(path, grid.world_from_voxel)
+    dtype = np.dtype(_DTYPES[reader.GetPixelID()])
     return ImageFile(
         path=path,
         grid=grid,
         spacing_xyz_mm=tuple(spacing),
         origin_xyz_mm=tuple(origin),
         direction=tuple(direction.ravel().tolist()),
-        planes=partial(_metaimage_planes if _is_metaimage(path) else _nrrd_planes, reader, path, grid),
+        planes=_voxels_of_metaimage(path, grid, dtype) if is_metaimage else partial(_nrrd_planes, reader, path, grid),
     )
 
 
@@ -116,25 +122,38 @@ def _nrrd_planes(reader: sitk.ImageFileReader, path: Path, grid: Grid) -> Iterat
     yield from sitk.GetArrayViewFromImage(image).reshape(grid.shape_zyx)
 
 
-def _metaimage_planes(reader: sitk.ImageFileReader, path: Path, grid: Grid) -> Iterator[Plane]:
+def _voxels_of_metaimage(path: Path, grid: Grid, dtype: np.dtype[Any]) -> Callable[[], Iterator[Plane]]:
+    """Where and how a MetaImage's voxels are stored; raises InputError where they cannot all be there."""
     entries, header_bytes = _metaimage_header(path)
-    is_compressed = entries.get("CompressedData", "").lower() == "true"
-    order = entries.get("BinaryDataByteOrderMSB", entries.get("ElementByteOrderMSB", "")).lower()
-    dtype = np.dtype(_DTYPES[reader.GetPixelID()]).newbyteorder(">" if order == "true" else "<")
-    voxel_bytes = int(np.prod(grid.shape_zyx)) * dtype.itemsize
     if entries.get("BinaryData", "True").lower() != "true":
         raise InputError(f"{path}: voxels written as text; expected binary ones")
-    source = path if entries[_LAST_ENTRY.decode()].lower() == "local" else _data_file(path, entries)
+    is_compressed = entries.get("CompressedData", "").lower() == "true"
+    order = entries.get("BinaryDataByteOrderMSB", entries.get("ElementByteOrderMSB", "")).lower()
+    voxel_bytes = int(np.prod(grid.shape_zyx, dtype=object)) * dtype.itemsize
+    source = path if entries[_LAST_ENTRY].lower() == "local" else _data_file(path, entries)
+    file_bytes = source.stat().st_size
+    skipped = header_bytes if source == path else int(entries.get("HeaderSize", 0))
+    if skipped < 0:
+        # The voxels are at the end of the file.
+        skipped = max(file_bytes - voxel_bytes, 0)
+    check_length(source, voxel_bytes=voxel_bytes, file_bytes=file_bytes - skipped, is_compressed=is_compressed)
+    return partial(
+        _metaimage_planes,
+        source,
+        grid,
+        dtype=dtype.newbyteorder(">" if order == "true" else "<"),
+        skipped=skipped,
+        is_compressed=is_compressed,
+    )
+
+
+def _metaimage_planes(
+    source: Path, grid: Grid, *, dtype: np.dtype[Any], skipped: int, is_compressed: bool
+) -> Iterator[Plane]:
     try:
-        file_bytes = source.stat().st_size
-        skipped = header_bytes if source == path else int(entries.get("HeaderSize", 0))
-        if skipped < 0:
-            # The voxels are at the end of the file.
-            skipped = max(file_bytes - voxel_bytes, 0)
-        check_length(source, voxel_bytes=voxel_bytes, file_bytes=file_bytes - skipped, is_compressed=is_compressed)
-        with source.open("rb") as file:
+        with io.BufferedReader(io.FileIO(source), 1 << 20) as file:
             file.seek(skipped)
-            stream: io.BufferedIOBase = io.BufferedReader(_Inflated(file), 1 << 20) if is_compressed else file
+            stream = InflatedStream(file) if is_compressed else file
             yield from read_planes(stream, source, dtype=dtype, shape_zyx=grid.shape_zyx)
     except zlib.error as error:
         raise InputError(f"{source}: truncated or damaged image ({error}); expected a complete file") from error
@@ -149,37 +168,19 @@ def _metaimage_header(path: Path) -> tuple[dict[str, str], int]:
         while file.tell() < _LONGEST_HEADER and (line := file.readline(_LONGEST_HEADER)):
             key, _, value = line.partition(b"=")
             entries[key.strip().decode("latin-1")] = value.strip().decode(errors="surrogateescape")
-            if key.strip() == _LAST_ENTRY:
-                return entries, file.tell()
-    raise InputError(f"{path}: a MetaImage without {_LAST_ENTRY.decode()}; expected a complete header")
+            if key.strip() == _LAST_ENTRY.encode():
+                break
+        header_bytes = file.tell()
+    if missing := sorted({*_NEEDED_ENTRIES, _LAST_ENTRY} - entries.keys()):
+        raise InputError(f"{path}: unreadable image, a MetaImage without {', '.join(missing)}; expected a 3D volume")
+    return entries, header_bytes
 
 
 def _data_file(path: Path, entries: Mapping[str, str]) -> Path:
-    name = entries[_LAST_ENTRY.decode()]
+    name = entries[_LAST_ENTRY]
     if not name or name.upper().startswith("LIST") or "%" in name:
         raise InputError(f"{path}: voxels in {name or 'no file'}; expected them in one file")
     source = path.parent / name
     if not source.is_file():
         raise InputError(f"{path}: its voxels are missing; expected them in {source}")
     return source
-
-
-class _Inflated(io.RawIOBase):
-    """The content of a zlib stream; raises zlib.error where it is damaged."""
-
-    def __init__(self, file: io.BufferedIOBase) -> None:
-        self._file = file
-        self._inflater = zlib.decompressobj()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any, /) -> int:
-        content = b""
-        while not content and not self._inflater.eof:
-            packed = self._inflater.unconsumed_tail or self._file.read(1 << 20)
-            content = self._inflater.decompress(packed, len(buffer))
-            if not packed and not content:
-                break
-        buffer[: len(content)] = content
-        return len(content)

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from io import BufferedIOBase, BufferedReader, FileIO
+from io import BufferedReader, FileIO
 from logging import Logger, NullHandler
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -25,13 +25,20 @@ from numpy.typing import NDArray
 
 from longilesion.errors import InputError
 from longilesion.geometry import Grid
-from longilesion.image_file import ImageFile, Plane, check_geometry, check_length, read_planes
+from longilesion.image_file import (
+    GZIP_MAGIC,
+    ImageFile,
+    InflatedStream,
+    Plane,
+    check_geometry,
+    check_length,
+    read_planes,
+)
 
 SUFFIXES = (".nii", ".nii.gz")
 
 Header: TypeAlias = Any  # nibabel has no types
 
-_GZIP = b"\x1f\x8b"
 _LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # The codes of xyzt_units' three lowest bits. Many programs leave them 0, "unknown", and mean millimetres.
 _MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
@@ -131,7 +138,7 @@ def _set_geometry(header: Header, grid: Grid) -> None:
 
 def _stored_header(path: Path) -> Header:
     with _damage_named(path), _opened(path) as file:
-        block = file.read(Nifti2Header.template_dtype.itemsize)
+        block = _read(file, Nifti2Header.template_dtype.itemsize)
     kinds: tuple[Header, ...] = (Nifti1Header, Nifti2Header)
     for kind in kinds:
         length = kind.template_dtype.itemsize
@@ -204,27 +211,31 @@ def _planes(
     path: Path, grid: Grid, *, dtype: np.dtype[Any], offset: int, scaling: tuple[float, float] | None
 ) -> Iterator[Plane]:
     with _damage_named(path), _opened(path) as file:
-        file.seek(offset)
+        _read(file, offset)
         for plane in read_planes(file, path, dtype=dtype, shape_zyx=grid.shape_zyx):
             yield plane if scaling in (None, (1.0, 0.0)) else plane.astype(np.float64) * scaling[0] + scaling[1]
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BufferedIOBase]:
+def _opened(path: Path) -> Iterator[BufferedReader | InflatedStream]:
     """The file's content, unpacked where it is compressed, whatever its suffix says."""
     with BufferedReader(FileIO(path), 1 << 20) as file:
-        if not _is_gzip(path):
-            yield file
-            return
-        with gzip.GzipFile(fileobj=file) as unpacked:
-            yield unpacked
+        yield InflatedStream(file) if _is_gzip(path) else file
+
+
+def _read(stream: BufferedReader | InflatedStream, count: int) -> bytes:
+    """So many bytes, or those that there are."""
+    content = b""
+    while len(content) < count and (more := stream.read(count - len(content))):
+        content += more
+    return content
 
 
 @contextmanager
 def _damage_named(path: Path) -> Iterator[None]:
     try:
         yield
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except zlib.error as error:
         raise InputError(f"{path}: truncated or damaged image ({error}); expected a complete file") from error
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}; expected a file that can be read") from error
@@ -232,4 +243,4 @@ def _damage_named(path: Path) -> Iterator[None]:
 
 def _is_gzip(path: Path) -> bool:
     with path.open("rb") as file:
-        return file.read(2) == _GZIP
+        return file.read(2) == GZIP_MAGIC
