@@ -83,9 +83,11 @@ def write_itk(path: Path, ids: UInt8[np.ndarray, "z y x"] | UInt16[np.ndarray, "
     image.SetSpacing(like.spacing_xyz_mm)
     image.SetOrigin(like.origin_xyz_mm)
     image.SetDirection(like.direction)
-    sitk.WriteImage(
-        image, str(path), useCompression=True, imageIO="MetaImageIO" if _is_metaimage(path) else "NrrdImageIO"
-    )
+    # ITK takes .MHA for a header without voxels.
+    written = path.with_name(path.stem + path.suffix.lower())
+    sitk.WriteImage(image, str(written), useCompression=True)
+    if written != path:
+        written.replace(path)
 
 
 def itk_reason(error: RuntimeError) -> str:

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from io import BufferedReader, FileIO
+from io import BufferedIOBase, BufferedReader, FileIO
 from logging import Logger, NullHandler
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -217,13 +217,16 @@ def _planes(
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BufferedReader | InflatedStream]:
+def _opened(path: Path) -> Iterator[BufferedIOBase | InflatedStream]:
     """The file's content, unpacked where it is compressed, whatever its suffix says."""
     with BufferedReader(FileIO(path), 1 << 20) as file:
-        yield InflatedStream(file) if _is_gzip(path) else file
+        if _is_gzip(path):
+            yield InflatedStream(file)
+        else:
+            yield file
 
 
-def _read(stream: BufferedReader | InflatedStream, count: int) -> bytes:
+def _read(stream: BufferedIOBase | InflatedStream, count: int) -> bytes:
     """So many bytes, or those that there are."""
     content = b""
     while len(content) < count and (more := stream.read(count - len(content))):
