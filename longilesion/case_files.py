@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from longilesion.case import Baseline, Case, Scan, ScanName
 from longilesion.click_files import ClickFile, read_click_pairs
 from longilesion.errors import InputError
 from longilesion.images import read_lesion_map, read_scan
+
+_log = logging.getLogger(__name__)
 
 
 def check_outputs(outputs: Sequence[Path], *, inputs: Iterable[Path | None]) -> None:
@@ -43,6 +46,8 @@ def read_case(
         baseline=[] if baseline_clicks is None else [_click_file(baseline_clicks, baselines["primary"].scan)],
         followup=[] if followup_clicks is None else [_click_file(followup_clicks, scan)],
     )
+    if lesions is not None and not clicks and not baselines["primary"].regions:
+        _log.warning("%s: no lesion to look for, every voxel is 0 and there is no click", lesions)
     return Case(baselines=baselines, followups={"primary": scan}, clicks=clicks)
 
 

@@ -50,7 +50,8 @@ def read_case(directory: Path) -> tuple[Case, dict[ScanName, Path]]:
     """Reads a case of any of the four interfaces; returns it and the follow-up scans' files, for writing its outputs.
 
     The primary follow-up scan must be there. Baseline scans, masks and clicks may be missing: there is no prior then.
-    Raises InputError for another layout, or for any file that cannot be used.
+    Raises InputError for another layout, or for any file that cannot be used. A scan that cannot be in Hounsfield units
+    is said in a warning: to refuse it would cost the case.
     """
     inputs = _located(directory)
     for name in SCAN_NAMES:
@@ -62,11 +63,11 @@ def read_case(directory: Path) -> tuple[Case, dict[ScanName, Path]]:
     followup_files = {
         name: _only_image(inputs[f"{name}-followup-ct"]) for name in SCAN_NAMES if f"{name}-followup-ct" in inputs
     }
-    followups = {name: read_scan(path) for name, path in followup_files.items()}
+    followups = {name: read_scan(path, implausible="warn") for name, path in followup_files.items()}
     baselines: dict[ScanName, Baseline] = {}
     for name in SCAN_NAMES:
         if f"{name}-baseline-ct" in inputs:
-            scan = read_scan(_only_image(inputs[f"{name}-baseline-ct"]))
+            scan = read_scan(_only_image(inputs[f"{name}-baseline-ct"]), implausible="warn")
             baselines[name] = Baseline.of(scan, _read_mask(inputs.get(f"{name}-baseline-ct-tumor-lesion-seg"), scan))
     clicks = read_click_pairs(
         baseline=_click_files(inputs, "baseline", {name: baseline.scan for name, baseline in baselines.items()}),

@@ -16,6 +16,7 @@ from longilesion.case import Case, Click, LesionMap, Scan, ScanName
 from longilesion.errors import InputError
 from longilesion.evaluation.exam import LesionFact
 from longilesion.geometry import Grid
+from longilesion.images import open_image
 from training.preparation.patient import CaseContent
 
 # File names are arbitrary, but the same at every run.
@@ -153,17 +154,12 @@ def _save(path: Path, voxels: np.ndarray, grid: Grid, *, header: Path | None, co
 def _geometry(grid: Grid, header: Path | None) -> tuple[list[float], list[float], list[float]]:
     """Spacing, origin and direction: the header's very numbers, or the grid's to nine digits of the spacing.
 
-    A grid holds only the product of spacing and direction. A header with a sheared direction says something else than
-    the grid that was read from it; the grid counts then.
+    A grid holds only the product of spacing and direction.
     """
     if header is not None:
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(header))
-        reader.ReadImageInformation()
-        spacing, origin, direction = reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection()
-        said = Grid.from_spacing(grid.shape_zyx, spacing[::-1], origin_xyz_mm=origin, direction=direction)
-        if said.matches(grid, tolerance_mm=1e-6):
-            return list(spacing), list(origin), list(direction)
+        image = open_image(header)
+        if image.grid.matches(grid, tolerance_mm=1e-6):
+            return list(image.spacing_xyz_mm), list(image.origin_xyz_mm), list(image.direction)
     spacing_xyz = np.array(grid.spacing_zyx_mm)[::-1].round(9)
     directions = (grid.world_from_voxel[:3, :3] / spacing_xyz).ravel()
     return spacing_xyz.tolist(), grid.world_from_voxel[:3, 3].tolist(), directions.tolist()
