@@ -21,10 +21,11 @@ from safetensors.torch import load_model
 
 from longilesion.case import AIR_HU
 from longilesion.config import ModelSettings, VoiSettings
-from longilesion.encoding import NetworkInput, encode
+from longilesion.encoding import encode
 from longilesion.ensemble import Ensemble, read_manifest
 from longilesion.geometry import Grid
 from longilesion.networks import build_network
+from longilesion.networks.interface import NetworkInput
 from longilesion.shipped import SOCKETS_FILE
 from longilesion.voi import Voi, VoiPair
 

@@ -133,12 +133,19 @@ class Case:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LesionPrediction:
-    """What the networks say of one lesion: a probability per voxel of a lattice, and one that it is there at all."""
+    """What the networks say of one lesion: a probability per voxel of a lattice, and one that it is there at all.
+
+    `presence` is None where the networks do not judge it; the outline alone then says whether the lesion is there.
+    """
 
     prompt: LesionPrompt
     probability: Float32[np.ndarray, "z y x"]
-    presence: float
+    presence: float | None
     grid: Grid
+
+    def is_gone(self, presence_threshold: float) -> bool:
+        """Whether the networks say that it is not there any more."""
+        return self.presence is not None and self.presence < presence_threshold
 
 
 def lesion_regions(ids: UInt16[np.ndarray, "z y x"]) -> dict[int, LesionRegion]:

@@ -159,12 +159,13 @@ def _predict_placed(
             pairs = list(pool.map(sample, prompts[batch], placements[batch]))
             encoded = encode(pairs, ensemble.settings.encoding)
         with clock("network"):
-            probability, presence = ensemble.predict(encoded)
+            probability, judged = ensemble.predict(encoded)
+            presence = [None] * len(pairs) if judged is None else judged.tolist()
         predictions.extend(
             LesionPrediction(
                 prompt=_aligned(prompt, placement),
                 probability=outline.numpy(),
-                presence=float(there),
+                presence=there,
                 grid=pair.followup.grid,
             )
             for prompt, placement, pair, outline, there in zip(
@@ -188,7 +189,7 @@ def _aligned(prompt: LesionPrompt, placement: Placement) -> LesionPrompt:
 
 
 def _reaches_border(prediction: LesionPrediction, ensemble: Ensemble) -> bool:
-    if prediction.presence < ensemble.settings.inference.presence_threshold:
+    if prediction.is_gone(ensemble.settings.inference.presence_threshold):
         return False
     mask = prediction.probability >= ensemble.settings.inference.threshold
     return any(bool(np.take(mask, side, axis=axis).any()) for axis in range(3) for side in (0, -1))

@@ -19,7 +19,6 @@ from statistics import fmean
 
 import tyro
 from pydantic import ValidationError
-from torch import nn
 
 from longilesion.config import ModelSettings
 from longilesion.ensemble import SETTINGS_FILE, is_bundle, load_ensemble, read_manifest, save_bundle
@@ -27,6 +26,7 @@ from longilesion.errors import InputError, first_error
 from longilesion.evaluation.run import EvaluationReport
 from longilesion.evaluation.tables import figure
 from longilesion.files import check_copy, check_tarball, check_writable, written_together
+from longilesion.networks.interface import LesionNetwork
 from training.command import run_command
 from training.differences import differences
 from training.model_card import AS_TRAINED, CARD_FILE, FITTED, Model, model_card
@@ -66,7 +66,7 @@ class Part:
     bundle: Path
     settings: ModelSettings
     provenance: dict[str, str]
-    networks: tuple[nn.Module, ...]
+    networks: tuple[LesionNetwork, ...]
     record: RunRecord | None
 
 
@@ -85,8 +85,7 @@ def export(arguments: Arguments) -> Path:
     model = Model(
         name=arguments.name or arguments.output.resolve().name,
         settings=settings,
-        parameters=sum(parameter.numel() for parameter in networks[0].parameters()),
-        networks=len(networks),
+        networks=networks,
         provenance=provenance,
         record=parts[0].record,
         report=report,
@@ -199,8 +198,9 @@ def _provenance(parts: Sequence[Part], report: EvaluationReport | None, argument
     runs = {part.bundle: part.record for part in parts if part.record is not None}
     if runs:
         said["folds"] = ", ".join("80/20 split" if run.fold is None else str(run.fold) for run in runs.values())
-        heads = (FITTED if bundle.name == _PRESENCE else AS_TRAINED for bundle in runs)
-        said["presence head"] = ", ".join(dict.fromkeys(heads))
+        if parts[0].networks[0].presence is not None:
+            heads = (FITTED if bundle.name == _PRESENCE else AS_TRAINED for bundle in runs)
+            said["presence head"] = ", ".join(dict.fromkeys(heads))
     if report is not None:
         for evaluation in report.evaluations:
             dice = figure(evaluation.challenge.dice)

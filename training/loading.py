@@ -95,7 +95,9 @@ def _check_shared_memory(recipe: Recipe, share: Share, *, prefetched: int) -> No
     if not _SHARED_MEMORY.is_dir():
         return
     voxels = prod(recipe.jitter.lattice(recipe.model.voi).shape_zyx)
-    sample = 4 * voxels * (2 * recipe.model.encoding.channel_count + 1)
+    encoding = recipe.model.encoding
+    maps = encoding.width(encoding.followup_channels + encoding.baseline_channels) + encoding.has_prior_mask + 1
+    sample = 4 * voxels * maps
     wanted = sample * recipe.batch_size // share.processes * (prefetched + 1) * share.workers
     room = shutil.disk_usage(_SHARED_MEMORY).free
     if wanted > room:
