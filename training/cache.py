@@ -18,15 +18,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 from filelock import FileLock
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from longilesion.case import LesionMap, ScanName
-from longilesion.errors import InputError
 from longilesion.evaluation.exam import Fate
 from longilesion.evaluation.folders import find_exams
 from longilesion.evaluation.reading import read_exam
 from longilesion.files import check_writable, written_together
 from longilesion.grand_challenge import read_case
+from longilesion.json_file import read_json
 from training.cutout import cut, placed_lesions, write_cut_out
 from training.fingerprint import code_fingerprint, folder_fingerprint
 from training.parallel import in_parallel
@@ -195,9 +195,4 @@ def _whole_entry(folder: Path, case: PreparedCase) -> _Index | None:
 
 def _read_index(folder: Path, case: PreparedCase) -> _Index:
     path = folder / case.case_id / _INDEX
-    try:
-        return _Index.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise InputError(
-            f"{path}: damaged; expected the index of a cached case, delete the folder to make it again"
-        ) from error
+    return read_json(path, _Index, expected="the index of a cached case, delete the folder to make it again")

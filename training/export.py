@@ -17,15 +17,15 @@ from pathlib import Path
 from statistics import fmean
 
 import tyro
-from pydantic import ValidationError
 from torch import nn
 
 from longilesion.config import ModelSettings
 from longilesion.ensemble import SETTINGS_FILE, is_bundle, load_ensemble, read_manifest, save_bundle
-from longilesion.errors import InputError, first_error
+from longilesion.errors import InputError
 from longilesion.evaluation.run import EvaluationReport
 from longilesion.evaluation.tables import figure
 from longilesion.files import check_writable, written_together
+from longilesion.json_file import read_json
 from training.command import run_command
 from training.differences import differences
 from training.model_card import AS_TRAINED, CARD_FILE, FITTED, Model, model_card
@@ -146,12 +146,7 @@ def read_part(folder: Path) -> Part:
 
 def read_report(path: Path) -> EvaluationReport:
     """Reads an evaluation.json; raises InputError."""
-    try:
-        return EvaluationReport.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; expected an evaluation.json") from error
-    except ValidationError as error:
-        raise InputError(f"{path}: {first_error(error)}; expected the evaluation.json of this version") from error
+    return read_json(path, EvaluationReport, expected="the evaluation.json of this version")
 
 
 def joined_settings(parts: Sequence[Part], presence_threshold: float | None) -> ModelSettings:
