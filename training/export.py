@@ -18,14 +18,14 @@ from pathlib import Path
 from statistics import fmean
 
 import tyro
-from pydantic import ValidationError
 
 from longilesion.config import ModelSettings
 from longilesion.ensemble import SETTINGS_FILE, is_bundle, load_ensemble, read_manifest, save_bundle
-from longilesion.errors import InputError, first_error
+from longilesion.errors import InputError
 from longilesion.evaluation.run import EvaluationReport
 from longilesion.evaluation.tables import figure
 from longilesion.files import check_copy, check_tarball, check_writable, written_together
+from longilesion.json_file import read_json
 from longilesion.networks.interface import LesionNetwork
 from training.command import run_command
 from training.differences import differences
@@ -147,12 +147,7 @@ def read_part(folder: Path) -> Part:
 
 def read_report(path: Path) -> EvaluationReport:
     """Reads an evaluation.json; raises InputError."""
-    try:
-        return EvaluationReport.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; expected an evaluation.json") from error
-    except ValidationError as error:
-        raise InputError(f"{path}: {first_error(error)}; expected the evaluation.json of this version") from error
+    return read_json(path, EvaluationReport, expected="the evaluation.json of this version")
 
 
 def joined_settings(parts: Sequence[Part], presence_threshold: float | None) -> ModelSettings:
