@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from longilesion.geometry import ZYX, Triple
 
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Channel = Literal["image", "lesion_likelihood", "lesion_mask", "click_heatmap"]
 PositiveTriple = Annotated[Triple, Field(description="z, y, x; each over 0")]
 
