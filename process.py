@@ -15,12 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn, get_args
 
-from longilesion.ensemble import Device, Precision, is_bundle, load_ensemble
-from longilesion.errors import LongilesionError
-from longilesion.files import check_writable
-from longilesion.grand_challenge import read_case, write_outputs
-from longilesion.pipeline import segment_case
-from longilesion.report import make_report, write_report
+from longilesion.startup import garbage_left_alone, wait_passively
 
 UPLOADED_MODEL = Path("/opt/ml/model")
 SHIPPED_MODEL = Path(__file__).parent / "model"
@@ -30,6 +25,13 @@ _log = logging.getLogger("process")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one case and returns the exit code."""
+    wait_passively()
+    # Only now, as torch asks once how threads are to wait.
+    with garbage_left_alone():
+        import longilesion.pipeline
+        import longilesion.report  # noqa: F401
+    from longilesion.errors import LongilesionError
+
     options = _options(arguments)
     _log_to_streams()
     try:
@@ -43,6 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
+    from longilesion.ensemble import load_ensemble
+    from longilesion.files import check_writable
+    from longilesion.grand_challenge import read_case, write_outputs
+    from longilesion.pipeline import segment_case
+    from longilesion.report import make_report, write_report
+
     check_writable(options.output)
     if options.report is not None:
         check_writable(options.report.parent)
@@ -67,6 +75,9 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    from longilesion.config import Device, Precision
+    from longilesion.ensemble import is_bundle
+
     parser = argparse.ArgumentParser(description="Segments the lesions of one Grand Challenge case.")
     parser.add_argument("--input", type=Path, default=Path("/input"), help="folder of the case (default: %(default)s)")
     parser.add_argument(

@@ -15,10 +15,13 @@ from longilesion.cli.evaluate import evaluate
 from longilesion.cli.register import register
 from longilesion.cli.segment import segment
 from longilesion.errors import LongilesionError
+from longilesion.startup import wait_passively
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a subcommand and returns the exit code."""
+    # The commands import torch when they need it, so this is early enough.
+    wait_passively()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         tyro.extras.subcommand_cli_from_dict(

@@ -80,7 +80,7 @@ def _contrast(scan: ReducedScan) -> float:
 def _overlap(before: Bool[np.ndarray, "z y x"], after: Bool[np.ndarray, "a b c"]) -> Float64[np.ndarray, "i j k"]:
     """How much of the bodies overlaps at every shift, 1 where it is most."""
     shape = np.add(after.shape, before.shape) - 1
-    # By Fourier transform, as scipy.signal.fftconvolve has it, which alone would take as long to import as torch's half.
+    # As scipy.signal.fftconvolve does it; to import that takes half as long as to import torch.
     size = [next_fast_len(int(length), real=True) for length in shape]
     spectrum = rfftn(after.astype(np.float64), size) * rfftn(before[::-1, ::-1, ::-1].astype(np.float64), size)
     voxels = irfftn(spectrum, size)[: shape[0], : shape[1], : shape[2]]
