@@ -17,6 +17,7 @@ from typing import get_args
 
 from longilesion.program import run_program
 from longilesion.shipped import SHIPPED_MODEL
+from longilesion.startup import garbage_left_alone, wait_passively
 
 UPLOADED_MODEL = Path("/opt/ml/model")
 
@@ -25,14 +26,16 @@ _log = logging.getLogger("process")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one case and returns the exit code."""
+    wait_passively()
     # A line that cannot be printed shall not cost the case.
     return run_program(partial(_load, arguments), needs_stdout=False)
 
 
 def _load(arguments: Sequence[str] | None) -> Callable[[], object]:
-    # Imported here and below, where a signal is minded.
-    import longilesion.pipeline
-    import longilesion.report  # noqa: F401
+    # Imported here and below: signals are handled here, and torch asks only once how threads are to wait.
+    with garbage_left_alone():
+        import longilesion.pipeline
+        import longilesion.report  # noqa: F401
 
     options = _options(arguments)
     _log_to_streams()
@@ -77,7 +80,8 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    from longilesion.ensemble import Device, Precision, is_bundle
+    from longilesion.config import Device, Precision
+    from longilesion.ensemble import is_bundle
 
     parser = argparse.ArgumentParser(description="Segments the lesions of one Grand Challenge case.")
     parser.add_argument("--input", type=Path, default=Path("/input"), help="folder of the case (default: %(default)s)")

@@ -13,6 +13,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsA
 
 from longilesion.geometry import ZYX, Triple
 
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Channel = Literal["image", "lesion_likelihood", "lesion_mask", "click_heatmap"]
 # The order in which they stand in every stream: first those that come from the scan's Hounsfield units.
 CHANNELS: tuple[Channel, ...] = ("image", "lesion_likelihood", "lesion_mask", "click_heatmap")

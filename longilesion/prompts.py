@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,9 +25,10 @@ from longilesion.case import (
     Scan,
     ScanName,
 )
-from longilesion.registration.propagation import PropagatedPoint, propagate_points
-from longilesion.registration.register import register_scans
-from longilesion.registration.result import Registration
+
+if TYPE_CHECKING:
+    from longilesion.registration.propagation import PropagatedPoint
+    from longilesion.registration.result import Registration
 
 # A given click is corrected where registration is at least so sure, and so far away.
 REFINE_CONFIDENCE = 0.8
@@ -49,13 +51,14 @@ def complete_prompts(
     case: Case,
     *,
     refine_clicks: bool = False,
-    register: Callable[[Scan, Scan], Registration] = register_scans,
+    register: Callable[[Scan, Scan], Registration] | None = None,
 ) -> Prompts:
     """Gives each lesion of a case a follow-up click, and a baseline click where the baseline shows it.
 
     Lesions are those with clicks and those outlined in a baseline map. Where only the outline says where a lesion was,
     its centre is the baseline click. Given follow-up clicks stay as they are; with `refine_clicks`, registration moves
-    those that it contradicts confidently. A lesion that nothing places is logged as a warning and left out.
+    those that it contradicts confidently. A lesion that nothing places is logged as a warning and left out. `register`
+    is `register_scans` where it is not given.
     """
     pairs = {pair.lesion_id: pair for pair in case.clicks}
     outlined = {lesion_id for baseline in case.baselines.values() for lesion_id in baseline.regions}
@@ -106,10 +109,16 @@ def _baseline_click(case: Case, pair: ClickPair) -> Click | None:
 
 
 def _propagated(
-    case: Case, pairs: list[ClickPair], register: Callable[[Scan, Scan], Registration]
+    case: Case, pairs: list[ClickPair], register: Callable[[Scan, Scan], Registration] | None
 ) -> dict[int, dict[ScanName, PropagatedPoint]]:
     """Where each lesion would lie in each follow-up scan, by id; every pair of scans is registered once."""
     propagated: dict[int, dict[ScanName, PropagatedPoint]] = {pair.lesion_id: {} for pair in pairs}
+    if not pairs:
+        return propagated
+    # Only now: the libraries of registration take long to load, and a case with clicks needs none of them.
+    from longilesion.registration.propagation import propagate_points
+    from longilesion.registration.register import register_scans
+
     for baseline_name, baseline in case.baselines.items():
         clicks = {
             pair.lesion_id: pair.baseline
@@ -121,7 +130,7 @@ def _propagated(
         points = [click.point_xyz_mm for click in clicks.values()]
         extents = [_extent_mm(baseline, lesion_id) for lesion_id in clicks]
         for followup_name, followup in case.followups.items():
-            registration = register(baseline.scan, followup)
+            registration = (register or register_scans)(baseline.scan, followup)
             _log.info(
                 "registered the %s baseline with the %s follow-up scan: %s, similarity %.2f",
                 baseline_name,

@@ -23,9 +23,8 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from longilesion.config import ModelSettings
+from longilesion.config import Device, ModelSettings
 from longilesion.ensemble import (
-    Device,
     Ensemble,
     load_ensemble,
     mirrored,

@@ -9,15 +9,18 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from longilesion.program import run_program
+from longilesion.startup import wait_passively
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a subcommand and returns the exit code."""
+    # The commands import torch when they need it, so this is early enough.
+    wait_passively()
     return run_program(partial(_load, arguments), needs_stdout=True)
 
 
 def _load(arguments: Sequence[str] | None) -> Callable[[], object]:
-    # Imported here, where a signal is minded.
+    # Imported here, where a signal is handled.
     import logging
     import sys
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -16,8 +17,9 @@ from longilesion.errors import InputError
 from longilesion.files import check_json, check_picture, check_replaceable, written_together
 from longilesion.geometry import Grid
 from longilesion.prompts import Prompts, complete_prompts
-from longilesion.registration.register import register_scans
-from longilesion.registration.result import Registration, Stage
+
+if TYPE_CHECKING:
+    from longilesion.registration.result import Registration, Stage
 
 STAGES: Mapping[Stage, str] = {
     "deformable": "deformable, the follow-up was moved, turned and bent",
@@ -55,6 +57,9 @@ def register(
     if output.suffix.lower() != ".png":
         raise InputError(f"{output}: unknown picture format; expected .png")
     check_replaceable(*outputs)
+    # Only now and below: the libraries that register and draw take a second to load.
+    from longilesion.registration.register import register_scans
+
     console = Console() if Console().is_terminal else Console(width=120)
     # The spinner shows in a terminal only.
     with console.status("reading the scans") as status:
@@ -66,7 +71,6 @@ def register(
         registration = registered(before, after)
         prompts = complete_prompts(case, register=registered)
         status.update("drawing")
-        # Only now: the library that draws takes a second to load.
         from longilesion.registration.picture import draw_registration
 
         figure = draw_registration(registration, before, after, [*prompts.lesions, *prompts.outside])

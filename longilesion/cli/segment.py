@@ -6,19 +6,22 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from longilesion.case_files import check_outputs, read_case
-from longilesion.ensemble import Device, Precision, load_ensemble
+from longilesion.config import Device, Precision
 from longilesion.errors import InputError
 from longilesion.files import check_replaceable, written_together
 from longilesion.images import check_lesion_map, check_writable_format, write_lesion_map
 from longilesion.labeling import Labels
-from longilesion.pipeline import LesionOutcome, segment_case
-from longilesion.report import make_report, write_report
 from longilesion.shipped import SHIPPED_MODEL
+from longilesion.startup import garbage_left_alone
+
+if TYPE_CHECKING:
+    from longilesion.pipeline import LesionOutcome
 
 
 def segment(
@@ -63,6 +66,12 @@ def segment(
     check_replaceable(*outputs)
     if lesions is None and baseline_clicks is None and followup_clicks is None:
         raise InputError("nothing to look for; expected --lesions, --baseline-clicks or --followup-clicks")
+    # Only now: torch takes a second to load, and --help, or an option that is wrong, does not need it.
+    with garbage_left_alone():
+        from longilesion.ensemble import load_ensemble
+        from longilesion.pipeline import segment_case
+        from longilesion.report import make_report, write_report
+
     console = Console()
     # The spinner shows in a terminal only.
     with console.status("loading the model") as status:

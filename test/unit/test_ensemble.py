@@ -197,6 +197,15 @@ def test_automatic_precision_is_bfloat16_only_where_the_cpu_multiplies_it(
 # ------------------------------------------------------------------------------------------------------- prediction
 
 
+@pytest.mark.parametrize(
+    ("device", "shape_zyx", "expected"),
+    [("cpu", (40, 80, 80), 2), ("cpu", (64, 128, 128), 1), ("cuda", (64, 128, 128), 8)],
+)
+def test_large_lattices_go_one_at_a_time_on_a_cpu(device: str, shape_zyx: tuple[int, int, int], expected: int) -> None:
+    ensemble = ensemble_of(settings=model_settings(shape_zyx=shape_zyx))
+    assert replace(ensemble, device=torch.device(device)).batch_size == expected
+
+
 def test_ensemble_is_the_mean_of_its_folds(tmp_path: Path) -> None:
     bundle_of(tmp_path, 3)
     ensemble = load_ensemble(tmp_path, device="cpu", precision="float32")
