@@ -54,8 +54,9 @@ def complete_prompts(
     """Gives each lesion of a case a follow-up click, and a baseline click where the baseline shows it.
 
     Lesions are those with clicks and those outlined in a baseline map. Where only the outline says where a lesion was,
-    its centre is the baseline click. Given follow-up clicks stay as they are; with `refine_clicks`, registration moves
-    those that it contradicts confidently. A lesion that nothing places is logged as a warning and left out.
+    its centre is the baseline click, as it is where the given one lies outside the outline. Given follow-up clicks stay
+    as they are; with `refine_clicks`, registration moves those that it contradicts confidently. A lesion that nothing
+    places is logged as a warning and left out.
     """
     pairs = {pair.lesion_id: pair for pair in case.clicks}
     outlined = {lesion_id for baseline in case.baselines.values() for lesion_id in baseline.regions}
@@ -86,23 +87,37 @@ def complete_prompts(
                 outside.append(found)
             else:
                 lesions.append(found)
-    return Prompts(lesions=tuple(lesions), outside=tuple(outside))
+    return Prompts(
+        lesions=tuple(replace(lesion, baseline_corrected=_is_corrected(case, lesion, pairs)) for lesion in lesions),
+        outside=tuple(outside),
+    )
 
 
 def _baseline_click(case: Case, pair: ClickPair) -> Click | None:
-    """The lesion's baseline click if its scan is there, else the centre of its outline, else none."""
-    if pair.baseline is not None and pair.baseline.scan_name in case.baselines:
-        return pair.baseline
-    outlines = [
-        (baseline.regions[pair.lesion_id], name)
+    """The lesion's baseline click if its scan is there and no outline contradicts it; else the outline's centre."""
+    given = pair.baseline if pair.baseline is not None and pair.baseline.scan_name in case.baselines else None
+    outlines = {
+        name: baseline.regions[pair.lesion_id]
         for name, baseline in case.baselines.items()
         if pair.lesion_id in baseline.regions
-    ]
+    }
     if not outlines:
-        return None
-    region, name = max(outlines, key=lambda outline: outline[0].voxels)
-    center = case.baselines[name].scan.grid.world_xyz_mm(region.center_zyx)
+        return given
+    name = max(outlines, key=lambda name: outlines[name].voxels)
+    if given is not None and given.scan_name in outlines:
+        if case.baselines[given.scan_name].holds(pair.lesion_id, given.point_xyz_mm):
+            return given
+        name = given.scan_name
+    center = case.baselines[name].scan.grid.world_xyz_mm(outlines[name].center_zyx)
     return Click(scan_name=name, point_xyz_mm=center)
+
+
+def _is_corrected(case: Case, prompt: LesionPrompt, pairs: Mapping[int, ClickPair]) -> bool:
+    """Whether a baseline click was given in a scan that is there, and is not the prompt's."""
+    pair = pairs.get(prompt.lesion_id)
+    if pair is None or pair.baseline is None or pair.baseline.scan_name not in case.baselines:
+        return False
+    return pair.baseline != prompt.baseline
 
 
 def _propagated(
