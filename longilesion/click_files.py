@@ -102,15 +102,13 @@ def _lesion_id(point: NamedPoint) -> int:
 def _warn(file: ClickFile, points: Mapping[int, NamedPoint], priors: Mapping[ScanName, Baseline]) -> None:
     if file.grid is None:
         return
-    contradicted, said = contradiction(points, file.scan_name, priors)
+    said, are_doubtful = contradiction(points, file.scan_name, priors)
+    # Where an outline has the word, or the click is not trusted, it does not matter that it lies outside the scan.
     outlined = {lesion_id for prior in priors.values() for lesion_id in prior.regions}
-    # Where the outline has the word, it does not matter that the click lies outside the scan.
     unknown = {lesion_id: point for lesion_id, point in points.items() if lesion_id not in outlined}
-    findings = [
-        finding for finding in (said, points_outside(unknown, file.grid, is_guessed=not contradicted)) if finding
-    ]
-    if findings:
-        _log.warning("%s: %s", file.path, "; ".join(findings))
+    findings = [said, "" if are_doubtful else points_outside(unknown, file.grid)]
+    if any(findings):
+        _log.warning("%s: %s", file.path, "; ".join(filter(None, findings)))
 
 
 def _clicks(files: Sequence[ClickFile], points: Sequence[Mapping[int, NamedPoint]]) -> dict[int, Click | None]:

@@ -35,7 +35,7 @@ from longilesion.voi import Placement, sample_voi_pair
 # How the note of a lesion without a follow-up click begins.
 PROPAGATED = "no follow-up click, propagated from the baseline"
 # A given click leads nowhere alike below the first similarity, and one of several below the second, if most do.
-UNLIKE = 0.2
+UNLIKE = 0.1
 UNLIKE_MEDIAN = 0.4
 _FEWEST_FOR_MEDIAN = 3
 
@@ -300,7 +300,9 @@ def _outcome_outside(case: Case, lesion: OutsideLesion) -> LesionOutcome:
 
 def _baseline_volume_ml(case: Case, prompt: LesionPrompt | OutsideLesion) -> float | None:
     """Volume of the outlined lesion: 0 where the baseline's map lacks it, None where there is no map."""
-    prior = None if prompt.baseline is None else case.baselines.get(prompt.baseline.scan_name)
+    if prompt.baseline is None:
+        return 0.0 if any(prior.lesions is not None for prior in case.baselines.values()) else None
+    prior = case.baselines.get(prompt.baseline.scan_name)
     if prior is None or prior.lesions is None:
         return None
     region = prior.regions.get(prompt.lesion_id)

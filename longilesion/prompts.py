@@ -7,7 +7,7 @@ pair of scans. Of several follow-up scans the one that shows the lesion is chose
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,6 +24,7 @@ from longilesion.case import (
     Scan,
     ScanName,
 )
+from longilesion.contradictions import are_doubtful, is_elsewhere
 from longilesion.registration.propagation import PropagatedPoint, propagate_points
 from longilesion.registration.register import register_scans
 from longilesion.registration.result import Registration
@@ -60,8 +61,9 @@ def complete_prompts(
     """
     pairs = {pair.lesion_id: pair for pair in case.clicks}
     outlined = {lesion_id for baseline in case.baselines.values() for lesion_id in baseline.regions}
+    doubtful = _doubtful_scans(case)
     known = [
-        replace(pair, baseline=_baseline_click(case, pair))
+        replace(pair, baseline=_baseline_click(case, pair, doubtful))
         for pair in (
             pairs.get(lesion_id, ClickPair(lesion_id=lesion_id, baseline=None, followup=None))
             for lesion_id in sorted(pairs.keys() | outlined)
@@ -93,8 +95,24 @@ def complete_prompts(
     )
 
 
-def _baseline_click(case: Case, pair: ClickPair) -> Click | None:
-    """The lesion's baseline click if its scan is there and no outline contradicts it; else the outline's centre."""
+def _doubtful_scans(case: Case) -> set[ScanName]:
+    """The baseline scans most of whose clicks contradict the outlines of their lesions."""
+    elsewhere: dict[ScanName, list[bool]] = {name: [] for name in case.baselines}
+    for pair in case.clicks:
+        click = pair.baseline
+        if click is None or click.scan_name not in elsewhere:
+            continue
+        if any(pair.lesion_id in baseline.regions for baseline in case.baselines.values()):
+            prior = case.baselines[click.scan_name]
+            elsewhere[click.scan_name].append(is_elsewhere(prior, pair.lesion_id, click.point_xyz_mm))
+    return {name for name, clicks in elsewhere.items() if are_doubtful(clicks)}
+
+
+def _baseline_click(case: Case, pair: ClickPair, doubtful: Collection[ScanName]) -> Click | None:
+    """The lesion's baseline click if its scan is there and no outline contradicts it; else the outline's centre.
+
+    A click that no outline confirms, in a doubtful scan, counts only where there is no other.
+    """
     given = pair.baseline if pair.baseline is not None and pair.baseline.scan_name in case.baselines else None
     outlines = {
         name: baseline.regions[pair.lesion_id]
@@ -102,7 +120,8 @@ def _baseline_click(case: Case, pair: ClickPair) -> Click | None:
         if pair.lesion_id in baseline.regions
     }
     if not outlines:
-        return given
+        is_trusted = given is None or given.scan_name not in doubtful or pair.followup is None
+        return given if is_trusted else None
     name = max(outlines, key=lambda name: outlines[name].voxels)
     if given is not None and given.scan_name in outlines:
         if case.baselines[given.scan_name].holds(pair.lesion_id, given.point_xyz_mm):
@@ -113,11 +132,12 @@ def _baseline_click(case: Case, pair: ClickPair) -> Click | None:
 
 
 def _is_corrected(case: Case, prompt: LesionPrompt, pairs: Mapping[int, ClickPair]) -> bool:
-    """Whether a baseline click was given in a scan that is there, and is not the prompt's."""
+    """Whether the prompt's baseline click is an outline's centre, though another was given in a scan that is there."""
     pair = pairs.get(prompt.lesion_id)
-    if pair is None or pair.baseline is None or pair.baseline.scan_name not in case.baselines:
+    given = None if pair is None else pair.baseline
+    if given is None or prompt.baseline is None:
         return False
-    return pair.baseline != prompt.baseline
+    return given.scan_name in case.baselines and given != prompt.baseline
 
 
 def _propagated(

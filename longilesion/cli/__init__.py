@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import tyro
 
 from longilesion.cli.evaluate import evaluate
+from longilesion.cli.hints import hints
 from longilesion.cli.register import register
 from longilesion.cli.segment import segment
 from longilesion.errors import LongilesionError
@@ -27,6 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             description="Follows tumours from a baseline CT to a follow-up CT.",
             args=arguments,
         )
+    except SystemExit as stopped:
+        # The parser has said what it does not know; the last line says what is probably meant.
+        for hint in hints(sys.argv[1:] if arguments is None else arguments) if stopped.code else ():
+            print(hint, file=sys.stderr)
+        raise
     except LongilesionError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return 1

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from longilesion.case import LOW_CONFIDENCE, Click, LesionPrompt, OutsideLesion
 from longilesion.cli.case_files import check_outputs, read_case
-from longilesion.cli.terminal import LOOK_AT_IT, console, line_table
+from longilesion.cli.terminal import LOOK_AT_IT, console, line_table, note
 from longilesion.click_files import point_list
 from longilesion.errors import InputError
 from longilesion.files import check_writable, written_together
@@ -100,7 +100,7 @@ def summary(registration: Registration) -> str:
 def lesion_table(prompts: Prompts, baseline: Grid, followup: Grid) -> Table:
     """A row per lesion: its id, its place in both scans, how sure that is, and what there is to say."""
     places = "baseline (x, y, z voxel)", "follow-up (x, y, z voxel)"
-    table = line_table("lesion", *places, "confidence", "note", right=("lesion", "confidence"))
+    table = line_table("lesion", *places, "confidence", "note", numbers=("lesion", "confidence"))
     lesions: list[LesionPrompt | OutsideLesion] = [*prompts.lesions, *prompts.outside]
     for lesion in sorted(lesions, key=lambda each: each.lesion_id):
         table.add_row(
@@ -108,7 +108,7 @@ def lesion_table(prompts: Prompts, baseline: Grid, followup: Grid) -> Table:
             "-" if lesion.baseline is None else _voxel(lesion.baseline, baseline),
             _followup_place(lesion, followup),
             f"{lesion.confidence:.2f}",
-            LOOK_AT_IT if lesion.confidence < LOW_CONFIDENCE else "",
+            note(LOOK_AT_IT if lesion.confidence < LOW_CONFIDENCE else ""),
         )
     return table
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from longilesion.case import OutsideLesion
 from longilesion.cli.case_files import check_outputs, read_case
-from longilesion.cli.terminal import LOOK_AT_IT, console, line_table
+from longilesion.cli.terminal import LOOK_AT_IT, console, line_table, note
 from longilesion.ensemble import Device, Precision, load_ensemble
 from longilesion.errors import InputError
 from longilesion.files import check_writable, written_together
@@ -100,7 +100,7 @@ def segment(
 def lesion_table(lesions: Sequence[LesionOutcome]) -> Table:
     """A row per lesion: its id, volume before and after, the change, its click, how sure that is, and a note."""
     numbers = ("lesion", "before ml", "after ml", "change", "confidence")
-    table = line_table("lesion", "before ml", "after ml", "change", "click", "confidence", "note", right=numbers)
+    table = line_table("lesion", "before ml", "after ml", "change", "click", "confidence", "note", numbers=numbers)
     for outcome in lesions:
         before = outcome.volume_baseline_ml
         table.add_row(
@@ -110,7 +110,7 @@ def lesion_table(lesions: Sequence[LesionOutcome]) -> Table:
             _change(outcome),
             _click(outcome),
             f"{outcome.prompt.confidence:.2f}",
-            _note(outcome),
+            note(_note(outcome)),
         )
     return table
 
@@ -146,5 +146,5 @@ def _click(outcome: LesionOutcome) -> str:
 
 def _note(outcome: LesionOutcome) -> str:
     """What the other columns do not say, the warning first: the end may not fit."""
-    notes = [note for note in outcome.note.split("; ") if note and not note.startswith(PROPAGATED)]
+    notes = [part for part in outcome.note.split("; ") if part and not part.startswith(PROPAGATED)]
     return "; ".join([*([LOOK_AT_IT] if outcome.is_unsure else []), *notes])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 # Said of a lesion whose place may be wrong.
 LOOK_AT_IT = "low: look at it"
@@ -16,16 +19,15 @@ def console() -> Console:
     return standard if standard.is_terminal else Console(width=_PIPED_WIDTH)
 
 
-def line_table(*headings: str, right: tuple[str, ...]) -> Table:
-    """A table whose rows are single lines: what does not fit ends in an ellipsis; `right` are flush right, and fit."""
+def line_table(*headings: str, numbers: Collection[str]) -> Table:
+    """A table with a line per row; columns of numbers are flush right, and the last one, of notes, gives way."""
     table = Table()
     for heading in headings:
-        is_right = heading in right
-        table.add_column(
-            heading,
-            justify="right" if is_right else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            min_width=len(heading) if is_right else None,
-        )
+        is_last = heading == headings[-1]
+        table.add_column(heading, justify="right" if heading in numbers else "left", no_wrap=not is_last)
     return table
+
+
+def note(text: str) -> Text:
+    """A cell that stays a line: what does not fit ends in an ellipsis."""
+    return Text(text, no_wrap=True, overflow="ellipsis")
