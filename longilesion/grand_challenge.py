@@ -10,11 +10,13 @@ from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from longilesion.case import SCAN_NAMES, Baseline, Case, LesionMap, Scan, ScanName
+from longilesion.case import SCAN_NAMES, Baseline, Case, LesionMap, ScanName
 from longilesion.click_files import ClickFile, read_click_pairs
 from longilesion.errors import InputError, first_error
 from longilesion.files import check_replaceable, written_together
-from longilesion.images import READABLE, check_lesion_map, read_lesion_map, read_scan, write_lesion_map
+from longilesion.geometry import Grid
+from longilesion.images import READABLE, check_lesion_map, read_scan, write_lesion_map
+from longilesion.outlines import read_baseline
 from longilesion.shipped import SOCKETS_FILE
 
 OUTPUT_NAME = "output.mha"
@@ -68,10 +70,14 @@ def read_case(directory: Path) -> tuple[Case, dict[ScanName, Path]]:
     for name in SCAN_NAMES:
         if f"{name}-baseline-ct" in inputs:
             scan = read_scan(_only_image(inputs[f"{name}-baseline-ct"]), implausible="warn")
-            baselines[name] = Baseline.of(scan, _read_mask(inputs.get(f"{name}-baseline-ct-tumor-lesion-seg"), scan))
+            folder = inputs.get(f"{name}-baseline-ct-tumor-lesion-seg")
+            baselines[name] = read_baseline(scan, None if folder is None else _only_image(folder))
+    before = {name: baseline.scan.grid for name, baseline in baselines.items()}
+    after = {name: scan.grid for name, scan in followups.items()}
     clicks = read_click_pairs(
-        baseline=_click_files(inputs, "baseline", {name: baseline.scan for name, baseline in baselines.items()}),
-        followup=_click_files(inputs, "followup", followups),
+        baseline=_click_files(inputs, "baseline", before, priors=baselines),
+        followup=_click_files(inputs, "followup", after, priors={}),
+        may_lack_points=True,
     )
     return Case(baselines=baselines, followups=followups, clicks=clicks), followup_files
 
@@ -200,13 +206,15 @@ def _only_image(folder: Path) -> Path:
     return folder / images[0]
 
 
-def _read_mask(folder: Path | None, scan: Scan) -> LesionMap | None:
-    return None if folder is None else read_lesion_map(_only_image(folder), like=scan.grid)
-
-
-def _click_files(inputs: Mapping[str, Path], time_point: TimePoint, scans: Mapping[ScanName, Scan]) -> list[ClickFile]:
+def _click_files(
+    inputs: Mapping[str, Path],
+    time_point: TimePoint,
+    grids: Mapping[ScanName, Grid],
+    *,
+    priors: Mapping[ScanName, Baseline],
+) -> list[ClickFile]:
     return [
-        ClickFile(path=inputs[slug], scan_name=name, grid=scans[name].grid if name in scans else None)
+        ClickFile(path=inputs[slug], scan_name=name, grid=grids.get(name), prior=priors.get(name))
         for name in SCAN_NAMES
         if (slug := f"{name}-{time_point}-lesion-clicks") in inputs
     ]

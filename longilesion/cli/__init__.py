@@ -30,17 +30,36 @@ def _load(arguments: Sequence[str] | None) -> Callable[[], object]:
     if given == ["--version"]:
         return partial(print, f"longilesion {__version__}")
 
+    # Used below; what is imported here can be interrupted cleanly.
+    import tyro  # noqa: F401
+
+    import longilesion.cli.evaluate
+    import longilesion.cli.register
+    import longilesion.cli.segment  # noqa: F401
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    return partial(_run, given)
+
+
+def _run(arguments: Sequence[str]) -> None:
+    import sys
+
     import tyro
 
     from longilesion.cli.evaluate import evaluate
+    from longilesion.cli.hints import hints
     from longilesion.cli.register import register
     from longilesion.cli.segment import segment
 
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    return partial(
-        tyro.extras.subcommand_cli_from_dict,
-        {"segment": segment, "register": register, "evaluate": evaluate},
-        prog="longilesion",
-        description="Follows tumours from a baseline CT to a follow-up CT. --version says which release this is.",
-        args=given,
-    )
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            {"segment": segment, "register": register, "evaluate": evaluate},
+            prog="longilesion",
+            description="Follows tumours from a baseline CT to a follow-up CT. --version says which release this is.",
+            args=arguments,
+        )
+    except SystemExit as stopped:
+        # The parser has said what it does not know; the last line says what is probably meant.
+        for hint in hints(arguments) if stopped.code else ():
+            print(hint, file=sys.stderr)
+        raise

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, Field
 
-from longilesion.click_files import HIGHEST_ID
+from longilesion.case import HIGHEST_ID
 from longilesion.csv_table import CellError, Row, read_table
 from longilesion.errors import InputError
 from longilesion.evaluation.exam import FATES, Fate, LesionFact

@@ -13,6 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from longilesion.case import Case, Click, LesionMap, Scan, ScanName
+from longilesion.click_files import point_list
 from longilesion.errors import InputError
 from longilesion.evaluation.exam import LesionFact
 from longilesion.geometry import Grid
@@ -113,13 +114,8 @@ def _described(fact: LesionFact) -> dict[str, Any]:
 def _write_clicks(
     folder: Path, slug: str, clicks: Mapping[int, Click | None], *, name: ScanName, scan: Scan
 ) -> dict[str, Any]:
-    points = [
-        {"name": str(lesion_id), "point": [round(i, 3) for i in scan.grid.index_zyx(click.point_xyz_mm)[::-1]]}
-        for lesion_id, click in clicks.items()
-        if click is not None and click.scan_name == name
-    ]
-    version = {"major": 1, "minor": 0}
-    value = {"name": "Points of interest", "type": "Multiple points", "points": points, "version": version}
+    own = {lesion_id: click for lesion_id, click in clicks.items() if click is not None and click.scan_name == name}
+    value = point_list(own, scan.grid)
     (folder / f"{slug}.json").write_text(json.dumps(value, indent=1) + "\n")
     return _entry(slug, f"{slug}.json", kind="Multiple points", super_kind="Value", value=value)
 
