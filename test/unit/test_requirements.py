@@ -1,13 +1,17 @@
-"""What the container installs: all that a case needs, and nothing that no case needs."""
+"""The requirement files: what the container installs is what a case needs, and all files agree with pyproject.toml."""
 
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
+from collections import Counter
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+import pytest
 import SimpleITK as sitk
+from packaging.requirements import Requirement
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -27,9 +31,11 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def pinned(file: str) -> list[str]:
+def pins(file: str) -> dict[str, str]:
+    """Version by name."""
     lines = (REPOSITORY / file).read_text().splitlines()
-    return [normal(line.partition("==")[0]) for line in lines if line and not line.startswith("#")]
+    named = (line.split("==") for line in lines if line and not line.startswith("#"))
+    return {normal(name): version for name, version in named}
 
 
 def with_all_it_requires(name: str) -> set[str]:
@@ -64,8 +70,8 @@ def link_distributions(names: set[str], folder: Path) -> None:
 
 def test_container_holds_what_a_case_without_followup_clicks_imports_and_no_more(tmp_path: Path, bundle: Path) -> None:
     packages, case = tmp_path / "packages", tmp_path / "case"
-    pins = pinned("requirements.txt")
-    link_distributions({*pins, *with_all_it_requires("torch")}, packages)
+    pinned = pins("requirements.txt")
+    link_distributions({*pinned, *with_all_it_requires("torch")}, packages)
     # Without these clicks the scans are registered, too: all that can happen to a case does.
     shutil.copytree(REPOSITORY / "test/cases/interface_1/input", case)
     (case / "primary-followup-lesion-clicks.json").write_text('{"points": []}')
@@ -86,4 +92,27 @@ def test_container_holds_what_a_case_without_followup_clicks_imports_and_no_more
     assert finished.returncode == 0, finished.stderr
     assert list((tmp_path / "out").rglob("*.mha"))
     imported = set(finished.stdout.splitlines()[-1].split()[1:])
-    assert [name for name in pins if imported.isdisjoint(entry.partition(".")[0] for entry in top_level(name))] == []
+    assert [name for name in pinned if imported.isdisjoint(entry.partition(".")[0] for entry in top_level(name))] == []
+
+
+@pytest.mark.parametrize(
+    ("extra", "files"),
+    [
+        (None, ("requirements.txt", "requirements-evaluate.txt")),
+        ("train", ("requirements-train.txt",)),
+        ("dev", ("requirements-dev.txt",)),
+    ],
+)
+def test_exact_versions_lie_in_the_packages_ranges(extra: str | None, files: tuple[str, ...]) -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    texts = project["dependencies"] if extra is None else project["optional-dependencies"][extra]
+    ranges = {normal(each.name): each.specifier for each in map(Requirement, texts)}
+    versions = {name: version for file in files for name, version in pins(file).items()}
+    assert [name for name in ranges if versions.get(name) not in ranges[name]] == []
+
+
+def test_no_package_is_pinned_twice() -> None:
+    files = sorted(REPOSITORY.glob("requirements*.txt"))
+    names = [name for file in files if file.name != "requirements-runner.txt" for name in pins(file.name)]
+    assert len(files) >= 5
+    assert [name for name, count in Counter(names).items() if count > 1] == []
