@@ -172,7 +172,7 @@ def test_case_without_a_truth_is_said(tmp_path: Path, capfd: pytest.CaptureFixtu
         write_map(tmp_path / "cases" / name / "input" / PRIMARY_BEFORE / "map.mha")
     write_map(tmp_path / "cases" / "case-a" / "truth" / PRIMARY / "map.mha")
     write_map(tmp_path / "out" / "case-a" / PRIMARY / "map.mha")
-    evaluate(tmp_path / "out", tmp_path / "cases")
+    assert evaluate(tmp_path / "out", tmp_path / "cases") == 0
     assert str(tmp_path / "cases" / "case-b") in capfd.readouterr().err
 
 

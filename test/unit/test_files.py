@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all: on full disks, by writers that notice nothing, after runs that were killed."""
+"""Files that appear complete or not at all: on full disks, by writers that notice nothing, after killed runs."""
 
 import errno
 import os

@@ -1,6 +1,5 @@
 """The edges of both programs, as processes: streams that are closed or full, signals, too little memory."""
 
-import json
 import resource
 import signal
 import subprocess
@@ -47,8 +46,19 @@ def in_shell(words: list[str], redirection: str) -> subprocess.CompletedProcess[
     )
 
 
-@pytest.mark.parametrize("stream", CLOSED)
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize(
+    ("program", "stream"),
+    [
+        ("process.py", "both"),
+        ("longilesion segment", "stderr"),
+        ("longilesion segment", "full stdout"),
+        pytest.param("process.py", "full stdout", marks=pytest.mark.slow),
+        pytest.param("process.py", "stdout", marks=pytest.mark.slow),
+        pytest.param("process.py", "stderr", marks=pytest.mark.slow),
+        pytest.param("longilesion segment", "stdout", marks=pytest.mark.slow),
+        pytest.param("longilesion segment", "both", marks=pytest.mark.slow),
+    ],
+)
 def test_stream_that_takes_nothing_does_not_cost_the_map(
     tmp_path: Path, bundle: Path, program: str, stream: str
 ) -> None:
@@ -65,6 +75,7 @@ def test_stream_that_takes_nothing_does_not_cost_the_map(
         assert ended.stderr == ""
 
 
+@pytest.mark.slow
 def test_reader_of_the_table_that_leaves_early_is_one_line(tmp_path: Path, bundle: Path) -> None:
     words = segment_words(write_case(tmp_path / "in"), tmp_path / "out", bundle)
     ended = in_shell(words, '| true; exit "${PIPESTATUS[0]}"')
@@ -73,8 +84,14 @@ def test_reader_of_the_table_that_leaves_early_is_one_line(tmp_path: Path, bundl
     assert files_under(tmp_path / "out") == ["map.nii.gz"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize(
+    ("program", "number", "code"),
+    [
+        ("process.py", signal.SIGTERM, 143),
+        ("process.py", signal.SIGINT, 130),
+        ("longilesion segment", signal.SIGINT, 130),
+    ],
+)
 def test_signal_while_torch_is_imported_is_one_line(
     tmp_path: Path, bundle: Path, program: str, number: signal.Signals, code: int
 ) -> None:
@@ -90,7 +107,7 @@ def test_signal_while_torch_is_imported_is_one_line(
     assert files_under(tmp_path / "out") == []
 
 
-@pytest.mark.parametrize("limit_mb", [150, 300, 450, 700])
+@pytest.mark.parametrize("limit_mb", [150, 450, pytest.param(700, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_too_little_memory_is_one_line(tmp_path: Path, bundle: Path, program: str, limit_mb: int) -> None:
     words = PROGRAMS[program](write_case(tmp_path / "in"), tmp_path / "out", bundle)
@@ -151,9 +168,3 @@ def test_report_on_a_full_device_is_said_before_the_work(tmp_path: Path, bundle:
     (line,) = ended.stderr.splitlines()
     assert line.startswith("/dev/full: ")
     assert files_under(tmp_path / "out") == []
-
-
-def test_report_is_json_that_is_complete(tmp_path: Path, bundle: Path) -> None:
-    words = segment_words(write_case(tmp_path / "in"), tmp_path / "out", bundle)
-    assert in_shell([*words, "--report", str(tmp_path / "out" / "report.json")], "").returncode == 0
-    assert json.loads((tmp_path / "out" / "report.json").read_text())["lesions"][0]["id"] == 1
