@@ -68,6 +68,28 @@ def test_mask_alone_tells_which_lesions_to_look_for(
     assert "\x1b" not in captured.out
 
 
+def test_mask_without_a_lesion_is_said(tmp_path: Path, bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+    empty = write_image(tmp_path / "lesions.mha", lesion_ids({}), origin_xyz_mm=(-20.0, 5.0, 300.0))
+    options = {"baseline": scan(tmp_path / "before.mha"), "followup": scan(tmp_path / "after.mha")}
+    assert segment(bundle, lesions=empty, output=tmp_path / "map.mha", **options) == 0
+    assert ids_in(tmp_path / "map.mha") == {0}
+    assert caplog.messages == [f"{empty}: no lesion to look for, every voxel is 0 and there is no click"]
+
+
+def test_scan_that_is_not_in_hounsfield_units_is_refused(
+    tmp_path: Path, bundle: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shown = np.random.default_rng(0).integers(0, 256, (60, 60, 60)).astype(np.uint8)
+    path = write_image(tmp_path / "after.nii.gz", shown)
+    clicks = write_points(tmp_path / "clicks.json", {"1": (5, 5, 3)})
+    assert segment(bundle, followup=path, followup_clicks=clicks, output=tmp_path / "map.nii.gz") == 1
+    error = capfd.readouterr().err
+    assert error.startswith(f"{path}: values from 0 to 255")
+    assert "expected Hounsfield units" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "map.nii.gz").exists()
+
+
 def test_clicks_alone_need_no_baseline(tmp_path: Path, bundle: Path) -> None:
     clicks = write_points(tmp_path / "clicks.json", {"Lesion 300": (5, 5, 3)})
     followup = scan(tmp_path / "after.nii.gz")

@@ -70,6 +70,22 @@ def test_image_of_any_format_in_the_usual_folder(tmp_path: Path) -> None:
     assert files["primary"].name == "scan.mhd"
 
 
+def test_scan_that_is_not_in_hounsfield_units_is_said_and_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    case = write_case(tmp_path)
+    shape = (60, 60, 60)
+    shown = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    files = [write_scan(case, f"primary-{name}-ct", shown) for name in ("followup", "baseline")]
+    write_scan(case, "primary-baseline-ct-tumor-lesion-seg", lesion_ids({1: (2, 4, 4)}, shape).astype(np.uint8))
+    with caplog.at_level(logging.WARNING):
+        read, _ = read_case(case)
+    assert read.followups["primary"].hu.max() == 255
+    assert [message.split(": ")[:2] for message in caplog.messages] == [
+        [str(path), "values from 0 to 255, air near 12"] for path in files
+    ]
+
+
 def test_missing_baseline_scan_and_mask_mean_no_prior(tmp_path: Path) -> None:
     write_case(tmp_path)
     for slug in ("primary-baseline-ct", "primary-baseline-ct-tumor-lesion-seg"):
