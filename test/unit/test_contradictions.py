@@ -159,9 +159,7 @@ def test_outline_in_the_secondary_baseline_has_the_word_over_a_click_in_the_prim
     assert "primary.json" in record.getMessage()
     assert "lesion 8" in record.getMessage()
     case = case_with(clicks, primary)
-    case = Case(
-        baselines={"primary": primary, "secondary": secondary}, followups=case.followups, clicks=case.clicks
-    )
+    case = Case(baselines={"primary": primary, "secondary": secondary}, followups=case.followups, clicks=case.clicks)
     found = next(each for each in complete_prompts(case).lesions if each.lesion_id == 8)
     assert found.baseline is not None
     assert found.baseline.scan_name == "secondary"

@@ -131,9 +131,7 @@ def test_split_components_have_ids_from_the_largest_to_the_smallest(
 ) -> None:
     ids = balls()
     with caplog.at_level(logging.WARNING):
-        found = read(
-            tmp_path / "mask.nii.gz", np.where(ids > 0, value, 0).astype(np.uint16), split_components=True
-        )
+        found = read(tmp_path / "mask.nii.gz", np.where(ids > 0, value, 0).astype(np.uint16), split_components=True)
     assert caplog.records == []
     assert found.lesions is not None
     np.testing.assert_array_equal(found.lesions.ids, np.array([0, 3, 2, 1], np.uint16)[ids])
