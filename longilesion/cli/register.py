@@ -60,7 +60,7 @@ def register(
         raise InputError(f"{output}: unknown picture format; expected .png")
     for path in outputs:
         check_writable(path.parent)
-    output_console = console()
+    output_console = console(piped_width=120)
     # The spinner shows in a terminal only.
     with output_console.status("reading the scans") as status:
         case = read_case(

@@ -1,5 +1,6 @@
 import io
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -205,6 +206,27 @@ def test_piped_table_has_a_line_per_lesion(
     lines = [line for line in capfd.readouterr().out.splitlines() if line.startswith("│")]
     assert [line.split("│")[1].strip() for line in lines] == ["7", "9"]
     assert all(len(line) <= 100 for line in lines)
+
+
+@pytest.mark.parametrize("clicks", ['{"points": []}', "id,x,y,z\n"])
+def test_empty_mask_and_empty_list_give_an_empty_map_and_a_sentence(
+    tmp_path: Path, bundle: Path, capfd: pytest.CaptureFixture[str], clicks: str
+) -> None:
+    logging.getLogger().handlers.clear()
+    points = tmp_path / ("clicks.json" if clicks.startswith("{") else "clicks.csv")
+    points.write_text(clicks)
+    code = segment(
+        bundle,
+        baseline=scan(tmp_path / "before.mha"),
+        lesions=write_image(tmp_path / "l.mha", lesion_ids({}), origin_xyz_mm=(-20.0, 5.0, 300.0)),
+        followup=scan(tmp_path / "after.mha"),
+        followup_clicks=points,
+        output=tmp_path / "map.mha",
+    )
+    assert code == 0
+    assert ids_in(tmp_path / "map.mha") == {0}
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "no lesion to look for" in line
 
 
 def test_components_of_a_binary_mask_get_ids_in_map_and_report(tmp_path: Path, bundle: Path) -> None:
