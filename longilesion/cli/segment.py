@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from longilesion.pipeline import LesionOutcome
 
 LEAST_ML = 0.001
+
+_log = logging.getLogger(__name__)
 
 
 def segment(
@@ -95,6 +98,9 @@ def segment(
             split_components=split_components,
         )
         read = time.perf_counter()
+        if not case.clicks and not any(prior.regions for prior in case.baselines.values()):
+            given = [str(path) for path in (lesions, baseline_clicks, followup_clicks) if path is not None]
+            _log.warning("%s: no lesion to look for; the map is empty", ", ".join(given))
         status.update("outlining the lesions")
         segmentation = segment_case(case, ensemble, labels=labels, refine_clicks=refine_clicks)
         segmented = time.perf_counter()
