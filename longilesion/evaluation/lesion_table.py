@@ -35,7 +35,7 @@ LesionId: TypeAlias = Annotated[int, Field(ge=1, le=HIGHEST_ID)]
 class _Entry(BaseModel):
     """A lesion in lesions.json."""
 
-    fate: Literal["persists", "grows", "shrinks", "new", "gone", "merged"]
+    fate: Fate | Literal["grows", "shrinks"]
     truth_id: LesionId | None = None
     type: str | None = None
     is_target: bool | None = None
