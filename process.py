@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn, get_args
 
-from longilesion.startup import garbage_left_alone, wait_passively
+from longilesion.startup import lasting_imports, wait_passively
 
 UPLOADED_MODEL = Path("/opt/ml/model")
 SHIPPED_MODEL = Path(__file__).parent / "model"
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one case and returns the exit code."""
     wait_passively()
     # Only now, as torch asks once how threads are to wait.
-    with garbage_left_alone():
+    with lasting_imports():
         import longilesion.pipeline
         import longilesion.report  # noqa: F401
     from longilesion.errors import LongilesionError

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from longilesion.config import Device, ModelSettings, Precision
 from longilesion.encoding import NetworkInput
@@ -181,8 +182,24 @@ def read_manifest(directory: Path) -> BundleManifest:
         raise BundleError(f"{path}: {first_error(error)}; expected the settings of a model bundle") from error
 
 
+class _WithoutInitialisation(TorchFunctionMode):
+    """Draws no numbers for new tensors, as those of a bundle are read into them right after."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        given = kwargs or {}
+        is_initialisation = getattr(func, "__module__", None) == nn.init.__name__
+        return given["tensor"] if is_initialisation else func(*args, **given)
+
+
 def _load_network(path: Path, settings: ModelSettings) -> nn.Module:
-    network = build_network(settings)
+    with _WithoutInitialisation():
+        network = build_network(settings)
     try:
         # Layers that bear two names are stored once; `load_model` knows which belong together.
         missing, unexpected = load_model(network, str(path), strict=False)

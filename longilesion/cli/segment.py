@@ -16,7 +16,7 @@ from longilesion.errors import InputError
 from longilesion.files import check_writable, written_together
 from longilesion.images import check_writable_format, write_lesion_map
 from longilesion.labeling import Labels
-from longilesion.startup import garbage_left_alone
+from longilesion.startup import lasting_imports
 
 if TYPE_CHECKING:
     from longilesion.pipeline import LesionOutcome
@@ -68,7 +68,7 @@ def segment(
     if lesions is None and baseline_clicks is None and followup_clicks is None:
         raise InputError("nothing to look for; expected --lesions, --baseline-clicks or --followup-clicks")
     # Only now: torch takes a second to load, and --help, or an option that is wrong, does not need it.
-    with garbage_left_alone():
+    with lasting_imports():
         from longilesion.ensemble import load_ensemble
         from longilesion.pipeline import segment_case
         from longilesion.report import make_report, write_report

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from longilesion.startup import garbage_left_alone
+from longilesion.startup import lasting_imports
 from test.unit.case_folders import write_case
 
 ROOT = Path(__file__).parents[2]
@@ -114,7 +114,7 @@ def test_library_leaves_the_environment_alone() -> None:
 
 
 def import_that_fails() -> None:
-    with garbage_left_alone():
+    with lasting_imports():
         assert not gc.isenabled()
         raise ImportError
 
