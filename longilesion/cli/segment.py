@@ -20,7 +20,7 @@ from longilesion.files import check_replaceable, written_together
 from longilesion.images import check_lesion_map, check_writable_format, write_lesion_map
 from longilesion.labeling import Labels
 from longilesion.shipped import SHIPPED_MODEL
-from longilesion.startup import garbage_left_alone
+from longilesion.startup import lasting_imports
 
 if TYPE_CHECKING:
     from longilesion.pipeline import LesionOutcome
@@ -77,7 +77,7 @@ def segment(
     if lesions is None and baseline_clicks is None and followup_clicks is None:
         raise InputError("nothing to look for; expected --lesions, --baseline-clicks or --followup-clicks")
     # Only now: torch takes a second to load, and --help, or an option that is wrong, does not need it.
-    with garbage_left_alone():
+    with lasting_imports():
         from longilesion.ensemble import load_ensemble
         from longilesion.pipeline import segment_case
         from longilesion.report import make_report, write_report

@@ -344,6 +344,13 @@ def test_gpu_too_small_for_one_lesion_is_an_error(monkeypatch: pytest.MonkeyPatc
     assert tried == [4, 2, 1]
 
 
+def test_no_random_numbers_are_drawn_for_weights_that_are_read(tmp_path: Path) -> None:
+    bundle = bundle_of(tmp_path)
+    before = torch.get_rng_state()
+    load_ensemble(bundle, device="cpu")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_weights_are_read_once_for_all_lesions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     load = longilesion.ensemble.load_model
