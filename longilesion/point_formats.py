@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 from pydantic_core import from_json
 
@@ -23,6 +24,8 @@ from longilesion.text_files import read_text
 # What the three numbers of a point are: voxel indices x, y, z, or millimetres of one of the two world frames.
 Space: TypeAlias = Literal["voxels", "LPS", "RAS"]
 
+# Far outside every scan, and near enough to compute with.
+_FAR = 1e9
 TABLES = (".csv", ".tsv", ".txt")
 _EXPECTED = (
     'expected {"points": [{"name": lesion id, "point": [x, y, z]}, ...]} with finite voxel indices, '
@@ -61,7 +64,7 @@ class NamedPoint:
 
 def index_in_space(numbers: Triple, space: Space, grid: Grid) -> Triple:
     """Three numbers as a fractional voxel index of a grid; they may lie outside."""
-    x, y, z = numbers
+    x, y, z = np.clip(numbers, -_FAR, _FAR).tolist()
     if space == "voxels":
         return z, y, x
     return grid.index_zyx((x, y, z) if space == "LPS" else (-x, -y, z))

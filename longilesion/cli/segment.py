@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from longilesion.pipeline import LesionOutcome
 
 LEAST_ML = 0.001
+MOST_PERCENT = 9999
 
 _log = logging.getLogger(__name__)
 
@@ -115,9 +116,10 @@ def segment(
 
 
 def lesion_table(lesions: Sequence[LesionOutcome]) -> Table:
-    """A row per lesion: its id, volume before and after, the change, its click, how sure that is, and a note."""
-    numbers = ("lesion", "before ml", "after ml", "change", "confidence")
-    table = line_table("lesion", "before ml", "after ml", "change", "click", "confidence", "note", numbers=numbers)
+    """A row per lesion: its id, volumes, their change, its click, how sure and how alike its place is, and a note."""
+    numbers = ("lesion", "before ml", "after ml", "change", "confidence", "similarity")
+    headings = ("lesion", "before ml", "after ml", "change", "click", "confidence", "similarity", "note")
+    table = line_table(*headings, numbers=numbers)
     for outcome in lesions:
         before = outcome.volume_baseline_ml
         table.add_row(
@@ -127,6 +129,7 @@ def lesion_table(lesions: Sequence[LesionOutcome]) -> Table:
             _change(outcome),
             _click(outcome),
             f"{outcome.prompt.confidence:.2f}",
+            "-" if outcome.similarity is None else f"{outcome.similarity:.2f}",
             note(_note(outcome)),
         )
     return table
@@ -150,7 +153,7 @@ def _change(outcome: LesionOutcome) -> str:
         return "new"
     # Two digits mean something; what is left is not gone, however little.
     percent = max(float(f"{100 * (after / before - 1):.2g}"), -99.0)
-    return f"{percent:+.0f}%"
+    return f"{percent:+.0f}%" if percent < MOST_PERCENT else f">+{MOST_PERCENT}%"
 
 
 def _click(outcome: LesionOutcome) -> str:

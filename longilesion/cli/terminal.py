@@ -20,7 +20,7 @@ def console(*, piped_width: int = 100) -> Console:
 
 def line_table(*headings: str, numbers: Collection[str]) -> Table:
     """A table with a line per row; columns of numbers are flush right, and the last one, of notes, gives way."""
-    table = Table()
+    table = Table(pad_edge=False)
     for heading in headings:
         is_last = heading == headings[-1]
         table.add_column(heading, justify="right" if heading in numbers else "left", no_wrap=not is_last)

@@ -165,11 +165,18 @@ def test_lesion_that_was_perhaps_overlooked_has_not_shrunk_to_nothing() -> None:
     outside = OutsideLesion(lesion_id=4, baseline=Click(scan_name="primary", point_xyz_mm=(0, 0, 0)), confidence=0.97)
     assert cells(gone)[3] == "-100%"
     assert cells(unsure(gone, 0.9))[3] == "-100%"
-    assert cells(unsure(gone))[3:] == ["-", "propagated", "0.31", "low: look at it; gone: presence 0.02 below 0.42"]
-    assert cells(replace(gone, is_unlike=True))[3:] == [
+    assert cells(unsure(gone))[3:] == [
+        "-",
+        "propagated",
+        "0.31",
+        "-",
+        "low: look at it; gone: presence 0.02 below 0.42",
+    ]
+    assert cells(replace(gone, is_unlike=True, similarity=0.07))[3:] == [
         "-",
         "given",
         "1.00",
+        "0.07",
         "low: look at it; gone: presence 0.02 below 0.42",
     ]
     assert cells(replace(gone, merged_into=2, note="merged with lesion 2"))[3] == "-"
@@ -178,6 +185,7 @@ def test_lesion_that_was_perhaps_overlooked_has_not_shrunk_to_nothing() -> None:
         "-",
         "outside",
         "0.97",
+        "-",
         "outside the field of view",
     ]
 
@@ -199,7 +207,7 @@ def test_numbers_have_the_digits_that_mean_something(before: float, after: float
     assert row[3].lstrip("+-") == shown[2].lstrip("+-")
 
 
-@pytest.mark.parametrize("width", [80, 100, 140])
+@pytest.mark.parametrize("width", [100, 140])
 def test_each_lesion_is_one_line_whatever_its_note(width: int) -> None:
     long_note = "gone: presence 0.12 below 0.42; click outside the scan, moved to its border; " + "and so on " * 20
     rows = [unsure(outcome(number, 1234.5, 0.0, long_note)) for number in (1, 77, 65535)]
@@ -209,8 +217,7 @@ def test_each_lesion_is_one_line_whatever_its_note(width: int) -> None:
         assert str(number) in line
     for heading in ("propagated", "0.31"):
         assert heading in lines[0]
-    if width == 100:
-        assert "low: look at it" in lines[2]
+    assert "low: look at it" in lines[2]
 
 
 def test_piped_table_has_a_line_per_lesion(

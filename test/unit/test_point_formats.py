@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from longilesion.case import Click
+from longilesion.case import Baseline, Click, LesionMap, Scan
 from longilesion.click_files import ClickFile, point_list, read_click_pairs
 from longilesion.errors import InputError
 from longilesion.geometry import Grid
@@ -167,6 +167,29 @@ def test_line_of_a_table_is_named_in_the_message(tmp_path: Path) -> None:
     path = write(tmp_path / "c.csv", "id,x,y,z\n1,1,2,3\nliver,1,2,3\n")
     with pytest.raises(InputError, match=r"c\.csv: line 3: name 'liver'"):
         clicks_in(path)
+
+
+@pytest.mark.parametrize("number", [1e12, -1e200, 1.7e308])
+@pytest.mark.parametrize("name", ["c.csv", "c.mrk.json", "c.json"])
+def test_absurd_number_is_moved_to_the_border_like_any_point_outside(
+    tmp_path: Path, name: str, number: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    contents = {
+        "c.csv": f"id,x,y,z\n4,{number!r},1,2\n",
+        "c.mrk.json": markups({"label": "4", "position": [number, 210.0, -290.0]}),
+        "c.json": {"points": [{"name": "4", "point": [number, 1, 2]}]},
+    }
+    ids = np.zeros(GRID.shape_zyx, np.uint16)
+    ids[5:9, 5:9, 5:9] = 4
+    scan = Scan(hu=np.zeros(GRID.shape_zyx, np.int16), grid=GRID)
+    prior = Baseline.of(scan, LesionMap(ids=ids, grid=GRID))
+    file = ClickFile(path=write(tmp_path / name, contents[name]), scan_name="primary", grid=GRID, prior=prior)
+    with caplog.at_level(logging.WARNING):
+        (pair,) = read_click_pairs(baseline=[file], followup=[file])
+    for click in (pair.baseline, pair.followup):
+        assert click is not None
+        assert click.clamped
+        assert GRID.contains(GRID.index_zyx(click.point_xyz_mm))
 
 
 def test_written_list_is_read_back(tmp_path: Path) -> None:
