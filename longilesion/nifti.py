@@ -66,15 +66,15 @@ def open_nifti(path: Path) -> ImageFile:
         x, y, z = _shape_xyz(header, path)
         world_from_voxel = _world_from_voxel(header, path)
         slope, intercept = header.get_slope_inter()
-    except (HeaderDataError, ValueError) as error:
+        offset = max(int(header["vox_offset"]), header.single_vox_offset)
+    except (HeaderDataError, ValueError, OverflowError) as error:
         raise InputError(f"{path}: impossible NIfTI header ({error}); expected a valid one") from error
     unit = int(header["xyzt_units"]) % 8
-    remark = f", as its unit is the {_UNIT_NAMES[unit]} (xyzt_units {unit}; 2 is the mm)" if unit in _UNIT_NAMES else ""
+    remark = f", by its unit, the {_UNIT_NAMES[unit]} (xyzt_units {unit}; the mm is 2)" if unit in _UNIT_NAMES else ""
     check_geometry(path, world_from_voxel, remark=remark)
     dtype = header.get_data_dtype()
     if dtype.names is not None or dtype.kind == "c":
         raise InputError(f"{path}: several values per voxel (RGB, vector or complex); expected one")
-    offset = max(int(header["vox_offset"]), header.single_vox_offset)
     check_length(
         path,
         voxel_bytes=offset + x * y * z * dtype.itemsize,
@@ -156,7 +156,7 @@ def _shape_xyz(header: Header, path: Path) -> tuple[int, int, int]:
     if any(length > 1 for length in shape[3:]):
         found = f"of {shape[3]} time points" if len(shape) == 4 else f"of {' x '.join(map(str, shape))} voxels"
         raise InputError(f"{path}: {len(shape)}D image {found}; expected a 3D volume, one of them in a file of its own")
-    x, y, z = shape[:3]
+    x, y, z = (int(length) for length in shape[:3])
     return x, y, z
 
 

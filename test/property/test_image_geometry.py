@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import nibabel as nib
@@ -83,6 +84,23 @@ def test_nifti_lies_where_nibabel_has_it(image, index_xyz):
         scan = read_scan(path)
         assert_at_the_same_places(scan.grid.world_from_voxel, LPS_FROM_RAS @ expected.affine, index_xyz)
         np.testing.assert_array_equal(scan.hu, np.asanyarray(expected.dataobj).T)
+
+
+@given(
+    st.sampled_from([".nii", ".nii.gz", ".mha", ".nrrd"]),
+    st.lists(st.tuples(st.integers(0, 560), st.binary(min_size=1, max_size=4)), min_size=1, max_size=4),
+)
+def test_overwritten_header_is_read_or_refused(suffix, changes):
+    with folder() as work:
+        path = work / f"scan{suffix}"
+        sitk.WriteImage(sitk.GetImageFromArray(np.zeros(SHAPE_XYZ[::-1], np.int16)), str(path))
+        content = path.read_bytes()
+        content = bytearray(gzip.decompress(content) if suffix == ".nii.gz" else content)
+        for position, replacement in changes:
+            content[position : position + len(replacement)] = replacement
+        path.write_bytes(gzip.compress(content) if suffix == ".nii.gz" else content)
+        with suppress(InputError):
+            assert read_scan(path).hu.size > 0
 
 
 @given(affines(), triples(0.0, 511.0), st.sampled_from([(1, 1000.0), (3, 0.001)]))
