@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from longilesion.errors import InputError
 from test.unit.test_dataset import RECIPE, all_samples
+from training.dataset import CachedLesions
 from training.loading import Share, _check_shared_memory, batches, sample_indices
 from training.parallel import DeadWorkerError
 from training.recipe import AugmentationSettings, SpatialAugmentation
@@ -64,7 +65,7 @@ def test_cached_samples_of_all_processes_are_those_of_one() -> None:
         assert together == alone == list(range(8 * step, 8 * step + 8))
 
 
-class Numbers(torch.utils.data.Dataset[Sample]):
+class Numbers(CachedLesions):
     """Always the same lesion, under the sample's number; four samples are drawn together where that is wanted."""
 
     def __init__(self, sample: Sample, *, failing: str = "", drawn_together: int = 1) -> None:
