@@ -33,7 +33,7 @@ def folder() -> Iterator[Path]:
 
 
 @st.composite
-def affines(draw: st.DrawFn, *, shear: float = 0.015) -> NDArray[np.float64]:
+def affines(draw: st.DrawFn, *, shear: float = 0.005) -> NDArray[np.float64]:
     """Oblique, flipped, permuted, anisotropic, sheared a little, rounded or not."""
     columns = draw(directions(tilt_deg=40.0)) @ (np.eye(3) + np.triu(np.ones((3, 3)), 1) * draw(numbers(-shear, shear)))
     affine = np.eye(4)
