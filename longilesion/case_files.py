@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from longilesion.case import Baseline, Case, Scan, ScanName
+from longilesion.case import Baseline, Case, ScanName
 from longilesion.click_files import ClickFile, read_click_pairs
 from longilesion.errors import InputError
-from longilesion.images import read_lesion_map, read_scan
+from longilesion.images import read_scan
+from longilesion.outlines import match_clicks, read_baseline
+
+_log = logging.getLogger(__name__)
 
 
 def check_outputs(outputs: Sequence[Path], *, inputs: Iterable[Path | None]) -> None:
@@ -28,23 +32,33 @@ def read_case(
     *,
     baseline_clicks: Path | None,
     followup_clicks: Path | None,
+    split_components: bool = False,
 ) -> Case:
-    """Reads a case of one scan per time point, which the library calls primary."""
+    """Reads a case of one scan per time point, which the library calls primary.
+
+    `split_components` gives each component of the mask its own id, and the clicks those of the components they lie in.
+    """
     for option, path in (("lesions", lesions), ("baseline-clicks", baseline_clicks)):
         if path is not None and baseline is None:
             raise InputError(f"{path}: --{option} without its scan; expected --baseline too")
+    if split_components and lesions is None:
+        raise InputError("--split-components without a mask; expected --lesions too")
     scan = read_scan(followup)
     baselines: dict[ScanName, Baseline] = {}
+    before, after = [], []
     if baseline is not None:
-        prior = read_scan(baseline)
-        outlined = None if lesions is None else read_lesion_map(lesions, like=prior.grid)
-        baselines["primary"] = Baseline.of(prior, outlined)
-    clicks = read_click_pairs(
-        baseline=[] if baseline_clicks is None else [_click_file(baseline_clicks, baselines["primary"].scan)],
-        followup=[] if followup_clicks is None else [_click_file(followup_clicks, scan)],
-    )
+        prior = read_baseline(read_scan(baseline), lesions, split_components=split_components)
+        baselines["primary"] = prior
+        if baseline_clicks is not None:
+            # Names that count for nothing cannot contradict the ids of components.
+            outlines = None if split_components else prior
+            grid = prior.scan.grid
+            before.append(ClickFile(path=baseline_clicks, scan_name="primary", grid=grid, prior=outlines))
+    if followup_clicks is not None:
+        after.append(ClickFile(path=followup_clicks, scan_name="primary", grid=scan.grid))
+    clicks = read_click_pairs(baseline=before, followup=after, may_lack_points=False)
+    if split_components:
+        clicks = match_clicks(clicks, baselines["primary"])
+    if lesions is not None and not clicks and not baselines["primary"].regions:
+        _log.warning("%s: no lesion to look for, every voxel is 0 and there is no click", lesions)
     return Case(baselines=baselines, followups={"primary": scan}, clicks=clicks)
-
-
-def _click_file(path: Path, scan: Scan) -> ClickFile:
-    return ClickFile(path=path, scan_name="primary", grid=scan.grid)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float32
+from scipy.ndimage import binary_dilation, uniform_filter
 
 from longilesion.config import LikelihoodSettings
 from longilesion.voi import Voi, VoiPair
@@ -111,19 +112,9 @@ def _bell(hu: Float32[np.ndarray, "z y x"], statistics_hu: tuple[float, float]) 
 
 def _smooth(hu: Float32[np.ndarray, "z y x"]) -> Float32[np.ndarray, "z y x"]:
     """The mean of each voxel's 3 x 3 x 3 neighbourhood, the border repeated beyond itself."""
-    for axis in range(3):
-        padded = np.pad(hu, [(1, 1) if axis == other else (0, 0) for other in range(3)], mode="edge")
-        rows = np.moveaxis(padded, axis, 0)
-        hu = np.moveaxis((rows[:-2] + rows[1:-1] + rows[2:]) / np.float32(3), 0, axis)
-    return hu
+    return np.asarray(uniform_filter(hu, 3, mode="nearest"))
 
 
 def _dilated(mask: Bool[np.ndarray, "z y x"], reach: int) -> Bool[np.ndarray, "z y x"]:
     """The voxels up to `reach` steps from a mask along every axis."""
-    for axis in range(3):
-        source, grown = np.moveaxis(mask, axis, 0), np.moveaxis(mask.copy(), axis, 0)
-        for step in range(1, reach + 1):
-            grown[step:] |= source[:-step]
-            grown[:-step] |= source[step:]
-        mask = np.moveaxis(grown, 0, axis)
-    return mask
+    return np.asarray(binary_dilation(mask, np.ones((3, 3, 3), bool), iterations=reach))

@@ -15,7 +15,7 @@ from rich.progress import track
 from rich.table import Table
 
 from longilesion.errors import InputError
-from longilesion.files import written_together
+from longilesion.files import check_text, written_together
 from training.command import run_command
 from training.recipe import read_recipe
 from training.synthesis.pairs import SyntheticPair, synthetic_pair
@@ -71,7 +71,7 @@ def preview(arguments: Arguments) -> None:
     console.print(_printed(rows))
     if arguments.statistics is not None:
         text = as_json(rows, numbers) if arguments.statistics.suffix == ".json" else as_markdown(rows)
-        with written_together([arguments.statistics]) as (temporary,):
+        with written_together({arguments.statistics: check_text}) as (temporary,):
             temporary.write_text(text)
 
 

@@ -10,7 +10,7 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 
-from longilesion.ensemble import Device, Precision, is_bundle, load_ensemble
+from longilesion.config import Device, Precision
 from longilesion.errors import InputError
 from longilesion.evaluation.exam import Instances, Matching, ScoringSettings
 from longilesion.evaluation.folders import ExamFiles, find_exams
@@ -86,7 +86,8 @@ def evaluate(
     if output is not None:
         check_writable(output)
     exams = find_exams(predictions if truth is None else truth, inputs=inputs)
-    # Only now: the libraries of metrics and plots take seconds to load.
+    # Only now: torch and the libraries of metrics and plots take seconds to load.
+    from longilesion.ensemble import is_bundle
     from longilesion.evaluation.output import report_sections, write_evaluation
     from longilesion.evaluation.run import evaluate_methods
     from longilesion.evaluation.tables import to_rich
@@ -109,12 +110,13 @@ def evaluate(
         draws=draws,
         seed=seed,
     )
+    # First what lasts.
+    written = [] if output is None else write_evaluation(output, run)
     console = Console() if Console().is_terminal else Console(width=160)
     for section in report_sections(run.report):
         console.print(to_rich(section))
-    if output is not None:
-        for path in write_evaluation(output, run):
-            console.print(str(path), highlight=False, soft_wrap=True, markup=False)
+    for path in written:
+        console.print(str(path), highlight=False, soft_wrap=True, markup=False)
 
 
 def _method(
@@ -126,6 +128,7 @@ def _method(
     options: tuple[Device, Precision],
     has_followup_clicks: bool = True,
 ) -> Method:
+    from longilesion.ensemble import load_ensemble
     from longilesion.evaluation.methods import FilesMethod, ModelMethod
 
     if is_model:

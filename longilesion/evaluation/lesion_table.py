@@ -11,12 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field
 
-from longilesion.click_files import HIGHEST_ID
+from longilesion.case import HIGHEST_ID
 from longilesion.csv_table import CellError, Row, read_table
-from longilesion.errors import InputError, first_error
+from longilesion.errors import InputError
 from longilesion.evaluation.exam import FATES, Fate, LesionFact
+from longilesion.json_file import read_json
 
 # What the challenge calls a lesion's fate.
 TOPOLOGIES: Mapping[str, Fate] = {
@@ -115,16 +116,8 @@ def _contradiction(
 
 
 def _from_json(path: Path) -> dict[int, LesionFact]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: {getattr(error, 'strerror', 'no text')}; expected a table of lesions") from error
-    try:
-        entries = TypeAdapter(dict[LesionId, _Entry]).validate_json(text)
-    except ValidationError as error:
-        raise InputError(
-            f'{path}: {first_error(error)}; expected {{lesion id: {{"fate": ..., "truth_id": ...}}}}'
-        ) from error
+    expected = 'a table of lesions, {lesion id: {"fate": ..., "truth_id": ...}}'
+    entries = read_json(path, dict[LesionId, _Entry], expected=expected)
     return {
         lesion_id: LesionFact(
             fate=_FATES[entry.fate],

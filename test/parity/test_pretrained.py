@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from longilesion.config import EncodingSettings, ModelSettings
-from longilesion.encoding import NetworkInput
 from longilesion.networks import build_network
+from longilesion.networks.interface import NetworkInput
 from test.unit.nnunet_folders import DEVIATION_HU, FEATURES, SHAPE, settings_of
 from training.nnunet import read_nnunet
 from training.pretrained import initialise
@@ -63,9 +63,14 @@ def shown(said: Said) -> NetworkInput:
     """The image that nnU-Net has seen, from 0 to 1 over our window, among channels it knows nothing of."""
     generator = torch.Generator().manual_seed(2)
     size = len(said.image)
-    followup, baseline = (torch.rand((size, 3, *SHAPE), generator=generator) for _ in range(2))
+    followup, baseline = (torch.rand((size, channels, *SHAPE), generator=generator) for channels in (2, 3))
     followup[:, :1] = said.image * DEVIATION_HU / (HIGH - LOW)
-    return NetworkInput(followup=followup, baseline=baseline, has_baseline=torch.ones(size, dtype=torch.bool))
+    return NetworkInput(
+        followup=followup,
+        baseline=baseline,
+        has_baseline=torch.ones(size, dtype=torch.bool),
+        prior_mask=baseline[:, 1:2],
+    )
 
 
 def test_checkpoint_of_nnunet_is_read_without_trusting_its_pickle(said: Said) -> None:

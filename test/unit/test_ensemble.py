@@ -11,19 +11,26 @@ from torch import Tensor, nn
 
 import longilesion.ensemble
 from longilesion.config import InferenceSettings, ModelSettings
-from longilesion.encoding import NetworkInput
 from longilesion.ensemble import Ensemble, is_bundle, load_ensemble, read_manifest, save_bundle
 from longilesion.errors import BundleError
 from longilesion.geometry import Grid
 from longilesion.networks import build_network
-from longilesion.networks.backbone import NetworkOutput
+from longilesion.networks.interface import LesionNetwork, NetworkInput, NetworkOutput
 from longilesion.pipeline import segment_case
-from test.unit.builders import case_of, click, dual_encoder, model_settings, random_input, scan_with
+from test.unit.builders import (
+    NetworkWithoutWeights,
+    case_of,
+    click,
+    dual_encoder,
+    model_settings,
+    random_input,
+    scan_with,
+)
 
 SETTINGS = model_settings()
 
 
-def networks(count: int, settings: ModelSettings = SETTINGS) -> list[nn.Module]:
+def networks(count: int, settings: ModelSettings = SETTINGS) -> list[LesionNetwork]:
     torch.manual_seed(0)
     return [build_network(settings) for _ in range(count)]
 
@@ -33,11 +40,11 @@ def bundle_of(folder: Path, count: int = 1, settings: ModelSettings = SETTINGS) 
     return folder
 
 
-def ensemble_of(*members: nn.Module, settings: ModelSettings = SETTINGS) -> Ensemble:
+def ensemble_of(*members: LesionNetwork, settings: ModelSettings = SETTINGS) -> Ensemble:
     return Ensemble(settings=settings, networks=members, device=torch.device("cpu"), precision=torch.float32)
 
 
-class Echo(nn.Module):
+class Echo(NetworkWithoutWeights):
     """A network whose logit is the follow-up's first channel plus a slope along z; presence is the channel's top."""
 
     def __init__(self, slope: float = 0.0) -> None:
@@ -50,8 +57,6 @@ class Echo(nn.Module):
         return NetworkOutput(
             lesion_logits=(logits + self.slope * ramp,),
             presence_logit=logits.flatten(1).amax(1),
-            presence_features=logits.flatten(1),
-            baseline_logits=None,
         )
 
 
@@ -129,10 +134,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "no text": (break_nothing_but("settings.json", lambda text: b"\xff\xfe" + text), "settings.json: "),
     "a list": (break_nothing_but("settings.json", lambda text: b"[1, 2]"), "settings.json: "),
-    "another version": (with_settings(schema_version=2), "schema version 2; expected 1"),
+    "another version": (with_settings(schema_version=3), "schema version 3; expected 1 or 2"),
     "another version with other keys": (
-        with_settings(schema_version=2, settings={"scans": 3}, authors=["A"]),
-        "schema version 2; expected 1",
+        with_settings(schema_version=3, settings={"scans": 3}, authors=["A"]),
+        "schema version 3; expected 1 or 2",
     ),
     "no version": (with_settings(schema_version=None), "settings.json: schema_version: "),
     "unknown keys": (with_settings(colour="blue"), "settings.json: colour: Extra inputs"),
@@ -192,6 +197,15 @@ def test_automatic_precision_is_bfloat16_only_where_the_cpu_multiplies_it(
 # ------------------------------------------------------------------------------------------------------- prediction
 
 
+@pytest.mark.parametrize(
+    ("device", "shape_zyx", "expected"),
+    [("cpu", (40, 80, 80), 2), ("cpu", (64, 128, 128), 1), ("cuda", (64, 128, 128), 8)],
+)
+def test_large_lattices_go_one_at_a_time_on_a_cpu(device: str, shape_zyx: tuple[int, int, int], expected: int) -> None:
+    ensemble = ensemble_of(settings=model_settings(shape_zyx=shape_zyx))
+    assert replace(ensemble, device=torch.device(device)).batch_size == expected
+
+
 def test_ensemble_is_the_mean_of_its_folds(tmp_path: Path) -> None:
     bundle_of(tmp_path, 3)
     ensemble = load_ensemble(tmp_path, device="cpu", precision="float32")
@@ -224,9 +238,7 @@ def test_prediction_of_a_mirrored_lesion_is_the_mirrored_prediction() -> None:
     settings = model_settings(inference=InferenceSettings(mirror_axes=("y", "x")))
     ensemble = ensemble_of(*(network.eval() for network in networks(1, settings)), settings=settings)
     batch = random_input(settings)
-    turned = NetworkInput(
-        followup=batch.followup.flip(4), baseline=batch.baseline.flip(4), has_baseline=batch.has_baseline
-    )
+    turned = batch.mirrored([4])
     outline, presence = ensemble.predict(batch)
     outline_turned, presence_turned = ensemble.predict(turned)
     torch.testing.assert_close(outline_turned, outline.flip(3), atol=1e-5, rtol=1e-4)
@@ -237,15 +249,12 @@ def test_batch_predicts_what_its_lesions_do_one_by_one() -> None:
     ensemble = ensemble_of(*(network.eval() for network in networks(1)))
     batch = random_input(SETTINGS, 3)
     batch.has_baseline[1] = False
-    batch.baseline[1] = 0
+    for maps in (batch.baseline, batch.prior_mask):
+        maps[1] = 0
     outline, presence = ensemble.predict(batch)
     for index in range(3):
         part = slice(index, index + 1)
-        alone = ensemble.predict(
-            NetworkInput(
-                followup=batch.followup[part], baseline=batch.baseline[part], has_baseline=batch.has_baseline[part]
-            )
-        )
+        alone = ensemble.predict(batch[part])
         torch.testing.assert_close(alone[0], outline[part], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(alone[1], presence[part], atol=1e-5, rtol=1e-4)
 

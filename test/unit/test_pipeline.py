@@ -5,25 +5,23 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 import longilesion.ensemble
 from longilesion.alignment import place_vois
 from longilesion.case import Case, Click, ClickPair, LesionMap, OutsideLesion, Scan
-from longilesion.encoding import NetworkInput
 from longilesion.ensemble import Ensemble
 from longilesion.geometry import Grid, Triple
-from longilesion.networks.backbone import NetworkOutput
+from longilesion.networks.interface import NetworkInput, NetworkOutput
 from longilesion.pipeline import LesionOutcome, Segmentation, segment_case
 from longilesion.prompts import Prompts, complete_prompts
 from longilesion.voi import sample_voi_pair
-from test.unit.builders import TISSUE_HU, case_of, click, flipped, model_settings, scan_with
+from test.unit.builders import TISSUE_HU, NetworkWithoutWeights, case_of, click, flipped, model_settings, scan_with
 
 GRID = Grid.from_spacing((30, 56, 56), (3.0, 1.5, 1.5), origin_xyz_mm=(-40.0, -40.0, 500.0))
 FIRST, SECOND = (-15.0, -12.0, 525.0), (18.0, 15.0, 560.0)
 
 
-class BrightVoxels(nn.Module):
+class BrightVoxels(NetworkWithoutWeights):
     """A network that outlines what is above 190 HU, and finds a lesion present if there is any of it.
 
     A lesion whose presence is `doubtful` is outlined all the same.
@@ -40,8 +38,6 @@ class BrightVoxels(nn.Module):
         return NetworkOutput(
             lesion_logits=(logits,),
             presence_logit=logits.flatten(1).amax(1) - self.doubt,
-            presence_features=logits.flatten(1),
-            baseline_logits=None,
         )
 
 

@@ -12,7 +12,7 @@ import pytest
 import SimpleITK as sitk
 
 import process
-from longilesion import grand_challenge
+from longilesion import grand_challenge, pipeline
 from longilesion.pipeline import Segmentation
 from test.unit.case_folders import (
     SHAPE_ZYX,
@@ -281,7 +281,7 @@ def test_unexpected_error_is_one_line_too(
     def fail(*_: object, **__: object) -> Segmentation:
         raise ZeroDivisionError("first line\nsecond line")
 
-    monkeypatch.setattr(process, "segment_case", fail)
+    monkeypatch.setattr(pipeline, "segment_case", fail)
     assert run(write_case(tmp_path / "in"), tmp_path / "out", bundle) == 1
     captured = capfd.readouterr()
     assert captured.err.splitlines() == ["unexpected ZeroDivisionError: first line second line"]
@@ -292,7 +292,7 @@ def test_unexpected_error_is_one_line_too(
 def test_python_warnings_do_not_mark_the_job(
     tmp_path: Path, bundle: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    segment_case = process.segment_case
+    segment_case = pipeline.segment_case
 
     def warn(*arguments: object, **options: object) -> Segmentation:
         import warnings
@@ -302,7 +302,7 @@ def test_python_warnings_do_not_mark_the_job(
             warnings.warn("an option is deprecated", DeprecationWarning, stacklevel=1)
         return segment_case(*arguments, **options)
 
-    monkeypatch.setattr(process, "segment_case", warn)
+    monkeypatch.setattr(pipeline, "segment_case", warn)
     assert run(write_case(tmp_path / "in"), tmp_path / "out", bundle) == 0
     captured = capfd.readouterr()
     assert captured.err == ""

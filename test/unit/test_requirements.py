@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
+import SimpleITK as sitk
 from packaging.requirements import Requirement
 
 REPOSITORY = Path(__file__).parents[2]
@@ -74,6 +75,10 @@ def test_container_holds_what_a_case_without_followup_clicks_imports_and_no_more
     # Without these clicks the scans are registered, too: all that can happen to a case does.
     shutil.copytree(REPOSITORY / "test/cases/interface_1/input", case)
     (case / "primary-followup-lesion-clicks.json").write_text('{"points": []}')
+    # Of the formats that are read, NIfTI needs a library of its own.
+    (image,) = (case / "images/primary-followup-ct").iterdir()
+    sitk.WriteImage(sitk.ReadImage(str(image)), str(image.with_suffix(".nii.gz")))
+    image.unlink()
     arguments = ["--input", case, "--output", tmp_path / "out", "--model", bundle, "--report", tmp_path / "report.json"]
     finished = subprocess.run(
         # Without the running environment's packages.

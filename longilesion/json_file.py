@@ -1,0 +1,25 @@
+"""JSON files, validated as they are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from longilesion.errors import InputError, first_error
+from longilesion.text_files import read_text
+
+_Content = TypeVar("_Content")
+
+
+def read_json(path: Path, kind: type[_Content], *, expected: str) -> _Content:
+    """Reads what a file holds as a model, or any other type that pydantic can validate.
+
+    Raises InputError with the first thing that is wrong and where, and with what was expected.
+    """
+    text = read_text(path, expected=expected)
+    try:
+        return TypeAdapter(kind).validate_json(text)
+    except ValidationError as error:
+        raise InputError(f"{path}: {first_error(error)}; expected {expected}") from error
