@@ -17,7 +17,7 @@ from typing import get_args
 
 from longilesion.program import run_program
 from longilesion.shipped import SHIPPED_MODEL
-from longilesion.startup import garbage_left_alone, wait_passively
+from longilesion.startup import lasting_imports, wait_passively
 
 UPLOADED_MODEL = Path("/opt/ml/model")
 
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _load(arguments: Sequence[str] | None) -> Callable[[], object]:
     # Imported here and below: signals are handled here, and torch asks only once how threads are to wait.
-    with garbage_left_alone():
+    with lasting_imports():
         import longilesion.pipeline
         import longilesion.report  # noqa: F401
 

@@ -32,7 +32,7 @@ def place_vois(case: Case, prompt: LesionPrompt, settings: ModelSettings) -> Pla
     click = np.array(prompt.baseline.point_xyz_mm)
     center = click if region is None else np.array(prior.scan.grid.world_xyz_mm(region.center_zyx))
     extent = np.zeros(3) if region is None else extent_zyx_mm(prior, region)
-    is_on_lesion = region is None or prior.holds(prompt.lesion_id, prompt.baseline.point_xyz_mm)
+    is_on_lesion = region is None or prompt.lesion_id in prior.lesions_at(prompt.baseline.point_xyz_mm)
     expected = np.array(prompt.followup.point_xyz_mm) + (center - click if is_on_lesion else 0.0)
     shift, similarity = best_shift(
         prior.scan,

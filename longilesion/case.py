@@ -120,10 +120,9 @@ class Baseline:
                 near[lesion_id] = distance
         return near
 
-    def holds(self, lesion_id: int, point_xyz_mm: Triple) -> bool:
-        """Whether a point lies in a lesion's outline, or no farther off than a voxel."""
-        voxel_mm = float(np.linalg.norm(self.scan.grid.spacing_zyx_mm))
-        return lesion_id in self.lesions_near(point_xyz_mm, voxel_mm)
+    def lesions_at(self, point_xyz_mm: Triple) -> dict[int, float]:
+        """The lesions in whose outline a point lies, or no farther off than a voxel, with the distance."""
+        return self.lesions_near(point_xyz_mm, float(np.linalg.norm(self.scan.grid.spacing_zyx_mm)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,10 +31,10 @@ def is_elsewhere(prior: Baseline, lesion_id: int, point_xyz_mm: Triple) -> bool:
 
     Inside the outline's box it is near: the middle of a ring is no error.
     """
-    if prior.holds(lesion_id, point_xyz_mm):
+    at_point = prior.lesions_at(point_xyz_mm)
+    if lesion_id in at_point:
         return False
-    is_on_another = any(prior.holds(other, point_xyz_mm) for other in prior.regions)
-    return is_on_another or not _is_near(prior, lesion_id, point_xyz_mm)
+    return bool(at_point) or not _is_near(prior, lesion_id, point_xyz_mm)
 
 
 def are_doubtful(elsewhere: Sequence[bool]) -> bool:
@@ -138,13 +138,14 @@ def _is_near(prior: Baseline, lesion_id: int, point_xyz_mm: Triple) -> bool:
 
 
 def _are_names_mixed_up(prior: Baseline, elsewhere: Sequence[int], read: Mapping[int, Triple]) -> bool:
-    """Whether the outlines whose own clicks lie elsewhere have, nearly all of them, another lesion's click."""
-    clicked = set()
+    """Whether nearly all clicks that lie elsewhere lie at another lesion, or have another click at their own."""
+    meant = {}
     for lesion_id, point in read.items():
         near = prior.lesions_near(point, NEAR_MM)
         if near and (nearest := min(near, key=near.__getitem__)) != lesion_id:
-            clicked.add(nearest)
-    return len(prior.regions) > 1 and _is_nearly_all([lesion_id in clicked for lesion_id in elsewhere])
+            meant[lesion_id] = nearest
+    explained = [lesion_id in meant or lesion_id in meant.values() for lesion_id in elsewhere]
+    return len(prior.regions) > 1 and _is_nearly_all(explained)
 
 
 def _beyond_mm(grid: Grid, index_zyx: Triple) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from longilesion.config import Device, ModelSettings, Precision, from_schema_1
 from longilesion.errors import BundleError, first_error
@@ -257,8 +258,24 @@ def read_manifest(directory: Path) -> BundleManifest:
         raise BundleError(f"{path}: {first_error(error)}; expected the settings of a model bundle") from error
 
 
+class _WithoutInitialisation(TorchFunctionMode):
+    """Draws no numbers for new tensors, as those of a bundle are read into them right after."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        given = kwargs or {}
+        is_initialisation = getattr(func, "__module__", None) == nn.init.__name__
+        return given["tensor"] if is_initialisation else func(*args, **given)
+
+
 def _load_network(path: Path, settings: ModelSettings) -> LesionNetwork:
-    network = build_network(settings)
+    with _WithoutInitialisation():
+        network = build_network(settings)
     try:
         # Layers that bear two names are stored once; `load_model` knows which belong together.
         missing, unexpected = load_model(network, str(path), strict=False)

@@ -62,7 +62,7 @@ def check_replaceable(*paths: Path) -> None:
             temporary.touch()
             temporary.unlink()
         except OSError as error:
-            raise InputError(_unwritable(error, path)) from error
+            raise InputError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def check_writable(folder: Path) -> None:

@@ -92,11 +92,8 @@ def check_outputs(directory: Path, followups: Collection[ScanName]) -> None:
         for other in _visible(path.parent):
             if name not in followups:
                 raise InputError(f"{other}: in the way, there is no {name} follow-up scan; expected an empty folder")
-            if other == path:
-                continue
-            if other.name.lower().endswith(_IMAGES):
+            if other != path and other.name.lower().endswith(_IMAGES):
                 raise InputError(f"{other}: another image in an output folder; expected {OUTPUT_NAME} at most")
-            _log.warning("%s: beside the lesion map; the platform accepts only %s there", other, OUTPUT_NAME)
     check_replaceable(*(paths[name] for name in followups))
 
 

@@ -25,14 +25,20 @@ from numpy.typing import NDArray
 
 from longilesion.geometry import ZYX
 
-_FEWEST_VOXELS = 40_000
+# A cube of 50, of three to five centimetres: a smaller one may well hold only what is unusual.
+_FEWEST_VOXELS = 125_000
 _MOST_SAMPLED = 1 << 17
 _REMEDY = "expected Hounsfield units, with air near -1000 and soft tissue near 0"
 # The distance of soft tissue, fat included, from air, and what lies between the two but for the lungs' edges.
-_SOFT_ABOVE_AIR = (820.0, 1230.0)
-_BETWEEN = (500.0, 750.0)
+_SOFT_ABOVE_AIR = (820.0, 1150.0)
+_BETWEEN = (400.0, 720.0)
 # Below this a low peak may be lung, above the next one it may be fat; in between there is no tissue with a sharp peak.
 _AIR_HU, _LUNG_HU, _FAT_HU, _FLUID_HU = -900.0, -700.0, -180.0, -30.0
+# Soft tissue is fat, muscle and organs, so that it varies by more than noise; a pool of contrast agent is all alike.
+_LEAST_DEVIATION_HU, _LEAST_DEVIATION_OVER_NOISE = 35.0, 1.4
+# Where shifted air can be: near 0, or further up than any tissue by the width of the whole scale.
+_SHIFTED_AIR = ((-60.0, 150.0), (900.0, np.inf))
+_SOFT_HU = (-170.0, 120.0)
 _LEAST_PEAK = 0.05
 
 
@@ -124,9 +130,12 @@ class _Intensities:
         between = self.share(air + _BETWEEN[0], air + _BETWEEN[1])
         # Thick bone has softer bone around it, and denser one within.
         is_bone = between > 0.2 * soft or self.share(soft_high, np.inf) > 0.5 * soft
-        if air < 2 * _FLUID_HU or soft < 2 * _LEAST_PEAK or is_bone:
+        is_shifted = any(low <= air <= high for low, high in _SHIFTED_AIR)
+        if not is_shifted or soft < 2 * _LEAST_PEAK or is_bone:
             return None
-        return air, float(np.median(self.ordered[(self.ordered >= soft_low) & (self.ordered <= soft_high)]))
+        tissue = self.ordered[(self.ordered >= soft_low) & (self.ordered <= soft_high)]
+        least = max(_LEAST_DEVIATION_HU, _LEAST_DEVIATION_OVER_NOISE * _noise(self.rows, soft_low, soft_high))
+        return (air, float(np.median(tissue))) if tissue.std() >= least else None
 
     @property
     def is_scaled(self) -> bool:
@@ -156,11 +165,21 @@ class _Intensities:
 
     @property
     def has_peak_in_the_gap(self) -> bool:
-        """A low peak between lung and fat, too narrow for lung that is dense throughout."""
+        """A low peak between lung and fat, narrower than dense lung, and soft tissue as close to 0 as on that scale."""
         lowest, air = self.inner_quantile(0.001), self.inner_quantile(_LEAST_PEAK)
         if lowest < _LUNG_HU or air > _FAT_HU:
             return False
-        return self.share(air * 1.05, air * 0.95) >= 0.2 * self.share(_LUNG_HU, 0.3 * air)
+        low, high = _SOFT_HU
+        soft = self.share(low * air / -1000.0, high * air / -1000.0)
+        is_close = soft >= 2 * _LEAST_PEAK and soft >= 2 * (self.share(low, high) - soft)
+        return is_close and self.share(air * 1.05, air * 0.95) >= 0.2 * self.share(_LUNG_HU, 0.3 * air)
+
+
+def _noise(rows: Float64[np.ndarray, "rows x"], low: float, high: float) -> float:
+    """The standard deviation of noise, from neighbours along x that both lie between two values."""
+    is_tissue = (rows >= low) & (rows <= high)
+    steps = np.diff(rows)[is_tissue[:, :-1] & is_tissue[:, 1:]]
+    return float(steps.std() / np.sqrt(2)) if steps.size else 0.0
 
 
 def _equal_neighbours(rows: Float64[np.ndarray, "rows x"]) -> float:

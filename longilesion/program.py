@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import mmap
 import os
 import signal
 import sys
@@ -18,7 +19,18 @@ if TYPE_CHECKING:
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # How NumPy, PyTorch, ITK and the loader of shared libraries say that memory ran out, where it is no MemoryError.
-_OUT_OF_MEMORY = ("allocate memory", "bad_alloc", "out of memory", "failed to allocate", "can't start new thread")
+_OUT_OF_MEMORY = (
+    "allocate memory",
+    "bad_alloc",
+    "out of memory",
+    "failed to allocate",
+    "failed to map segment",
+    "can't start new thread",
+)
+# What the libraries take while they are loaded; where it is not there, some of them abort, or try again for ever.
+_BYTES_TO_LOAD = 1 << 29
+# Given back where memory runs out, so that there is some to say so.
+_RESERVED_BYTES = 1 << 22
 
 _log = logging.getLogger(__name__)
 
@@ -30,8 +42,10 @@ def run_program(load: Callable[[], Callable[[], object]], *, needs_stdout: bool)
     or full stop nothing; the code is 1 only where `needs_stdout` and what the job printed was lost. SystemExit (of a
     command line that cannot be parsed, of --help) goes on to the caller.
     """
+    reserve = bytearray(_RESERVED_BYTES)
     with _lasting_streams() as stdout, _Stop() as stop:
         try:
+            _check_memory()
             job = load()
             stop.is_loading = False
             job()
@@ -41,6 +55,7 @@ def run_program(load: Callable[[], Callable[[], object]], *, needs_stdout: bool)
             if stop.signal is None and (stdout is None or stdout.failure is None or end.code):
                 raise
         except BaseException as error:  # noqa: BLE001 - whatever happens, the last line on stderr has to say what
+            del reserve
             if stop.signal is None:
                 return _fail(_described(error))
         if stop.signal is not None:
@@ -126,6 +141,14 @@ def _text(stream: _LastingStream) -> io.TextIOWrapper:
     return io.TextIOWrapper(
         io.BufferedWriter(stream), encoding=encoding, errors="backslashreplace", line_buffering=True
     )
+
+
+def _check_memory() -> None:
+    """Raises MemoryError where the limits of the process do not let the libraries be loaded; touches no memory."""
+    try:
+        mmap.mmap(-1, _BYTES_TO_LOAD, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except OSError as error:
+        raise MemoryError(f"{_BYTES_TO_LOAD >> 20} MB cannot be had") from error
 
 
 def _described(error: BaseException) -> str:

@@ -126,7 +126,7 @@ def _baseline_click(case: Case, pair: ClickPair, doubtful: Collection[ScanName])
         return given if is_trusted else None
     name = max(outlines, key=lambda name: outlines[name].voxels)
     if given is not None and given.scan_name in outlines:
-        if case.baselines[given.scan_name].holds(pair.lesion_id, given.point_xyz_mm):
+        if pair.lesion_id in case.baselines[given.scan_name].lesions_at(given.point_xyz_mm):
             return given
         name = given.scan_name
     center = case.baselines[name].scan.grid.world_xyz_mm(outlines[name].center_zyx)

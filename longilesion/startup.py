@@ -17,12 +17,17 @@ def wait_passively() -> None:
 
 
 @contextmanager
-def garbage_left_alone() -> Iterator[None]:
-    """Switches the collection of garbage off for imports, which make hardly any and would often be searched for it."""
+def lasting_imports() -> Iterator[None]:
+    """Keeps what is imported meanwhile from being searched for garbage, then and later, as it lasts until the end.
+
+    Torch brings hundreds of thousands of objects. To search them again and again during imports, and when Python ends,
+    takes as long as half of torch's import.
+    """
     was_on = gc.isenabled()
     gc.disable()
     try:
         yield
+        gc.freeze()
     finally:
         if was_on:
             gc.enable()

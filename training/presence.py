@@ -128,7 +128,9 @@ def fit_presence(arguments: Arguments) -> None:
     chosen = _mean_presence(fitted, judged, parts.threshold)
     is_present = judged[0].present[parts.threshold]
     if not bool(is_present.any()):
-        raise InputError(f"none of the {len(is_present)} lesions to choose the threshold on is there; expected some")
+        raise InputError(
+            f"none of the {len(is_present)} lesions to choose the threshold on is there; draw more lesions"
+        )
     threshold = presence_threshold(chosen[is_present], recipe.presence)
     _say_figures(_mean_presence(fitted, judged, parts.figures), judged[0].present[parts.figures], threshold)
     for network, head in zip(ensemble.networks, fitted, strict=True):

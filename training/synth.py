@@ -15,6 +15,7 @@ from rich.progress import track
 from rich.table import Table
 
 from longilesion.errors import InputError
+from longilesion.evaluation.exam import FATES
 from longilesion.files import check_text, written_together
 from training.command import run_command
 from training.recipe import read_recipe
@@ -81,7 +82,7 @@ def find_examples(sources: Sequence[Source], settings: SynthesisSettings, *, cou
     Raises InputError where next to no pair has a lesion.
     """
     examples: list[Example] = []
-    shown = {"persists": 0, "new": 0, "gone": 0, "merged": 0}
+    shown = dict.fromkeys(FATES, 0)
     for tried, (source, pair) in enumerate(_drawn(sources, settings, seed=seed)):
         if len(examples) == count:
             break

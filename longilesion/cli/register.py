@@ -64,7 +64,7 @@ def register(
     # Only now and below: the libraries that register and draw take a second to load.
     from longilesion.registration.register import register_scans
 
-    output_console = console()
+    output_console = console(piped_width=120)
     # The spinner shows in a terminal only.
     with output_console.status("reading the scans") as status:
         case = read_case(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -19,12 +20,14 @@ from longilesion.files import check_replaceable, written_together
 from longilesion.images import check_lesion_map, check_writable_format, write_lesion_map
 from longilesion.labeling import Labels
 from longilesion.shipped import SHIPPED_MODEL
-from longilesion.startup import garbage_left_alone
+from longilesion.startup import lasting_imports
 
 if TYPE_CHECKING:
     from longilesion.pipeline import LesionOutcome
 
 LEAST_ML = 0.001
+
+_log = logging.getLogger(__name__)
 
 
 def segment(
@@ -74,7 +77,7 @@ def segment(
     if lesions is None and baseline_clicks is None and followup_clicks is None:
         raise InputError("nothing to look for; expected --lesions, --baseline-clicks or --followup-clicks")
     # Only now: torch takes a second to load, and --help, or an option that is wrong, does not need it.
-    with garbage_left_alone():
+    with lasting_imports():
         from longilesion.ensemble import load_ensemble
         from longilesion.pipeline import segment_case
         from longilesion.report import make_report, write_report
@@ -95,6 +98,9 @@ def segment(
             split_components=split_components,
         )
         read = time.perf_counter()
+        if not case.clicks and not any(prior.regions for prior in case.baselines.values()):
+            given = [str(path) for path in (lesions, baseline_clicks, followup_clicks) if path is not None]
+            _log.warning("%s: no lesion to look for; the map is empty", ", ".join(given))
         status.update("outlining the lesions")
         segmentation = segment_case(case, ensemble, labels=labels, refine_clicks=refine_clicks)
         segmented = time.perf_counter()

@@ -10,13 +10,12 @@ from rich.text import Text
 
 # Said of a lesion whose place may be wrong.
 LOOK_AT_IT = "low: look at it"
-_PIPED_WIDTH = 100
 
 
-def console() -> Console:
-    """The standard output; where it is no terminal, as wide as the tables need."""
+def console(*, piped_width: int = 100) -> Console:
+    """The standard output, of a fixed width where it is no terminal."""
     standard = Console()
-    return standard if standard.is_terminal else Console(width=_PIPED_WIDTH)
+    return standard if standard.is_terminal else Console(width=piped_width)
 
 
 def line_table(*headings: str, numbers: Collection[str]) -> Table:

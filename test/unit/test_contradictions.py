@@ -165,6 +165,35 @@ def test_outline_in_the_secondary_baseline_has_the_word_over_a_click_in_the_prim
     assert found.baseline.scan_name == "secondary"
 
 
+def test_names_mixed_up_over_both_baseline_scans_are_one_warning_for_each_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    priors = {
+        "primary": outlined({number: MIDDLES[number] for number in (3, 8, 11)}),
+        "secondary": outlined({number: MIDDLES[number] for number in (12, 40)}),
+    }
+    names = {3: 8, 8: 12, 11: 40, 12: 3, 40: 11}
+    files = []
+    for name, prior in priors.items():
+        points = {names[number]: MIDDLES[number] for number in prior.regions}
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps({"points": [{"name": str(n), "point": point} for n, point in points.items()]}))
+        files.append(ClickFile(path=path, scan_name=name, grid=GRID, prior=prior))
+    with caplog.at_level(logging.WARNING):
+        clicks = read_click_pairs(baseline=files, followup=[])
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2
+    for message, name, count in zip(messages, priors, ("3 of 3", "2 of 2"), strict=True):
+        assert f"{name}.json" in message
+        assert count in message
+        assert "mixed up" in message
+    scans = {name: prior.scan for name, prior in priors.items()}
+    with_followup = case_with(clicks, priors["primary"]).clicks
+    for found in complete_prompts(Case(baselines=priors, followups=scans, clicks=with_followup)).lesions:
+        assert found.baseline is not None
+        assert found.lesion_id in priors[found.baseline.scan_name].regions
+
+
 @pytest.mark.parametrize("beside_mm", [25.0, 60.0, 300.0])
 def test_click_outside_the_outline_does_not_move_the_followup_lattice(beside_mm: float) -> None:
     prior = outlined({3: (40, 45, 30)})

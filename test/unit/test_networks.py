@@ -1,12 +1,17 @@
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
+from torch import Tensor
 
-from longilesion.config import EncodingSettings, ModelSettings
+from longilesion.config import DualEncoderSettings, EncodingSettings, ModelSettings
 from longilesion.networks import build_network
 from longilesion.networks.dual_encoder import DualEncoder
+from longilesion.networks.fusion import FUSIONS, Fusion, PointwiseFusion
+from longilesion.networks.interface import NetworkInput
 from longilesion.networks.presence import LocalPresence
 from longilesion.networks.unet import Decoder, Encoder, depth_to_space, space_to_depth
 from test.unit.builders import dual_encoder, model_settings, random_input, unet
@@ -85,6 +90,63 @@ def test_large_lesion_is_as_evident_as_a_small_one_only_without_a_norm(norm: boo
         assert large < 0.6 * small
     else:
         assert large == pytest.approx(small)
+
+
+class FollowupAlone(Fusion):
+    """Passes on the follow-up's features."""
+
+    def __init__(self, features_per_stage: Sequence[int]) -> None:
+        super().__init__()
+
+    def forward(self, followup: Sequence[Tensor], baseline: Sequence[Tensor]) -> list[Tensor]:
+        return list(followup)
+
+    def followup_alone(self) -> dict[str, Tensor]:
+        return {}
+
+
+def test_fusion_is_the_one_that_the_settings_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tuple(FUSIONS) == get_args(DualEncoderSettings.model_fields["fusion"].annotation)
+    assert isinstance(network_of(model_settings()).fusion, PointwiseFusion)
+    monkeypatch.setattr("longilesion.networks.dual_encoder.FUSIONS", {"followup_alone": FollowupAlone})
+    chosen = dual_encoder().model_copy(update={"fusion": "followup_alone"})
+    settings = model_settings(network=chosen)
+    network, batch = network_of(settings).eval(), random_input(settings)
+    assert isinstance(network.fusion, FollowupAlone)
+    with torch.inference_mode():
+        outlines = [network(given).lesion_logits[0] for given in (batch, batch.changed_baseline(torch.zeros_like))]
+    assert torch.equal(*outlines)
+
+
+def test_reconstruction_is_a_part_of_the_loss_only_where_there_is_a_mask_to_give_back() -> None:
+    unmasked = EncodingSettings(baseline_channels=("image",))
+    parts = [network_of(settings).loss_parts for settings in (model_settings(), model_settings(encoding=unmasked))]
+    assert parts == [("outline", "presence", "reconstruction"), ("outline", "presence")]
+
+
+@pytest.mark.parametrize("prior", [True, False], ids=["with a prior mask", "without one"])
+def test_parts_of_a_batch_are_what_it_is_joined_of(prior: bool) -> None:
+    settings = model_settings(encoding=EncodingSettings() if prior else EncodingSettings(baseline_channels=("image",)))
+    batch = random_input(settings, 5)
+    parts = batch.split(2)
+    assert [len(part) for part in parts] == [2, 2, 1]
+    assert (batch.prior_mask is not None) is prior
+    joined = NetworkInput.joined(parts)
+    assert joined.tensors().keys() == batch.tensors().keys()
+    for name, tensor in batch.tensors().items():
+        assert torch.equal(joined.tensors()[name], tensor), name
+        assert torch.equal(batch[1:3].tensors()[name], tensor[1:3]), name
+
+
+def test_batch_is_mirrored_and_moved_with_all_its_maps() -> None:
+    batch = random_input(model_settings())
+    turned = batch.mirrored([2, 4])
+    for name, tensor in batch.tensors().items():
+        expected = tensor if name == "has_baseline" else tensor.flip(2, 4)
+        assert torch.equal(turned.tensors()[name], expected), name
+    moved = batch.to(torch.device("meta"))
+    assert {tensor.device.type for tensor in moved.tensors().values()} == {"meta"}
+    assert moved.tensors().keys() == batch.tensors().keys()
 
 
 def test_network_without_reconstruction_gives_none() -> None:

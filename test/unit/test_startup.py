@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from longilesion.startup import garbage_left_alone
+from longilesion.startup import lasting_imports
 from test.unit.case_folders import write_case
 
 ROOT = Path(__file__).parents[2]
@@ -113,16 +113,18 @@ def test_library_leaves_the_environment_alone() -> None:
     assert printed(STOP_AT_TORCH + "import longilesion.pipeline") == "None"
 
 
-@pytest.mark.parametrize("was_on", [True, False])
-def test_garbage_is_collected_as_before_after_imports_that_fail(was_on: bool) -> None:
-    def import_that_fails() -> None:
+def import_that_fails() -> None:
+    with lasting_imports():
         assert not gc.isenabled()
         raise ImportError
 
+
+@pytest.mark.parametrize("was_on", [True, False])
+def test_garbage_is_collected_as_before_after_imports_that_fail(was_on: bool) -> None:
     before = gc.isenabled()
     try:
         (gc.enable if was_on else gc.disable)()
-        with pytest.raises(ImportError), garbage_left_alone():
+        with pytest.raises(ImportError):
             import_that_fails()
         assert gc.isenabled() is was_on
     finally:
