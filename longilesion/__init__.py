@@ -1,8 +1,7 @@
 """Segmentation of tumours in follow-up CT, given the baseline scan with its lesions, and clicks near them.
 
-from longilesion import segment
-
-result = segment("after.nii.gz", baseline="before.nii.gz", lesions="before_lesions.nii.gz")
+`segment` outlines the lesions of files, `load_ensemble` reads a model for many cases, `read_scan` and
+`write_lesion_map` read and write images; docs/python.md shows them.
 """
 
 from importlib import import_module
