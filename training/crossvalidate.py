@@ -19,7 +19,8 @@ import torch
 import tyro
 from rich.console import Console
 
-from longilesion.ensemble import Device, is_bundle, load_ensemble
+from longilesion.config import Device
+from longilesion.ensemble import is_bundle, load_ensemble
 from longilesion.errors import InputError
 from longilesion.evaluation.exam import ScoringSettings
 from longilesion.evaluation.folders import ExamFiles, find_exams

@@ -16,7 +16,8 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from longilesion.ensemble import Device, find_device, find_precision
+from longilesion.config import Device
+from longilesion.ensemble import find_device, find_precision
 from longilesion.errors import InputError, LongilesionError
 from longilesion.networks.dual_encoder import DualEncoder
 from training.batch import Batch

@@ -16,7 +16,8 @@ from typing import Annotated
 
 import tyro
 
-from longilesion.ensemble import Device, find_device
+from longilesion.config import Device
+from longilesion.ensemble import find_device
 from longilesion.errors import InputError
 from training.command import run_command
 from training.preparation.longitudinal_ct import LICENCE, find_longitudinal_ct

@@ -18,7 +18,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from longilesion.ensemble import Device, find_device, save_bundle
+from longilesion.config import Device
+from longilesion.ensemble import find_device, save_bundle
 from longilesion.errors import InputError
 from longilesion.networks import build_network
 from training.command import run_command
