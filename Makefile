@@ -5,25 +5,28 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 
+REQUIREMENTS := requirements.txt requirements-evaluate.txt requirements-train.txt requirements-dev.txt
+
 # One thread for each of the test workers: torch would otherwise start one per core in every worker.
 TEST_WORKERS ?= 2
+PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench bench-training bench-registration container clean
+.PHONY: help setup demo test test-slow check bench bench-training bench-registration container runner clean
 
 help:
-	@echo "make setup | demo | test | check | bench | bench-training | bench-registration | container | clean"
+	@echo "make setup | demo | check | test | test-slow | container | runner | bench | bench-training | bench-registration | clean"
 
 setup: $(STAMP)
 
 # torch goes first, in a call of its own: its exact name gives the build for this machine's index, while a resolver
 # that is free to choose would take the newest one, which is several GB of CUDA.
-$(STAMP): requirements.txt requirements-train.txt requirements-dev.txt pyproject.toml
+$(STAMP): $(REQUIREMENTS) pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: apt-get install python3.11 python3.11-venv, or set PYTHON=" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot make environments: apt-get install python3.11-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet "$$(grep '^torch==' requirements.txt)"
-	$(BIN)/pip install --quiet -r requirements.txt -r requirements-train.txt -r requirements-dev.txt
+	$(BIN)/pip install --quiet $(REQUIREMENTS:%=-r %)
 	$(BIN)/pip install --quiet --no-deps --editable .
 	@touch $@
 
@@ -31,7 +34,14 @@ demo: setup
 	$(BIN)/python -m test.demo
 
 test: setup
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_WORKERS) -m "not container and not gpu"
+	$(PYTEST) -n $(TEST_WORKERS) -m "not slow and not gpu and not runner"
+
+test-slow: setup
+	$(PYTEST) -n $(TEST_WORKERS) -m "slow and not gpu"
+
+# The platform's runner needs a Python 3.12 beside the project's; without one its tests are skipped, with the reason.
+runner: setup
+	$(PYTEST) -m runner
 
 check: setup
 	$(BIN)/ruff format --check .
@@ -54,8 +64,8 @@ bench-registration: setup
 # With a docker engine the image stands on its official base; without one, on a small Debian base made here.
 container: setup
 	@if docker info >/dev/null 2>&1; then ./build.sh; \
-	else base=$$(test/container/base_image.sh) && BASE_IMAGE=$$base ./build.sh; fi
-	./test.sh
+	else base=$$(PYTHON=$(BIN)/python test/container/base_image.sh) && BASE_IMAGE=$$base ./build.sh; fi
+	PYTHON=$(BIN)/python ./test.sh
 
 clean:
 	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

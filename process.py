@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import get_args
 
+from longilesion.program import run_program
+from longilesion.shipped import SHIPPED_MODEL
 from longilesion.startup import lasting_imports, wait_passively
 
 UPLOADED_MODEL = Path("/opt/ml/model")
-SHIPPED_MODEL = Path(__file__).parent / "model"
 
 _log = logging.getLogger("process")
 
@@ -26,39 +27,38 @@ _log = logging.getLogger("process")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one case and returns the exit code."""
     wait_passively()
-    # Only now, as torch asks once how threads are to wait.
+    # A line that cannot be printed shall not cost the case.
+    return run_program(partial(_load, arguments), needs_stdout=False)
+
+
+def _load(arguments: Sequence[str] | None) -> Callable[[], object]:
+    # Imported here and below: signals are handled here, and torch asks only once how threads are to wait.
     with lasting_imports():
         import longilesion.pipeline
         import longilesion.report  # noqa: F401
-    from longilesion.errors import LongilesionError
 
     options = _options(arguments)
     _log_to_streams()
-    try:
-        _run(options)
-    except LongilesionError as error:
-        return _failed(str(error))
-    except Exception as error:  # noqa: BLE001 - whatever happens, the last line on stderr has to say what
-        _log.info("unexpected error", exc_info=True)
-        return _failed(f"unexpected {type(error).__name__}: {error}")
-    return 0
+    return partial(_run, options)
 
 
 def _run(options: argparse.Namespace) -> None:
     from longilesion.ensemble import load_ensemble
-    from longilesion.files import check_writable
-    from longilesion.grand_challenge import read_case, write_outputs
+    from longilesion.errors import InputError
+    from longilesion.files import check_replaceable, check_writable
+    from longilesion.grand_challenge import check_outputs, read_case, write_outputs
     from longilesion.pipeline import segment_case
     from longilesion.report import make_report, write_report
 
     check_writable(options.output)
     if options.report is not None:
-        check_writable(options.report.parent)
+        check_replaceable(options.report)
     started = time.perf_counter()
     ensemble = load_ensemble(options.model, device=options.device, precision=options.precision)
     loaded = time.perf_counter()
     _log.info("loaded %d networks from %s in %.1f s", len(ensemble.networks), options.model, loaded - started)
     case, followup_files = read_case(options.input)
+    check_outputs(options.output, followup_files)
     read = time.perf_counter()
     counts = len(case.baselines), len(case.followups), len(case.clicks)
     _log.info("read %d baseline scans, %d follow-up scans, %d clicked lesions in %.1f s", *counts, read - loaded)
@@ -69,9 +69,14 @@ def _run(options: argparse.Namespace) -> None:
     write_outputs(options.output, segmentation.maps, followup_files=followup_files)
     written = time.perf_counter()
     _log.info("wrote %d lesion maps to %s in %.1f s", len(segmentation.maps), options.output, written - segmented)
-    if options.report is not None:
-        seconds = {"load": loaded - started, "read": read - loaded, "write": written - segmented}
+    if options.report is None:
+        return
+    seconds = {"load": loaded - started, "read": read - loaded, "write": written - segmented}
+    try:
         write_report(options.report, make_report(case, segmentation, seconds=seconds))
+    except InputError as error:
+        # An exit code would cost the maps.
+        _log.warning("%s; the lesion maps are complete", error)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -113,16 +118,5 @@ def _is_serious(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.WARNING and record.name != "py.warnings"
 
 
-def _failed(message: str) -> int:
-    _log.error("%s", " ".join(message.split()))
-    return 1
-
-
-def stop(signal_number: int, _frame: object) -> NoReturn:
-    """Leaves in order, so that temporary files are removed."""
-    sys.exit(f"stopped by signal {signal_number} before the case was complete; nothing was written")
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, stop)
     sys.exit(main())

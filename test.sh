@@ -32,6 +32,9 @@ check() {
     fi
 }
 
+# Without systemd, runc may not raise what a process may open and start: so a limit is always given.
+limits=(--ulimit nofile=1024:1024 --ulimit nproc=1024:1024)
+
 # run_image INPUT [option...]: leaves $work/output, $work/stdout, $work/stderr, and the image's exit code as its own.
 run_image() {
     local input status=0 started=$SECONDS
@@ -40,7 +43,7 @@ run_image() {
     rm -rf "$work/output"
     mkdir -m 777 "$work/output" # the image's user is nobody here
     engine run --rm --network none --read-only --tmpfs /tmp:rw,size=1g \
-        --memory 16g --cap-drop ALL --security-opt no-new-privileges --ulimit nofile=1024:1024 --ulimit nproc=1024:1024 \
+        --memory 16g --cap-drop ALL --security-opt no-new-privileges "${limits[@]}" \
         --volume "$input:/input:ro" --volume "$work/output:/output" "$@" ${RUN_OPTIONS:-} "$IMAGE" \
         >"$work/stdout" 2>"$work/stderr" || status=$?
     echo "      $((SECONDS - started)) s, exit code $status"
@@ -98,7 +101,22 @@ is_what_the_platform_accepts() {
     [ -n "$user" ] && [ "$user" != root ] && [ "$user" != 0 ] && [ "$method" = exec ] && [ "$architecture" = linux/amd64 ]
 }
 
+adds_little_to_its_base() {
+    local base size
+    base=$(engine image inspect --format '{{index .Config.Labels "org.opencontainers.image.base.name"}}' "$IMAGE")
+    size=$(($(engine image inspect --format '{{.Size}}' "$IMAGE") - $(engine image inspect --format '{{.Size}}' "$base")))
+    echo "      $((size / 1000000)) MB above $base"
+    [ "$size" -gt 0 ] && [ "$size" -lt 600000000 ]
+}
+
+holds_the_packages_that_a_case_needs() {
+    engine run --rm --interactive --network none "${limits[@]}" --entrypoint python "$IMAGE" - \
+        <test/container/compare_packages.py
+}
+
 check "the image is what the platform accepts" is_what_the_platform_accepts
+check "the image is at most 600 MB larger than its base" adds_little_to_its_base
+check "the image holds its base's packages, those of requirements.txt and no others" holds_the_packages_that_a_case_needs
 for case in interface_1 interface_2 interface_3 interface_4; do
     check "$case, weights of the image" gives_the_expected_maps "$case"
     check "$case, weights mounted" gives_the_expected_maps "$case" --volume "$work/model:/opt/ml/model:ro"

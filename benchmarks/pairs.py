@@ -12,7 +12,7 @@ import SimpleITK as sitk
 
 from longilesion.case import Baseline, Case, Click, LesionMap, Scan
 from longilesion.geometry import Grid, Triple
-from longilesion.grand_challenge import SOCKETS_FILE
+from longilesion.shipped import SOCKETS_FILE
 from test.phantoms import Fate, PlannedLesion, View, torso_case
 
 # Organs with lesions, and heights in the body where there is room for some.

@@ -23,9 +23,9 @@ from longilesion.ensemble import Ensemble, is_bundle, load_ensemble, save_bundle
 from longilesion.grand_challenge import read_case
 from longilesion.networks import build_network
 from longilesion.pipeline import segment_case
+from longilesion.shipped import SHIPPED_MODEL
 from training.recipe import read_recipe
 
-SHIPPED_MODEL = ROOT / "model"
 RECIPES = ROOT / "training" / "recipes"
 
 OVERHEAD_TARGET = 0.15

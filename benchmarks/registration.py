@@ -17,12 +17,13 @@ from rich.table import Table
 from benchmarks.pairs import PairSize, torso_pair
 from benchmarks.registration_outlines import RECIPE, print_outlines
 from benchmarks.registration_pairs import COVERAGES, RegistrationPair, registration_pair
-from benchmarks.runs import ROOT, measured, print_target
+from benchmarks.runs import measured, print_target
 from longilesion.case import LOW_CONFIDENCE
 from longilesion.ensemble import load_ensemble
 from longilesion.geometry import triple
 from longilesion.registration.propagation import propagate_points
 from longilesion.registration.register import register_scans
+from longilesion.shipped import SHIPPED_MODEL
 from training.recipe import read_recipe
 from training.synthesis.sources import Source, load_sources, phantom_sources
 from training.training_data import split_volumes
@@ -59,7 +60,7 @@ class Arguments:
 
     data: Path | None = None
     """A folder of CT volumes, one subfolder each; phantoms where it is not given."""
-    model: Path = ROOT / "model"
+    model: Path = SHIPPED_MODEL
     pairs: int = 2
     """Pairs drawn of each volume."""
     cases: int = 15

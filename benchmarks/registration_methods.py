@@ -11,7 +11,6 @@ import pickle
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageMetadata, PackageNotFoundError, metadata
@@ -32,6 +31,7 @@ from longilesion.registration.deformable import warped
 from longilesion.registration.reduction import ReducedScan, reduce_scan, transformed
 from longilesion.registration.register import END_MM, SPACING_MM
 from longilesion.registration.rigid import find_rigid
+from longilesion.timing import Stopwatch
 from training.synthesis.sources import Source, find_volumes, load_sources, phantom_sources
 
 # Farther from where it belongs, a click is of no use.
@@ -131,13 +131,13 @@ def _prepared(source: Source, number: int, seed: int) -> Prepared:
     generator = np.random.default_rng((seed, number))
     pair = registration_pair(source, generator, coverage=COVERAGES[number % len(COVERAGES)])
     before, after = reduce_scan(pair.baseline, SPACING_MM), reduce_scan(pair.followup, SPACING_MM)
-    times = [time.perf_counter()]
-    centres = body_centres_shift(before, after)
-    times.append(time.perf_counter())
-    shift = find_shift(before, after)
-    times.append(time.perf_counter())
-    rigid = find_rigid(before, after, shift or centres)
-    times.append(time.perf_counter())
+    watch = Stopwatch()
+    with watch("body centres"):
+        centres = body_centres_shift(before, after)
+    with watch("shift"):
+        shift = find_shift(before, after)
+    with watch("rigid"):
+        rigid = find_rigid(before, after, shift or centres)
     motions = {
         "body centres": _translation(centres.xyz_mm),
         "shift": None if shift is None else _translation(shift.xyz_mm),
@@ -148,7 +148,7 @@ def _prepared(source: Source, number: int, seed: int) -> Prepared:
         before=before,
         after=after,
         motions=motions,
-        seconds=dict(zip(motions, np.diff(times).tolist(), strict=True)),
+        seconds=watch.seconds,
     )
 
 

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,30 +18,19 @@ from safetensors.torch import load_model
 
 from longilesion.case import AIR_HU
 from longilesion.config import ModelSettings, VoiSettings
-from longilesion.encoding import NetworkInput, encode
+from longilesion.encoding import encode
 from longilesion.ensemble import Ensemble, read_manifest
 from longilesion.geometry import Grid
-from longilesion.grand_challenge import SOCKETS_FILE
 from longilesion.networks import build_network
+from longilesion.networks.interface import NetworkInput
+from longilesion.shipped import SOCKETS_FILE
+from longilesion.timing import Stopwatch
 from longilesion.voi import Voi, VoiPair
-
-
-class Stopwatch:
-    """Adds up the seconds of stages that alternate."""
-
-    def __init__(self) -> None:
-        self.seconds = dict.fromkeys(("read", "resample", "crop", "load", "network", "paste", "write"), 0.0)
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        begun = time.perf_counter()
-        yield
-        self.seconds[stage] += time.perf_counter() - begun
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Segments the primary follow-up scan of a case."""
-    watch = Stopwatch()
+    watch = Stopwatch("read", "resample", "crop", "load", "network", "paste", "write")
     settings = read_manifest(arguments.model).settings
     places = {slug: arguments.input / path for slug, path in json.loads(SOCKETS_FILE.read_text())["inputs"].items()}
     with watch("read"):

@@ -20,7 +20,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.runs import ROOT, measured, print_target
+from benchmarks.runs import ROOT, measured, peak_bytes, print_target
 from longilesion.networks import build_network
 from training import prepare
 from training.cache import build_cache
@@ -105,7 +105,7 @@ def _prepared(words: Sequence[str]) -> tuple[float, float]:
     begun = time.perf_counter()
     if prepare.main():
         sys.exit("training.prepare failed")
-    return time.perf_counter() - begun, _peak_bytes()
+    return time.perf_counter() - begun, peak_bytes()
 
 
 def _print_cache(console: Console, prepared: PreparedData, recipe: Recipe) -> CachedLesions:
@@ -228,20 +228,13 @@ def _painted(folder: Path | None, recipe_file: Path, pairs: int, whole: bool) ->
         source = sources[number % len(sources)]
         synthetic_pair(source, generator, shapes=sources, settings=recipe.synthesis, whole=whole)
     seconds = (time.perf_counter() - begun) / pairs
-    return seconds, _peak_bytes()
+    return seconds, peak_bytes()
 
 
 def _apart(job: Callable[..., tuple[float, float]], *arguments: Any) -> tuple[float, float]:
     """Does a job in a process of its own, whose peak memory is nobody else's."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         return process.submit(job, *arguments).result()
-
-
-def _peak_bytes() -> float:
-    """The most memory that this process has held; that of getrusage counts what its parent held at its start."""
-    status = Path("/proc/self/status").read_text()
-    (peak,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
-    return 1024 * float(peak)
 
 
 def _print_augmentation(console: Console, recipe: Recipe) -> None:

@@ -18,7 +18,8 @@ def place_vois(case: Case, prompt: LesionPrompt, settings: ModelSettings) -> Pla
     """Chooses the centres and the zoom of a lesion's two lattices.
 
     The baseline lattice is centred on the lesion's outline (on the click where there is none); the follow-up lattice on
-    the spot that looks most like it near the follow-up click.
+    the spot that looks most like it near the follow-up click. Where the baseline click lies beside the middle of the
+    outline, so does the follow-up click; one outside the outline says nothing of that.
     """
     if prompt.baseline is None or prompt.baseline.scan_name not in case.baselines:
         return Placement(
@@ -31,7 +32,8 @@ def place_vois(case: Case, prompt: LesionPrompt, settings: ModelSettings) -> Pla
     click = np.array(prompt.baseline.point_xyz_mm)
     center = click if region is None else np.array(prior.scan.grid.world_xyz_mm(region.center_zyx))
     extent = np.zeros(3) if region is None else extent_zyx_mm(prior, region)
-    expected = np.array(prompt.followup.point_xyz_mm) + (center - click)
+    is_on_lesion = region is None or prompt.lesion_id in prior.lesions_at(prompt.baseline.point_xyz_mm)
+    expected = np.array(prompt.followup.point_xyz_mm) + (center - click if is_on_lesion else 0.0)
     shift, similarity = best_shift(
         prior.scan,
         case.followups[prompt.followup.scan_name],

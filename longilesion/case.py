@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
-from jaxtyping import Float32, Int16, UInt8, UInt16
+from jaxtyping import Float32, Int16, Integer, UInt8, UInt16
 
+from longilesion.components import connected_components, distances_mm, lesion_voxels
 from longilesion.geometry import ZYX, Grid, Triple
 
 ScanName: TypeAlias = Literal["primary", "secondary"]
 
 SCAN_NAMES: tuple[ScanName, ...] = ("primary", "secondary")
 AIR_HU = -1024
+# What a voxel of 16 bits can hold.
+HIGHEST_ID = 65535
 # A click that was propagated with less confidence is more likely wrong than right.
 LOW_CONFIDENCE = 0.5
+# What lies no farther from a lesion's outline is taken to belong to it: a part of it, or a click on it.
+NEAR_MM = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -41,13 +46,26 @@ class LesionMap:
         return self.ids.astype(np.uint8) if fits else self.ids
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StrayPart:
+    """A part of a lesion that does not touch its main component, and the distance to that."""
+
+    voxels: int
+    distance_mm: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LesionRegion:
-    """Where one lesion lies in a lesion map: the half-open box of its voxels, and their number."""
+    """Where one lesion lies in a lesion map: the half-open box of its voxels, and their number.
+
+    Of an outlined lesion of the baseline, the box is that of the largest component. `voxels` counts the parts within
+    10 mm of that, too; those that are farther away are in `stray`, the largest first, and count for nothing.
+    """
 
     start_zyx: ZYX
     stop_zyx: ZYX
     voxels: int
+    stray: tuple[StrayPart, ...] = ()
 
     @property
     def box(self) -> tuple[slice, slice, slice]:
@@ -72,8 +90,39 @@ class Baseline:
 
     @classmethod
     def of(cls, scan: Scan, lesions: LesionMap | None) -> Baseline:
-        """Finds the lesions' regions in one pass over the map."""
-        return cls(scan=scan, lesions=lesions, regions={} if lesions is None else lesion_regions(lesions.ids))
+        """Finds the lesions' regions in one pass over the map, and leaves stray parts out of the map."""
+        if lesions is None:
+            return cls(scan=scan, lesions=None, regions={})
+        regions, kept = {}, {}
+        for lesion_id, voxels in lesion_voxels(lesions.ids).items():
+            regions[lesion_id], kept[lesion_id] = _main_region(voxels, lesions.grid)
+        if any(region.stray for region in regions.values()):
+            lesions = LesionMap(ids=np.zeros_like(lesions.ids), grid=lesions.grid)
+            for lesion_id, voxels in kept.items():
+                lesions.ids[tuple(voxels)] = lesion_id
+        return cls(scan=scan, lesions=lesions, regions=regions)
+
+    def lesions_near(self, point_xyz_mm: Triple, radius_mm: float) -> dict[int, float]:
+        """The outlined lesions within a radius of a point, by id, with the distance to the nearest voxel's centre."""
+        if self.lesions is None:
+            return {}
+        grid = self.lesions.grid
+        center = np.array(grid.index_zyx(point_xyz_mm))
+        reach = radius_mm / np.array(grid.spacing_zyx_mm)
+        low = np.clip(np.ceil(center - reach), 0, grid.shape_zyx).astype(int)
+        high = np.clip(np.floor(center + reach) + 1, low, grid.shape_zyx).astype(int)
+        nearby = self.lesions.ids[tuple(slice(*ends) for ends in zip(low, high, strict=True))]
+        voxels = np.argwhere(nearby)
+        distances = np.linalg.norm((voxels + low - center) * grid.spacing_zyx_mm, axis=1)
+        near: dict[int, float] = {}
+        for lesion_id, distance in zip(nearby[tuple(voxels.T)].tolist(), distances.tolist(), strict=True):
+            if distance <= min(radius_mm, near.get(lesion_id, radius_mm)):
+                near[lesion_id] = distance
+        return near
+
+    def lesions_at(self, point_xyz_mm: Triple) -> dict[int, float]:
+        """The lesions in whose outline a point lies, or no farther off than a voxel, with the distance."""
+        return self.lesions_near(point_xyz_mm, float(np.linalg.norm(self.scan.grid.spacing_zyx_mm)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +152,8 @@ class LesionPrompt:
 
     `propagated` says that the follow-up click was computed and not given, `refined` that it was given and corrected.
     `confidence` is the probability that a computed click lies near the lesion's place; it is 1 for a given one.
+    `baseline_corrected` says that the baseline click that was given lies outside the lesion's outline, whose centre it
+    is now.
     """
 
     lesion_id: int
@@ -111,6 +162,7 @@ class LesionPrompt:
     propagated: bool
     confidence: float
     refined: bool = False
+    baseline_corrected: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,22 +185,43 @@ class Case:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LesionPrediction:
-    """What the networks say of one lesion: a probability per voxel of a lattice, and one that it is there at all."""
+    """What the networks say of one lesion: a probability per voxel of a lattice, and one that it is there at all.
+
+    `presence` is None where the networks do not judge it; the outline alone then says whether the lesion is there.
+    """
 
     prompt: LesionPrompt
     probability: Float32[np.ndarray, "z y x"]
-    presence: float
+    presence: float | None
     grid: Grid
+
+    def is_gone(self, presence_threshold: float) -> bool:
+        """Whether the networks say that it is not there any more."""
+        return self.presence is not None and self.presence < presence_threshold
 
 
 def lesion_regions(ids: UInt16[np.ndarray, "z y x"]) -> dict[int, LesionRegion]:
     """Where each lesion of a map lies, by id; one pass over the volume, then only over the few voxels of lesions."""
-    voxels = np.flatnonzero(ids != 0)
-    order = ids.ravel()[voxels].argsort(kind="stable")
-    lesion_ids, first, counts = np.unique(ids.ravel()[voxels[order]], return_index=True, return_counts=True)
-    indices_zyx = np.stack(np.unravel_index(voxels[order], ids.shape))
-    low, high = (bound.reduceat(indices_zyx, first, axis=1).T.tolist() for bound in (np.minimum, np.maximum))
-    return {
-        lesion_id: LesionRegion(start_zyx=tuple(start), stop_zyx=(z + 1, y + 1, x + 1), voxels=count)
-        for lesion_id, start, (z, y, x), count in zip(lesion_ids.tolist(), low, high, counts.tolist(), strict=True)
-    }
+    return {lesion_id: _region(voxels) for lesion_id, voxels in lesion_voxels(ids).items()}
+
+
+def _region(voxels: Integer[np.ndarray, "3 n"]) -> LesionRegion:
+    start, (z, y, x) = voxels.min(axis=1).tolist(), voxels.max(axis=1).tolist()
+    return LesionRegion(start_zyx=tuple(start), stop_zyx=(z + 1, y + 1, x + 1), voxels=voxels.shape[1])
+
+
+def _main_region(voxels: Integer[np.ndarray, "3 n"], grid: Grid) -> tuple[LesionRegion, Integer[np.ndarray, "3 m"]]:
+    """The region of a lesion's largest component, and the voxels that count: its own, and those of parts near it."""
+    main, *others = connected_components(voxels)
+    region = _region(main)
+    if not others:
+        return region, main
+    apart_mm = distances_mm(others, main, grid.spacing_zyx_mm).tolist()
+    near = [part for part, distance in zip(others, apart_mm, strict=True) if distance <= NEAR_MM]
+    kept = np.concatenate([main, *near], axis=1)
+    stray = tuple(
+        StrayPart(voxels=part.shape[1], distance_mm=distance)
+        for part, distance in zip(others, apart_mm, strict=True)
+        if distance > NEAR_MM
+    )
+    return replace(region, voxels=kept.shape[1], stray=stray), kept

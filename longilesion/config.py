@@ -5,15 +5,19 @@ It travels in the model bundle, and inference has no other source for it.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterable, Mapping
+from math import prod
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 
 from longilesion.geometry import ZYX, Triple
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Channel = Literal["image", "lesion_likelihood", "lesion_mask", "click_heatmap"]
+# The order in which they stand in every stream: first those that come from the scan's Hounsfield units.
+CHANNELS: tuple[Channel, ...] = ("image", "lesion_likelihood", "lesion_mask", "click_heatmap")
 PositiveTriple = Annotated[Triple, Field(description="z, y, x; each over 0")]
 
 
@@ -83,13 +87,13 @@ class LikelihoodSettings(Settings):
 
 
 class EncodingSettings(Settings):
-    """How a pair of VOIs becomes the channels of the two streams.
+    """How a pair of VOIs becomes the channels of the two streams, which stand in the order of `CHANNELS`.
 
     `image` gives one channel per HU window, `lesion_likelihood` one: how likely each voxel's HU is inside the lesion.
     """
 
     clip_hu: tuple[tuple[float, float], ...] = ((-1000.0, 400.0),)
-    followup_channels: tuple[Channel, ...] = ("image",)
+    followup_channels: tuple[Channel, ...] = Field(default=("image",), min_length=1)
     baseline_channels: tuple[Channel, ...] = ("image", "lesion_mask")
     click_sigma_mm: float = Field(default=6.0, gt=0)
     unsure_click_sigma_mm: float = Field(
@@ -98,6 +102,11 @@ class EncodingSettings(Settings):
     other_lesions_value: float = Field(default=0.0, description="value of the other marked lesions in the mask channel")
     likelihood: LikelihoodSettings = LikelihoodSettings()
 
+    @field_validator("followup_channels", "baseline_channels")
+    @classmethod
+    def _in_order(cls, channels: tuple[Channel, ...]) -> tuple[Channel, ...]:
+        return tuple(channel for channel in CHANNELS if channel in channels)
+
     @model_validator(mode="after")
     def _check(self) -> EncodingSettings:
         if not self.clip_hu or any(low >= high for low, high in self.clip_hu):
@@ -105,33 +114,18 @@ class EncodingSettings(Settings):
         return self
 
     @property
-    def stream_channels(self) -> tuple[Channel, ...]:
-        """The channels of one stream of a network with shared weights: all that either stream uses, in fixed order."""
-        used = (*self.followup_channels, *self.baseline_channels)
-        ordered: tuple[Channel, ...] = ("image", "lesion_likelihood", "lesion_mask", "click_heatmap")
-        return tuple(channel for channel in ordered if channel in used)
+    def has_prior_mask(self) -> bool:
+        """Whether networks see the lesion's outline in the baseline."""
+        return "lesion_mask" in self.baseline_channels
 
-    @property
-    def channel_count(self) -> int:
-        """Number of channels of one stream."""
-        return sum(self._width(channel) for channel in self.stream_channels)
-
-    @property
-    def intensity_channels(self) -> int:
-        """How many of a stream's channels, the first ones, come from its scan's Hounsfield units."""
-        return sum(
-            self._width(channel) for channel in self.stream_channels if channel in ("image", "lesion_likelihood")
-        )
-
-    def _width(self, channel: Channel) -> int:
-        return len(self.clip_hu) if channel == "image" else 1
+    def width(self, channels: Iterable[Channel]) -> int:
+        """How many channels of a tensor these are."""
+        return sum(len(self.clip_hu) if channel == "image" else 1 for channel in channels)
 
 
-class DualEncoderSettings(Settings):
-    """LongiNet: two nnU-Net encoders with shared weights, fused at every skip and at the bottleneck, one decoder."""
+class UNetSettings(Settings):
+    """An nnU-Net: its encoder, plain or residual, behind a space-to-depth stem, and its decoder."""
 
-    kind: Literal["dual_encoder"] = "dual_encoder"
-    fusion: Literal["pointwise"] = "pointwise"
     encoder: Literal["plain", "residual"] = "plain"
     stem_zyx: ZYX = Field(default=(1, 1, 1), description="space-to-depth factor before the first stage")
     features_per_stage: tuple[int, ...]
@@ -140,11 +134,9 @@ class DualEncoderSettings(Settings):
     blocks_per_stage: tuple[int, ...]
     decoder_convolutions: tuple[int, ...]
     decoder_norm: bool = Field(default=True, description="whether the decoder normalises its features per VOI")
-    baseline_reconstruction: bool = True
-    presence_features: int = Field(default=64, ge=1)
 
     @model_validator(mode="after")
-    def _check(self) -> DualEncoderSettings:
+    def _check(self) -> UNetSettings:
         stages = len(self.features_per_stage)
         if not len(self.kernel_sizes) == len(self.strides) == len(self.blocks_per_stage) == stages:
             raise ValueError("features_per_stage, kernel_sizes, strides and blocks_per_stage differ in length")
@@ -153,6 +145,77 @@ class DualEncoderSettings(Settings):
                 f"decoder_convolutions has {len(self.decoder_convolutions)} entries, expected {stages - 1}"
             )
         return self
+
+    @property
+    def factor_zyx(self) -> ZYX:
+        """What the stem and the strides divide a lattice's voxels by, along each axis."""
+        z, y, x = (prod(along) for along in zip(self.stem_zyx, *self.strides, strict=True))
+        return z, y, x
+
+
+class NetworkSettings(Settings):
+    """Base of the settings of every kind of network."""
+
+    kind: str
+
+    @property
+    def lattice_factor_zyx(self) -> ZYX:
+        """What the number of a lattice's voxels has to be a multiple of, along each axis."""
+        return 1, 1, 1
+
+    @property
+    def lattice_least_zyx(self) -> ZYX:
+        """The fewest voxels of a lattice along each axis."""
+        return 1, 1, 1
+
+
+class DualEncoderSettings(NetworkSettings):
+    """LongiNet: two nnU-Net encoders with shared weights, fused at every skip and at the bottleneck, one decoder."""
+
+    kind: Literal["dual_encoder"] = "dual_encoder"
+    fusion: Literal["pointwise"] = "pointwise"
+    unet: UNetSettings
+    baseline_reconstruction: bool = True
+    presence_features: int = Field(default=64, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_flat(cls, values: Any) -> Any:
+        """Up to version 0.1, recipes had the U-Net's settings beside these; says where they belong now."""
+        misplaced = [name for name in UNetSettings.model_fields if isinstance(values, Mapping) and name in values]
+        if misplaced:
+            raise ValueError(f"{misplaced[0]} stands beside kind; expected it in the table unet ([model.network.unet])")
+        return values
+
+    @property
+    def lattice_factor_zyx(self) -> ZYX:
+        """The U-Net's."""
+        return self.unet.factor_zyx
+
+    @property
+    def lattice_least_zyx(self) -> ZYX:
+        """The presence head looks two voxels around a lesion, after the stem."""
+        z, y, x = self.unet.stem_zyx
+        return 5 * z, 5 * y, 5 * x
+
+
+# Every kind of network that settings can name; `networks.NETWORKS` has the network of each.
+NETWORK_SETTINGS: dict[str, type[NetworkSettings]] = {"dual_encoder": DualEncoderSettings}
+
+
+def _of_kind(value: Any) -> Any:
+    """Validates a network's settings by the class of their kind."""
+    if not isinstance(value, Mapping):
+        return value
+    kind = value.get("kind")
+    settings = NETWORK_SETTINGS.get(kind) if isinstance(kind, str) else None
+    if settings is None:
+        raise ValueError(f"kind is {kind!r}; expected one of {', '.join(NETWORK_SETTINGS)}")
+    return settings.model_validate(value)
+
+
+# A union discriminated by `kind`, which grows with the table.
+AnyNetworkSettings: TypeAlias = Annotated[SerializeAsAny[NetworkSettings], BeforeValidator(_of_kind)]
 
 
 class InferenceSettings(Settings):
@@ -175,7 +238,7 @@ class ModelSettings(Settings):
     voi: VoiSettings
     alignment: AlignmentSettings = AlignmentSettings()
     encoding: EncodingSettings
-    network: DualEncoderSettings
+    network: AnyNetworkSettings
     inference: InferenceSettings = InferenceSettings()
 
     @model_validator(mode="after")
@@ -185,12 +248,19 @@ class ModelSettings(Settings):
 
     def check_lattice(self, shape_zyx: ZYX, name: str) -> None:
         """Raises ValueError, with the setting's name, for a lattice that the network cannot take."""
-        for axis, along in enumerate("zyx"):
-            stem = self.network.stem_zyx[axis]
-            factor = stem
-            for stride in self.network.strides:
-                factor *= stride[axis]
-            if shape_zyx[axis] % factor:
-                raise ValueError(f"{name}: {shape_zyx[axis]} along {along} is not a multiple of the network's {factor}")
-            if shape_zyx[axis] < 5 * stem:
-                raise ValueError(f"{name}: fewer than 5 voxels along {along} after the stem; presence needs them")
+        limits = zip("zyx", shape_zyx, self.network.lattice_factor_zyx, self.network.lattice_least_zyx, strict=True)
+        for along, voxels, factor, least in limits:
+            if voxels % factor:
+                raise ValueError(f"{name}: {voxels} along {along} is not a multiple of the network's {factor}")
+            if voxels < least:
+                raise ValueError(f"{name}: {voxels} along {along}; the network needs at least {least}")
+
+
+def from_schema_1(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a bundle of schema 1, as of schema 2: the U-Net's settings have a table of their own."""
+    network = settings.get("network")
+    if not isinstance(network, Mapping):
+        return dict(settings)
+    unet = {name: value for name, value in network.items() if name in UNetSettings.model_fields}
+    rest = {name: value for name, value in network.items() if name not in unet}
+    return {**settings, "network": {"kind": "dual_encoder", **rest, "unet": unet}}

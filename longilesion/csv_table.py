@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from longilesion.click_files import HIGHEST_ID
+from longilesion.case import HIGHEST_ID
 from longilesion.errors import InputError
-from longilesion.geometry import Triple
+from longilesion.geometry import Triple, triple
+from longilesion.text_files import read_text
 
 _BOOLEANS = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0": False, "0.0": False, "no": False}
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
@@ -60,35 +61,40 @@ class Row:
 
     def point(self, *columns: str) -> Triple | None:
         """Three numbers, from one cell ("x y z") or from one cell each; None where all cells are empty."""
-        text = " ".join(self.text(column) for column in columns).strip()
-        if not text:
+        cells = [self.text(column) for column in columns]
+        if not any(cells):
             return None
-        parts = [part for part in re.split(r"[\s,;()\[\]]+", text) if part]
-        if len(parts) != 3 or not all(_NUMBER.fullmatch(part) for part in parts):
-            raise CellError(f"{', '.join(columns)} {text!r}; expected a voxel index x y z")
-        x, y, z = map(float, parts)
-        return x, y, z
+        parts = cells if len(cells) > 1 else [part for part in re.split(r"[\s,;()\[\]]+", cells[0]) if part]
+        point = [float(part) if _NUMBER.fullmatch(part) else np.nan for part in parts]
+        if len(point) != 3 or not np.isfinite(point).all():
+            raise CellError(f"{', '.join(columns)} {' '.join(cells)!r}; expected three numbers x y z")
+        return triple(point)
 
 
 def read_table(path: Path, *, columns: Sequence[str]) -> list[Row]:
     """Reads a table with commas, semicolons or tabs; raises InputError where it lacks one of the columns."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: {getattr(error, 'strerror', 'no text')}; expected a table (CSV)") from error
-    heading = text.partition("\n")[0]
-    delimiter = max(",;\t", key=heading.count)
-    lines = csv.DictReader(io.StringIO(text), delimiter=delimiter)
+    headings, rows = read_headed_table(path)
+    missing = [column for column in columns if column not in headings]
+    if missing:
+        found, expected = ", ".join(headings) or "nothing", " and ".join((", ".join(columns[:-1]), columns[-1]))
+        raise InputError(f"{path}: no column {missing[0]}, columns {found}; expected {expected}")
+    return rows
+
+
+def read_headed_table(path: Path) -> tuple[list[str], list[Row]]:
+    """Reads any table with commas, semicolons or tabs: its headings, and its rows."""
+    text = read_text(path, expected="a table (CSV)")
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    lines = csv.DictReader(io.StringIO(text, newline=None), delimiter=delimiter)
     try:
         rows = [(lines.line_num, line) for line in lines]
     except csv.Error as error:
         raise InputError(f"{path}: line {lines.line_num + 1}: {error}; expected a table (CSV)") from error
-    present = [name.strip() for name in lines.fieldnames or ()]
-    missing = [column for column in columns if column not in present]
-    if missing:
-        found, expected = ", ".join(present) or "nothing", " and ".join((", ".join(columns[:-1]), columns[-1]))
-        raise InputError(f"{path}: no column {missing[0]}, columns {found}; expected {expected}")
-    return [
+    headings = [name.strip() for name in lines.fieldnames or () if name.strip()]
+    for name in headings:
+        if headings.count(name) > 1:
+            raise InputError(f"{path}: column {name} a second time; expected each once")
+    return headings, [
         Row(
             line=number,
             cells={name.strip(): _cell(cell) for name, cell in line.items() if name and isinstance(cell, str)},

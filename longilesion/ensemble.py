@@ -2,39 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_model, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from longilesion.config import Device, ModelSettings, Precision
-from longilesion.encoding import NetworkInput
+from longilesion.config import Device, ModelSettings, Precision, from_schema_1
 from longilesion.errors import BundleError, first_error
-from longilesion.files import written_together
+from longilesion.files import valid, written_together
 from longilesion.networks import build_network
+from longilesion.networks.interface import LesionNetwork, NetworkInput
+from longilesion.shipped import SHIPPED_MODEL
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SETTINGS_FILE = "settings.json"
 
 _AXES = {"z": 2, "y": 3, "x": 4}
 _BATCH_SIZE = {"cpu": 2, "cuda": 8}
 # On a CPU, a lattice from this size goes alone: as fast as two at once, in little more than half the memory.
 _LARGE_LATTICE_VOXELS = 2**19
-
-# A safetensors file begins with the length of its header.
-_HEADER_SIZE = struct.Struct("<Q")
 
 _log = logging.getLogger(__name__)
 
@@ -55,32 +54,55 @@ class _Version(BaseModel):
     schema_version: int
 
 
+class _ManifestOfSchema1(BaseModel):
+    """A manifest whose settings are still to be brought to the present schema."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int
+    settings: dict[str, Any]
+    provenance: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Mean:
+    """Means over networks and views, on their device, and which lesions' logits were all finite numbers."""
+
+    outline: Float[Tensor, "batch z y x"]
+    presence: Float[Tensor, " batch"] | None
+    is_finite: Bool[Tensor, " batch"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Ensemble:
-    """Networks of one bundle, on their device, ready to predict."""
+    """Networks of one bundle, on their device, ready to predict; `name` is the bundle's in messages."""
 
     settings: ModelSettings
-    networks: tuple[nn.Module, ...]
+    networks: tuple[LesionNetwork, ...]
     device: torch.device
     precision: torch.dtype
+    name: str = "the networks"
 
-    def predict(self, batch: NetworkInput) -> tuple[Float[Tensor, "batch z y x"], Float[Tensor, " batch"]]:
+    def predict(self, batch: NetworkInput) -> tuple[Float[Tensor, "batch z y x"], Float[Tensor, " batch"] | None]:
         """Mean outline probability and mean presence over networks and mirrored views, as float32 on the CPU.
 
-        Where a GPU runs out of memory the batch is halved until it fits.
+        The presence is None where the networks do not judge it. Where a GPU runs out of memory the batch is halved
+        until it fits; where less than float32 gives outputs that are no finite numbers, it is repeated in float32.
+        Raises BundleError where they are none there either.
         """
         try:
             return self._predict(batch)
         except torch.OutOfMemoryError:
-            size = len(batch.followup)
+            size = len(batch)
             if size == 1:
                 raise
         # Not in the handler: the error's traceback holds on to the tensors of the attempt.
         half = (size + 1) // 2
         torch.cuda.empty_cache()
         _log.warning("the GPU ran out of memory with a batch of %d lesions; trying %d", size, half)
-        parts = [self.predict(part) for part in _split(batch, half)]
-        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+        parts = [self.predict(part) for part in batch.split(half)]
+        presence = [part[1] for part in parts if part[1] is not None]
+        return torch.cat([part[0] for part in parts]), torch.cat(presence) if presence else None
 
     @property
     def batch_size(self) -> int:
@@ -89,38 +111,65 @@ class Ensemble:
             return 1
         return _BATCH_SIZE[self.device.type]
 
-    def _predict(self, batch: NetworkInput) -> tuple[Float[Tensor, "batch z y x"], Float[Tensor, " batch"]]:
+    def _predict(self, batch: NetworkInput) -> tuple[Float[Tensor, "batch z y x"], Float[Tensor, " batch"] | None]:
+        mean = self._mean(batch, self.precision)
+        if not bool(mean.is_finite.all()) and self.precision != torch.float32:
+            _say_repeated(self.name, str(self.precision).removeprefix("torch."))
+            mean = self._mean(batch, torch.float32)
+        bad = int((~mean.is_finite).sum())
+        if bad:
+            raise BundleError(
+                f"{self.name}: NaN or infinity for {bad} of {len(batch)} lesions, also in float32; expected numbers"
+            )
+        return mean.outline.cpu(), None if mean.presence is None else mean.presence.cpu()
+
+    def _mean(self, batch: NetworkInput, precision: torch.dtype) -> _Mean:
         views = mirrored_views(self.settings)
         on_device = batch.to(self.device)
-        outline = torch.zeros((len(batch.followup), *batch.followup.shape[2:]), device=self.device)
-        presence = torch.zeros(len(batch.followup), device=self.device)
-        mixed = torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision != torch.float32)
+        size = len(batch)
+        outline = torch.zeros((size, *batch.followup.shape[2:]), device=self.device)
+        presence = torch.zeros(size, device=self.device)
+        is_finite = torch.ones(size, dtype=torch.bool, device=self.device)
+        is_judged = True
+        mixed = torch.autocast(self.device.type, dtype=precision, enabled=precision != torch.float32)
         with torch.inference_mode(), mixed:
             for view in views:
                 seen = mirrored(on_device, view)
                 for network in self.networks:
                     output = network(seen)
-                    outline += output.lesion_logits[0].float().sigmoid().flip(view)[:, 0]
-                    presence += output.presence_logit.float().sigmoid()
+                    logits = output.lesion_logits[0].float()
+                    outline += logits.sigmoid().flip(view)[:, 0]
+                    is_finite &= logits.isfinite().flatten(1).all(1)
+                    if output.presence_logit is None:
+                        is_judged = False
+                        continue
+                    logit = output.presence_logit.float()
+                    presence += logit.sigmoid()
+                    is_finite &= logit.isfinite()
         count = len(views) * len(self.networks)
-        return (outline / count).cpu(), (presence / count).cpu()
+        return _Mean(outline=outline / count, presence=presence / count if is_judged else None, is_finite=is_finite)
+
+
+@cache
+def _say_repeated(name: str, precision: str) -> None:
+    """Once, however many batches it happens to."""
+    _log.warning("%s: gives NaN or infinity in %s; such lesions are predicted again in float32", name, precision)
 
 
 def save_bundle(
-    directory: Path, settings: ModelSettings, networks: Sequence[nn.Module], *, provenance: dict[str, str]
+    directory: Path, settings: ModelSettings, networks: Sequence[LesionNetwork], *, provenance: dict[str, str]
 ) -> None:
     """Writes `settings.json` and one float16 `fold_k.safetensors` per network, all or none.
 
-    Raises InputError where it cannot write.
+    Raises InputError where it cannot write, and BundleError for weights that are no finite float16 numbers.
     """
     manifest = BundleManifest(schema_version=SCHEMA_VERSION, settings=settings, provenance=provenance)
     folds = [directory / f"fold_{fold}.safetensors" for fold in range(len(networks))]
-    with written_together([*folds, directory / SETTINGS_FILE]) as (*parts, described):
-        for network, part in zip(networks, parts, strict=True):
-            halved = build_network(settings)
-            halved.load_state_dict(network.state_dict())
-            save_model(halved.half(), str(part))
-            _order_header(part)
+    checks = {**dict.fromkeys(folds, check_weights), directory / SETTINGS_FILE: valid(BundleManifest)}
+    tensors = [_halved(network, fold) for network, fold in zip(networks, folds, strict=True)]
+    with written_together(checks) as (*parts, described):
+        for halved, part in zip(tensors, parts, strict=True):
+            save_file(halved, part)
             # safetensors lets only the owner read; a container runs as somebody else.
             part.chmod(0o644)
         described.write_text(manifest.model_dump_json(indent=2) + "\n")
@@ -128,17 +177,33 @@ def save_bundle(
         stale.unlink()
 
 
-def _order_header(path: Path) -> None:
-    """Sorts the names in a safetensors file's header, whose order otherwise is another one each time it is saved."""
-    content = path.read_bytes()
-    start = _HEADER_SIZE.size + _HEADER_SIZE.unpack_from(content)[0]
-    header = json.loads(content[_HEADER_SIZE.size : start])
-    if "__metadata__" in header:
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":")).encode()
-    # The tensors have to begin at a multiple of 8 bytes.
-    text += b" " * (-len(text) % 8)
-    path.write_bytes(_HEADER_SIZE.pack(len(text)) + text + content[start:])
+def check_weights(path: Path) -> None:
+    """Raises ValueError where a safetensors file is not as long as its header says."""
+    try:
+        with safe_open(path, framework="pt"):
+            pass
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+
+
+def _halved(network: LesionNetwork, path: Path) -> dict[str, Tensor]:
+    """A network's state in float16, each tensor under the first of its names.
+
+    `save_model` would note the other names in the header, in an order that differs each time.
+    """
+    state = network.state_dict()
+    names = [name for name, _ in chain(network.named_parameters(), network.named_buffers()) if name in state]
+    halved = {
+        name: state[name].half().contiguous() if state[name].is_floating_point() else state[name] for name in names
+    }
+    _check_finite(halved, path)
+    return halved
+
+
+def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise BundleError(f"{path}: tensor {name} has NaN or infinity; expected finite float16 numbers")
 
 
 def is_bundle(directory: Path) -> bool:
@@ -146,8 +211,10 @@ def is_bundle(directory: Path) -> bool:
     return (directory / SETTINGS_FILE).is_file()
 
 
-def load_ensemble(directory: Path, *, device: Device = "auto", precision: Precision = "auto") -> Ensemble:
-    """Reads a bundle once and puts its networks on a device.
+def load_ensemble(
+    directory: Path = SHIPPED_MODEL, *, device: Device = "auto", precision: Precision = "auto"
+) -> Ensemble:
+    """Reads a bundle, by default the shipped one, and puts its networks on a device.
 
     Raises BundleError for a bundle that is missing, damaged, or of another version, or a device that is not there.
     """
@@ -161,12 +228,16 @@ def load_ensemble(directory: Path, *, device: Device = "auto", precision: Precis
         for network in networks:
             network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return Ensemble(
-        settings=manifest.settings, networks=networks, device=chosen, precision=find_precision(precision, chosen)
+        settings=manifest.settings,
+        networks=networks,
+        device=chosen,
+        precision=find_precision(precision, chosen),
+        name=str(directory),
     )
 
 
 def read_manifest(directory: Path) -> BundleManifest:
-    """Reads and checks `settings.json`; raises BundleError."""
+    """Reads and checks `settings.json`, whose settings may be of schema 1; raises BundleError."""
     path = directory / SETTINGS_FILE
     try:
         text = path.read_bytes()
@@ -175,8 +246,13 @@ def read_manifest(directory: Path) -> BundleManifest:
     try:
         # The version first: another one may hold keys that are unknown here.
         version = _Version.model_validate_json(text).schema_version
+        if version == 1:
+            before = _ManifestOfSchema1.model_validate_json(text)
+            return BundleManifest.model_validate(
+                {**before.model_dump(), "schema_version": SCHEMA_VERSION, "settings": from_schema_1(before.settings)}
+            )
         if version != SCHEMA_VERSION:
-            raise BundleError(f"{path}: schema version {version}; expected {SCHEMA_VERSION}")
+            raise BundleError(f"{path}: schema version {version}; expected 1 or {SCHEMA_VERSION}")
         return BundleManifest.model_validate_json(text)
     except ValidationError as error:
         raise BundleError(f"{path}: {first_error(error)}; expected the settings of a model bundle") from error
@@ -197,7 +273,7 @@ class _WithoutInitialisation(TorchFunctionMode):
         return given["tensor"] if is_initialisation else func(*args, **given)
 
 
-def _load_network(path: Path, settings: ModelSettings) -> nn.Module:
+def _load_network(path: Path, settings: ModelSettings) -> LesionNetwork:
     with _WithoutInitialisation():
         network = build_network(settings)
     try:
@@ -211,6 +287,7 @@ def _load_network(path: Path, settings: ModelSettings) -> nn.Module:
     for odd in sorted({*missing, *unexpected}):
         found = "missing" if odd in missing else "unknown"
         raise BundleError(f"{path}: tensor {odd} is {found}; expected the tensors of the network in {SETTINGS_FILE}")
+    _check_finite(network.state_dict(), path)
     return network.eval()
 
 
@@ -224,7 +301,11 @@ def find_device(device: Device) -> torch.device:
 
 
 def find_precision(precision: Precision, device: torch.device) -> torch.dtype:
-    """The precision of that name; by itself, the fastest that the device multiplies in without loss of range."""
+    """The precision of that name; by itself, the fastest that the device multiplies in.
+
+    On a GPU that is bfloat16, which has float32's range but 8 bits of precision in place of 24, or on older ones
+    float16, which has 11 bits and ends at 65504; on a CPU bfloat16 where it multiplies that itself, else float32.
+    """
     if precision != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
     if device.type == "cuda":
@@ -248,23 +329,8 @@ def mirrored_views(settings: ModelSettings) -> list[list[int]]:
 
 
 def mirrored(batch: NetworkInput, view: list[int]) -> NetworkInput:
-    """A batch mirrored along those axes, as the networks want it."""
-    return NetworkInput(
-        followup=_packed(batch.followup.flip(view)),
-        baseline=_packed(batch.baseline.flip(view)),
-        has_baseline=batch.has_baseline,
-    )
-
-
-def _split(batch: NetworkInput, size: int) -> list[NetworkInput]:
-    return [
-        NetworkInput(followup=followup, baseline=baseline, has_baseline=known)
-        for followup, baseline, known in zip(
-            batch.followup.split(size), batch.baseline.split(size), batch.has_baseline.split(size), strict=True
-        )
-    ]
-
-
-def _packed(stream: Tensor) -> Tensor:
-    """Channels last on a CPU, whose bfloat16 convolutions want it."""
-    return stream.contiguous(memory_format=torch.channels_last_3d) if stream.device.type == "cpu" else stream
+    """A batch mirrored along those axes, with channels last on a CPU, whose bfloat16 convolutions want that."""
+    turned = batch.mirrored(view)
+    if batch.followup.device.type != "cpu":
+        return turned
+    return turned.changed(lambda maps: maps.contiguous(memory_format=torch.channels_last_3d))

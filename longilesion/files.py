@@ -2,36 +2,67 @@
 
 from __future__ import annotations
 
+import filecmp
+import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeAlias
 
-from longilesion.errors import InputError
+from pydantic import BaseModel
+
+from longilesion.errors import InputError, LongilesionError
+
+# Reads a file that was written; raises one of _DAMAGE where it is not complete.
+Check: TypeAlias = Callable[[Path], object]
 
 _PREFIX = ".partial-"
+_PREVIOUS = ".previous-"
+_DAMAGE = (OSError, EOFError, ValueError, LongilesionError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
 
 
 @contextmanager
-def written_together(paths: Sequence[Path]) -> Iterator[tuple[Path, ...]]:
-    """Yields a temporary name beside each path; renames them all at the end, or removes them all on any failure.
+def written_together(files: Mapping[Path, Check]) -> Iterator[tuple[Path, ...]]:
+    """Yields a temporary name beside each path; at the end all files are there, or all are as they were before.
 
-    The folders are made where they are missing. Raises InputError where nothing can be written.
+    Each is flushed to the disk and read back by its check before any is renamed. The folders are made where they are
+    missing. Raises InputError where a file cannot be written, or is not complete.
     """
-    temporaries = tuple(path.with_name(_PREFIX + path.name) for path in paths)
+    temporaries = {path: path.with_name(_PREFIX + path.name) for path in files}
+    check_replaceable(*files)
+    try:
+        yield tuple(temporaries.values())
+        for path, temporary in temporaries.items():
+            _read_back(temporary, files[path])
+        _rename(temporaries)
+    except (OSError, InputError) as error:
+        message = str(error) if isinstance(error, InputError) else _unwritable(error, next(iter(files)))
+        # People know nothing of the temporary names.
+        raise InputError(message.replace(f"{os.sep}{_PREFIX}", os.sep).removeprefix(_PREFIX)) from error
+    finally:
+        for temporary in temporaries.values():
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def check_replaceable(*paths: Path) -> None:
+    """Makes the folders where they are missing; raises InputError where a path cannot become a file, or a new one."""
     for path in paths:
         check_writable(path.parent)
-        if path.is_dir():
-            raise InputError(f"{path}: a folder; expected a file, or nothing, to write to")
-    try:
-        yield temporaries
-        for temporary, path in zip(temporaries, paths, strict=True):
-            temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"{error.filename or paths[0]}: cannot be written ({error.strerror or error})") from error
-    finally:
-        for temporary in temporaries:
+        temporary = path.with_name(_PREFIX + path.name)
+        try:
+            if path.exists() and not path.is_file():
+                raise InputError(f"{path}: a folder or a device; expected a file, or nothing, to write to")
+            # A run that was killed may have left it.
             temporary.unlink(missing_ok=True)
+            temporary.touch()
+            temporary.unlink()
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def check_writable(folder: Path) -> None:
@@ -43,3 +74,100 @@ def check_writable(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise InputError(f"{folder}: {error.strerror}; expected a folder that can be written to") from error
+
+
+def check_text(path: Path) -> None:
+    """For texts whose last line is complete."""
+    if not path.read_text(encoding="utf-8").endswith("\n"):
+        raise ValueError("the last line has no end")
+
+
+def check_json(path: Path) -> None:
+    """For JSON of any kind."""
+    json.loads(path.read_bytes())
+
+
+def valid(model: type[BaseModel]) -> Check:
+    """The check for JSON that holds a model."""
+    return lambda path: model.model_validate_json(path.read_bytes())
+
+
+def check_archive(path: Path) -> None:
+    """For what is a ZIP archive inside, with a checksum for each member: NumPy's .npz, PyTorch's checkpoints."""
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"{damaged} is damaged")
+
+
+def check_tarball(path: Path) -> None:
+    """For compressed tarballs; reading to the end compares the checksum."""
+    with tarfile.open(path, "r:gz") as archive:
+        for member in archive:
+            content = archive.extractfile(member)
+            while content is not None and content.read(1 << 20):
+                pass
+
+
+def check_picture(path: Path) -> None:
+    """For pictures of any kind."""
+    # Whoever draws has it loaded.
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        picture.load()
+
+
+def check_copy(path: Path, *, of: Path) -> None:
+    """For copies of a file."""
+    if not filecmp.cmp(path, of, shallow=False):
+        raise ValueError(f"another content than {of}")
+
+
+def _read_back(path: Path, check: Check) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    try:
+        check(path)
+    except _DAMAGE as error:
+        reason = str(error).removeprefix(f"{path}: ") or type(error).__name__
+        raise InputError(f"{path}: not complete once written ({reason}); expected a disk with room for it") from error
+
+
+def _rename(temporaries: Mapping[Path, Path]) -> None:
+    """Gives all files their names, or none: where one cannot be renamed, those before become what they were."""
+    # A single one is replaced without a moment in which there is none.
+    kept = {path: path.with_name(_PREVIOUS + path.name) for path in temporaries if len(temporaries) > 1}
+    for previous in kept.values():
+        previous.unlink(missing_ok=True)
+    try:
+        for path, temporary in temporaries.items():
+            if path in kept and path.exists():
+                path.replace(kept[path])
+            temporary.replace(path)
+    except BaseException:
+        for path, previous in kept.items():
+            if not temporaries[path].exists():
+                path.unlink(missing_ok=True)
+            if previous.exists():
+                previous.replace(path)
+        raise
+    for previous in kept.values():
+        with suppress(OSError):
+            previous.unlink(missing_ok=True)
+    for folder in {path.parent for path in temporaries}:
+        _flush_names(folder)
+
+
+def _flush_names(folder: Path) -> None:
+    # Not every file system can; the content is on the disk already.
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _unwritable(error: OSError, path: Path) -> str:
+    return f"{error.filename or path}: cannot be written ({error.strerror or error})"

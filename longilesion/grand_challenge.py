@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Collection, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from longilesion.case import SCAN_NAMES, Baseline, Case, LesionMap, Scan, ScanName
+from longilesion.case import SCAN_NAMES, Baseline, Case, LesionMap, ScanName
 from longilesion.click_files import ClickFile, read_click_pairs
 from longilesion.errors import InputError, first_error
-from longilesion.files import written_together
-from longilesion.images import READABLE, read_lesion_map, read_scan, write_lesion_map
+from longilesion.files import check_replaceable, written_together
+from longilesion.geometry import Grid
+from longilesion.images import READABLE, check_lesion_map, read_scan, write_lesion_map
+from longilesion.outlines import read_baseline
+from longilesion.shipped import SOCKETS_FILE
 
-SOCKETS_FILE = Path(__file__).parent.parent / "resources" / "sockets.json"
 OUTPUT_NAME = "output.mha"
+
+# Suffixes of images of any kind, also of those that are not read.
+_IMAGES = (*READABLE, ".tif", ".tiff", ".nhdr", ".dcm", ".png", ".jpg", ".jpeg")
 
 TimePoint: TypeAlias = Literal["baseline", "followup"]
 
@@ -47,7 +52,8 @@ def read_case(directory: Path) -> tuple[Case, dict[ScanName, Path]]:
     """Reads a case of any of the four interfaces; returns it and the follow-up scans' files, for writing its outputs.
 
     The primary follow-up scan must be there. Baseline scans, masks and clicks may be missing: there is no prior then.
-    Raises InputError for another layout, or for any file that cannot be used.
+    Raises InputError for another layout, or for any file that cannot be used. A scan that cannot be in Hounsfield units
+    is said in a warning: to refuse it would cost the case.
     """
     inputs = _located(directory)
     for name in SCAN_NAMES:
@@ -59,32 +65,52 @@ def read_case(directory: Path) -> tuple[Case, dict[ScanName, Path]]:
     followup_files = {
         name: _only_image(inputs[f"{name}-followup-ct"]) for name in SCAN_NAMES if f"{name}-followup-ct" in inputs
     }
-    followups = {name: read_scan(path) for name, path in followup_files.items()}
+    followups = {name: read_scan(path, implausible="warn") for name, path in followup_files.items()}
     baselines: dict[ScanName, Baseline] = {}
     for name in SCAN_NAMES:
         if f"{name}-baseline-ct" in inputs:
-            scan = read_scan(_only_image(inputs[f"{name}-baseline-ct"]))
-            baselines[name] = Baseline.of(scan, _read_mask(inputs.get(f"{name}-baseline-ct-tumor-lesion-seg"), scan))
+            scan = read_scan(_only_image(inputs[f"{name}-baseline-ct"]), implausible="warn")
+            folder = inputs.get(f"{name}-baseline-ct-tumor-lesion-seg")
+            baselines[name] = read_baseline(scan, None if folder is None else _only_image(folder))
+    before = {name: baseline.scan.grid for name, baseline in baselines.items()}
+    after = {name: scan.grid for name, scan in followups.items()}
     clicks = read_click_pairs(
-        baseline=_click_files(inputs, "baseline", {name: baseline.scan for name, baseline in baselines.items()}),
-        followup=_click_files(inputs, "followup", followups),
+        baseline=_click_files(inputs, "baseline", before, priors=baselines),
+        followup=_click_files(inputs, "followup", after, priors={}),
+        may_lack_points=True,
     )
     return Case(baselines=baselines, followups=followups, clicks=clicks), followup_files
+
+
+def check_outputs(directory: Path, followups: Collection[ScanName]) -> None:
+    """Raises InputError where a folder of outputs holds anything beside which a map of these scans is not the only one.
+
+    The maps of an earlier run are no hindrance where new ones take their place.
+    """
+    paths = {name: folder / OUTPUT_NAME for name, folder in _output_folders(directory).items()}
+    for name, path in paths.items():
+        for other in _visible(path.parent):
+            if name not in followups:
+                raise InputError(f"{other}: in the way, there is no {name} follow-up scan; expected an empty folder")
+            if other != path and other.name.lower().endswith(_IMAGES):
+                raise InputError(f"{other}: another image in an output folder; expected {OUTPUT_NAME} at most")
+    check_replaceable(*(paths[name] for name in followups))
 
 
 def write_outputs(
     directory: Path, maps: Mapping[ScanName, LesionMap], *, followup_files: Mapping[ScanName, Path]
 ) -> None:
-    """Writes one lesion map per follow-up scan, all of them or none, each as the only file in its folder.
+    """Writes one lesion map per follow-up scan, all of them or none.
 
-    The maps take over the headers of the follow-up scans' files. Raises InputError where it cannot write.
+    The maps take over the headers of the follow-up scans' files. Raises InputError where it cannot write, or where a
+    map would not be the only image in its folder.
     """
+    check_outputs(directory, maps)
     folders = _output_folders(directory)
-    paths = {name: folders[name] / OUTPUT_NAME for name in maps}
-    with written_together(list(paths.values())) as temporaries:
-        for name, temporary in zip(paths, temporaries, strict=True):
+    checks = {folders[name] / OUTPUT_NAME: partial(check_lesion_map, written=each) for name, each in maps.items()}
+    with written_together(checks) as temporaries:
+        for name, temporary in zip(maps, temporaries, strict=True):
             write_lesion_map(temporary, maps[name], like=followup_files[name])
-    _remove_others(folders, keep=set(paths.values()))
 
 
 def find_followup_maps(directory: Path) -> dict[ScanName, Path]:
@@ -108,7 +134,12 @@ def find_followup_clicks(directory: Path) -> dict[ScanName, Path]:
 
 @cache
 def _sockets() -> _Sockets:
-    return _Sockets.model_validate_json(SOCKETS_FILE.read_bytes())
+    try:
+        return _Sockets.model_validate_json(SOCKETS_FILE.read_bytes())
+    except OSError as error:
+        raise InputError(
+            f"{SOCKETS_FILE}: {error.strerror}; expected it with longilesion, install that again"
+        ) from error
 
 
 def _located(directory: Path) -> dict[str, Path]:
@@ -172,26 +203,25 @@ def _only_image(folder: Path) -> Path:
     return folder / images[0]
 
 
-def _read_mask(folder: Path | None, scan: Scan) -> LesionMap | None:
-    return None if folder is None else read_lesion_map(_only_image(folder), like=scan.grid)
-
-
-def _click_files(inputs: Mapping[str, Path], time_point: TimePoint, scans: Mapping[ScanName, Scan]) -> list[ClickFile]:
+def _click_files(
+    inputs: Mapping[str, Path],
+    time_point: TimePoint,
+    grids: Mapping[ScanName, Grid],
+    *,
+    priors: Mapping[ScanName, Baseline],
+) -> list[ClickFile]:
     return [
-        ClickFile(path=inputs[slug], scan_name=name, grid=scans[name].grid if name in scans else None)
+        ClickFile(path=inputs[slug], scan_name=name, grid=grids.get(name), prior=priors.get(name))
         for name in SCAN_NAMES
         if (slug := f"{name}-{time_point}-lesion-clicks") in inputs
     ]
 
 
-def _remove_others(folders: Mapping[ScanName, Path], keep: set[Path]) -> None:
-    """Removes what earlier runs left in the output folders: a second file there, or an empty folder, fails the job."""
-    for folder in folders.values():
-        if not folder.is_dir():
-            continue
-        for path in folder.iterdir():
-            if path.is_file() and path not in keep:
-                _log.info("removing %s, left from an earlier run", path)
-                path.unlink()
-        if not any(folder.iterdir()):
-            folder.rmdir()
+def _visible(folder: Path) -> list[Path]:
+    """What lies in a folder, if there is one; hidden files do not count."""
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror}; expected a folder that can be written to") from error

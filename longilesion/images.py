@@ -2,48 +2,69 @@
 
 from __future__ import annotations
 
-import gzip
-import os
-import struct
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import logging
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
-import SimpleITK as sitk
 from jaxtyping import Int16, UInt16
 from numpy.typing import NDArray
 
 from longilesion.case import AIR_HU, LesionMap, Scan
 from longilesion.errors import InputError
 from longilesion.geometry import Grid
+from longilesion.hounsfield import IntensitySample, implausibility
+from longilesion.image_file import ImageFile
+from longilesion.itk_file import METAIMAGE_SUFFIXES, NRRD_SUFFIXES, itk_reason, open_itk, write_itk
 
-READABLE = (".mha", ".mhd", ".nii", ".nii.gz", ".nrrd", ".tif", ".tiff")
-WRITABLE = (".mha", ".nii", ".nii.gz", ".nrrd")
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+READABLE = (*METAIMAGE_SUFFIXES, *NIFTI_SUFFIXES, *NRRD_SUFFIXES)
+WRITABLE = (".mha", *NIFTI_SUFFIXES, *NRRD_SUFFIXES)
 
-# How far an entry of the direction matrix may lie from the nearest rotation or reflection.
-DIRECTION_TOLERANCE = 1e-2
+Implausible: TypeAlias = Literal["refuse", "warn"]
 
-Voxels: TypeAlias = NDArray[Any]
+# What files begin with that people hand in by mistake.
+_SIGNATURES = {
+    b"\x1f\x8b": "a gzip file",
+    b"BZh": "a bzip2 file",
+    b"\xfd7zXZ": "an xz file",
+    b"\x28\xb5\x2f\xfd": "a Zstandard file",
+    b"PK\x03\x04": "a ZIP archive",
+    b"7z\xbc\xaf": "a 7-Zip archive",
+    b"NRRD": "an NRRD image",
+    b"ObjectType": "a MetaImage",
+    b"\x89PNG": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"II*\0": "a TIFF picture",
+    b"MM\0*": "a TIFF picture",
+    b"\x89HDF": "an HDF5 file",
+    b"\x93NUMPY": "a NumPy array",
+    b"version https://git-lfs": "a Git LFS pointer to the file, not the file",
+    b"<": "a web page or XML",
+    b"{": "JSON",
+}
+_NO_DICOM = "DICOM is not read; convert its series to one file, for instance with dcm2niix"
+_MOST_FILES_LOOKED_AT = 20
 
-# ITK would print its warnings (metadata it does not know, say) to stderr, where a line means trouble with the case.
-sitk.ProcessObject.SetGlobalWarningDisplay(False)
-# ITK's NIfTI reader refuses the slightest shear. It shall pass all, and `_direction` judges.
-os.environ.setdefault("ITK_NIFTI_SFORM_PERMISSIVE", "ON")
+_log = logging.getLogger(__name__)
 
 
-def read_scan(path: Path) -> Scan:
+def read_scan(path: Path, *, implausible: Implausible = "refuse") -> Scan:
     """Reads a CT volume of any integer or floating-point type; values below air (padding) become air.
 
-    Raises InputError for anything but a complete 3D volume of single finite values on an orthonormal grid.
+    Raises InputError for anything but a complete 3D volume of single finite values on a regular grid; what cannot be
+    Hounsfield units is refused as well, or, with "warn", said in a warning.
     """
-    reader = _opened(path)
-    grid = _grid(reader, path)
-    image = _read(reader, path)
-    # The view is valid only as long as `image` lives.
-    return Scan(hu=_hounsfield(sitk.GetArrayViewFromImage(image), path), grid=grid)
+    image = _opened(path)
+    sample = IntensitySample(image.grid.shape_zyx)
+    hu = _hounsfield(sample.taken(image.planes()), image)
+    finding = implausibility(sample)
+    if finding is not None and implausible == "refuse":
+        raise InputError(f"{path}: {finding}")
+    if finding is not None:
+        _log.warning("%s: %s", path, finding)
+    return Scan(hu=hu, grid=image.grid)
 
 
 def read_lesion_map(path: Path, *, like: Grid | None = None, of: str = "its scan") -> LesionMap:
@@ -52,8 +73,8 @@ def read_lesion_map(path: Path, *, like: Grid | None = None, of: str = "its scan
     Without `like`, the map has the grid of its own file. Raises InputError where the file is not a volume of ids, or
     its voxels are not those of `like`.
     """
-    reader = _opened(path)
-    grid = _grid(reader, path)
+    image = _opened(path)
+    grid = image.grid
     if like is not None and grid.shape_zyx != like.shape_zyx:
         raise InputError(f"{path}: mask of {_size(grid)} voxels; expected {_size(like)}, the size of {of}")
     # Below half a voxel, looking up the nearest voxel would change nothing: the header was merely rounded.
@@ -61,26 +82,40 @@ def read_lesion_map(path: Path, *, like: Grid | None = None, of: str = "its scan
         raise InputError(
             f"{path}: mask with another origin, spacing or direction than {of}: {_place(grid)}; expected {_place(like)}"
         )
-    image = _read(reader, path)
-    return LesionMap(ids=_lesion_ids(sitk.GetArrayViewFromImage(image), path), grid=like or grid)
+    return LesionMap(ids=_lesion_ids(image), grid=like or grid)
 
 
 def write_lesion_map(path: Path, lesion_map: LesionMap, *, like: Path) -> None:
     """Writes a lesion map with the header geometry of the image `like`, in the format of the path's suffix.
 
-    In a .mha the geometry is equal to the last bit; the other formats round it to their own precision. It is copied
-    from the file because a grid holds the product of spacing and direction, which cannot be taken apart exactly.
+    It is equal to the last bit from MetaImage or NRRD to .mha, and from NIfTI to NIfTI, where both forms are copied;
+    other pairs of formats round it to their own precision. It is copied from the file because a grid holds the product
+    of spacing and direction, which cannot be taken apart exactly.
     """
     check_writable_format(path)
-    header = _opened(like)
-    image = sitk.GetImageFromArray(lesion_map.compact_ids)
-    image.SetOrigin(header.GetOrigin())
-    image.SetSpacing(header.GetSpacing())
-    image.SetDirection(header.GetDirection())
+    scan = open_image(like)
+    if not path.name.lower().endswith(NIFTI_SUFFIXES):
+        try:
+            write_itk(path, lesion_map.compact_ids, like=scan)
+        except RuntimeError as error:
+            raise InputError(f"{path}: cannot be written ({itk_reason(error)})") from error
+        return
+    from longilesion.nifti import write_nifti
+
     try:
-        sitk.WriteImage(image, str(path), useCompression=True)
-    except RuntimeError as error:
-        raise InputError(f"{path}: cannot be written ({_reason(error)})") from error
+        write_nifti(path, lesion_map.compact_ids, like=scan)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def check_lesion_map(path: Path, *, written: LesionMap) -> None:
+    """Raises InputError unless a file holds the lesion map that was written to it: its place, and each voxel."""
+    image = open_image(path)
+    if not image.grid.matches(written.grid, tolerance_mm=min(written.grid.spacing_zyx_mm) / 2):
+        raise InputError(f"{path}: {_place(image.grid)}; expected the map's {_place(written.grid)}")
+    # Slice by slice: a second volume would double the memory.
+    if not all(np.array_equal(plane, ids) for plane, ids in zip(image.planes(), written.ids, strict=True)):
+        raise InputError(f"{path}: other voxels than the map's; expected all of them")
 
 
 def check_writable_format(path: Path) -> None:
@@ -89,169 +124,92 @@ def check_writable_format(path: Path) -> None:
         raise InputError(f"{path}: unknown image format; expected one of {', '.join(WRITABLE)}")
 
 
-def _opened(path: Path) -> sitk.ImageFileReader:
-    """A reader that has read the header of a complete 3D volume with one real value per voxel."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; expected an image")
-    if not path.name.lower().endswith(READABLE):
-        raise InputError(f"{path}: unknown image format; expected one of {', '.join(READABLE)}")
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise InputError(f"{path}: unreadable image ({_reason(error)}); expected a 3D volume") from error
-    if reader.GetDimension() != 3:
-        raise InputError(f"{path}: {reader.GetDimension()}D image; expected a 3D volume")
-    if reader.GetNumberOfComponents() != 1:
-        found = f"{reader.GetNumberOfComponents()} values per voxel (RGB, vector or complex)"
-        raise InputError(f"{path}: {found}; expected one")
-    if min(reader.GetSize()) < 1:
-        raise InputError(f"{path}: image without voxels; expected a 3D volume")
-    if not _is_complete(reader, path):
-        raise InputError(f"{path}: truncated image; expected a complete file")
-    return reader
+def open_image(path: Path) -> ImageFile:
+    """Reads a file's header, by the reader of its format; raises InputError for what is no 3D volume on a CT's grid."""
+    _check_is_image(path)
+    if not path.name.lower().endswith(NIFTI_SUFFIXES):
+        return open_itk(path)
+    # Only now: nibabel takes a while to load, and no other format needs it.
+    from longilesion.nifti import open_nifti
+
+    return open_nifti(path)
 
 
-def _read(reader: sitk.ImageFileReader, path: Path) -> sitk.Image:
-    try:
-        with _quiet_libraries():
-            image: sitk.Image = reader.Execute()
-    except RuntimeError as error:
-        # ITK's reason misleads here: of a truncated file it says that there is none.
-        raise InputError(f"{path}: voxels cannot be read, truncated or damaged; expected a complete file") from error
+def _opened(path: Path) -> ImageFile:
+    image = open_image(path)
+    for remark in image.remarks:
+        _log.warning("%s: %s", path, remark)
     return image
 
 
-@contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Keeps the C++ libraries' own words off stderr: MetaIO prints its reason for a failure, which ITK then raises."""
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-
-
-def _is_complete(reader: sitk.ImageFileReader, path: Path) -> bool:
-    """Whether a NIfTI or TIFF file is as long as its header says; ITK itself notices in the other formats.
-
-    Of a truncated NIfTI it would return what was in memory, of a TIFF fewer slices.
-    """
+def _check_is_image(path: Path) -> None:
+    """Raises InputError where a path is no file of a format that is read, and says what it is instead."""
+    if path.is_dir():
+        raise InputError(f"{path}: a folder{_dicom_hint(path)}; expected an image file")
+    if not path.exists():
+        raise InputError(f"{path}: no such file; expected an image")
+    content = _content(path)
+    if content == "an empty file":
+        raise InputError(f"{path}: an empty file; expected an image")
     name = path.name.lower()
-    if name.endswith((".tif", ".tiff")):
-        return _has_all_tiff_directories(path)
-    if not name.endswith((".nii", ".nii.gz")):
-        return True
-    voxel_bytes = int(reader.GetMetaData("bitpix")) // 8
-    expected = int(float(reader.GetMetaData("vox_offset"))) + voxel_bytes * int(np.prod(reader.GetSize()))
-    if name.endswith(".nii") and not _is_gzip(path):
-        return path.stat().st_size >= expected
-    return _has_gzip_content(path, expected)
-
-
-def _is_gzip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(2) == b"\x1f\x8b"
-
-
-def _has_gzip_content(path: Path, expected: int) -> bool:
-    """Whether a gzip file unpacks to at least the expected number of bytes.
-
-    Its last four bytes tell the length (modulo 2^32), which saves unpacking unless the file has several members.
-    """
-    with path.open("rb") as file:
-        file.seek(-4, os.SEEK_END)
-        if struct.unpack("<I", file.read(4))[0] == expected % 2**32:
-            return True
-    try:
-        with gzip.open(path) as unpacked:
-            return unpacked.seek(expected) == expected
-    except (EOFError, OSError):
-        return False
-
-
-def _has_all_tiff_directories(path: Path) -> bool:
-    """Whether the chain of a TIFF's directories, one per slice, is unbroken."""
-    with path.open("rb") as file:
-        order, version = {b"II": "<", b"MM": ">"}.get(file.read(2), "<"), file.read(2)
-        is_big = struct.unpack(order + "H", version)[0] == 43
-        count, entry_bytes, offset = (order + "Q", 20, order + "Q") if is_big else (order + "H", 12, order + "I")
-        position = 8 if is_big else 4
-        while True:
-            file.seek(position)
-            field = file.read(struct.calcsize(offset))
-            if len(field) < struct.calcsize(offset):
-                return False
-            directory = struct.unpack(offset, field)[0]
-            if directory == 0:
-                return True
-            file.seek(directory)
-            field = file.read(struct.calcsize(count))
-            if len(field) < struct.calcsize(count):
-                return False
-            position = directory + len(field) + entry_bytes * struct.unpack(count, field)[0]
-
-
-def _grid(reader: sitk.ImageFileReader, path: Path) -> Grid:
-    x, y, z = reader.GetSize()
-    geometry = (*reader.GetSpacing(), *reader.GetOrigin(), *reader.GetDirection())
-    if not np.isfinite(geometry).all() or min(reader.GetSpacing()) <= 0:
-        raise InputError(f"{path}: spacing {reader.GetSpacing()}, origin {reader.GetOrigin()}; expected finite, over 0")
-    direction = _direction(reader)
-    left, _, right = np.linalg.svd(direction)
-    # The nearest orthonormal matrix: the polar decomposition without its stretch.
-    nearest = left @ right
-    deviation = float(np.abs(direction - nearest).max())
-    if deviation > DIRECTION_TOLERANCE:
+    if name.endswith((".hdr", ".img")):
         raise InputError(
-            f"{path}: direction matrix is off orthonormal by {deviation:.2g}; expected at most {DIRECTION_TOLERANCE:g}"
+            f"{path}: half of a pair of .hdr and .img; expected one file, .nii or .nii.gz: convert the pair"
         )
-    return Grid.from_spacing((z, y, x), reader.GetSpacing()[::-1], origin_xyz_mm=reader.GetOrigin(), direction=nearest)
+    if not name.endswith(READABLE):
+        found = "unknown image format" if content is None else f"unknown image format, {content}"
+        raise InputError(f"{path}: {found}; expected one of {', '.join(READABLE)}")
+    fitting = {METAIMAGE_SUFFIXES: "a MetaImage", NIFTI_SUFFIXES: "a gzip file", NRRD_SUFFIXES: "an NRRD image"}
+    if content not in (None, *(found for suffixes, found in fitting.items() if name.endswith(suffixes))):
+        raise InputError(f"{path}: {content}, not the image that its suffix promises; expected a 3D volume")
 
 
-def _direction(reader: sitk.ImageFileReader) -> NDArray[np.float64]:
-    """The direction matrix as the file has it, also where ITK has already straightened a NIfTI's."""
-    if reader.HasMetaDataKey("ITK_sform_corrected") and reader.GetMetaData("ITK_sform_corrected") == "YES":
-        rows = [reader.GetMetaData(f"srow_{axis}").split()[:3] for axis in "xyz"]
-        matrix = np.array(rows, dtype=np.float64)
-        matrix /= np.maximum(np.linalg.norm(matrix, axis=0), 1e-12)
-        return matrix
-    return np.array(reader.GetDirection(), dtype=np.float64).reshape(3, 3)
+def _content(path: Path) -> str | None:
+    """What a file is by its first bytes, where it is not what it should be or well known."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(132)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; expected a file that can be read") from error
+    if not start:
+        return "an empty file"
+    if start[128:] == b"DICM":
+        return f"a DICOM file ({_NO_DICOM})"
+    return next((name for signature, name in _SIGNATURES.items() if start.startswith(signature)), None)
 
 
-def _hounsfield(values: Voxels, path: Path) -> Int16[np.ndarray, "z y x"]:
-    hu = np.empty(values.shape, np.int16)
+def _dicom_hint(folder: Path) -> str:
+    files = [path for path in sorted(folder.iterdir())[:_MOST_FILES_LOOKED_AT] if path.is_file()]
+    is_dicom = any("DICOM" in (_content(path) or "") or path.suffix.lower() in (".dcm", ".ima") for path in files)
+    return f" of DICOM files ({_NO_DICOM})" if is_dicom else ""
+
+
+def _hounsfield(planes: Iterable[NDArray[Any]], image: ImageFile) -> Int16[np.ndarray, "z y x"]:
+    hu = np.empty(image.grid.shape_zyx, np.int16)
     highest = np.iinfo(np.int16).max
-    # Slice by slice, so that the temporary copies stay small.
-    for target, plane in zip(hu, values, strict=True):
-        if values.dtype == np.int16:
+    for target, plane in zip(hu, planes, strict=True):
+        if plane.dtype == np.int16:
             np.maximum(plane, AIR_HU, out=target)
             continue
         exact = plane.astype(np.float64)
         if not np.isfinite(exact).all():
-            raise InputError(f"{path}: NaN or infinite voxels; expected Hounsfield units")
+            raise InputError(f"{image.path}: NaN or infinite voxels; expected Hounsfield units")
         target[:] = np.clip(np.rint(exact), AIR_HU, highest)
     return hu
 
 
-def _lesion_ids(values: Voxels, path: Path) -> UInt16[np.ndarray, "z y x"]:
-    ids = np.zeros(values.shape, np.uint16)
+def _lesion_ids(image: ImageFile) -> UInt16[np.ndarray, "z y x"]:
+    ids = np.zeros(image.grid.shape_zyx, np.uint16)
     highest = np.iinfo(np.uint16).max
-    for target, plane in zip(ids, values, strict=True):
+    for target, plane in zip(ids, image.planes(), strict=True):
         if not plane.any():
             # Most slices; as nothing is written to them, they take no memory.
             continue
         if np.issubdtype(plane.dtype, np.floating) and not (plane == np.rint(plane)).all():
-            raise InputError(f"{path}: mask with fractional or NaN values; expected lesion ids")
+            raise InputError(f"{image.path}: mask with fractional or NaN values; expected lesion ids")
         if plane.min() < 0 or plane.max() > highest:
             raise InputError(
-                f"{path}: mask with values from {plane.min():g} to {plane.max():g}; expected 0 to {highest}"
+                f"{image.path}: mask with values from {plane.min():g} to {plane.max():g}; expected 0 to {highest}"
             )
         target[:] = plane
     return ids
@@ -270,9 +228,3 @@ def _place(grid: Grid) -> str:
 
 def _size(grid: Grid) -> str:
     return " x ".join(str(length) for length in grid.shape_zyx[::-1])
-
-
-def _reason(error: RuntimeError) -> str:
-    """The last line of ITK's message, without its marker and the file's address in its source."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1].removeprefix("sitk::ERROR:").removeprefix("ITK ERROR:").strip() if lines else "no reason given"

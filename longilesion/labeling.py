@@ -72,7 +72,7 @@ def label_lesions(
     _, lps = grid.lps_view(np.empty(grid.shape_zyx, np.bool_))
     for prediction in predictions:
         lesion_id = prediction.prompt.lesion_id
-        if prediction.presence < settings.presence_threshold:
+        if prediction.is_gone(settings.presence_threshold):
             notes[lesion_id] = f"gone: presence {prediction.presence:.2f} below {settings.presence_threshold:.2f}"
             continue
         outline = _outline(prediction, lps, settings.threshold)

@@ -32,6 +32,13 @@ from longilesion.labeling import LabelledScan, Labels, label_lesions
 from longilesion.prompts import complete_prompts
 from longilesion.voi import Placement, sample_voi_pair
 
+# How the note of a lesion without a follow-up click begins.
+PROPAGATED = "no follow-up click, propagated from the baseline"
+# A given click leads nowhere alike below the first similarity, and one of several below the second, if most do.
+UNLIKE = 0.1
+UNLIKE_MEDIAN = 0.4
+_FEWEST_FOR_MEDIAN = 3
+
 _log = logging.getLogger(__name__)
 
 
@@ -39,8 +46,11 @@ _log = logging.getLogger(__name__)
 class LesionOutcome:
     """What became of one lesion: presence and probability 0..1, volumes, and a note, which every empty lesion has.
 
-    `place_xyz_mm` is where alignment looked for it, from the prompt's click; it and `presence` are None for a lesion
-    that no follow-up scan shows. `merged_into` is the lesion whose outline is this one's too.
+    `place_xyz_mm` is where alignment looked for it, from the prompt's click, `similarity` the correlation of its
+    surroundings there with those in the baseline, None where there is nothing to compare; `is_unlike` says that it is
+    too low for a click that was given. Place and `presence` are None for a lesion that no follow-up scan shows.
+    `is_present` says that the presence reaches the threshold, whatever became of the outline. `merged_into` is the
+    lesion whose outline is this one's too.
     """
 
     prompt: LesionPrompt | OutsideLesion
@@ -51,6 +61,14 @@ class LesionOutcome:
     volume_followup_ml: float
     note: str
     merged_into: int | None = None
+    similarity: float | None = None
+    is_unlike: bool = False
+    is_present: bool = False
+
+    @property
+    def is_unsure(self) -> bool:
+        """Whether the lesion may have been looked for, or missed, in the wrong place."""
+        return self.is_unlike or self.prompt.confidence < LOW_CONFIDENCE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -97,7 +115,9 @@ def segment_case(
         sum(prompt.confidence < LOW_CONFIDENCE for prompt in prompts),
         len(completed.outside),
     )
-    predictions = _predict(case, prompts, ensemble, clock)
+    placements = _place(case, prompts, ensemble, clock)
+    unlike = _unlike(prompts, placements)
+    predictions = _predict(case, prompts, placements, ensemble, clock)
     with clock("label"), threadpool_limits(1, user_api="blas"):
         labelled = {
             name: label_lesions(
@@ -110,8 +130,13 @@ def segment_case(
             if name in case.followups
         }
     looked_for = [
-        _outcome(case, prompt, prediction, labelled[prompt.followup.scan_name])
-        for prompt, prediction in zip(prompts, predictions, strict=True)
+        replace(
+            _outcome(case, prompt, prediction, labelled[prompt.followup.scan_name]),
+            similarity=placement.similarity,
+            is_unlike=prompt.lesion_id in unlike,
+            is_present=not prediction.is_gone(ensemble.settings.inference.presence_threshold),
+        )
+        for prompt, placement, prediction in zip(prompts, placements, predictions, strict=True)
     ]
     outside = [_outcome_outside(case, lesion) for lesion in completed.outside]
     outcomes = tuple(sorted([*looked_for, *outside], key=lambda outcome: outcome.prompt.lesion_id))
@@ -123,23 +148,60 @@ def segment_case(
     return Segmentation(maps=maps, lesions=outcomes, left_out=left_out, seconds=clock.seconds)
 
 
-def _predict(
-    case: Case, prompts: Sequence[LesionPrompt], ensemble: Ensemble, clock: _Clock
-) -> Sequence[LesionPrediction]:
-    """Predicts all lesions; those that reach their VOI's border are sampled again, twice as wide."""
-    settings = ensemble.settings
+def _place(case: Case, prompts: Sequence[LesionPrompt], ensemble: Ensemble, clock: _Clock) -> Sequence[Placement]:
     with clock("sample"), _lesion_threads() as pool:
-        placements = list(pool.map(partial(place_vois, case, settings=settings), prompts))
+        return list(pool.map(partial(place_vois, case, settings=ensemble.settings), prompts))
+
+
+def _unlike(prompts: Sequence[LesionPrompt], placements: Sequence[Placement]) -> set[int]:
+    """The lesions whose given follow-up clicks lead to nothing that looks like their surroundings in the baseline."""
+    given = {
+        prompt.lesion_id: placement.similarity
+        for prompt, placement in zip(prompts, placements, strict=True)
+        if not prompt.propagated and placement.similarity is not None
+    }
+    are_most = len(given) >= _FEWEST_FOR_MEDIAN and float(np.median(list(given.values()))) < UNLIKE_MEDIAN
+    least = UNLIKE_MEDIAN if are_most else UNLIKE
+    unlike = {lesion_id: similarity for lesion_id, similarity in given.items() if similarity < least}
+    if unlike:
+        _log.warning(
+            "%d of %d given follow-up clicks lead to nothing like the lesion's surroundings in the baseline (%s), "
+            "expected a similarity of %.1f; are they of this scan and these lesions?",
+            len(unlike),
+            len(given),
+            ", ".join(f"lesion {lesion_id}: {similarity:.2f}" for lesion_id, similarity in unlike.items()),
+            least,
+        )
+    return set(unlike)
+
+
+def _predict(
+    case: Case,
+    prompts: Sequence[LesionPrompt],
+    placements: Sequence[Placement],
+    ensemble: Ensemble,
+    clock: _Clock,
+) -> Sequence[LesionPrediction]:
+    """Predicts all lesions; those that reach their VOI's border are sampled again, twice as wide.
+
+    The first look has the word where the wider one does not find the lesion at all.
+    """
+    placements = list(placements)
     predictions = _predict_placed(case, prompts, placements, ensemble, clock)
-    for _ in range(settings.voi.growth_limit):
-        wide = [index for index, prediction in enumerate(predictions) if _reaches_border(prediction, ensemble)]
+    wide = list(range(len(predictions)))
+    for _ in range(ensemble.settings.voi.growth_limit):
+        wide = [index for index in wide if _reaches_border(predictions[index], ensemble)]
         for index in wide:
             placements[index] = replace(placements[index], zoom=2 * placements[index].zoom)
         again = _predict_placed(
             case, [prompts[index] for index in wide], [placements[index] for index in wide], ensemble, clock
         )
-        for index, prediction in zip(wide, again, strict=True):
+        found = {
+            index: prediction for index, prediction in zip(wide, again, strict=True) if _is_found(prediction, ensemble)
+        }
+        for index, prediction in found.items():
             predictions[index] = prediction
+        wide = list(found)
     return predictions
 
 
@@ -159,12 +221,13 @@ def _predict_placed(
             pairs = list(pool.map(sample, prompts[batch], placements[batch]))
             encoded = encode(pairs, ensemble.settings.encoding)
         with clock("network"):
-            probability, presence = ensemble.predict(encoded)
+            probability, judged = ensemble.predict(encoded)
+            presence = [None] * len(pairs) if judged is None else judged.tolist()
         predictions.extend(
             LesionPrediction(
                 prompt=_aligned(prompt, placement),
                 probability=outline.numpy(),
-                presence=float(there),
+                presence=there,
                 grid=pair.followup.grid,
             )
             for prompt, placement, pair, outline, there in zip(
@@ -187,8 +250,15 @@ def _aligned(prompt: LesionPrompt, placement: Placement) -> LesionPrompt:
     return replace(prompt, followup=click)
 
 
+def _is_found(prediction: LesionPrediction, ensemble: Ensemble) -> bool:
+    settings = ensemble.settings.inference
+    return not prediction.is_gone(settings.presence_threshold) and bool(
+        (prediction.probability >= settings.threshold).any()
+    )
+
+
 def _reaches_border(prediction: LesionPrediction, ensemble: Ensemble) -> bool:
-    if prediction.presence < ensemble.settings.inference.presence_threshold:
+    if not _is_found(prediction, ensemble):
         return False
     mask = prediction.probability >= ensemble.settings.inference.threshold
     return any(bool(np.take(mask, side, axis=axis).any()) for axis in range(3) for side in (0, -1))
@@ -200,9 +270,11 @@ def _outcome(case: Case, prompt: LesionPrompt, prediction: LesionPrediction, lab
     if prompt.followup.clamped:
         notes.append("click outside the scan, moved to its border")
     if prompt.propagated:
-        notes.append(f"no follow-up click, propagated from the baseline with confidence {prompt.confidence:.2f}")
+        notes.append(f"{PROPAGATED} with confidence {prompt.confidence:.2f}")
     if prompt.refined:
         notes.append("follow-up click corrected by registration")
+    if prompt.baseline_corrected:
+        notes.append("baseline click outside the outline, whose centre is used")
     return LesionOutcome(
         prompt=prompt,
         place_xyz_mm=prediction.prompt.followup.point_xyz_mm,
@@ -229,7 +301,9 @@ def _outcome_outside(case: Case, lesion: OutsideLesion) -> LesionOutcome:
 
 def _baseline_volume_ml(case: Case, prompt: LesionPrompt | OutsideLesion) -> float | None:
     """Volume of the outlined lesion: 0 where the baseline's map lacks it, None where there is no map."""
-    prior = None if prompt.baseline is None else case.baselines.get(prompt.baseline.scan_name)
+    if prompt.baseline is None:
+        return 0.0 if any(prior.lesions is not None for prior in case.baselines.values()) else None
+    prior = case.baselines.get(prompt.baseline.scan_name)
     if prior is None or prior.lesions is None:
         return None
     region = prior.regions.get(prompt.lesion_id)

@@ -7,7 +7,7 @@ pair of scans. Of several follow-up scans the one that shows the lesion is chose
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ from longilesion.case import (
     Scan,
     ScanName,
 )
+from longilesion.contradictions import are_doubtful, is_elsewhere
 
 if TYPE_CHECKING:
     from longilesion.registration.propagation import PropagatedPoint
@@ -56,14 +57,15 @@ def complete_prompts(
     """Gives each lesion of a case a follow-up click, and a baseline click where the baseline shows it.
 
     Lesions are those with clicks and those outlined in a baseline map. Where only the outline says where a lesion was,
-    its centre is the baseline click. Given follow-up clicks stay as they are; with `refine_clicks`, registration moves
-    those that it contradicts confidently. A lesion that nothing places is logged as a warning and left out. `register`
-    is `register_scans` where it is not given.
+    its centre is the baseline click, as it is where the given one lies outside the outline. Given follow-up clicks stay
+    as they are; with `refine_clicks`, registration moves those that it contradicts confidently. A lesion that nothing
+    places is logged as a warning and left out. `register` is `register_scans` where it is not given.
     """
     pairs = {pair.lesion_id: pair for pair in case.clicks}
     outlined = {lesion_id for baseline in case.baselines.values() for lesion_id in baseline.regions}
+    doubtful = _doubtful_scans(case)
     known = [
-        replace(pair, baseline=_baseline_click(case, pair))
+        replace(pair, baseline=_baseline_click(case, pair, doubtful))
         for pair in (
             pairs.get(lesion_id, ClickPair(lesion_id=lesion_id, baseline=None, followup=None))
             for lesion_id in sorted(pairs.keys() | outlined)
@@ -89,23 +91,55 @@ def complete_prompts(
                 outside.append(found)
             else:
                 lesions.append(found)
-    return Prompts(lesions=tuple(lesions), outside=tuple(outside))
+    return Prompts(
+        lesions=tuple(replace(lesion, baseline_corrected=_is_corrected(case, lesion, pairs)) for lesion in lesions),
+        outside=tuple(outside),
+    )
 
 
-def _baseline_click(case: Case, pair: ClickPair) -> Click | None:
-    """The lesion's baseline click if its scan is there, else the centre of its outline, else none."""
-    if pair.baseline is not None and pair.baseline.scan_name in case.baselines:
-        return pair.baseline
-    outlines = [
-        (baseline.regions[pair.lesion_id], name)
+def _doubtful_scans(case: Case) -> set[ScanName]:
+    """The baseline scans most of whose clicks contradict the outlines of their lesions."""
+    elsewhere: dict[ScanName, list[bool]] = {name: [] for name in case.baselines}
+    for pair in case.clicks:
+        click = pair.baseline
+        if click is None or click.scan_name not in elsewhere:
+            continue
+        if any(pair.lesion_id in baseline.regions for baseline in case.baselines.values()):
+            prior = case.baselines[click.scan_name]
+            elsewhere[click.scan_name].append(is_elsewhere(prior, pair.lesion_id, click.point_xyz_mm))
+    return {name for name, clicks in elsewhere.items() if are_doubtful(clicks)}
+
+
+def _baseline_click(case: Case, pair: ClickPair, doubtful: Collection[ScanName]) -> Click | None:
+    """The lesion's baseline click if its scan is there and no outline contradicts it; else the outline's centre.
+
+    A click that no outline confirms, in a doubtful scan, counts only where there is no other.
+    """
+    given = pair.baseline if pair.baseline is not None and pair.baseline.scan_name in case.baselines else None
+    outlines = {
+        name: baseline.regions[pair.lesion_id]
         for name, baseline in case.baselines.items()
         if pair.lesion_id in baseline.regions
-    ]
+    }
     if not outlines:
-        return None
-    region, name = max(outlines, key=lambda outline: outline[0].voxels)
-    center = case.baselines[name].scan.grid.world_xyz_mm(region.center_zyx)
+        is_trusted = given is None or given.scan_name not in doubtful or pair.followup is None
+        return given if is_trusted else None
+    name = max(outlines, key=lambda name: outlines[name].voxels)
+    if given is not None and given.scan_name in outlines:
+        if pair.lesion_id in case.baselines[given.scan_name].lesions_at(given.point_xyz_mm):
+            return given
+        name = given.scan_name
+    center = case.baselines[name].scan.grid.world_xyz_mm(outlines[name].center_zyx)
     return Click(scan_name=name, point_xyz_mm=center)
+
+
+def _is_corrected(case: Case, prompt: LesionPrompt, pairs: Mapping[int, ClickPair]) -> bool:
+    """Whether the prompt's baseline click is an outline's centre, though another was given in a scan that is there."""
+    pair = pairs.get(prompt.lesion_id)
+    given = None if pair is None else pair.baseline
+    if given is None or prompt.baseline is None:
+        return False
+    return given.scan_name in case.baselines and given != prompt.baseline
 
 
 def _propagated(

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 import longilesion
 from longilesion.case import Case, Click, LesionPrompt, ScanName
-from longilesion.files import written_together
+from longilesion.files import valid, written_together
 from longilesion.geometry import Triple
 from longilesion.pipeline import LesionOutcome, Segmentation
 
@@ -25,10 +25,12 @@ class LesionReport(BaseModel):
     """One lesion; the click is the follow-up click that was used, as x, y, z voxel index in the follow-up scan `scan`.
 
     `confidence` is 1 for a click that was given, lower for one that was `propagated` from the baseline; `refined` says
-    that a given one was corrected by registration. `presence` is the probability that the lesion is still there,
-    `probability` the mean one inside its outline. `note` says why the outline is empty if it is; `merged_into` is the
-    lesion whose outline holds this one too. A lesion outside the follow-up's field of view has no scan, no click and no
-    presence; its confidence is that it is outside.
+    that a given one was corrected by registration, `baseline_corrected` that the baseline click was given outside the
+    outline, whose centre was used. `similarity` is the correlation of the lesion's surroundings in both scans, None
+    where there is nothing to compare; `unsure` says that the lesion was perhaps looked for in the wrong place.
+    `presence` is the probability that the lesion is still there, `probability` the mean one inside its outline. `note`
+    says why the outline is empty if it is; `merged_into` is the lesion whose outline holds this one too. A lesion
+    outside the follow-up's field of view has no scan, no click and no presence; its confidence is that it is outside.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,7 +42,10 @@ class LesionReport(BaseModel):
     click_clamped: bool
     propagated: bool
     refined: bool = False
+    baseline_corrected: bool = False
     confidence: float
+    similarity: float | None = None
+    unsure: bool = False
     presence: float | None
     probability: float
     volume_baseline_ml: float | None
@@ -83,7 +88,7 @@ def make_report(case: Case, segmentation: Segmentation, *, seconds: Mapping[str,
 
 def write_report(path: Path, report: RunReport) -> None:
     """Writes the report; raises InputError where it cannot."""
-    with written_together([path]) as (temporary,):
+    with written_together({path: valid(RunReport)}) as (temporary,):
         temporary.write_text(report.model_dump_json(indent=2) + "\n")
 
 
@@ -98,7 +103,10 @@ def _lesion_report(case: Case, outcome: LesionOutcome) -> LesionReport:
         click_clamped=click is not None and click.clamped,
         propagated=not isinstance(prompt, LesionPrompt) or prompt.propagated,
         refined=isinstance(prompt, LesionPrompt) and prompt.refined,
+        baseline_corrected=isinstance(prompt, LesionPrompt) and prompt.baseline_corrected,
         confidence=prompt.confidence,
+        similarity=outcome.similarity,
+        unsure=outcome.is_unsure,
         presence=outcome.presence,
         probability=outcome.probability,
         volume_baseline_ml=outcome.volume_baseline_ml,

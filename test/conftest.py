@@ -10,7 +10,7 @@ from jaxtyping import install_import_hook
 import test.type_checking
 
 # Before anything imports the library.
-install_import_hook("longilesion", f"{test.type_checking.__name__}.typechecked")
+install_import_hook(["longilesion", "training"], f"{test.type_checking.__name__}.typechecked")
 
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -21,11 +22,14 @@ from jaxtyping import Float32, Float64
 from torch import Tensor
 from torch.nn.functional import affine_grid
 
-from longilesion.config import EncodingSettings
-from longilesion.encoding import NetworkInput
-from longilesion.geometry import Triple
+from longilesion.config import Channel, EncodingSettings
+from longilesion.geometry import ZYX, Triple
+from longilesion.networks.interface import NetworkInput
 from training.batch import Batch
 from training.recipe import AugmentationSettings, IntensityAugmentation, SpatialAugmentation
+
+# What is done to all maps of a sample alike.
+_Change: TypeAlias = Callable[[Float32[Tensor, "batch c z y x"]], Float32[Tensor, "batch c z y x"]]
 
 # What of a sample is drawn; each has a stream of random numbers of its own.
 _JOINT, _SEPARATE, _ALIKE, _FOLLOWUP, _BASELINE = range(5)
@@ -46,33 +50,21 @@ def augmented(
     """
     if not _changes_anything(settings):
         return batch
-    given = batch.input
-    images = len(encoding.clip_hu)
-    samples = [
-        _augmented_sample(
-            followup,
-            baseline if known else None,
-            target,
-            settings=settings,
-            images=images,
-            spacing_zyx_mm=spacing_zyx_mm,
-            seed=seed,
-        )
-        for followup, baseline, known, target, seed in zip(
-            given.followup, given.baseline, given.has_baseline.tolist(), batch.target, seeds, strict=True
-        )
-    ]
-    followups, baselines, targets = zip(*samples, strict=True)
-    absent = torch.zeros_like(given.baseline[0])
-    return replace(
-        batch,
-        input=NetworkInput(
-            followup=torch.stack(followups),
-            baseline=torch.stack([absent if baseline is None else baseline for baseline in baselines]),
-            has_baseline=given.has_baseline,
+    samples, targets = zip(
+        *(
+            _augmented_sample(
+                batch.input[place : place + 1],
+                batch.target[place : place + 1],
+                settings=settings,
+                encoding=encoding,
+                spacing_zyx_mm=spacing_zyx_mm,
+                seed=seed,
+            )
+            for place, seed in zip(range(len(batch.input)), seeds, strict=True)
         ),
-        target=torch.stack(targets),
+        strict=True,
     )
+    return replace(batch, input=NetworkInput.joined(samples), target=torch.cat(targets))
 
 
 def _changes_anything(settings: AugmentationSettings) -> bool:
@@ -84,51 +76,51 @@ def _changes_anything(settings: AugmentationSettings) -> bool:
 
 
 def _augmented_sample(
-    followup: Float32[Tensor, "c z y x"],
-    baseline: Float32[Tensor, "c z y x"] | None,
-    target: Float32[Tensor, "1 z y x"],
+    sample: NetworkInput,
+    target: Float32[Tensor, "1 1 z y x"],
     *,
     settings: AugmentationSettings,
-    images: int,
+    encoding: EncodingSettings,
     spacing_zyx_mm: Triple,
     seed: int,
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    """The two streams and the target of one sample, changed."""
-    channels = len(followup)
-    everything = torch.cat((followup, target) if baseline is None else (followup, target, baseline))
+) -> tuple[NetworkInput, Tensor]:
+    """One sample and its target, changed; an absent baseline's zeros stay what they are."""
+    z, y, x = target.shape[2:]
     with _seeded(seed, _JOINT):
-        turned = _turned(everything, settings.joint, spacing_zyx_mm)
-        # A lesion that is turned out of the lattice would still be called present.
-        if bool((turned[channels] > 0.5).any()) or not bool(target.any()):
-            everything = turned
-        everything = _mirrored(everything, settings.joint)
-    followup, target = everything[:channels], (everything[channels : channels + 1] > 0.5).float()
+        turn = _turn(settings.joint, (z, y, x), spacing_zyx_mm)
+        mirror = _mirror(settings.joint)
+    turned = turn(target) > 0.5
+    # A lesion that is turned out of the lattice would still be called present.
+    if bool(turned.any()) or not bool(target.any()):
+        sample, target = sample.changed(turn), turned.float()
+    sample, target = sample.changed(mirror), mirror(target)
+    followup = sample.followup
     with _seeded(seed, _ALIKE):
-        followup = _varied(followup, settings.joint_intensity, images)
+        followup = _varied(followup, settings.joint_intensity, encoding, encoding.followup_channels)
     with _seeded(seed, _FOLLOWUP):
-        followup = _varied(followup, settings.intensity, images)
-    if baseline is None:
-        return followup, None, target
+        followup = _varied(followup, settings.intensity, encoding, encoding.followup_channels)
+    sample = replace(sample, followup=followup)
+    if not bool(sample.has_baseline):
+        return sample, target
     with _seeded(seed, _SEPARATE):
-        baseline = _turned(everything[channels + 1 :], settings.separate, spacing_zyx_mm)
-        baseline = _mirrored(baseline, settings.separate)
+        turn = _turn(settings.separate, (z, y, x), spacing_zyx_mm)
+        mirror = _mirror(settings.separate)
+    sample = sample.changed_baseline(turn).changed_baseline(mirror)
+    baseline = sample.baseline
     with _seeded(seed, _ALIKE):
-        baseline = _varied(baseline, settings.joint_intensity, images)
+        baseline = _varied(baseline, settings.joint_intensity, encoding, encoding.baseline_channels)
     with _seeded(seed, _BASELINE):
-        baseline = _varied(baseline, settings.intensity, images)
-    return followup, baseline, target
+        baseline = _varied(baseline, settings.intensity, encoding, encoding.baseline_channels)
+    return replace(sample, baseline=baseline), target
 
 
-def _turned(
-    stream: Float32[Tensor, "c z y x"], settings: SpatialAugmentation, spacing_zyx_mm: Triple
-) -> Float32[Tensor, "c z y x"]:
-    """All channels rotated and scaled alike, with linear interpolation; shares of voxels stay shares."""
+def _turn(settings: SpatialAugmentation, shape_zyx: ZYX, spacing_zyx_mm: Triple) -> _Change:
+    """A rotation and scaling, drawn once, with linear interpolation; shares of voxels stay shares."""
     if float(torch.rand(())) >= settings.probability:
-        return stream
-    shape = tuple(stream.shape[1:])
+        return _unchanged
     angle, scaling = float(np.deg2rad(settings.rotation_deg)), settings.scaling
     transform = SpatialTransform(
-        shape,
+        shape_zyx,
         patch_center_dist_from_border=0,
         random_crop=False,
         p_rotation=float(angle > 0),
@@ -137,18 +129,22 @@ def _turned(
         # It divides lengths by these.
         scaling=(1 / (1 + scaling), 1 / (1 - scaling)),
     )
-    parameters = transform.get_parameters(image=stream)
+    parameters = transform.get_parameters(image=torch.empty((1, *shape_zyx)))
     if parameters["affine"] is None:
-        return stream
-    parameters["grid"] = _grid_in_mm(parameters["affine"], shape, spacing_zyx_mm)
-    turned: Tensor = transform.apply({"image": stream}, **parameters)["image"]
-    return turned
+        return _unchanged
+    parameters["grid"] = _grid_in_mm(parameters["affine"], shape_zyx, spacing_zyx_mm)
+    return lambda maps: transform.apply({"image": maps[0]}, **parameters)["image"][None]
 
 
-def _mirrored(stream: Float32[Tensor, "c z y x"], settings: SpatialAugmentation) -> Float32[Tensor, "c z y x"]:
-    axes = tuple("zyx".index(axis) for axis in settings.mirror_axes)
-    mirrored: Tensor = MirrorTransform(axes)(image=stream)["image"]
-    return mirrored
+def _mirror(settings: SpatialAugmentation) -> _Change:
+    """A mirroring, drawn once."""
+    transform = MirrorTransform(tuple("zyx".index(axis) for axis in settings.mirror_axes))
+    parameters = transform.get_parameters()
+    return lambda maps: transform.apply({"image": maps[0]}, **parameters)["image"][None]
+
+
+def _unchanged(maps: Tensor) -> Tensor:
+    return maps
 
 
 def _grid_in_mm(
@@ -166,18 +162,22 @@ def _grid_in_mm(
 
 
 def _varied(
-    stream: Float32[Tensor, "c z y x"], settings: IntensityAugmentation, images: int
-) -> Float32[Tensor, "c z y x"]:
-    """The stream with its first `images` channels varied, each HU window on its own (LongiNet, section 2.5)."""
-    if not settings.probability:
+    stream: Float32[Tensor, "1 c z y x"],
+    settings: IntensityAugmentation,
+    encoding: EncodingSettings,
+    channels: Sequence[Channel],
+) -> Float32[Tensor, "1 c z y x"]:
+    """The stream with its images, the first of its channels, varied: each HU window apart (LongiNet, section 2.5)."""
+    images = encoding.width(channel for channel in channels if channel == "image")
+    if not settings.probability or not images:
         return stream
     # The transforms write into what they are given.
     varied = stream.clone()
-    shown = ComposeTransforms(_intensity_transforms(settings))(image=varied[:images])["image"]
+    shown = ComposeTransforms(_intensity_transforms(settings))(image=varied[0, :images])["image"]
     if settings.shift and float(torch.rand(())) < settings.probability:
         # The library's own draws from a Gaussian, which has no limit.
         shown = shown + settings.shift * (2 * torch.rand(images, 1, 1, 1) - 1)
-    varied[:images] = shown.clamp(0, 1)
+    varied[0, :images] = shown.clamp(0, 1)
     return varied
 
 

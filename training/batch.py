@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
 
-from longilesion.encoding import NetworkInput
+from longilesion.networks.interface import NetworkInput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -27,10 +27,6 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
-        return Batch(
-            input=self.input.to(device),
-            target=self.target.to(device),
-            present=self.present.to(device),
-            origins=self.origins,
-            skipped=self.skipped,
+        return replace(
+            self, input=self.input.to(device), target=self.target.to(device), present=self.present.to(device)
         )

@@ -1,26 +1,34 @@
-"""The cache of a prepared data set: a cut-out of every lesion, placed for a recipe's lattice and jitter."""
+"""The cache of a prepared data set: a cut-out of every lesion, placed for a recipe's lattice and jitter.
+
+Each case's entry says what it was made of: the case's files, and the code that reads, places and cuts. Where either has
+changed, that entry is made again.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from importlib.metadata import version
 from pathlib import Path
 
 from filelock import FileLock
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel
 
 from longilesion.case import LesionMap, ScanName
-from longilesion.errors import InputError
 from longilesion.evaluation.exam import Fate
 from longilesion.evaluation.folders import find_exams
 from longilesion.evaluation.reading import read_exam
-from longilesion.files import check_writable, written_together
+from longilesion.files import check_json, check_writable, written_together
 from longilesion.grand_challenge import read_case
+from longilesion.json_file import read_json
 from training.cutout import cut, placed_lesions, write_cut_out
+from training.fingerprint import code_fingerprint, folder_fingerprint
 from training.parallel import in_parallel
 from training.preparation.prepared import PreparedCase, PreparedData
 from training.recipe import Recipe
@@ -28,9 +36,16 @@ from training.samples import is_seen
 
 _log = logging.getLogger("training")
 
-# To be raised whenever placement, cutting or the files' contents change.
-_FORMAT = 1
 _INDEX = "lesions.json"
+# Imported on the way, without a part in placing and cutting; what only these import has none either.
+_UNINVOLVED = (
+    "longilesion.encoding",
+    "longilesion.report",
+    "training.augmentation",
+    "training.mask_errors",
+    "training.parallel",
+)
+_REGISTERING = ("SimpleITK", "picsl_greedy")
 
 
 class CachedLesion(BaseModel):
@@ -43,7 +58,11 @@ class CachedLesion(BaseModel):
     is_seen: bool
 
 
-_INDEXED = TypeAdapter(list[CachedLesion])
+class _Index(BaseModel):
+    """A case in the cache: its lesions, and the fingerprint of what they were made of."""
+
+    made_of: str
+    lesions: list[CachedLesion]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,23 +78,26 @@ class Cache:
 
 
 def build_cache(data: PreparedData, cases: Sequence[PreparedCase], recipe: Recipe, *, workers: int) -> Cache:
-    """Cuts out the lesions of those cases that are not in the cache yet; raises InputError where that is impossible.
+    """Cuts out the lesions of those cases that are not in the cache yet, or were made of something else.
 
-    The recipe's part in it is in the folder's name: another lattice has a cache of its own. Of several runs that want
-    the same cache, one builds it and the others wait.
+    The recipe's part in it is in the folder's name: another lattice has a cache of its own. Entries of cases that the
+    data set no longer has are removed. Of several runs that want the same cache, one builds it and the others wait; a
+    run under way sees what is made again. Raises InputError where a case cannot be cut out.
     """
     folder = data.folder / "cache" / _key(recipe)
     check_writable(folder)
+    # Hashing leaves the interpreter to others, so that threads are enough.
+    with ThreadPoolExecutor(workers) as pool:
+        made_of = dict(zip((case.case_id for case in cases), pool.map(_made_of, cases), strict=True))
     job = partial(_cut_case, folder=folder, recipe=recipe)
     with FileLock(folder / ".lock"):
-        missing = [case for case in cases if not _is_complete(folder, case)]
-        if missing:
-            there = len(cases) - len(missing)
-            _log.info("cutting out the lesions of %d cases, %d more are in %s", len(missing), there, folder)
+        _remove_others(folder, data)
+        missing = _missing(folder, cases, made_of)
         for warnings in in_parallel(job, missing, workers=workers, label="cutting out lesions"):
             for warning in warnings:
                 _log.warning("%s", warning)
-        cache = Cache(folder=folder, lesions=tuple(lesion for case in cases for lesion in _read_index(folder, case)))
+        lesions = tuple(lesion for case in cases for lesion in _read_index(folder, case).lesions)
+    cache = Cache(folder=folder, lesions=lesions)
     unseen = [lesion for lesion in cache.lesions if not lesion.is_seen]
     _log.info("%d lesions of %d cases", len(cache.lesions) - len(unseen), len(cases))
     if unseen:
@@ -87,7 +109,6 @@ def build_cache(data: PreparedData, cases: Sequence[PreparedCase], recipe: Recip
 
 def _key(recipe: Recipe) -> str:
     decisive = {
-        "format": _FORMAT,
         "voi": recipe.model.voi.model_dump(mode="json"),
         "alignment": recipe.model.alignment.model_dump(mode="json"),
         "jitters": [jitter.model_dump(mode="json") for jitter in (recipe.jitter, recipe.presence.jitter)],
@@ -95,8 +116,46 @@ def _key(recipe: Recipe) -> str:
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def _made_of(case: PreparedCase) -> str:
+    parts = (_code(), case.patient, folder_fingerprint(case.folder))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+@cache
+def _code() -> str:
+    return " ".join([code_fingerprint(__name__, without=_UNINVOLVED), *map(version, _REGISTERING)])
+
+
+def _missing(folder: Path, cases: Sequence[PreparedCase], made_of: Mapping[str, str]) -> list[PreparedCase]:
+    """The cases of which the cache has no whole entry made of what they are now."""
+    entries = {case.case_id: _whole_entry(folder, case) for case in cases}
+    missing = [
+        case for case in cases if (entry := entries[case.case_id]) is None or entry.made_of != made_of[case.case_id]
+    ]
+    changed = [case.case_id for case in missing if entries[case.case_id] is not None]
+    if missing:
+        there = len(cases) - len(missing)
+        _log.info("cutting out the lesions of %d cases, %d more are in %s", len(missing), there, folder)
+    if changed:
+        named = ", ".join(changed[:5]) + (" ..." if len(changed) > 5 else "")
+        _log.info("%d of them again, as their files or the code that places have changed: %s", len(changed), named)
+    return missing
+
+
+def _remove_others(folder: Path, data: PreparedData) -> None:
+    """Removes the entries of cases that the data set no longer has."""
+    known = {case.case_id for case in data.cases}
+    for path in folder.iterdir():
+        if path.is_dir() and path.name not in known:
+            shutil.rmtree(path)
+
+
 def _cut_case(case: PreparedCase, folder: Path, recipe: Recipe) -> list[str]:
     """Cuts out a case's lesions; returns what in the case does not fit together."""
+    # Before anything is read: what changes meanwhile makes the entry stale.
+    made_of = _made_of(case)
+    entry = folder / case.case_id
+    (entry / _INDEX).unlink(missing_ok=True)
     exam, warnings = read_exam(find_exams(case.folder)[0])
     scans, _ = read_case(case.folder / "input")
     truth: dict[ScanName, LesionMap] = {scan: exam.truth[scan] for scan in scans.followups if scan in exam.truth}
@@ -105,7 +164,7 @@ def _cut_case(case: PreparedCase, folder: Path, recipe: Recipe) -> list[str]:
     for whole in placed_lesions(scans, truth, exam.facts, recipe.model):
         part = cut(whole, recipe.model, jitters)
         lesion_id = whole.prompt.lesion_id
-        write_cut_out(folder / case.case_id / f"{lesion_id}.npz", part)
+        write_cut_out(entry / f"{lesion_id}.npz", part)
         lesions.append(
             CachedLesion(
                 case_id=case.case_id,
@@ -117,24 +176,23 @@ def _cut_case(case: PreparedCase, folder: Path, recipe: Recipe) -> list[str]:
         )
     left_out = sorted(exam.facts.keys() - {lesion.lesion_id for lesion in lesions})
     warnings += [f"{case.folder}: lesion {lesion_id} has no place or no fate; left out" for lesion_id in left_out]
+    for path in set(entry.glob("*.npz")) - {entry / f"{lesion.lesion_id}.npz" for lesion in lesions}:
+        path.unlink()
     # Last, as it says that the case is complete.
-    with written_together([folder / case.case_id / _INDEX]) as (temporary,):
-        temporary.write_bytes(_INDEXED.dump_json(lesions, indent=1))
+    with written_together({entry / _INDEX: check_json}) as (temporary,):
+        temporary.write_text(_Index(made_of=made_of, lesions=lesions).model_dump_json(indent=1) + "\n")
     return warnings
 
 
-def _is_complete(folder: Path, case: PreparedCase) -> bool:
+def _whole_entry(folder: Path, case: PreparedCase) -> _Index | None:
+    """What the cache has of a case; None where its index or a cut-out is missing."""
     if not (folder / case.case_id / _INDEX).is_file():
-        return False
-    cache = Cache(folder=folder, lesions=())
-    return all(cache.path(lesion).is_file() for lesion in _read_index(folder, case))
+        return None
+    index = _read_index(folder, case)
+    cache = Cache(folder=folder, lesions=tuple(index.lesions))
+    return index if all(cache.path(lesion).is_file() for lesion in index.lesions) else None
 
 
-def _read_index(folder: Path, case: PreparedCase) -> list[CachedLesion]:
+def _read_index(folder: Path, case: PreparedCase) -> _Index:
     path = folder / case.case_id / _INDEX
-    try:
-        return _INDEXED.validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise InputError(
-            f"{path}: damaged; expected the index of a cached case, delete the folder to make it again"
-        ) from error
+    return read_json(path, _Index, expected="the index of a cached case, delete the folder to make it again")

@@ -174,6 +174,7 @@ def _judge(fold: Fold, arguments: Arguments) -> Path:
                 data=arguments.data,
                 fold=fold.number,
                 workers=arguments.workers,
+                device=arguments.device,
             )
         )
     folder = predictions_folder(bundle)

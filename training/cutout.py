@@ -21,7 +21,7 @@ from longilesion.case import Baseline, Case, Click, ClickPair, LesionMap, Lesion
 from longilesion.config import ModelSettings
 from longilesion.errors import InputError
 from longilesion.evaluation.exam import Fate, LesionFact
-from longilesion.files import written_together
+from longilesion.files import check_archive, written_together
 from longilesion.geometry import Grid, Triple, triple
 from longilesion.prompts import complete_prompts
 from longilesion.voi import Placement, lattice_around, sampled_window
@@ -120,7 +120,7 @@ def write_cut_out(path: Path, lesion: CutOut) -> None:
         "zoom": placement.zoom,
         "similarity": placement.similarity,
     }
-    with written_together([path]) as (temporary,), temporary.open("wb") as file:
+    with written_together({path: check_archive}) as (temporary,), temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, facts=np.array(json.dumps(facts)), **arrays)
 
 

@@ -15,7 +15,6 @@ from torch.utils.data import Dataset
 
 from longilesion.config import ModelSettings
 from longilesion.errors import InputError
-from longilesion.evaluation.exam import LesionFact
 from training.cache import Cache, CachedLesion
 from training.cutout import CutOut, DamagedCutOutError, placed_lesions, read_cut_out
 from training.recipe import Recipe
@@ -120,8 +119,7 @@ class SyntheticLesions(Dataset[Sample]):
 
 def pair_lesions(pair: SyntheticPair, settings: ModelSettings) -> Iterator[CutOut]:
     """The lesions of a synthetic pair, placed."""
-    facts = {lesion_id: LesionFact(fate=fact.fate, true_id=fact.true_id) for lesion_id, fact in pair.facts.items()}
-    return placed_lesions(pair.case, {"primary": pair.truth}, facts, settings)
+    return placed_lesions(pair.case, {"primary": pair.truth}, pair.facts, settings)
 
 
 def _sample_seed(seed: int, index: int) -> int:

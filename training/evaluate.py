@@ -21,7 +21,7 @@ from rich.table import Table
 
 from longilesion.case import Case, LesionMap, lesion_regions
 from longilesion.ensemble import Ensemble, load_ensemble
-from longilesion.evaluation.exam import Prediction, ScoringSettings
+from longilesion.evaluation.exam import Fate, Prediction, ScoringSettings
 from longilesion.evaluation.lesions import LesionScore
 from longilesion.evaluation.measures import Outline, center_xyz_mm
 from longilesion.evaluation.methods import prediction_of
@@ -34,7 +34,6 @@ from training.command import run_command
 from training.naive_methods import grow_region, paste_baseline
 from training.recipe import read_recipe
 from training.synthesis.exams import REAL, exam_of
-from training.synthesis.lesions import Fate
 from training.synthesis.pairs import SyntheticPair, synthetic_pair
 from training.training_data import held_out_sources
 

@@ -13,19 +13,20 @@ import tarfile
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
 import tyro
-from pydantic import ValidationError
-from torch import nn
 
 from longilesion.config import ModelSettings
 from longilesion.ensemble import SETTINGS_FILE, is_bundle, load_ensemble, read_manifest, save_bundle
-from longilesion.errors import InputError, first_error
+from longilesion.errors import InputError
 from longilesion.evaluation.run import EvaluationReport
 from longilesion.evaluation.tables import figure
-from longilesion.files import check_writable, written_together
+from longilesion.files import check_copy, check_tarball, check_writable, written_together
+from longilesion.json_file import read_json
+from longilesion.networks.interface import LesionNetwork
 from training.command import run_command
 from training.differences import differences
 from training.model_card import AS_TRAINED, CARD_FILE, FITTED, Model, model_card
@@ -65,7 +66,7 @@ class Part:
     bundle: Path
     settings: ModelSettings
     provenance: dict[str, str]
-    networks: tuple[nn.Module, ...]
+    networks: tuple[LesionNetwork, ...]
     record: RunRecord | None
 
 
@@ -84,8 +85,7 @@ def export(arguments: Arguments) -> Path:
     model = Model(
         name=arguments.name or arguments.output.resolve().name,
         settings=settings,
-        parameters=sum(parameter.numel() for parameter in networks[0].parameters()),
-        networks=len(networks),
+        networks=networks,
         provenance=provenance,
         record=parts[0].record,
         report=report,
@@ -98,7 +98,8 @@ def export(arguments: Arguments) -> Path:
         (staged / CARD_FILE).write_text(model_card(model))
         files = sorted(staged.iterdir(), key=lambda path: (path.name == SETTINGS_FILE, path.name))
         paths = [arguments.output / path.name for path in files]
-        with written_together([*paths, tarball]) as (*temporaries, packed):
+        checks = {path: partial(check_copy, of=file) for path, file in zip(paths, files, strict=True)}
+        with written_together({**checks, tarball: check_tarball}) as (*temporaries, packed):
             for path, temporary in zip(files, temporaries, strict=True):
                 shutil.copyfile(path, temporary)
             pack(files, packed)
@@ -146,12 +147,7 @@ def read_part(folder: Path) -> Part:
 
 def read_report(path: Path) -> EvaluationReport:
     """Reads an evaluation.json; raises InputError."""
-    try:
-        return EvaluationReport.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; expected an evaluation.json") from error
-    except ValidationError as error:
-        raise InputError(f"{path}: {first_error(error)}; expected the evaluation.json of this version") from error
+    return read_json(path, EvaluationReport, expected="the evaluation.json of this version")
 
 
 def joined_settings(parts: Sequence[Part], presence_threshold: float | None) -> ModelSettings:
@@ -197,8 +193,9 @@ def _provenance(parts: Sequence[Part], report: EvaluationReport | None, argument
     runs = {part.bundle: part.record for part in parts if part.record is not None}
     if runs:
         said["folds"] = ", ".join("80/20 split" if run.fold is None else str(run.fold) for run in runs.values())
-        heads = (FITTED if bundle.name == _PRESENCE else AS_TRAINED for bundle in runs)
-        said["presence head"] = ", ".join(dict.fromkeys(heads))
+        if parts[0].networks[0].presence is not None:
+            heads = (FITTED if bundle.name == _PRESENCE else AS_TRAINED for bundle in runs)
+            said["presence head"] = ", ".join(dict.fromkeys(heads))
     if report is not None:
         for evaluation in report.evaluations:
             dice = figure(evaluation.challenge.dice)

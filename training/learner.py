@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 from longilesion.config import Device
 from longilesion.ensemble import find_device, find_precision
 from longilesion.errors import InputError, LongilesionError
-from longilesion.networks.dual_encoder import DualEncoder
+from longilesion.networks.interface import LesionNetwork
 from training.batch import Batch
 from training.losses import counted_samples
 from training.optimisation import Objective, averaged, build_optimizer
@@ -64,14 +64,14 @@ class Learner:
     """What is trained: the network, its objective wrapped for the device, the optimiser, the average of weights."""
 
     fabric: Fabric
-    network: DualEncoder
+    network: LesionNetwork
     objective: nn.Module
     optimizer: torch.optim.Optimizer
     average: AveragedModel
     gradient_clip: float
 
     @classmethod
-    def of(cls, network: DualEncoder, recipe: Recipe, fabric: Fabric) -> Learner:
+    def of(cls, network: LesionNetwork, recipe: Recipe, fabric: Fabric) -> Learner:
         """Puts a network on this process' device and sets up what trains it."""
         # Several processes exchange gradients in buckets that know no other layout.
         if fabric.device.type == "cpu" and fabric.world_size == 1:
@@ -87,6 +87,11 @@ class Learner:
             average=averaged(network, recipe),
             gradient_clip=recipe.optimizer.gradient_clip,
         )
+
+    @property
+    def averaged_network(self) -> LesionNetwork:
+        """The network with averaged weights."""
+        return cast("LesionNetwork", self.average.module)
 
     def state(self) -> dict[str, Any]:
         """All tensors that a run goes on from."""
@@ -140,15 +145,10 @@ class Learner:
         done.step += 1
 
     def _losses(self, batch: Batch) -> dict[str, torch.Tensor]:
-        counts = counted_samples(batch, mask_channel=self.network.mask_channel)
+        counts = counted_samples(batch, parts=self.network.loss_parts)
         shared = over_processes(self.fabric, counts.values(), how="mean")
         parts: dict[str, torch.Tensor] = self.objective(
-            batch.input.followup,
-            batch.input.baseline,
-            batch.input.has_baseline,
-            batch.target,
-            batch.present,
-            dict(zip(counts, shared, strict=True)),
+            batch.input.tensors(), batch.target, batch.present, dict(zip(counts, shared, strict=True))
         )
         return parts
 
@@ -176,7 +176,7 @@ def launched(recipe: Recipe, device: Device) -> Fabric:
         accelerator=chosen.type,
         devices=local,
         num_nodes=processes // local,
-        strategy=DDPStrategy(timeout=_PATIENCE, find_unused_parameters=_leaves_weights_alone(recipe))
+        strategy=DDPStrategy(timeout=_PATIENCE, find_unused_parameters=not recipe.loss.deep_supervision)
         if processes > 1
         else "auto",
         precision=_precision(recipe, chosen),
@@ -195,12 +195,6 @@ def end_process(code: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-def _leaves_weights_alone(recipe: Recipe) -> bool:
-    """Whether parts of the network have no share in the loss, which processes have to know of each other."""
-    has_mask = "lesion_mask" in recipe.model.encoding.stream_channels
-    return not recipe.loss.deep_supervision or (recipe.model.network.baseline_reconstruction and not has_mask)
 
 
 def _precision(recipe: Recipe, device: torch.device) -> Literal["32-true", "bf16-mixed", "16-mixed"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -95,12 +96,17 @@ def _check_shared_memory(recipe: Recipe, share: Share, *, prefetched: int) -> No
     if not _SHARED_MEMORY.is_dir():
         return
     voxels = prod(recipe.jitter.lattice(recipe.model.voi).shape_zyx)
-    sample = 4 * voxels * (2 * recipe.model.encoding.channel_count + 1)
-    wanted = sample * recipe.batch_size // share.processes * (prefetched + 1) * share.workers
+    encoding = recipe.model.encoding
+    maps = encoding.width(encoding.followup_channels + encoding.baseline_channels) + encoding.has_prior_mask + 1
+    sample = 4 * voxels * maps
+    # All processes on this machine leave their batches in the same place.
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    wanted = sample * (recipe.batch_size // share.processes) * (prefetched + 1) * share.workers * processes
     room = shutil.disk_usage(_SHARED_MEMORY).free
     if wanted > room:
+        workers = f"{share.workers} workers" + (f" of each of {processes} processes" if processes > 1 else "")
         raise InputError(
-            f"{_SHARED_MEMORY}: {room / 1e6:.0f} MB for the batches of {share.workers} workers; expected "
+            f"{_SHARED_MEMORY}: {room / 1e6:.0f} MB for the batches of {workers}; expected "
             f"{wanted / 1e6:.0f} MB (docker run --shm-size), or fewer --workers (0 needs none)"
         )
 

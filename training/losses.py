@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool3d, binary_cross_entropy_with_logits, logsigmoid
 
-from longilesion.networks.backbone import NetworkOutput
+from longilesion.networks.interface import LossPart, NetworkOutput
 from training.batch import Batch
 from training.recipe import LossSettings
 
@@ -23,10 +25,10 @@ def training_loss(
     batch: Batch,
     settings: LossSettings,
     *,
-    mask_channel: int | None,
+    parts: Collection[LossPart],
     counts: Mapping[str, float] | None = None,
 ) -> dict[str, Tensor]:
-    """The parts of the loss, already weighted; their sum is minimised.
+    """The parts of the loss that a network is trained by, already weighted; their sum is minimised.
 
     Absent lesions have no part in the outline's loss: punishing their probability mass shrinks small present ones.
     Each part is a mean over its counted samples. Where several processes share a batch, `counts` holds how many of
@@ -34,35 +36,13 @@ def training_loss(
     the processes' losses, and so of their gradients, is then that of the whole batch.
     """
     counts = counts or {}
-    levels = None if settings.deep_supervision else 1
     with torch.autocast(batch.target.device.type, enabled=False):
-        outline = outline_loss(
-            output.lesion_logits[:levels], batch.target, batch.present, settings, count=counts.get("outline")
-        )
-        presence = binary_cross_entropy_with_logits(
-            output.presence_logit.float(), batch.present.float(), reduction="none"
-        )
-        presence = presence.sum() / (counts.get("presence") or len(presence))
-        parts = {"outline": outline, "presence": settings.presence * presence}
-        if output.baseline_logits is not None and mask_channel is not None:
-            prior = _prior(batch, mask_channel)
-            reconstruction = outline_loss(
-                output.baseline_logits[:levels],
-                prior.float(),
-                _is_marked(prior),
-                settings,
-                count=counts.get("reconstruction"),
-            )
-            parts["reconstruction"] = settings.reconstruction * reconstruction
-    return parts
+        return {part: _PARTS[part].loss(output, batch, settings, counts.get(part)) for part in parts}
 
 
-def counted_samples(batch: Batch, *, mask_channel: int | None) -> dict[str, int]:
+def counted_samples(batch: Batch, *, parts: Collection[LossPart]) -> dict[str, int]:
     """How many samples of a batch each part of the loss is a mean over."""
-    counts = {"outline": int(batch.present.sum()), "presence": len(batch.present)}
-    if mask_channel is not None:
-        counts["reconstruction"] = int(_is_marked(_prior(batch, mask_channel)).sum())
-    return counts
+    return {part: int(_PARTS[part].counted(batch).sum()) for part in parts}
 
 
 def outline_loss(
@@ -138,10 +118,47 @@ def _sample_loss(logits: Tensor, target: Tensor, settings: LossSettings) -> Floa
     return dice_weight * soft_dice_loss(logits, target) + voxelwise
 
 
-def _prior(batch: Batch, mask_channel: int) -> Bool[Tensor, "batch 1 z y x"]:
-    """The baseline's outline as the network sees it; other lesions, whose value is not over 0, are none of it."""
-    return batch.input.baseline[:, mask_channel : mask_channel + 1] > 0.5
+def _outline(output: NetworkOutput, batch: Batch, settings: LossSettings, count: float | None) -> Tensor:
+    logits = _judged(output.lesion_logits, settings)
+    return outline_loss(logits, batch.target, batch.present, settings, count=count)
 
 
-def _is_marked(prior: Bool[Tensor, "batch 1 z y x"]) -> Bool[Tensor, " batch"]:
-    return prior.flatten(1).any(1)
+def _presence(output: NetworkOutput, batch: Batch, settings: LossSettings, count: float | None) -> Tensor:
+    logit = cast("Tensor", output.presence_logit).float()
+    loss = binary_cross_entropy_with_logits(logit, batch.present.float(), reduction="none")
+    return settings.presence * (loss.sum() / (count or len(loss)))
+
+
+def _reconstruction(output: NetworkOutput, batch: Batch, settings: LossSettings, count: float | None) -> Tensor:
+    logits = _judged(cast("tuple[Tensor, ...]", output.baseline_logits), settings)
+    loss = outline_loss(logits, _prior(batch).float(), _is_marked(batch), settings, count=count)
+    return settings.reconstruction * loss
+
+
+def _judged(logits: tuple[Tensor, ...], settings: LossSettings) -> tuple[Tensor, ...]:
+    return logits if settings.deep_supervision else logits[:1]
+
+
+def _prior(batch: Batch) -> Bool[Tensor, "batch 1 z y x"]:
+    """The baseline's outline as the network sees it."""
+    return cast("Tensor", batch.input.prior_mask) > 0.5
+
+
+def _is_marked(batch: Batch) -> Bool[Tensor, " batch"]:
+    return _prior(batch).flatten(1).any(1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """A part of the loss, weighted, and over which samples it is a mean."""
+
+    counted: Callable[[Batch], Tensor]
+    loss: Callable[[NetworkOutput, Batch, LossSettings, float | None], Tensor]
+
+
+# Every part that a network can name.
+_PARTS: Mapping[LossPart, _Part] = {
+    "outline": _Part(counted=lambda batch: batch.present, loss=_outline),
+    "presence": _Part(counted=lambda batch: torch.ones_like(batch.present), loss=_presence),
+    "reconstruction": _Part(counted=_is_marked, loss=_reconstruction),
+}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from longilesion.config import ModelSettings
 from longilesion.evaluation.run import EvaluationReport
 from longilesion.evaluation.tables import sections, to_markdown
+from longilesion.networks.interface import LesionNetwork, LossPart
 from training.recipe import Recipe
 from training.run_folder import RunRecord
 
@@ -20,12 +21,11 @@ _SHOWN = ("Challenge score", "Means over lesions", "Strata")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Model:
-    """What a card describes; `parameters` are those of one network, `record` that of the first network's run."""
+    """What a card describes; `record` is that of the first network's run."""
 
     name: str
     settings: ModelSettings
-    parameters: int
-    networks: int
+    networks: Sequence[LesionNetwork]
     provenance: dict[str, str]
     record: RunRecord | None
     report: EvaluationReport | None
@@ -49,23 +49,27 @@ def model_card(model: Model) -> str:
 
 def _description(model: Model) -> Iterator[str]:
     settings = model.settings
-    count = "One network" if model.networks == 1 else f"{model.networks} networks, whose mean counts,"
+    first, number = model.networks[0], len(model.networks)
+    count = "One network" if number == 1 else f"{number} networks, whose mean counts,"
+    parameters = sum(parameter.numel() for parameter in first.parameters())
+    judges_presence = first.presence is not None
     shape, spacing = (
         (f"{value:g}" for value in each) for each in (settings.voi.shape_zyx, settings.voi.spacing_zyx_mm)
     )
     yield "## What it is\n"
     yield (
-        f"{count} of {model.parameters:,} parameters (`fold_k.safetensors`, float16): LongiNet's dual\n"
-        f"encoder with {settings.network.fusion} fusion and a local presence head. `settings.json` holds all\n"
+        f"{count} of {parameters:,} parameters (`fold_k.safetensors`, float16):\n"
+        f"{first.description}. `settings.json` holds all\n"
         "settings. Given a lesion's neighbourhood in the baseline scan (with its outline, if there is one) and in the\n"
-        "follow-up scan, it says where the lesion is and whether it is still there.\n"
+        f"follow-up scan, it says where the lesion is{' and whether it is still there' if judges_presence else ''}.\n"
     )
     yield "| | |\n|---|---|"
     yield f"| lattice (z, y, x) | {' x '.join(shape)} voxels of {' x '.join(spacing)} mm |"
     yield f"| follow-up's channels | {', '.join(settings.encoding.followup_channels)} |"
     yield f"| baseline's channels | {', '.join(settings.encoding.baseline_channels)} |"
     yield f"| outline from probability | {settings.inference.threshold:g} |"
-    yield f"| gone below presence | {settings.inference.presence_threshold:g} |"
+    if judges_presence:
+        yield f"| gone below presence | {settings.inference.presence_threshold:g} |"
     yield f"| mirrored views along | {', '.join(settings.inference.mirror_axes) or 'no axis'} |\n"
     yield "## What it is for\n"
     yield (
@@ -85,11 +89,12 @@ def _training(model: Model) -> Iterator[str]:
         if name in said:
             yield f"| {name} | {said[name]} |"
     if model.record is not None:
-        yield from (f"| {name} | {value} |" for name, value in _recipe_rows(model.record.recipe))
+        rows = _recipe_rows(model.record.recipe, model.networks[0].loss_parts)
+        yield from (f"| {name} | {value} |" for name, value in rows)
     yield ""
 
 
-def _recipe_rows(recipe: Recipe) -> Iterator[tuple[str, str]]:
+def _recipe_rows(recipe: Recipe, parts: Sequence[LossPart]) -> Iterator[tuple[str, str]]:
     optimizer, loss, jitter = recipe.optimizer, recipe.loss, recipe.jitter
     yield "lesions a step", str(recipe.batch_size)
     yield (
@@ -98,11 +103,10 @@ def _recipe_rows(recipe: Recipe) -> Iterator[tuple[str, str]]:
         f"decay to the power of {optimizer.decay_exponent:g}, gradients clipped at {optimizer.gradient_clip:g}",
     )
     yield "average of weights", f"exponential, decay {recipe.average_decay:g}"
-    reconstruction = (
-        f" + {loss.reconstruction:g} reconstruction" if recipe.model.network.baseline_reconstruction else ""
-    )
+    weights = {"presence": loss.presence, "reconstruction": loss.reconstruction}
+    others = "".join(f" + {weights[part]:g} {part}" for part in parts if part in weights)
     levels = ", at every resolution" if loss.deep_supervision else ""
-    yield "loss", f"{loss.outline} + {loss.presence:g} presence{reconstruction}{levels}"
+    yield "loss", f"{loss.outline}{others}{levels}"
     yield "jitter", f"{jitter.shift_mm:g} mm, zoom {jitter.zoom_factor:g}"
     yield "precision", recipe.precision
 
@@ -132,20 +136,22 @@ def _limits(model: Model) -> Iterator[str]:
     yield "## Known limits\n"
     yield "- Small, faint and new lesions are the weak spots. A new lesion has no baseline outline: a click that misses"
     yield "  it misleads."
-    yield "- A lesion whose presence is below the threshold gets no outline, however likely one is; check `presence` in"
-    yield "  the run report."
+    judges_presence = model.networks[0].presence is not None
+    if judges_presence:
+        yield "- A lesion whose presence is below the threshold gets no outline, however likely one is; check"
+        yield "  `presence` in the run report."
     yield "- Scanners, contrast phases and regions of the body that the data above lack are unknown to it."
-    if model.networks > 1:
+    if judges_presence and len(model.networks) > 1:
         yield "- The presence threshold was chosen on single networks, after the figures above, in which each network"
         yield "  had its own; the mean of several networks is a little less extreme."
     yield ""
 
 
 def _repetition(model: Model) -> Iterator[str]:
-    command, record = "crossvalidate" if model.networks > 1 else "train", model.record
+    command, record = "crossvalidate" if len(model.networks) > 1 else "train", model.record
     options = ""
     if record is not None:
-        if model.networks == 1 and record.fold is not None:
+        if len(model.networks) == 1 and record.fold is not None:
             options += f" --fold {record.fold}"
         if record.steps != record.recipe.steps:
             options += f" --steps {record.steps}"
@@ -153,13 +159,13 @@ def _repetition(model: Model) -> Iterator[str]:
             options += f" --seed {record.seed}"
         if record.weights is not None:
             options += f" --weights {record.weights}"
-    if model.networks > 1 and model.provenance.get("presence head") == AS_TRAINED:
+    if len(model.networks) > 1 and model.provenance.get("presence head") == AS_TRAINED:
         options += " --no-presence"
     recipe = model.provenance.get("recipe", "RECIPE")
     yield "## How to repeat it\n"
     yield "```"
     yield f"python -m training.{command} training/recipes/{recipe}.toml --data DATA --output OUTPUT{options}"
-    if model.networks == 1:
+    if len(model.networks) == 1:
         yield "python -m training.export OUTPUT --output MODEL"
     yield "```\n"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 import struct
@@ -18,6 +17,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor
 
 from longilesion.errors import InputError
+from longilesion.json_file import read_json
 
 Fold: TypeAlias = int | Literal["all"]
 Checkpoint: TypeAlias = Literal["final", "best"]
@@ -65,7 +65,8 @@ def read_nnunet(
     What is not given is the one that is there: fold_all before the first of the numbered folds, the configuration that
     was trained, the final checkpoint before the best one. Raises InputError for what is missing, damaged or unsafe.
     """
-    plans, dataset = (_read_json(folder / name) for name in ("plans.json", "dataset.json"))
+    names = "plans.json", "dataset.json"
+    plans, dataset = (read_json(folder / name, dict[str, Any], expected=f"nnU-Net's {name}") for name in names)
     path = _find_checkpoint(folder, fold, checkpoint)
     state = _load(path)
     tensors = state.get("network_weights")
@@ -79,16 +80,6 @@ def read_nnunet(
         return _described(plans, dataset, name, path, tensors)
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{folder}: {error!r} is amiss; expected plans and a dataset of nnU-Net v2") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {error}; expected nnU-Net's {path.name}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: a {type(content).__name__}; expected nnU-Net's {path.name}")
-    return content
 
 
 def _find_checkpoint(folder: Path, fold: Fold | None, checkpoint: Checkpoint | None) -> Path:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from longilesion.encoding import NetworkInput
-from longilesion.networks.dual_encoder import DualEncoder
+from longilesion.networks.interface import LesionNetwork, NetworkInput
 from training.batch import Batch
 from training.losses import training_loss
 from training.recipe import LossSettings, OptimizerSettings, Recipe
@@ -24,40 +23,31 @@ _RARE_LOGIT = -4.0
 class Objective(nn.Module):
     """A network and its loss: tensors in, the parts of the loss out, which is what data-parallel wrappers can take."""
 
-    def __init__(self, network: DualEncoder, settings: LossSettings) -> None:
+    def __init__(self, network: LesionNetwork, settings: LossSettings) -> None:
         """Keeps both."""
         super().__init__()
         self.network, self.settings = network, settings
 
     def forward(
-        self,
-        followup: Tensor,
-        baseline: Tensor,
-        has_baseline: Tensor,
-        target: Tensor,
-        present: Tensor,
-        counts: Mapping[str, float],
+        self, inputs: Mapping[str, Tensor], target: Tensor, present: Tensor, counts: Mapping[str, float]
     ) -> dict[str, Tensor]:
-        """The weighted parts of the loss; `counts` are those of `losses.counted_samples` per process."""
-        batch = Batch(
-            input=NetworkInput(followup=followup, baseline=baseline, has_baseline=has_baseline),
-            target=target,
-            present=present,
-        )
+        """The weighted parts of the loss, from the tensors of a NetworkInput.
+
+        `counts` are those of `losses.counted_samples` per process.
+        """
+        batch = Batch(input=NetworkInput(**inputs), target=target, present=present)
         return training_loss(
-            self.network(batch.input), batch, self.settings, mask_channel=self.network.mask_channel, counts=counts
+            self.network(batch.input), batch, self.settings, parts=self.network.loss_parts, counts=counts
         )
 
 
-def initialised(network: DualEncoder) -> DualEncoder:
+def initialised(network: LesionNetwork) -> LesionNetwork:
     """The network, saying at first that a voxel is hardly ever lesion, as is true of a VOI.
 
     From a probability of one half, the first hundreds of steps only teach how rare lesions are.
     """
-    for decoder in (network.decoder, network.baseline_decoder):
-        if decoder is not None:
-            for layer in decoder.unet.seg_layers:
-                nn.init.constant_(layer.bias, _RARE_LOGIT)
+    for layer in network.output_layers():
+        nn.init.constant_(cast("Tensor", layer.bias), _RARE_LOGIT)
     return network
 
 
@@ -80,7 +70,7 @@ def learning_rate(step: int, steps: int, settings: OptimizerSettings) -> float:
     return float(settings.learning_rate * warmup * (1 - step / steps) ** settings.decay_exponent)
 
 
-def averaged(network: DualEncoder, recipe: Recipe) -> AveragedModel:
+def averaged(network: LesionNetwork, recipe: Recipe) -> AveragedModel:
     """An exponential average of a network's weights, which validation and the bundle use."""
     return AveragedModel(network, multi_avg_fn=averaging(recipe.average_decay))
 

@@ -10,7 +10,8 @@ import copy
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from itertools import pairwise
 from math import floor
 from pathlib import Path
 
@@ -19,14 +20,19 @@ import tyro
 from jaxtyping import Bool, Float
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from longilesion.config import ModelSettings
-from longilesion.ensemble import load_ensemble, mirrored, mirrored_views, read_manifest, save_bundle
+from longilesion.config import Device, ModelSettings
+from longilesion.ensemble import (
+    Ensemble,
+    load_ensemble,
+    mirrored,
+    mirrored_views,
+    read_manifest,
+    save_bundle,
+)
 from longilesion.errors import InputError
-from longilesion.networks.backbone import LocalPresence
-from longilesion.networks.dual_encoder import DualEncoder
 from training.command import run_command
 from training.differences import differences
 from training.loading import Lesions, Share, batches
@@ -54,6 +60,7 @@ class Arguments:
     """The fold that the network was not trained on; that of the 80/20 split if not given."""
     seed: int = 1
     workers: int = 1
+    device: Device = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -67,15 +74,28 @@ class Judged:
         """Some of the lesions."""
         return Judged(features=self.features[chosen], present=self.present[chosen])
 
-    def logits(self, head: LocalPresence) -> Float[Tensor, "n views"]:
+    def logits(self, head: nn.Module) -> Float[Tensor, "n views"]:
         """What a head says of every view of every lesion."""
         logits: Tensor = head(self.features.flatten(0, 1))
         return logits.view(self.features.shape[:2])
 
-    def cross_entropy(self, head: LocalPresence) -> Float[Tensor, ""]:
+    def cross_entropy(self, head: nn.Module) -> Float[Tensor, ""]:
         """How wrong that is."""
         logits = self.logits(head)
         return binary_cross_entropy_with_logits(logits, self.present.float()[:, None].expand_as(logits))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Parts:
+    """Which lesions the head is fitted to, its epoch and its threshold are chosen on, and its figures are taken from.
+
+    No two parts share a patient or pair.
+    """
+
+    fit: Bool[Tensor, " n"]
+    epoch: Bool[Tensor, " n"]
+    threshold: Bool[Tensor, " n"]
+    figures: Bool[Tensor, " n"]
 
 
 def fit_presence(arguments: Arguments) -> None:
@@ -84,8 +104,13 @@ def fit_presence(arguments: Arguments) -> None:
     What is decided after the network (threshold, mirrored views) is taken from the recipe as it is now.
     """
     recipe = read_recipe(arguments.recipe)
-    ensemble = load_ensemble(arguments.bundle, device="cpu")
+    ensemble = load_ensemble(arguments.bundle, device=arguments.device)
     _check_settings(arguments.bundle, ensemble.settings, recipe)
+    heads = [network.presence for network in ensemble.networks if network.presence is not None]
+    if len(heads) < len(ensemble.networks):
+        raise InputError(
+            f"{arguments.bundle}: a {recipe.model.network.kind} without a presence head; expected one to fit"
+        )
     training_data = find_training_data(
         arguments.data,
         recipe,
@@ -94,26 +119,49 @@ def fit_presence(arguments: Arguments) -> None:
         workers=max(arguments.workers, 1),
         of_presence=True,
     )
-    networks = [network for network in ensemble.networks if isinstance(network, DualEncoder)]
-    judged, origins = _judged(networks, ensemble.precision, training_data.lesions, recipe, workers=arguments.workers)
-    is_unseen = unseen_origins(origins)
-    said = []
-    for network, lesions in zip(networks, judged, strict=True):
-        unseen = lesions.part(is_unseen)
-        network.presence = fitted_head(network.presence, lesions.part(~is_unseen), unseen)
-        said.append(unseen.logits(network.presence).detach().sigmoid())
-    present = judged[0].present[is_unseen]
-    if not bool(present.any()):
-        raise InputError(f"none of the {len(present)} lesions to judge the presence by is there; expected some")
-    presence = torch.cat(said, dim=1).mean(1)
-    threshold = presence_threshold(presence[present], recipe.presence)
-    recognised = float((presence[~present] < threshold).float().mean())
-    kept = float((presence[present] >= threshold).float().mean())
-    _log.info("threshold %.3f keeps %.3f of the present and recognises %.3f of the gone", threshold, kept, recognised)
+    judged, origins = _judged(ensemble, training_data.lesions, recipe, workers=arguments.workers)
+    parts = parts_of(origins)
+    fitted = [
+        fitted_head(head, lesions.part(parts.fit), lesions.part(parts.epoch))
+        for head, lesions in zip(heads, judged, strict=True)
+    ]
+    chosen = _mean_presence(fitted, judged, parts.threshold)
+    is_present = judged[0].present[parts.threshold]
+    if not bool(is_present.any()):
+        raise InputError(
+            f"none of the {len(is_present)} lesions to choose the threshold on is there; draw more lesions"
+        )
+    threshold = presence_threshold(chosen[is_present], recipe.presence)
+    _say_figures(_mean_presence(fitted, judged, parts.figures), judged[0].present[parts.figures], threshold)
+    for network, head in zip(ensemble.networks, fitted, strict=True):
+        network.presence = head
     provenance = read_manifest(arguments.bundle).provenance
     inference = recipe.model.inference.model_copy(update={"presence_threshold": threshold})
     settings = ensemble.settings.model_copy(update={"inference": inference})
-    save_bundle(arguments.output, settings, networks, provenance=provenance)
+    save_bundle(arguments.output, settings, ensemble.networks, provenance=provenance)
+
+
+def _mean_presence(
+    heads: Sequence[nn.Module], judged: Sequence[Judged], chosen: Bool[Tensor, " n"]
+) -> Float[Tensor, " m"]:
+    """The mean over networks and mirrored views, for some of the lesions."""
+    with torch.no_grad():
+        views = [lesions.part(chosen).logits(head).sigmoid() for head, lesions in zip(heads, judged, strict=True)]
+    return torch.cat(views, dim=1).mean(1).cpu()
+
+
+def _say_figures(presence: Float[Tensor, " n"], is_present: Bool[Tensor, " n"], threshold: float) -> None:
+    is_kept = presence >= threshold
+    _log.info(
+        "threshold %.3f keeps %s of the present and recognises %s of the gone",
+        threshold,
+        _share(is_kept[is_present]),
+        _share(~is_kept[~is_present]),
+    )
+
+
+def _share(flags: Bool[Tensor, " n"]) -> str:
+    return f"{int(flags.sum())} of {len(flags)}" + (f" ({float(flags.float().mean()):.3f})" if len(flags) else "")
 
 
 def _check_settings(bundle: Path, settings: ModelSettings, recipe: Recipe) -> None:
@@ -123,19 +171,26 @@ def _check_settings(bundle: Path, settings: ModelSettings, recipe: Recipe) -> No
         raise InputError(f"{bundle}: {name} is {found}; expected {expected}, as in recipe {recipe.name}")
 
 
-def unseen_origins(origins: Sequence[str]) -> Bool[Tensor, " n"]:
-    """Which lesions no head is fitted to: those of the last quarter of the patients or pairs, at least of one.
+def parts_of(origins: Sequence[str]) -> Parts:
+    """The patients or pairs apart: half are fitted to, a quarter give the threshold, an eighth the epoch and figures.
 
-    Raises InputError where all lesions are of one.
+    The threshold, a quantile of the lesions that are there, needs most of those that are not fitted to. Raises
+    InputError where there are fewer than four patients or pairs.
     """
     names = list(dict.fromkeys(origins))
-    if len(names) < 2:
-        raise InputError(f"{len(names)} patient or pair to fit the presence to; expected at least two")
-    unseen = set(names[-max(len(names) // 4, 1) :])
-    return torch.tensor([origin in unseen for origin in origins])
+    if len(names) < len(fields(Parts)):
+        raise InputError(
+            f"{len(names)} patients or pairs to fit the presence to; expected at least {len(fields(Parts))}"
+        )
+    eighth, quarter = max(len(names) // 8, 1), max(len(names) // 4, 1)
+    fit = len(names) - 2 * eighth - quarter
+    bounds = (0, fit, fit + eighth, fit + eighth + quarter, len(names))
+    chosen = [set(names[start:stop]) for start, stop in pairwise(bounds)]
+    fit_to, epoch, threshold, figures = (torch.tensor([origin in part for origin in origins]) for part in chosen)
+    return Parts(fit=fit_to, epoch=epoch, threshold=threshold, figures=figures)
 
 
-def fitted_head(head: LocalPresence, seen: Judged, unseen: Judged) -> LocalPresence:
+def fitted_head(head: nn.Module, seen: Judged, unseen: Judged) -> nn.Module:
     """The head after the epoch that does best on unseen lesions, or as it was if none does better."""
     head = copy.deepcopy(head)
     optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3, weight_decay=3e-2)
@@ -145,7 +200,7 @@ def fitted_head(head: LocalPresence, seen: Judged, unseen: Judged) -> LocalPrese
     _log.info("presence: cross-entropy %.3f on unseen lesions before the fit", best_loss)
     for _ in range(_EPOCHS):
         for chosen in torch.randperm(len(seen.present), generator=generator).split(_BATCH):
-            batch = seen.part(chosen)
+            batch = seen.part(chosen.to(seen.present.device))
             optimizer.zero_grad(set_to_none=True)
             batch.cross_entropy(head).backward()
             optimizer.step()
@@ -164,33 +219,28 @@ def presence_threshold(presence_of_present: Float[Tensor, " n"], settings: Prese
     return floor(1000 * float(quantile)) / 1000
 
 
-def _judged(
-    networks: Sequence[DualEncoder],
-    precision: torch.dtype,
-    lesions: Lesions,
-    recipe: Recipe,
-    *,
-    workers: int,
-) -> tuple[list[Judged], list[str]]:
+def _judged(ensemble: Ensemble, lesions: Lesions, recipe: Recipe, *, workers: int) -> tuple[list[Judged], list[str]]:
     """Lesions that the network may have been trained on, placed almost as inference would, as networks see them.
 
     Also returns which patient or pair each one is of.
     """
     count = -(-recipe.presence.lesions // recipe.batch_size)
     stream = batches(lesions, recipe.for_presence(), Share(workers=workers), steps=range(count))
-    features: list[list[Tensor]] = [[] for _ in networks]
+    features: list[list[Tensor]] = [[] for _ in ensemble.networks]
     present: list[Tensor] = []
     origins: list[str] = []
     views = mirrored_views(recipe.model)
-    mixed = torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32)
+    precision = ensemble.precision
+    mixed = torch.autocast(ensemble.device.type, dtype=precision, enabled=precision != torch.float32)
     with torch.inference_mode(), mixed:
         for batch in track(stream, "lesions", total=count, console=Console(stderr=True)):
             present.append(batch.present)
             origins += batch.origins
-            for network, described in zip(networks, features, strict=True):
-                seen = [network(mirrored(batch.input, view)).presence_features.float() for view in views]
+            on_device = batch.input.to(ensemble.device)
+            for network, described in zip(ensemble.networks, features, strict=True):
+                seen = [network(mirrored(on_device, view)).presence_features.float() for view in views]
                 described.append(torch.stack(seen, dim=1))
-    there = torch.cat(present)
+    there = torch.cat(present).to(ensemble.device)
     return [Judged(features=torch.cat(described).clone(), present=there) for described in features], origins
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -18,18 +19,18 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from longilesion.config import ModelSettings
+from longilesion.config import ModelSettings, UNetSettings
 from longilesion.errors import InputError
 from longilesion.networks import build_network
-from longilesion.networks.dual_encoder import DualEncoder
+from longilesion.networks.interface import LesionNetwork, NnUnetCounterparts
 from training.command import run_command
 from training.nnunet import Checkpoint, Fold, NnUnetWeights, read_nnunet
 from training.recipe import read_recipe
 
 Fate: TypeAlias = Literal["copied", "adapted", "fresh", "unused"]
 
-# Where ours keeps what theirs has.
-_COUNTERPARTS = {"encoder.stages.": "encoder.", "decoder.unet.": "decoder."}
+# Theirs that see the image: the first convolution of a plain or a residual encoder.
+_FIRST = ("encoder.stages.0.0.convs.0.conv.weight", "encoder.stem.convs.0.conv.weight")
 
 
 class TensorTransfer(BaseModel):
@@ -95,29 +96,26 @@ class Arguments:
     """The final one, or else the best, where it is not given."""
 
 
-def initialise(network: DualEncoder, weights: NnUnetWeights, settings: ModelSettings) -> TransferReport:
+def initialise(network: LesionNetwork, weights: NnUnetWeights, settings: ModelSettings) -> TransferReport:
     """Takes over every tensor that fits by name and shape; `settings` are those that the network was built from.
 
-    The decoder is left alone where it has other stages or no norms. Where all of it and of the encoder is taken over,
-    the fusion begins with the follow-up's features alone: the network then outlines it as nnU-Net would. Raises
-    InputError where no convolution of the encoder fits; the network is then as it was.
+    The decoder is left alone where it has other stages or no norms. Where all that an nnU-Net has is taken over, the
+    rest begins so that the network outlines the follow-up as nnU-Net would. Raises InputError where no convolution of
+    the encoder fits; the network is then as it was.
     """
-    offers = {name: _offer(name, tensor, weights, settings) for name, tensor in network.named_parameters()}
-    taken = [name for name, offer in offers.items() if offer.value is not None]
-    if not any(name.startswith("encoder.") and name.endswith("conv.weight") for name in taken):
+    ours = network.counterparts()
+    if ours is None:
+        raise InputError(f"{weights.checkpoint}: nothing in a {settings.network.kind} is an nnU-Net's")
+    offers = {name: _offer(name, tensor, ours, weights, settings) for name, tensor in network.named_parameters()}
+    filled = [name for name, offer in offers.items() if offer.value is not None]
+    if not any(_counterpart(name, ours).startswith("encoder.") and name.endswith("conv.weight") for name in filled):
         raise InputError(
             f"{weights.checkpoint}: 0 of {len(weights.tensors)} tensors fit; theirs is a {weights.network_class} of "
-            f"{_joined(weights.features_per_stage)} features, ours has a {settings.network.encoder} encoder of "
-            f"{_joined(settings.network.features_per_stage)}; expected an encoder of one kind and size"
+            f"{_joined(weights.features_per_stage)} features, ours has a {ours.unet.encoder} encoder of "
+            f"{_joined(ours.unet.features_per_stage)}; expected an encoder of one kind and size"
         )
-    if all(offer.value is not None for name, offer in offers.items() if name.startswith(tuple(_COUNTERPARTS))):
-        offers.update(
-            {
-                name: _passed_on(name, tensor)
-                for name, tensor in network.named_parameters()
-                if name.startswith("fusion.")
-            }
-        )
+    if all(offer.value is not None for name, offer in offers.items() if _counterpart(name, ours)):
+        offers.update({name: _begun(value) for name, value in ours.followup_alone.items()})
     with torch.no_grad():
         for name, tensor in network.named_parameters():
             offered = offers[name].value
@@ -125,76 +123,77 @@ def initialise(network: DualEncoder, weights: NnUnetWeights, settings: ModelSett
                 tensor.copy_(offered)
     return TransferReport(
         checkpoint=str(weights.checkpoint),
-        tensors=tuple(_rows(network, offers, weights)),
-        differences=tuple(_differences(weights, settings)),
+        tensors=tuple(_rows(network, offers, ours, weights)),
+        differences=tuple(_differences(weights, ours.unet, settings)),
     )
 
 
-def _offer(name: str, ours: Tensor, weights: NnUnetWeights, settings: ModelSettings) -> _Offer:
-    theirs = weights.tensors.get(_counterpart(name))
+def _offer(
+    name: str, tensor: Tensor, ours: NnUnetCounterparts, weights: NnUnetWeights, settings: ModelSettings
+) -> _Offer:
+    counterpart = _counterpart(name, ours)
+    theirs = weights.tensors.get(counterpart)
     if theirs is None:
         return _Offer(value=None, fate="fresh", reason="nnU-Net has no such tensor")
-    if name.startswith("decoder."):
-        if not settings.network.decoder_norm:
+    if counterpart.startswith("decoder."):
+        if not ours.unet.decoder_norm:
             return _Offer(value=None, fate="fresh", reason="without norms, features of another scale")
-        if len(settings.network.features_per_stage) != len(weights.features_per_stage):
+        if len(ours.unet.features_per_stage) != len(weights.features_per_stage):
             return _Offer(value=None, fate="fresh", reason="another number of stages")
-    if ".seg_layers." in name and theirs.shape[1:] == ours.shape[1:] and len(theirs) in (1, 2):
+    if ".seg_layers." in counterpart and theirs.shape[1:] == tensor.shape[1:] and len(theirs) in (1, 2):
         logit = theirs[-1] - theirs[0] if len(theirs) == 2 else theirs[0]
-        return _Offer(value=logit.expand_as(ours), fate="adapted", reason="lesion's logit against background's")
-    if _is_first(name) and theirs.shape[1] == 1 and (len(theirs), *theirs.shape[2:]) == (len(ours), *ours.shape[2:]):
+        return _Offer(value=logit.expand_as(tensor), fate="adapted", reason="lesion's logit against background's")
+    is_first = counterpart in _FIRST
+    if is_first and theirs.shape[1] == 1 and (len(theirs), *theirs.shape[2:]) == (len(tensor), *tensor.shape[2:]):
         return _Offer(
-            value=_first_convolution(theirs, ours, weights, settings),
+            value=_first_convolution(theirs, tensor, ours, weights, settings),
             fate="adapted",
             reason="their image is our HU windows' mean; other channels begin at 0",
         )
-    if theirs.shape != ours.shape or _is_first(name):
-        return _Offer(value=None, fate="fresh", reason=f"theirs is {_joined(theirs.shape)}, ours {_joined(ours.shape)}")
+    if theirs.shape != tensor.shape or is_first:
+        reason = f"theirs is {_joined(theirs.shape)}, ours {_joined(tensor.shape)}"
+        return _Offer(value=None, fate="fresh", reason=reason)
     return _Offer(value=theirs, fate="copied")
 
 
-def _counterpart(name: str) -> str:
-    for ours, theirs in _COUNTERPARTS.items():
-        if name.startswith(ours):
-            return theirs + name.removeprefix(ours)
+def _counterpart(name: str, ours: NnUnetCounterparts) -> str:
+    """Their name of a tensor of ours, empty where they have none."""
+    for prefix, theirs in ours.prefixes.items():
+        if name.startswith(prefix):
+            return theirs + name.removeprefix(prefix)
     return ""
 
 
-def _is_first(name: str) -> bool:
-    """Whether a tensor is the weight of the convolution that sees the image, in a plain or a residual encoder."""
-    first = ("encoder.stages.stages.0.0.convs.0.conv.weight", "encoder.stages.stem.convs.0.conv.weight")
-    return name in first
-
-
-def _first_convolution(theirs: Tensor, ours: Tensor, weights: NnUnetWeights, settings: ModelSettings) -> Tensor:
+def _first_convolution(
+    theirs: Tensor, tensor: Tensor, ours: NnUnetCounterparts, weights: NnUnetWeights, settings: ModelSettings
+) -> Tensor:
     """Weights that see the mean over our HU windows, and over the stem's blocks of voxels, as theirs see their image.
 
     Our windows run from 0 to 1 where theirs are HU divided by a deviation. What theirs subtract is a constant, which
     the norm after the convolution takes away.
     """
-    z, y, x = settings.network.stem_zyx
-    blocks = z * y * x
+    blocks = prod(ours.unet.stem_zyx)
     windows = settings.encoding.clip_hu
-    value = torch.zeros_like(ours)
+    value = torch.zeros_like(tensor)
     for number, (low, high) in enumerate(windows):
         gain = 1.0 if weights.deviation_hu is None else (high - low) / weights.deviation_hu
         value[:, number * blocks : (number + 1) * blocks] = theirs * gain / (len(windows) * blocks)
     return value
 
 
-def _passed_on(name: str, ours: Tensor) -> _Offer:
-    """A fusion's tensor that passes on the follow-up's features as they are, and none of the baseline's."""
-    if name.startswith("fusion.followup.") and name.endswith(".weight"):
-        value = torch.eye(len(ours)).reshape(ours.shape)
-        return _Offer(value=value, fate="adapted", reason="begins with the follow-up's features")
-    return _Offer(value=torch.zeros_like(ours), fate="adapted", reason="begins at 0")
+def _begun(value: Tensor) -> _Offer:
+    """A tensor that begins so that the follow-up's features count alone."""
+    reason = "begins with the follow-up's features" if bool(value.any()) else "begins at 0"
+    return _Offer(value=value, fate="adapted", reason=reason)
 
 
-def _rows(network: DualEncoder, offers: dict[str, _Offer], weights: NnUnetWeights) -> Iterator[TensorTransfer]:
+def _rows(
+    network: LesionNetwork, offers: dict[str, _Offer], ours: NnUnetCounterparts, weights: NnUnetWeights
+) -> Iterator[TensorTransfer]:
     used = set()
     for name, tensor in network.named_parameters():
         offer = offers[name]
-        theirs = _counterpart(name) if offer.value is not None else ""
+        theirs = _counterpart(name, ours) if offer.value is not None else ""
         used.add(theirs)
         yield TensorTransfer(
             ours=name, theirs=theirs or None, shape=tuple(tensor.shape), fate=offer.fate, reason=offer.reason
@@ -203,18 +202,17 @@ def _rows(network: DualEncoder, offers: dict[str, _Offer], weights: NnUnetWeight
         yield TensorTransfer(ours=None, theirs=theirs, shape=tuple(weights.tensors[theirs].shape), fate="unused")
 
 
-def _differences(weights: NnUnetWeights, settings: ModelSettings) -> Iterator[str]:
+def _differences(weights: NnUnetWeights, unet: UNetSettings, settings: ModelSettings) -> Iterator[str]:
     """What differs between the two networks and the images they see; all of it may still work."""
-    network = settings.network
-    stem = network.stem_zyx
+    stem = unet.stem_zyx
     spacing = tuple(step * factor for step, factor in zip(settings.voi.spacing_zyx_mm, stem, strict=True))
     shape = tuple(size // factor for size, factor in zip(settings.voi.shape_zyx, stem, strict=True))
     compared = {
-        "features": (weights.features_per_stage, network.features_per_stage),
-        "kernel sizes": (weights.kernel_sizes, network.kernel_sizes),
-        "strides": (weights.strides, network.strides),
-        "blocks": (weights.blocks_per_stage, network.blocks_per_stage),
-        "decoder's convolutions": (weights.decoder_convolutions, network.decoder_convolutions),
+        "features": (weights.features_per_stage, unet.features_per_stage),
+        "kernel sizes": (weights.kernel_sizes, unet.kernel_sizes),
+        "strides": (weights.strides, unet.strides),
+        "blocks": (weights.blocks_per_stage, unet.blocks_per_stage),
+        "decoder's convolutions": (weights.decoder_convolutions, unet.decoder_convolutions),
         "spacing in mm of the first stage": (weights.spacing_mm, spacing),
         "voxels of the first stage": (weights.patch_size, shape),
     }

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 import longilesion
 from longilesion.ensemble import is_bundle
-from longilesion.errors import InputError, first_error
-from longilesion.files import written_together
+from longilesion.errors import InputError
+from longilesion.files import check_archive, valid, written_together
+from longilesion.json_file import read_json
 from training.differences import differences
 from training.recipe import Recipe
 
@@ -82,7 +83,7 @@ def begin_or_resume(folder: RunFolder, record: RunRecord) -> None:
             raise InputError(
                 f"{folder.checkpoint}: a checkpoint without {folder.record.name}; expected an empty folder"
             )
-        with written_together([folder.record]) as (temporary,):
+        with written_together({folder.record: valid(RunRecord)}) as (temporary,):
             temporary.write_text(record.model_dump_json(indent=1) + "\n")
         return
     # Versions may go up while a run is interrupted.
@@ -98,34 +99,27 @@ def begin_or_resume(folder: RunFolder, record: RunRecord) -> None:
 
 def read_record(folder: RunFolder) -> RunRecord:
     """Reads what a run is; raises InputError."""
-    try:
-        return RunRecord.model_validate_json(folder.record.read_bytes())
-    except OSError as error:
-        raise InputError(f"{folder.record}: {error.strerror}; expected the record of a run") from error
-    except ValidationError as error:
-        raise InputError(
-            f"{folder.record}: {first_error(error)}; expected the record of a run of this version"
-        ) from error
+    return read_json(folder.record, RunRecord, expected="the record of a run of this version")
 
 
 def write_summary(folder: RunFolder, summary: RunSummary) -> None:
     """Writes how a run ended; raises InputError where that is impossible."""
-    with written_together([folder.summary]) as (temporary,):
+    with written_together({folder.summary: valid(RunSummary)}) as (temporary,):
         temporary.write_text(summary.model_dump_json(indent=1) + "\n")
 
 
 def is_finished(folder: RunFolder) -> bool:
     """Whether a run has come to its end; its summary, which is written last, says so."""
     try:
-        summary = RunSummary.model_validate_json(folder.summary.read_bytes())
-    except (OSError, ValidationError):
+        summary = read_json(folder.summary, RunSummary, expected="the summary of a run")
+    except InputError:
         return False
     return summary.steps == summary.planned_steps and is_bundle(folder.last)
 
 
 def write_checkpoint(folder: RunFolder, state: Mapping[str, Any]) -> None:
     """Writes a checkpoint as a whole or not at all; raises InputError where that is impossible."""
-    with written_together([folder.checkpoint]) as (temporary,):
+    with written_together({folder.checkpoint: check_archive}) as (temporary,):
         try:
             torch.save(dict(state), temporary)
         except RuntimeError as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 from torch.utils.tensorboard import SummaryWriter
 
 from longilesion.errors import InputError
-from longilesion.files import written_together
+from longilesion.files import check_picture, check_text, written_together
 from training.run_folder import RunFolder
 
 _LOSSES = ("loss", "outline", "presence", "reconstruction")
@@ -98,7 +98,7 @@ def draw_curve(folder: RunFolder) -> None:
             axes.legend(fontsize=8)
     left.set(title="training", xlabel="step", ylabel="loss")
     right.set(title="validation on whole scans", xlabel="step", ylim=(0, 1.02))
-    with written_together([folder.curve]) as (temporary,):
+    with written_together({folder.curve: check_picture}) as (temporary,):
         figure.savefig(temporary, dpi=110, format="png")
 
 
@@ -115,5 +115,5 @@ def _drop_later(path: Path, step: int) -> None:
     if not kept:
         path.unlink()
         return
-    with written_together([path]) as (temporary,), temporary.open("w", newline="") as file:
+    with written_together({path: check_text}) as (temporary,), temporary.open("w", newline="") as file:
         csv.writer(file).writerows([rows[0], *kept])

@@ -1,4 +1,4 @@
-"""Shows synthetic pairs to a person, as pictures and in numbers: `longilesion-synth`."""
+"""Shows synthetic pairs to a person, as pictures and in numbers: `python -m training.synth`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from rich.progress import track
 from rich.table import Table
 
 from longilesion.errors import InputError
-from longilesion.files import written_together
+from longilesion.evaluation.exam import FATES
+from longilesion.files import check_text, written_together
 from training.command import run_command
 from training.recipe import read_recipe
 from training.synthesis.pairs import SyntheticPair, synthetic_pair
@@ -71,7 +72,7 @@ def preview(arguments: Arguments) -> None:
     console.print(_printed(rows))
     if arguments.statistics is not None:
         text = as_json(rows, numbers) if arguments.statistics.suffix == ".json" else as_markdown(rows)
-        with written_together([arguments.statistics]) as (temporary,):
+        with written_together({arguments.statistics: check_text}) as (temporary,):
             temporary.write_text(text)
 
 
@@ -81,7 +82,7 @@ def find_examples(sources: Sequence[Source], settings: SynthesisSettings, *, cou
     Raises InputError where next to no pair has a lesion.
     """
     examples: list[Example] = []
-    shown = {"persists": 0, "new": 0, "gone": 0, "merged": 0}
+    shown = dict.fromkeys(FATES, 0)
     for tried, (source, pair) in enumerate(_drawn(sources, settings, seed=seed)):
         if len(examples) == count:
             break

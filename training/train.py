@@ -220,7 +220,7 @@ def _report(run: Run, done: Progress, *, rate: float) -> str:
 
 def _judge(run: Run, done: Progress) -> None:
     """Validates the averaged weights, each process its share of the cases, and keeps them if they are the best."""
-    fabric, network = run.learner.fabric, run.learner.average.module
+    fabric, network = run.learner.fabric, run.learner.averaged_network
     cases = run.training_data.validation
     figures = validate(network, run.recipe.model, cases[fabric.global_rank :: fabric.world_size])
     totals = over_processes(fabric, (figure.total for figure in figures.values()), how="sum")

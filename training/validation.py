@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-from torch import nn
 
 from longilesion.case import Case
 from longilesion.config import ModelSettings
@@ -18,6 +17,7 @@ from longilesion.evaluation.methods import prediction_of
 from longilesion.evaluation.reading import read_exam
 from longilesion.evaluation.scoring import ExamScore, score_exam
 from longilesion.grand_challenge import read_case
+from longilesion.networks.interface import LesionNetwork
 from longilesion.pipeline import segment_case
 from training.preparation.prepared import PreparedCase
 from training.recipe import Recipe
@@ -65,7 +65,7 @@ def synthetic_cases(sources: Sequence[Source], recipe: Recipe) -> list[Validatio
     return [_drawer(sources, recipe, number) for number in range(recipe.validation.cases)]
 
 
-def validate(network: nn.Module, settings: ModelSettings, cases: Iterable[ValidationCase]) -> dict[str, Figure]:
+def validate(network: LesionNetwork, settings: ModelSettings, cases: Iterable[ValidationCase]) -> dict[str, Figure]:
     """Segments cases with a network as inference would, but for mirrored views, which only take time here."""
     device = next(network.parameters()).device
     plain = settings.inference.model_copy(update={"mirror_axes": ()})
@@ -74,6 +74,7 @@ def validate(network: nn.Module, settings: ModelSettings, cases: Iterable[Valida
         networks=(network.eval(),),
         device=device,
         precision=find_precision("auto", device),
+        name="validation",
     )
     figures = dict.fromkeys(FIGURES, Figure())
     for case in cases:

@@ -10,14 +10,14 @@ from rich.console import Console
 from longilesion.config import ModelSettings
 from longilesion.ensemble import is_bundle, load_ensemble
 from longilesion.errors import InputError
-from longilesion.networks.dual_encoder import DualEncoder
+from longilesion.networks.interface import LesionNetwork
 from training.nnunet import read_nnunet
 from training.pretrained import initialise
 
 _log = logging.getLogger("training")
 
 
-def load_weights(network: DualEncoder, folder: Path, settings: ModelSettings) -> None:
+def load_weights(network: LesionNetwork, folder: Path, settings: ModelSettings) -> None:
     """Gives a network, built from those settings, another's weights.
 
     Raises InputError or BundleError where they do not fit.

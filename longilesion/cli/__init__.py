@@ -5,16 +5,10 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
-import tyro
-
-from longilesion.cli.evaluate import evaluate
-from longilesion.cli.register import register
-from longilesion.cli.segment import segment
-from longilesion.errors import LongilesionError
+from longilesion.program import run_program
 from longilesion.startup import wait_passively
 
 
@@ -22,18 +16,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a subcommand and returns the exit code."""
     # The commands import torch when they need it, so this is early enough.
     wait_passively()
+    return run_program(partial(_load, arguments), needs_stdout=True)
+
+
+def _load(arguments: Sequence[str] | None) -> Callable[[], object]:
+    # Imported here, where a signal is handled.
+    import logging
+    import sys
+
+    from longilesion import __version__
+
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given == ["--version"]:
+        return partial(print, f"longilesion {__version__}")
+
+    # Used below; what is imported here can be interrupted cleanly.
+    import tyro  # noqa: F401
+
+    import longilesion.cli.evaluate
+    import longilesion.cli.register
+    import longilesion.cli.segment  # noqa: F401
+
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    return partial(_run, given)
+
+
+def _run(arguments: Sequence[str]) -> None:
+    import sys
+
+    import tyro
+
+    from longilesion.cli.evaluate import evaluate
+    from longilesion.cli.hints import hints
+    from longilesion.cli.register import register
+    from longilesion.cli.segment import segment
+
     try:
         tyro.extras.subcommand_cli_from_dict(
             {"segment": segment, "register": register, "evaluate": evaluate},
             prog="longilesion",
-            description="Follows tumours from a baseline CT to a follow-up CT.",
+            description="Follows tumours from a baseline CT to a follow-up CT. --version says which release this is.",
             args=arguments,
         )
-    except LongilesionError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+    except SystemExit as stopped:
+        # The parser has said what it does not know; the last line says what is probably meant.
+        for hint in hints(arguments) if stopped.code else ():
+            print(hint, file=sys.stderr)
+        raise

@@ -110,12 +110,13 @@ def evaluate(
         draws=draws,
         seed=seed,
     )
+    # First what lasts.
+    written = [] if output is None else write_evaluation(output, run)
     console = Console() if Console().is_terminal else Console(width=160)
     for section in report_sections(run.report):
         console.print(to_rich(section))
-    if output is not None:
-        for path in write_evaluation(output, run):
-            console.print(str(path), highlight=False, soft_wrap=True, markup=False)
+    for path in written:
+        console.print(str(path), highlight=False, soft_wrap=True, markup=False)
 
 
 def _method(

@@ -8,13 +8,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
 from longilesion.case import LOW_CONFIDENCE, Click, LesionPrompt, OutsideLesion
-from longilesion.cli.case_files import check_outputs, read_case
+from longilesion.case_files import check_outputs, read_case
+from longilesion.cli.terminal import LOOK_AT_IT, console, line_table, note
+from longilesion.click_files import point_list
 from longilesion.errors import InputError
-from longilesion.files import check_writable, written_together
+from longilesion.files import check_json, check_picture, check_replaceable, written_together
 from longilesion.geometry import Grid
 from longilesion.prompts import Prompts, complete_prompts
 
@@ -37,6 +38,7 @@ def register(
     lesions: Path | None = None,
     baseline_clicks: Path | None = None,
     points: Path | None = None,
+    split_components: bool = False,
 ) -> None:
     """Register two scans of a patient, propagate lesions from one to the other, and draw a picture to judge it by.
 
@@ -49,22 +51,30 @@ def register(
         followup: Scan to register with it.
         output: Picture to write (.png): planes of both scans side by side, as a checkerboard and in two colours.
         lesions: Lesions outlined in the baseline scan; the value of a voxel is the lesion's id, 0 is none.
-        baseline_clicks: A point on each lesion in the baseline scan; JSON as on Grand Challenge.
-        points: JSON file to write for the lesions' points in the follow-up scan, in the same format.
+        baseline_clicks: A point on each lesion in the baseline scan; JSON as on Grand Challenge, 3D Slicer's fiducials
+            (.mrk.json) or a table (.csv).
+        points: JSON file to write for the lesions' points in the follow-up scan, as on Grand Challenge.
+        split_components: Give each connected component of --lesions its own id, the largest 1.
     """
     outputs = [output, *([] if points is None else [points])]
     check_outputs(outputs, inputs=(baseline, followup, lesions, baseline_clicks))
     if output.suffix.lower() != ".png":
         raise InputError(f"{output}: unknown picture format; expected .png")
-    for path in outputs:
-        check_writable(path.parent)
+    check_replaceable(*outputs)
     # Only now and below: the libraries that register and draw take a second to load.
     from longilesion.registration.register import register_scans
 
-    console = Console() if Console().is_terminal else Console(width=120)
+    output_console = console(piped_width=120)
     # The spinner shows in a terminal only.
-    with console.status("reading the scans") as status:
-        case = read_case(followup, baseline, lesions, baseline_clicks=baseline_clicks, followup_clicks=None)
+    with output_console.status("reading the scans") as status:
+        case = read_case(
+            followup,
+            baseline,
+            lesions,
+            baseline_clicks=baseline_clicks,
+            followup_clicks=None,
+            split_components=split_components,
+        )
         before, after = case.baselines["primary"].scan, case.followups["primary"]
         status.update("registering")
         # Once for the picture and the lesions.
@@ -75,13 +85,15 @@ def register(
         from longilesion.registration.picture import draw_registration
 
         figure = draw_registration(registration, before, after, [*prompts.lesions, *prompts.outside])
-        with written_together(outputs) as (picture, *lists):
+        checks = dict(zip(outputs, (check_picture, check_json), strict=False))
+        with written_together(checks) as (picture, *lists):
             figure.savefig(picture, format="png")
             for path in lists:
-                path.write_text(json.dumps(point_list(prompts, after.grid), indent=1) + "\n")
+                clicks = {lesion.lesion_id: lesion.followup for lesion in prompts.lesions}
+                path.write_text(json.dumps(point_list(clicks, after.grid), indent=1) + "\n")
     if prompts.lesions or prompts.outside:
-        console.print(lesion_table(prompts, before.grid, after.grid))
-    console.print(summary(registration), highlight=False, soft_wrap=True)
+        output_console.print(lesion_table(prompts, before.grid, after.grid))
+    output_console.print(summary(registration), highlight=False, soft_wrap=True)
 
 
 def summary(registration: Registration) -> str:
@@ -91,9 +103,8 @@ def summary(registration: Registration) -> str:
 
 def lesion_table(prompts: Prompts, baseline: Grid, followup: Grid) -> Table:
     """A row per lesion: its id, its place in both scans, how sure that is, and what there is to say."""
-    table = Table("lesion", "baseline (x, y, z voxel)", "follow-up (x, y, z voxel)", "confidence", "note")
-    for column in (table.columns[0], table.columns[3]):
-        column.justify = "right"
+    places = "baseline (x, y, z voxel)", "follow-up (x, y, z voxel)"
+    table = line_table("lesion", *places, "confidence", "note", numbers=("lesion", "confidence"))
     lesions: list[LesionPrompt | OutsideLesion] = [*prompts.lesions, *prompts.outside]
     for lesion in sorted(lesions, key=lambda each: each.lesion_id):
         table.add_row(
@@ -101,21 +112,9 @@ def lesion_table(prompts: Prompts, baseline: Grid, followup: Grid) -> Table:
             "-" if lesion.baseline is None else _voxel(lesion.baseline, baseline),
             _followup_place(lesion, followup),
             f"{lesion.confidence:.2f}",
-            "low: look at it" if lesion.confidence < LOW_CONFIDENCE else "",
+            note(LOOK_AT_IT if lesion.confidence < LOW_CONFIDENCE else ""),
         )
     return table
-
-
-def point_list(prompts: Prompts, grid: Grid) -> dict[str, object]:
-    """The points that the follow-up shows, in the format of Grand Challenge."""
-    return {
-        "name": "Points of interest",
-        "type": "Multiple points",
-        "version": {"major": 1, "minor": 0},
-        "points": [
-            {"name": str(lesion.lesion_id), "point": _index_xyz(lesion.followup, grid)} for lesion in prompts.lesions
-        ],
-    }
 
 
 def _followup_place(lesion: LesionPrompt | OutsideLesion, grid: Grid) -> str:
@@ -125,9 +124,4 @@ def _followup_place(lesion: LesionPrompt | OutsideLesion, grid: Grid) -> str:
 
 
 def _voxel(click: Click, grid: Grid) -> str:
-    return ", ".join(f"{index:.1f}" for index in _index_xyz(click, grid))
-
-
-def _index_xyz(click: Click, grid: Grid) -> list[float]:
-    """A click's fractional voxel index; three digits are plenty, and cannot move a click out of the scan."""
-    return [round(index, 3) for index in grid.index_zyx(click.point_xyz_mm)[::-1]]
+    return ", ".join(f"{index:.1f}" for index in grid.index_zyx(click.point_xyz_mm)[::-1])

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
-from longilesion.cli.case_files import check_outputs, read_case
+from longilesion.case import OutsideLesion
+from longilesion.case_files import check_outputs, read_case
+from longilesion.cli.terminal import LOOK_AT_IT, console, line_table, note
 from longilesion.config import Device, Precision
 from longilesion.errors import InputError
-from longilesion.files import check_writable, written_together
-from longilesion.images import check_writable_format, write_lesion_map
+from longilesion.files import check_replaceable, written_together
+from longilesion.images import check_lesion_map, check_writable_format, write_lesion_map
 from longilesion.labeling import Labels
+from longilesion.shipped import SHIPPED_MODEL
 from longilesion.startup import lasting_imports
 
 if TYPE_CHECKING:
     from longilesion.pipeline import LesionOutcome
 
-SHIPPED_MODEL = Path(__file__).parents[2] / "model"
+LEAST_ML = 0.001
+MOST_PERCENT = 9999
+
+_log = logging.getLogger(__name__)
 
 
 def segment(
@@ -36,6 +43,7 @@ def segment(
     device: Device = "auto",
     precision: Precision = "auto",
     labels: Labels = "lesion_ids",
+    split_components: bool = False,
     refine_clicks: bool = False,
     report: Path | None = None,
 ) -> None:
@@ -44,7 +52,8 @@ def segment(
     Scans and masks are .nii.gz, .nii, .mha or .nrrd files. The mask, clicks or both tell which lesions to look for and
     where: without clicks, the centre of each lesion in the mask is its baseline click; without a follow-up click, the
     baseline click is propagated. Clicks are JSON files as on Grand Challenge, with the lesion's id as name and the
-    x, y, z voxel index in their scan as point: {"points": [{"name": "7", "point": [212.5, 301.0, 48.0]}]}
+    x, y, z voxel index in their scan as point: {"points": [{"name": "7", "point": [212.5, 301.0, 48.0]}]}, 3D Slicer's
+    fiducials (.mrk.json), or tables (.csv) with the columns id, x, y, z (voxels) or id, x_mm, y_mm, z_mm (LPS).
 
     Args:
         followup: Scan to outline the lesions in.
@@ -57,14 +66,15 @@ def segment(
         device: Where the networks run; auto takes a GPU if there is one.
         precision: Number format of the networks; auto takes the fastest that the device has.
         labels: Whether a lesion's voxels hold its id or 1.
+        split_components: Give each connected component of --lesions its own id, the largest 1; for masks with one
+            value for all lesions. Clicks belong to the component that they lie in.
         refine_clicks: Let registration move follow-up clicks that it contradicts confidently.
         report: JSON file for a report of the run.
     """
     outputs = [output, *([] if report is None else [report])]
     check_outputs(outputs, inputs=(followup, baseline, lesions, baseline_clicks, followup_clicks))
     check_writable_format(output)
-    for path in outputs:
-        check_writable(path.parent)
+    check_replaceable(*outputs)
     if lesions is None and baseline_clicks is None and followup_clicks is None:
         raise InputError("nothing to look for; expected --lesions, --baseline-clicks or --followup-clicks")
     # Only now: torch takes a second to load, and --help, or an option that is wrong, does not need it.
@@ -73,44 +83,91 @@ def segment(
         from longilesion.pipeline import segment_case
         from longilesion.report import make_report, write_report
 
-    console = Console()
+    output_console = console()
     # The spinner shows in a terminal only.
-    with console.status("loading the model") as status:
+    with output_console.status("loading the model") as status:
         started = time.perf_counter()
         ensemble = load_ensemble(model, device=device, precision=precision)
         loaded = time.perf_counter()
         status.update("reading the scans")
-        case = read_case(followup, baseline, lesions, baseline_clicks=baseline_clicks, followup_clicks=followup_clicks)
+        case = read_case(
+            followup,
+            baseline,
+            lesions,
+            baseline_clicks=baseline_clicks,
+            followup_clicks=followup_clicks,
+            split_components=split_components,
+        )
         read = time.perf_counter()
+        if not case.clicks and not any(prior.regions for prior in case.baselines.values()):
+            given = [str(path) for path in (lesions, baseline_clicks, followup_clicks) if path is not None]
+            _log.warning("%s: no lesion to look for; the map is empty", ", ".join(given))
         status.update("outlining the lesions")
         segmentation = segment_case(case, ensemble, labels=labels, refine_clicks=refine_clicks)
         segmented = time.perf_counter()
-        with written_together([output]) as (temporary,):
-            write_lesion_map(temporary, segmentation.maps["primary"], like=followup)
+        lesion_map = segmentation.maps["primary"]
+        with written_together({output: partial(check_lesion_map, written=lesion_map)}) as (temporary,):
+            write_lesion_map(temporary, lesion_map, like=followup)
         seconds = {"load": loaded - started, "read": read - loaded, "write": time.perf_counter() - segmented}
-        if report is not None:
-            write_report(report, make_report(case, segmentation, seconds=seconds))
-    console.print(lesion_table(segmentation.lesions))
+    output_console.print(lesion_table(segmentation.lesions))
+    # Last: where it cannot be written, the map and the table are there.
+    if report is not None:
+        write_report(report, make_report(case, segmentation, seconds=seconds))
 
 
 def lesion_table(lesions: Sequence[LesionOutcome]) -> Table:
-    """A row per lesion: its id, volume before and after, the change, and what there is to say."""
-    table = Table("lesion", "before (ml)", "after (ml)", "change", "note")
-    for column in table.columns[:4]:
-        column.justify = "right"
+    """A row per lesion: its id, volumes, their change, its click, how sure and how alike its place is, and a note."""
+    numbers = ("lesion", "before ml", "after ml", "change", "confidence", "similarity")
+    headings = ("lesion", "before ml", "after ml", "change", "click", "confidence", "similarity", "note")
+    table = line_table(*headings, numbers=numbers)
     for outcome in lesions:
-        before, after = outcome.volume_baseline_ml, outcome.volume_followup_ml
+        before = outcome.volume_baseline_ml
         table.add_row(
             str(outcome.prompt.lesion_id),
-            "-" if before is None else f"{before:.2f}",
-            f"{after:.2f}",
-            _change(before, after),
-            outcome.note,
+            "-" if before is None else _volume(before),
+            _volume(outcome.volume_followup_ml),
+            _change(outcome),
+            _click(outcome),
+            f"{outcome.prompt.confidence:.2f}",
+            "-" if outcome.similarity is None else f"{outcome.similarity:.2f}",
+            note(_note(outcome)),
         )
     return table
 
 
-def _change(before: float | None, after: float) -> str:
-    if before:
-        return f"{after / before - 1:+.0%}"
-    return "new" if before == 0 and after > 0 else "-"
+def _volume(ml: float) -> str:
+    """Three digits that mean something; a lesion that is there never has 0."""
+    if 0 < ml < LEAST_ML:
+        return f"<{LEAST_ML:g}"
+    return f"{ml:.0f}" if ml >= 100 else f"{ml:.3g}"
+
+
+def _change(outcome: LesionOutcome) -> str:
+    """The change of the volume in percent, where it can be said: a lesion that was overlooked is not gone."""
+    before, after = outcome.volume_baseline_ml, outcome.volume_followup_ml
+    if isinstance(outcome.prompt, OutsideLesion) or outcome.merged_into is not None or before is None:
+        return "-"
+    if after == 0:
+        return "-100%" if before > 0 and not (outcome.is_unsure or outcome.is_present) else "-"
+    if before == 0:
+        return "new"
+    # Two digits mean something; what is left is not gone, however little.
+    percent = max(float(f"{100 * (after / before - 1):.2g}"), -99.0)
+    return f"{percent:+.0f}%" if percent < MOST_PERCENT else f">+{MOST_PERCENT}%"
+
+
+def _click(outcome: LesionOutcome) -> str:
+    if isinstance(outcome.prompt, OutsideLesion):
+        return "outside"
+    if outcome.prompt.propagated:
+        return "propagated"
+    return "corrected" if outcome.prompt.refined else "given"
+
+
+def _note(outcome: LesionOutcome) -> str:
+    """What the other columns do not say, the warning first: the end may not fit."""
+    # Whoever has an outcome has loaded it.
+    from longilesion.pipeline import PROPAGATED
+
+    notes = [part for part in outcome.note.split("; ") if part and not part.startswith(PROPAGATED)]
+    return "; ".join([*([LOOK_AT_IT] if outcome.is_unsure else []), *notes])

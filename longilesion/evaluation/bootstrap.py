@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict
 from sklearn.metrics import roc_auc_score
 
 CONFIDENCE = 0.95
+# So many numbers of a statistic are in memory at once (8 MB), whatever the number of draws.
+_NUMBERS_AT_ONCE = 2**20
 
 # From how often each patient counts, a row per draw, to the statistic of each draw; NaN where it is not defined.
 Statistic: TypeAlias = Callable[[Float[np.ndarray, "draws patients"]], Float[np.ndarray, " draws"]]
@@ -35,17 +37,24 @@ class Bootstrap:
 
     def __init__(self, patients: int, *, draws: int, seed: int) -> None:
         self.patients = patients
-        generator = np.random.default_rng(seed)
-        self._weights = generator.multinomial(patients, np.full(patients, 1 / patients), size=draws).astype(np.float64)
+        generator, even = np.random.default_rng(seed), np.full(patients, 1 / patients)
+        # How often each patient counts, a row per draw.
+        self._counts = np.empty((draws, patients), np.min_scalar_type(patients))
+        for rows in _blocks(draws, patients):
+            self._counts[rows] = generator.multinomial(patients, even, size=rows.stop - rows.start)
 
-    def estimate(self, statistic: Statistic, *, count: int, contributors: int) -> Estimate:
+    def estimate(self, statistic: Statistic, *, count: int, contributors: int, width: int = 1) -> Estimate:
         """The statistic over all patients, and the percentiles between which it lies in 95 % of the draws.
 
-        It has no interval where fewer than two patients contribute anything to it.
+        It has no interval where fewer than two patients contribute anything to it. `width` is how many numbers it
+        computes for a draw on the way, besides one for each patient; the more, the fewer draws it is given at once.
         """
         with np.errstate(invalid="ignore", divide="ignore"):
             (value,) = statistic(np.ones((1, self.patients)))
-            drawn = statistic(self._weights) if contributors > 1 else np.empty(0)
+            blocks = _blocks(len(self._counts), max(width, self.patients)) if contributors > 1 else []
+            drawn = np.concatenate(
+                [np.empty(0), *(statistic(self._counts[rows].astype(np.float64)) for rows in blocks)]
+            )
         drawn = drawn[~np.isnan(drawn)]
         if np.isnan(value) or not drawn.size:
             return Estimate(value=None if np.isnan(value) else float(value), low=None, high=None, count=count)
@@ -84,3 +93,9 @@ class Bootstrap:
             count=len(certainty),
             contributors=len(np.unique(patient_of)),
         )
+
+
+def _blocks(draws: int, width: int) -> list[slice]:
+    """The draws in blocks that together hold a limited number of numbers, `width` each."""
+    rows = max(1, _NUMBERS_AT_ONCE // width)
+    return [slice(first, min(first + rows, draws)) for first in range(0, draws, rows)]

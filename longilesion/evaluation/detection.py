@@ -79,6 +79,12 @@ def detection_figures(exams: Sequence[ExamLesions], bootstrap: Bootstrap, *, ove
     f1 = np.array([exam_f1(exam, over_mm=over_mm) for exam in exams])
 
     contributors = sum(bool(len(exam.true_mm) or len(exam.predicted_mm)) for exam in exams)
+    estimate = partial(
+        bootstrap.estimate,
+        count=lesions,
+        contributors=contributors,
+        width=max(len(ranking.exam) for ranking in rankings),
+    )
 
     def precision(weights: Float[np.ndarray, "draws exams"]) -> Float[np.ndarray, " draws"]:
         return average_precision(first, weights)
@@ -91,14 +97,11 @@ def detection_figures(exams: Sequence[ExamLesions], bootstrap: Bootstrap, *, ove
         true_lesions=lesions,
         predicted_lesions=len(first.exam),
         f1=bootstrap.mean(f1),
-        average_precision=bootstrap.estimate(precision, count=lesions, contributors=contributors),
-        mean_average_precision=bootstrap.estimate(mean_precision, count=lesions, contributors=contributors),
+        average_precision=estimate(precision),
+        mean_average_precision=estimate(mean_precision),
         exam_auc=_exam_auc(exams, bootstrap, over_mm=over_mm),
         sensitivity={
-            f"{rate:g}": bootstrap.estimate(
-                partial(sensitivity_at, first, rate=rate), count=lesions, contributors=contributors
-            )
-            for rate in FALSE_POSITIVES_PER_EXAM
+            f"{rate:g}": estimate(partial(sensitivity_at, first, rate=rate)) for rate in FALSE_POSITIVES_PER_EXAM
         },
     )
 

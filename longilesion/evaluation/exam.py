@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict
 
@@ -16,7 +16,7 @@ Fate: TypeAlias = Literal["persists", "new", "gone", "merged"]
 Matching: TypeAlias = Literal["id", "overlap"]
 Instances: TypeAlias = Literal["labels", "components"]
 
-FATES: tuple[Fate, ...] = ("persists", "new", "gone", "merged")
+FATES: tuple[Fate, ...] = get_args(Fate)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

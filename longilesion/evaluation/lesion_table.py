@@ -7,16 +7,17 @@ challenge's training data (columns lesion_id, topology_class, merged_into, lesio
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field
 
-from longilesion.click_files import HIGHEST_ID
+from longilesion.case import HIGHEST_ID
 from longilesion.csv_table import CellError, Row, read_table
-from longilesion.errors import InputError, first_error
+from longilesion.errors import InputError
 from longilesion.evaluation.exam import FATES, Fate, LesionFact
+from longilesion.json_file import read_json
 
 # What the challenge calls a lesion's fate.
 TOPOLOGIES: Mapping[str, Fate] = {
@@ -34,7 +35,7 @@ LesionId: TypeAlias = Annotated[int, Field(ge=1, le=HIGHEST_ID)]
 class _Entry(BaseModel):
     """A lesion in lesions.json."""
 
-    fate: Literal["persists", "grows", "shrinks", "new", "gone", "merged"]
+    fate: Fate | Literal["grows", "shrinks"]
     truth_id: LesionId | None = None
     type: str | None = None
     is_target: bool | None = None
@@ -115,16 +116,8 @@ def _contradiction(
 
 
 def _from_json(path: Path) -> dict[int, LesionFact]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: {getattr(error, 'strerror', 'no text')}; expected a table of lesions") from error
-    try:
-        entries = TypeAdapter(dict[LesionId, _Entry]).validate_json(text)
-    except ValidationError as error:
-        raise InputError(
-            f'{path}: {first_error(error)}; expected {{lesion id: {{"fate": ..., "truth_id": ...}}}}'
-        ) from error
+    expected = 'a table of lesions, {lesion id: {"fate": ..., "truth_id": ...}}'
+    entries = read_json(path, dict[LesionId, _Entry], expected=expected)
     return {
         lesion_id: LesionFact(
             fate=_FATES[entry.fate],
@@ -136,30 +129,53 @@ def _from_json(path: Path) -> dict[int, LesionFact]:
     }
 
 
-def _from_csv(path: Path) -> dict[int, LesionFact]:
-    facts: dict[int, LesionFact] = {}
-    for row in read_table(path, columns=("lesion_id", "topology_class")):
-        try:
-            lesion_id, fact = _fact(row)
-        except CellError as error:
-            raise InputError(f"{path}: line {row.line}: {error}") from error
-        if lesion_id in facts:
-            raise InputError(f"{path}: line {row.line}: lesion {lesion_id} a second time; expected one line each")
-        facts[lesion_id] = fact
-    return facts
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChallengeRow:
+    """What a line of the challenge's CSV says of a lesion; `merged_into` is None where it has not merged."""
+
+    lesion_id: int
+    fate: Fate
+    merged_into: int | None
+    lesion_type: str | None
+    is_target: bool | None
 
 
-def _fact(row: Row) -> tuple[int, LesionFact]:
-    lesion_id, topology = row.lesion_id("lesion_id"), row.text("topology_class")
-    fate = TOPOLOGIES.get(topology.upper())
+def challenge_lesion_id(row: Row) -> int:
+    """The lesion of a line; raises CellError where it has none."""
+    lesion_id = row.lesion_id("lesion_id")
     if lesion_id is None:
         raise CellError("no lesion_id; expected one")
+    return lesion_id
+
+
+def challenge_row(row: Row) -> ChallengeRow:
+    """A line of the challenge's CSV; raises CellError for a cell that does not hold what it should."""
+    lesion_id, topology = challenge_lesion_id(row), row.text("topology_class")
+    fate = TOPOLOGIES.get(topology.upper())
     if fate is None:
         raise CellError(f"topology_class {topology!r}; expected one of {', '.join(sorted(TOPOLOGIES))}")
-    host = row.lesion_id("merged_into") if fate == "merged" else None
-    return lesion_id, LesionFact(
+    return ChallengeRow(
+        lesion_id=lesion_id,
         fate=fate,
-        true_id=None if fate == "gone" else lesion_id if host is None else host,
+        merged_into=row.lesion_id("merged_into") if fate == "merged" else None,
         lesion_type=row.text("lesion_type") or None,
         is_target=row.boolean("target_lesion"),
     )
+
+
+def _from_csv(path: Path) -> dict[int, LesionFact]:
+    facts: dict[int, LesionFact] = {}
+    for line in read_table(path, columns=("lesion_id", "topology_class")):
+        try:
+            row = challenge_row(line)
+        except CellError as error:
+            raise InputError(f"{path}: line {line.line}: {error}") from error
+        if row.lesion_id in facts:
+            raise InputError(f"{path}: line {line.line}: lesion {row.lesion_id} a second time; expected one line each")
+        facts[row.lesion_id] = LesionFact(
+            fate=row.fate,
+            true_id=None if row.fate == "gone" else row.merged_into or row.lesion_id,
+            lesion_type=row.lesion_type,
+            is_target=row.is_target,
+        )
+    return facts

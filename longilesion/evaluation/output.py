@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from longilesion.evaluation.plots import PLOTS, draw_plots
 from longilesion.evaluation.run import EvaluationReport, EvaluationRun
 from longilesion.evaluation.tables import Section, sections, to_markdown
-from longilesion.files import written_together
+from longilesion.files import check_picture, check_text, valid, written_together
 
 _DOTS_PER_INCH = 150
 
@@ -37,9 +37,12 @@ def write_evaluation(directory: Path, run: EvaluationRun) -> list[Path]:
     """
     evaluations = run.report.evaluations
     figures = draw_plots(evaluations, run.detections)
-    names = ["evaluation.json", "evaluation.md", "exams.csv", "lesions.csv", *(f"{stem}.png" for stem in figures)]
-    paths = [directory / name for name in names]
-    with written_together(paths) as (as_json, as_markdown, exams, lesions, *pictures):
+    checks = {
+        directory / "evaluation.json": valid(EvaluationReport),
+        **{directory / name: check_text for name in ("evaluation.md", "exams.csv", "lesions.csv")},
+        **{directory / f"{stem}.png": check_picture for stem in figures},
+    }
+    with written_together(checks) as (as_json, as_markdown, exams, lesions, *pictures):
         as_json.write_text(run.report.model_dump_json(indent=1) + "\n")
         as_markdown.write_text(_markdown(run.report, figures))
         _write_rows(exams, {each.name: each.exams for each in evaluations})
@@ -49,7 +52,7 @@ def write_evaluation(directory: Path, run: EvaluationRun) -> list[Path]:
     for stem in set(PLOTS) - figures.keys():
         # One that an earlier run has left would seem to belong to this one.
         (directory / f"{stem}.png").unlink(missing_ok=True)
-    return paths
+    return list(checks)
 
 
 def _markdown(report: EvaluationReport, figures: Iterable[str]) -> str:

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from longilesion.case import SCAN_NAMES, LesionMap, lesion_regions
 from longilesion.click_files import ClickFile, read_click_pairs
-from longilesion.errors import InputError, first_error
 from longilesion.evaluation.exam import BaselineLesion, Exam, FollowupClick, Prediction
 from longilesion.evaluation.folders import ExamFiles, PredictionFiles
 from longilesion.evaluation.lesion_table import completed_facts, read_lesion_table
 from longilesion.evaluation.measures import Outline, largest_axial_diameter_mm
 from longilesion.images import read_lesion_map
+from longilesion.json_file import read_json
 from longilesion.report import RunReport
 
 
@@ -87,11 +85,4 @@ def _read_clicks(paths: Mapping[str, Path], truth: Mapping[str, LesionMap]) -> d
 
 
 def _read_report(path: Path) -> RunReport:
-    try:
-        return RunReport.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; expected a run report") from error
-    except ValidationError as error:
-        raise InputError(
-            f"{path}: {first_error(error)}; expected a run report of this version, as process.py --report writes it"
-        ) from error
+    return read_json(path, RunReport, expected="a run report of this version, as process.py --report writes it")

@@ -9,7 +9,7 @@ import cc3d
 import numpy as np
 from jaxtyping import UInt16
 
-from longilesion.case import LesionMap
+from longilesion.case import HIGHEST_ID, LesionMap
 from longilesion.errors import InputError
 from longilesion.evaluation.challenge import ChallengeScore, challenge_entries, challenge_score
 from longilesion.evaluation.detection import ExamLesions
@@ -90,7 +90,7 @@ def _renamed(exam: Exam, prediction: Prediction, overlaps: Mapping[str, Overlap]
     touches no lesion keeps its id if that is a lesion's that is gone.
     """
     taken = {*exam.facts, *(label for overlap in overlaps.values() for label in overlap.truth)}
-    unused = (number for number in range(1, np.iinfo(np.uint16).max + 1) if number not in taken)
+    unused = (number for number in range(1, HIGHEST_ID + 1) if number not in taken)
     maps: dict[str, LesionMap] = {}
     outlined = {label for overlap in overlaps.values() for label in overlap.predicted}
     presence = {lesion_id: sure for lesion_id, sure in prediction.presence.items() if lesion_id not in outlined}
@@ -103,7 +103,7 @@ def _renamed(exam: Exam, prediction: Prediction, overlaps: Mapping[str, Overlap]
             is_gone = not touched and label in exam.facts and exam.facts[label].true_id is None
             name = label if is_gone else members.pop(0) if members else next(unused, None)
             if name is None:
-                raise InputError(f"{exam.name}: more labels than ids; expected at most {np.iinfo(np.uint16).max}")
+                raise InputError(f"{exam.name}: more labels than ids; expected at most {HIGHEST_ID}")
             names[label] = name
         given = prediction.maps[scan]
         # Box by box, as the rest of the map takes no memory as long as it is not written to.
@@ -181,8 +181,8 @@ def _components(lesions: LesionMap, source: str) -> tuple[LesionMap, dict[int, i
     """The connected components of a map's labels, and the label of each."""
     found: UInt16[np.ndarray, "z y x"]
     components, count = cc3d.connected_components(lesions.ids, connectivity=18, return_N=True)
-    if count > np.iinfo(np.uint16).max:
-        raise InputError(f"{source}: {count} connected components; expected at most {np.iinfo(np.uint16).max}")
+    if count > HIGHEST_ID:
+        raise InputError(f"{source}: {count} connected components; expected at most {HIGHEST_ID}")
     found = components.astype(np.uint16)
     voxels = np.flatnonzero(found)
     labels = np.zeros(count + 1, np.int64)

@@ -13,6 +13,7 @@ from longilesion.evaluation.bootstrap import Estimate
 from longilesion.evaluation.comparison import Difference, Interaction, Rank
 from longilesion.evaluation.longitudinal import Confusion, Longitudinal
 from longilesion.evaluation.summary import Evaluation
+from longilesion.markdown import markdown_table
 
 _NAMES = {
     "dice": "Dice",
@@ -87,9 +88,7 @@ def to_markdown(section: Section) -> str:
     lines = [
         f"## {section.title}",
         "",
-        _markdown_row(section.headings),
-        _markdown_row(["---", *["---:"] * (len(section.headings) - 1)]),
-        *map(_markdown_row, section.rows),
+        *markdown_table(section.headings, section.rows, numbers_from=1),
     ]
     return "\n".join([*lines, "", section.note, ""] if section.note else [*lines, ""])
 
@@ -277,7 +276,3 @@ def _differences(differences: Sequence[Difference]) -> Section:
         ),
         note="Means over patients for whom both are defined. The p values are not corrected for their number.",
     )
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

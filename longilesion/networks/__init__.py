@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from longilesion.config import ModelSettings
 from longilesion.networks.dual_encoder import DualEncoder
+from longilesion.networks.interface import LesionNetwork
+
+# The network of every kind that settings can name.
+NETWORKS: dict[str, Callable[[ModelSettings], LesionNetwork]] = {"dual_encoder": DualEncoder}
 
 
-def build_network(settings: ModelSettings) -> DualEncoder:
+def build_network(settings: ModelSettings) -> LesionNetwork:
     """Builds the network that the settings name, with fresh weights."""
-    match settings.network.kind:
-        case "dual_encoder":
-            return DualEncoder(settings)
+    return NETWORKS[settings.network.kind](settings)

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 
-class PointwiseFusion(nn.Module):
+class Fusion(nn.Module, ABC):
+    """Joins the features of both time points, level by level; it is built from the number of features of each."""
+
+    @abstractmethod
+    def forward(
+        self, followup: Sequence[Float[Tensor, "batch _ _ _ _"]], baseline: Sequence[Float[Tensor, "batch _ _ _ _"]]
+    ) -> list[Tensor]:
+        """Fused features, level by level; an absent baseline's are zero."""
+
+    @abstractmethod
+    def followup_alone(self) -> dict[str, Tensor]:
+        """The values of its tensors with which it passes on the follow-up's features as they are."""
+
+
+class PointwiseFusion(Fusion):
     """LongiNet (section 2.3): at each level a 1x1x1 convolution of both time points' features."""
 
     def __init__(self, features_per_stage: Sequence[int]) -> None:
@@ -25,6 +41,18 @@ class PointwiseFusion(nn.Module):
     def forward(
         self, followup: Sequence[Float[Tensor, "batch _ _ _ _"]], baseline: Sequence[Float[Tensor, "batch _ _ _ _"]]
     ) -> list[Tensor]:
-        """Fused features, level by level."""
+        """The sum of both convolutions."""
         levels = zip(self.followup, self.baseline, followup, baseline, strict=True)
         return [of_followup(now) + of_baseline(before) for of_followup, of_baseline, now, before in levels]
+
+    def followup_alone(self) -> dict[str, Tensor]:
+        """The follow-up's convolutions are the identity, the baseline's zero."""
+        values = {name: torch.zeros_like(tensor) for name, tensor in self.named_parameters()}
+        for name, value in values.items():
+            if name.startswith("followup.") and name.endswith(".weight"):
+                values[name] = torch.eye(len(value)).reshape(value.shape)
+        return values
+
+
+# By the name in the settings.
+FUSIONS: Mapping[str, Callable[[Sequence[int]], Fusion]] = {"pointwise": PointwiseFusion}

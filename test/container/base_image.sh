@@ -21,7 +21,7 @@ if ! engine image exists "$name"; then
     {
         debootstrap --variant=minbase --include=python3,python3-venv bookworm "$root"
         # Fetched out here and installed in there: the new system knows neither the machine's index nor its certificates.
-        .venv/bin/pip download --quiet --dest "$root/wheels" "$torch"
+        "${PYTHON:-.venv/bin/python}" -m pip download --quiet --dest "$root/wheels" "$torch"
         inside python3 -m venv /opt/venv
         inside /opt/venv/bin/pip install --quiet --no-index --find-links /wheels "$torch"
         rm -rf "$root/wheels" "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/dev/*

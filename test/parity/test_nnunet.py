@@ -5,9 +5,9 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import nn
 
-from longilesion.networks.backbone import Decoder, Encoder
 from longilesion.networks.fusion import PointwiseFusion
-from test.unit.builders import dual_encoder
+from longilesion.networks.unet import Decoder, Encoder
+from test.unit.builders import unet
 
 NETWORK = {
     "features_per_stage": (4, 6, 8),
@@ -49,7 +49,7 @@ def test_encoder_and_decoder_are_those_of_nnunet(encoder: str) -> None:
     # Fresh norms and biases are ones and zeros, which would hide one that is missing.
     for parameter in reference.parameters():
         nn.init.normal_(parameter, std=0.3)
-    settings = dual_encoder(encoder=encoder, **NETWORK)
+    settings = unet(encoder=encoder, **NETWORK)
     ours = Encoder(2, settings)
     decoder = Decoder(ours, settings.decoder_convolutions)
     ours.stages.load_state_dict(reference.encoder.state_dict())

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from longilesion.config import EncodingSettings, ModelSettings
-from longilesion.encoding import NetworkInput
 from longilesion.networks import build_network
+from longilesion.networks.interface import NetworkInput
 from test.unit.nnunet_folders import DEVIATION_HU, FEATURES, SHAPE, settings_of
 from training.nnunet import read_nnunet
 from training.pretrained import initialise
@@ -63,9 +63,14 @@ def shown(said: Said) -> NetworkInput:
     """The image that nnU-Net has seen, from 0 to 1 over our window, among channels it knows nothing of."""
     generator = torch.Generator().manual_seed(2)
     size = len(said.image)
-    followup, baseline = (torch.rand((size, 3, *SHAPE), generator=generator) for _ in range(2))
+    followup, baseline = (torch.rand((size, channels, *SHAPE), generator=generator) for channels in (2, 3))
     followup[:, :1] = said.image * DEVIATION_HU / (HIGH - LOW)
-    return NetworkInput(followup=followup, baseline=baseline, has_baseline=torch.ones(size, dtype=torch.bool))
+    return NetworkInput(
+        followup=followup,
+        baseline=baseline,
+        has_baseline=torch.ones(size, dtype=torch.bool),
+        prior_mask=baseline[:, 1:2],
+    )
 
 
 def test_checkpoint_of_nnunet_is_read_without_trusting_its_pickle(said: Said) -> None:
@@ -82,10 +87,10 @@ def test_encoder_gives_nnunets_features_of_the_same_image(said: Said) -> None:
     network = build_network(settings).eval()
     initialise(network, read_nnunet(said.folder), settings)
     with torch.inference_mode():
-        features = network.encoder(shown(said).followup)
+        features = network.encoder(network._streams(shown(said)))
     assert len(features) == len(said.features) == 3
     for level, expected in zip(features, said.features, strict=True):
-        torch.testing.assert_close(level, expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(level[: len(expected)], expected, atol=1e-4, rtol=1e-4)
 
 
 def test_network_begins_with_nnunets_outline_of_the_followup(said: Said) -> None:

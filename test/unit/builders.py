@@ -10,33 +10,41 @@ from numpy.typing import ArrayLike, NDArray
 
 from longilesion.case import Baseline, Case, Click, ClickPair, LesionMap, LesionPrompt, Scan, ScanName
 from longilesion.config import (
+    CHANNELS,
     AlignmentSettings,
     DualEncoderSettings,
     EncodingSettings,
     InferenceSettings,
     ModelSettings,
+    NetworkSettings,
+    UNetSettings,
     VoiSettings,
 )
-from longilesion.encoding import NetworkInput
 from longilesion.geometry import ZYX, Grid, Triple
+from longilesion.networks.interface import LesionNetwork, NetworkInput
 
 TISSUE_HU, LESION_HU = 40, 300
 
 
-def dual_encoder(**changes: object) -> DualEncoderSettings:
-    """A LongiNet of two stages, or of as many as `features_per_stage` says."""
+def unet(**changes: object) -> UNetSettings:
+    """A U-Net of two stages, or of as many as `features_per_stage` says."""
     features = changes.setdefault("features_per_stage", (4, 8))
     stages = len(features)
-    return DualEncoderSettings(
+    return UNetSettings(
         **{
             "kernel_sizes": ((3, 3, 3),) * stages,
             "strides": ((1, 1, 1),) + ((2, 2, 2),) * (stages - 1),
             "blocks_per_stage": (1,) * stages,
             "decoder_convolutions": (1,) * (stages - 1),
-            "presence_features": 4,
             **changes,
         }
     )
+
+
+def dual_encoder(**changes: object) -> DualEncoderSettings:
+    """A LongiNet out of such a U-Net; `changes` are of either."""
+    own = {name: changes.pop(name) for name in set(changes) & set(DualEncoderSettings.model_fields)}
+    return DualEncoderSettings(**{"unet": unet(**changes), "presence_features": 4, **own})
 
 
 def model_settings(
@@ -45,7 +53,7 @@ def model_settings(
     spacing_zyx_mm: Triple = (2.0, 1.0, 1.0),
     growth_limit: int = 0,
     encoding: EncodingSettings | None = None,
-    network: DualEncoderSettings | None = None,
+    network: NetworkSettings | None = None,
     inference: InferenceSettings | None = None,
 ) -> ModelSettings:
     return ModelSettings(
@@ -58,14 +66,29 @@ def model_settings(
     )
 
 
+class NetworkWithoutWeights(LesionNetwork):
+    """Base of networks whose answer a test can foresee."""
+
+    description = "network without weights"
+
+    def output_layers(self) -> tuple[()]:
+        return ()
+
+
 def random_input(settings: ModelSettings, size: int = 2, *, seed: int = 0) -> NetworkInput:
     """Noise in every channel of both streams, each lesion with a baseline."""
     generator = torch.Generator().manual_seed(seed)
-    shape = (size, settings.encoding.channel_count, *settings.voi.shape_zyx)
+    encoding, shape = settings.encoding, settings.voi.shape_zyx
+    followup, baseline = (
+        torch.rand((size, encoding.width(channels), *shape), generator=generator)
+        for channels in (encoding.followup_channels, encoding.baseline_channels)
+    )
+    mask = encoding.width(channel for channel in encoding.baseline_channels if channel in CHANNELS[:2])
     return NetworkInput(
-        followup=torch.rand(shape, generator=generator),
-        baseline=torch.rand(shape, generator=generator),
+        followup=followup,
+        baseline=baseline,
         has_baseline=torch.ones(size, dtype=torch.bool),
+        prior_mask=baseline[:, mask : mask + 1].clone() if encoding.has_prior_mask else None,
     )
 
 

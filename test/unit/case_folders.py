@@ -10,6 +10,8 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import ArrayLike, NDArray
 
+from test.cases import CASES
+
 SHAPE_ZYX = (6, 10, 12)
 POINTS = {"name": "Points of interest", "type": "Multiple points", "version": {"major": 1, "minor": 0}}
 
@@ -90,6 +92,20 @@ def write_case(
                 origin_xyz_mm=(0.0, 0.0, -900.0),
             )
     return case
+
+
+def write_single_files(folder: Path) -> Path:
+    """Writes lesions 1 and 2 of a sample case as files with the names that the documentation uses."""
+    case = CASES / "interface_1" / "input"
+    images = {"before": "baseline-ct", "before_lesions": "baseline-ct-tumor-lesion-seg", "after": "followup-ct"}
+    for name, slug in images.items():
+        image = sitk.ReadImage(next((case / "images" / f"primary-{slug}").iterdir()))
+        two = sitk.Threshold(image, 1, 2) if name == "before_lesions" else image
+        sitk.WriteImage(two, folder / f"{name}.nii.gz")
+    for name, time_point in (("before_clicks", "baseline"), ("after_clicks", "followup")):
+        clicks = json.loads((case / f"primary-{time_point}-lesion-clicks.json").read_text())
+        write_points(folder / f"{name}.json", [each for each in clicks["points"] if each["name"] in ("1", "2")])
+    return folder
 
 
 def files_under(folder: Path) -> list[str]:

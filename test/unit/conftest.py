@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from longilesion.config import DualEncoderSettings, EncodingSettings, InferenceSettings, ModelSettings, VoiSettings
+from longilesion.config import EncodingSettings, InferenceSettings, ModelSettings, VoiSettings
 from longilesion.ensemble import save_bundle
 from longilesion.networks import build_network
+from test.unit.builders import dual_encoder
 
 
 @pytest.fixture(scope="session")
@@ -17,14 +18,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         # A click without confidence looks no wider: scans this small cannot be registered.
         voi=VoiSettings(shape_zyx=(8, 8, 8), spacing_zyx_mm=(2.0, 1.0, 1.0), growth_limit=0, unsure_zoom=1.0),
         encoding=EncodingSettings(),
-        network=DualEncoderSettings(
-            features_per_stage=(4, 8),
-            kernel_sizes=((3, 3, 3), (3, 3, 3)),
-            strides=((1, 1, 1), (2, 2, 2)),
-            blocks_per_stage=(1, 1),
-            decoder_convolutions=(1,),
-            presence_features=4,
-        ),
+        network=dual_encoder(),
         inference=InferenceSettings(threshold=0.001, presence_threshold=0.0),
     )
     torch.manual_seed(0)

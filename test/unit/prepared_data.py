@@ -38,7 +38,7 @@ every = 100
 cases = 1
 
 [presence]
-lesions = 8
+lesions = 24
 
 """
     + MODEL

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from longilesion.config import EncodingSettings
-from longilesion.encoding import NetworkInput
 from longilesion.geometry import Triple
+from longilesion.networks.interface import NetworkInput
 from training.augmentation import augmented
 from training.batch import Batch
 from training.recipe import AugmentationSettings, IntensityAugmentation, SpatialAugmentation
@@ -53,7 +53,10 @@ def batch_of(target: Tensor, *, size: int = 1, known: bool = True) -> Batch:
     baseline[:, MASK, 4:6, 16:20, 20:24] = -1
     return Batch(
         input=NetworkInput(
-            followup=followup, baseline=baseline * known, has_baseline=torch.full((size,), known, dtype=torch.bool)
+            followup=followup,
+            baseline=baseline * known,
+            has_baseline=torch.full((size,), known, dtype=torch.bool),
+            prior_mask=baseline[:, MASK].clamp(min=0) * known,
         ),
         target=target.expand(size, 1, *target.shape).clone(),
         present=target.any().expand(size).clone(),
@@ -65,7 +68,7 @@ def changed(batch: Batch, *, seeds: range | tuple[int, ...] = (0,), **parts: obj
 
 
 def tensors(batch: Batch) -> dict[str, Tensor]:
-    return {"followup": batch.input.followup, "baseline": batch.input.baseline, "target": batch.target}
+    return {**batch.input.tensors(), "target": batch.target}
 
 
 def assert_same(one: Batch, other: Batch) -> None:
@@ -103,6 +106,7 @@ def test_flips_turn_both_time_points_and_the_target_alike() -> None:
         seen.add(axes)
         assert torch.equal(flipped.input.followup[index], batch.input.followup[index].flip(axes))
         assert torch.equal(flipped.input.baseline[index], batch.input.baseline[index].flip(axes))
+        assert torch.equal(flipped.input.prior_mask[index], batch.input.prior_mask[index].flip(axes))
     assert seen == {(), (1,), (3,), (1, 3)}
 
 
@@ -164,6 +168,15 @@ def test_scaled_ball_is_longer_or_shorter_by_up_to_the_share() -> None:
     assert 1.1 < np.max(ratios) < 1 + share + 0.02
 
 
+def test_outline_in_the_baseline_goes_where_its_channel_goes() -> None:
+    batch = batch_of(LESION, size=6)
+    shown = batch.input.baseline.clone()
+    shown[:, MASK] = batch.input.prior_mask
+    turned = changed(replace(batch, input=replace(batch.input, baseline=shown)), seeds=range(6), **EVERY)
+    assert torch.equal(turned.input.prior_mask, turned.input.baseline[:, MASK])
+    assert not torch.equal(turned.input.prior_mask, batch.input.prior_mask)
+
+
 def test_baseline_alone_moves_apart() -> None:
     batch = batch_of(LESION)
     apart = changed(batch, separate=SpatialAugmentation(probability=1.0, rotation_deg=10.0))
@@ -176,15 +189,13 @@ def test_baseline_alone_moves_apart() -> None:
 
 def test_what_is_turned_in_from_beyond_the_lattice_is_air_without_lesions() -> None:
     everywhere = batch_of(torch.ones(SHAPE))
-    full = replace(
-        everywhere.input,
-        followup=torch.ones_like(everywhere.input.followup),
-        baseline=torch.ones_like(everywhere.input.baseline),
-    )
+    full = everywhere.input.changed(torch.ones_like)
     turned = changed(
         replace(everywhere, input=full), joint=SpatialAugmentation(probability=1.0, rotation_deg=45.0), seeds=(3,)
     )
     for name, values in tensors(turned).items():
+        if name == "has_baseline":
+            continue
         assert float((values == 0).float().mean()) > 0.05, name
         middle = values[..., 7:9, 14:18, 14:18]
         torch.testing.assert_close(middle, torch.ones_like(middle), msg=name)
@@ -274,6 +285,7 @@ def test_absent_baseline_stays_zero() -> None:
     batch = batch_of(LESION, known=False)
     varied = changed(batch, **EVERY)
     assert not varied.input.baseline.any()
+    assert not varied.input.prior_mask.any()
     assert not varied.input.has_baseline.any()
     # The follow-up is changed as it would be beside a baseline.
     assert torch.equal(varied.input.followup, changed(batch_of(LESION), **EVERY).input.followup)
@@ -299,17 +311,14 @@ def test_sample_depends_on_its_seed_alone() -> None:
     batch = batch_of(LESION, size=3)
     together = changed(batch, seeds=(5, 6, 7), **EVERY)
     one = slice(1, 2)
-    shown = NetworkInput(
-        followup=batch.input.followup[one],
-        baseline=batch.input.baseline[one],
-        has_baseline=batch.input.has_baseline[one],
-    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(99)
-        alone = changed(Batch(input=shown, target=batch.target[one], present=batch.present[one]), seeds=(6,), **EVERY)
+        alone = changed(
+            Batch(input=batch.input[one], target=batch.target[one], present=batch.present[one]), seeds=(6,), **EVERY
+        )
     for name, values in tensors(alone).items():
         assert torch.equal(values[0], tensors(together)[name][1]), name
-        assert not torch.equal(values[0], tensors(together)[name][2]), name
+        assert name == "has_baseline" or not torch.equal(values[0], tensors(together)[name][2]), name
 
 
 def test_global_generators_are_left_as_they_were() -> None:

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
+import json
 import logging
 import os
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 import training.cache
+import training.fingerprint
 from longilesion.alignment import place_vois
 from longilesion.errors import InputError
 from longilesion.grand_challenge import read_case
 from longilesion.prompts import complete_prompts
 from longilesion.voi import sample_voi_pair
 from test.unit.prepared_data import RECIPE, write_prepared
-from training.cache import CachedLesion, _cut_case, build_cache
+from training.cache import Cache, CachedLesion, _cut_case, build_cache
 from training.cutout import read_cut_out
 from training.preparation.prepared import PreparedCase, PreparedData, read_prepared
 from training.recipe import Recipe, read_recipe
@@ -116,10 +123,156 @@ def test_damaged_index_is_refused_in_one_line(data: PreparedData, recipe: Recipe
     index = cache.folder / "d" / "lesions.json"
     whole = index.read_bytes()
     index.write_bytes(whole[:20])
-    with pytest.raises(InputError, match=r"lesions\.json: damaged") as caught:
+    with pytest.raises(InputError, match=r"d/lesions\.json: .*; expected the index of a cached case") as caught:
         build_cache(data, data.cases, recipe, workers=1)
     assert "\n" not in str(caught.value)
     index.write_bytes(whole)
+
+
+def rewrite_clicks(case: Path) -> None:
+    path = case / "input" / "primary-followup-lesion-clicks.json"
+    clicks = json.loads(path.read_text())
+    clicks["points"][0]["point"][0] += 1.0
+    path.write_text(json.dumps(clicks))
+
+
+def rewrite_fates(case: Path) -> None:
+    path = case / "truth" / "lesions.json"
+    path.write_text(path.read_text().replace("persists", "new"))
+
+
+def rewrite_voxels(folder: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    (path,) = folder.iterdir()
+    image = sitk.ReadImage(path)
+    changed = sitk.GetImageFromArray(change(sitk.GetArrayFromImage(image)))
+    changed.CopyInformation(image)
+    sitk.WriteImage(changed, path)
+
+
+def halved(ids: np.ndarray) -> np.ndarray:
+    """The lesions of a map without their upper half."""
+    slices = np.unique(np.nonzero(ids)[0])
+    ids[slices[len(slices) // 2] :] = 0
+    return ids
+
+
+CHANGES: dict[str, Callable[[Path], None]] = {
+    "click": rewrite_clicks,
+    "fate": rewrite_fates,
+    "follow-up scan": lambda case: rewrite_voxels(case / "input/images/primary-followup-ct", lambda hu: hu + 1),
+    "baseline scan": lambda case: rewrite_voxels(case / "input/images/primary-baseline-ct", lambda hu: hu + 1),
+    "mask": lambda case: rewrite_voxels(case / "input/images/primary-baseline-ct-tumor-lesion-seg", halved),
+}
+
+
+def made_at(cache: Cache) -> dict[str, int]:
+    return {str(path.relative_to(cache.folder)): path.stat().st_mtime_ns for path in cache.folder.glob("*/*")}
+
+
+def cases_made_again(before: dict[str, int], after: dict[str, int]) -> set[str]:
+    return {Path(path).parent.name for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_changed_file_of_a_case_has_only_that_case_cut_out_again(
+    tmp_path: Path, recipe: Recipe, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = write_prepared(tmp_path)
+    cases = data.cases[:3]
+    before = made_at(build_cache(data, cases, recipe, workers=1))
+    for path in cases[0].folder.rglob("*"):
+        os.utime(path, ns=(1, 1))
+    assert made_at(build_cache(data, cases, recipe, workers=1)) == before
+    CHANGES[what](cases[1].folder)
+    caplog.set_level(logging.INFO)
+    after = made_at(build_cache(data, cases, recipe, workers=1))
+    assert cases_made_again(before, after) == {"b"}
+    assert after.keys() == before.keys()
+    assert "1 of them again, as their files or the code that places have changed: b" in caplog.text
+
+
+def test_corrected_truth_of_a_case_reaches_its_samples(tmp_path: Path, recipe: Recipe) -> None:
+    data = write_prepared(tmp_path)
+    still = unjittered(recipe.jitter)
+
+    def target_voxels(cache: Cache) -> dict[str, float]:
+        samples = {
+            lesion.case_id: sample_lesion(
+                read_cut_out(cache.path(lesion)), recipe.model, still, np.random.default_rng(0)
+            )
+            for lesion in cache.lesions
+            if lesion.lesion_id == 1
+        }
+        return {case_id: float(sample.target.sum()) for case_id, sample in samples.items() if sample is not None}
+
+    before = target_voxels(build_cache(data, data.cases, recipe, workers=1))
+    rewrite_voxels(data.folder / "cases/c/truth/images/primary-followup-ct-tumor-lesion-seg", halved)
+    after = target_voxels(build_cache(data, data.cases, recipe, workers=1))
+    assert 0 < after["c"] < 0.8 * before["c"]
+    assert {case: voxels for case, voxels in after.items() if case != "c"} == {
+        case: voxels for case, voxels in before.items() if case != "c"
+    }
+
+
+def test_nothing_is_left_of_a_lesion_or_a_case_that_the_data_no_longer_have(tmp_path: Path, recipe: Recipe) -> None:
+    data = write_prepared(tmp_path)
+    cache = build_cache(data, data.cases, recipe, workers=1)
+    case = data.folder / "cases" / "a"
+    rewrite_voxels(case / "input/images/primary-baseline-ct-tumor-lesion-seg", lambda ids: np.where(ids == 2, 0, ids))
+    for name in ("baseline", "followup"):
+        path = case / "input" / f"primary-{name}-lesion-clicks.json"
+        clicks = json.loads(path.read_text())
+        clicks["points"] = [point for point in clicks["points"] if point["name"] != "2"]
+        path.write_text(json.dumps(clicks))
+    fewer = replace(data, cases=tuple(case for case in data.cases if case.case_id != "d"))
+    again = build_cache(fewer, fewer.cases[:2], recipe, workers=1)
+    assert again.folder == cache.folder
+    assert sorted(path.name for path in (cache.folder / "a").iterdir()) == ["1.npz", "lesions.json"]
+    # What this run does not want, another one may.
+    assert sorted(path.name for path in cache.folder.iterdir() if path.is_dir()) == ["a", "b", "c", "e1", "e2"]
+
+
+@pytest.mark.parametrize(
+    ("module", "counts"),
+    [
+        ("longilesion.alignment", True),
+        ("longilesion.registration.deformable", True),
+        ("longilesion.images", True),
+        ("longilesion.evaluation.lesion_table", True),
+        ("training.cutout", True),
+        ("longilesion.networks.fusion", False),
+        ("longilesion.labeling", False),
+    ],
+)
+def test_entries_depend_on_the_code_that_reads_and_places_and_on_no_other(
+    monkeypatch: pytest.MonkeyPatch, module: str, counts: bool
+) -> None:
+    before = training.cache._code.__wrapped__()
+    parse = ast.parse
+    changed = Path(importlib.import_module(module).__file__ or "").read_bytes()
+
+    def parse_with_change(source: bytes) -> ast.Module:
+        return parse(source + b"\nCHANGED = True\n" if source == changed else source)
+
+    monkeypatch.setattr(training.fingerprint.ast, "parse", parse_with_change)
+    assert (training.cache._code.__wrapped__() != before) == counts
+
+
+def test_other_code_or_another_patient_has_everything_cut_out_again_in_its_place(
+    tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_prepared(tmp_path)
+    cases = data.cases[:2]
+    first = made_at(build_cache(data, cases, recipe, workers=1))
+    renamed = (cases[0], replace(cases[1], patient="zoe"))
+    cache = build_cache(data, renamed, recipe, workers=1)
+    assert {lesion.patient for lesion in cache.lesions} == {"ann", "zoe"}
+    second = made_at(cache)
+    assert cases_made_again(first, second) == {"b"}
+    monkeypatch.setattr("training.cache._code", lambda: "after a correction of the alignment")
+    third = made_at(build_cache(data, renamed, recipe, workers=1))
+    assert cases_made_again(second, third) == {"a", "b"}
+    assert first.keys() == second.keys() == third.keys()
 
 
 def build_and_tell(folder: Path, recipe: Recipe, told: Path) -> list[CachedLesion]:

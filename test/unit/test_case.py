@@ -28,11 +28,11 @@ def test_ids_need_neither_be_small_nor_consecutive():
     assert {lesion_id: region.voxels for lesion_id, region in regions.items()} == {3: 1, 300: 8, 65535: 1}
 
 
-def test_lesion_of_two_parts_has_one_region_around_both():
-    baseline = baseline_of({1: np.s_[0:1, 0:1, 0:1]})
-    baseline.lesions.ids[5, 7, 9] = 1
+def test_lesion_of_two_parts_has_the_region_of_the_larger():
+    baseline = baseline_of({1: np.s_[3:5, 2:6, 2:6]})
+    baseline.lesions.ids[0, 0, 9] = 1
     region = Baseline.of(baseline.scan, baseline.lesions).regions[1]
-    assert (region.start_zyx, region.stop_zyx, region.voxels) == ((0, 0, 0), (6, 8, 10), 2)
+    assert (region.start_zyx, region.stop_zyx, region.center_zyx) == ((3, 2, 2), (5, 6, 6), (3.5, 3.5, 3.5))
 
 
 def test_empty_map_and_missing_map_have_no_regions():

@@ -172,7 +172,7 @@ def test_case_without_a_truth_is_said(tmp_path: Path, capfd: pytest.CaptureFixtu
         write_map(tmp_path / "cases" / name / "input" / PRIMARY_BEFORE / "map.mha")
     write_map(tmp_path / "cases" / "case-a" / "truth" / PRIMARY / "map.mha")
     write_map(tmp_path / "out" / "case-a" / PRIMARY / "map.mha")
-    evaluate(tmp_path / "out", tmp_path / "cases")
+    assert evaluate(tmp_path / "out", tmp_path / "cases") == 0
     assert str(tmp_path / "cases" / "case-b") in capfd.readouterr().err
 
 
@@ -255,9 +255,10 @@ def test_markdown_shows_every_picture_and_table(written: Path) -> None:
         assert f"({path.name})" in text
     for title in ("Challenge score", "Means over lesions", "Strata", "Paired differences"):
         assert f"## {title}" in text
-    for line in text.splitlines():
-        # A row has as many cells as its heading.
-        assert not line.startswith("|") or line.endswith("|")
+    tables = [part.splitlines() for part in text.split("\n\n") if part.startswith("|")]
+    assert len(tables) >= 4
+    for heading, *rows in tables:
+        assert {row.count("|") for row in rows} == {heading.count("|")}
 
 
 def test_json_holds_every_exam_and_lesion_of_every_method(written: Path) -> None:
@@ -563,11 +564,10 @@ def test_interrupted_evaluation_ends_in_one_line(
 def test_model_beside_predictions_without_clicks(
     bundle: Path, cases: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    # The option is used or refused, never ignored.
+    # Refused, never ignored: a model segments without clicks itself.
     write_map(tmp_path / "out" / "a.mha", **FRAME)
-    code = evaluate_model(bundle, cases, "--without-clicks", tmp_path / "out")
-    captured = capfd.readouterr()
-    assert (code == 0 and "Interactive steps" in captured.out) or (code == 1 and "--without-clicks" in captured.err)
+    assert evaluate_model(bundle, cases, "--without-clicks", tmp_path / "out") == 1
+    expect_one_line(capfd, "--without-clicks with --model", "--steps")
 
 
 def test_missing_model(cases: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

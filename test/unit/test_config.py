@@ -1,28 +1,35 @@
+import copy
+
 import pytest
 from pydantic import ValidationError
 
-from longilesion.config import EncodingSettings, InferenceSettings, ModelSettings, VoiSettings
+from longilesion.config import EncodingSettings, InferenceSettings, ModelSettings, VoiSettings, from_schema_1
 
 SETTINGS = {
     "voi": {"shape_zyx": [16, 32, 32], "spacing_zyx_mm": [2.5, 1.25, 1.25]},
     "encoding": {},
     "network": {
         "kind": "dual_encoder",
-        "stem_zyx": [1, 2, 2],
-        "features_per_stage": [4, 8],
-        "kernel_sizes": [[3, 3, 3], [3, 3, 3]],
-        "strides": [[1, 1, 1], [2, 2, 2]],
-        "blocks_per_stage": [1, 1],
-        "decoder_convolutions": [1],
+        "unet": {
+            "stem_zyx": [1, 2, 2],
+            "features_per_stage": [4, 8],
+            "kernel_sizes": [[3, 3, 3], [3, 3, 3]],
+            "strides": [[1, 1, 1], [2, 2, 2]],
+            "blocks_per_stage": [1, 1],
+            "decoder_convolutions": [1],
+        },
     },
 }
 
 
 def changed(**changes):
-    settings = {part: dict(values) for part, values in SETTINGS.items()}
+    settings = copy.deepcopy(SETTINGS)
     for path, value in changes.items():
-        part, _, key = path.partition("__")
-        settings.setdefault(part, {})[key] = value
+        *parts, key = path.split("__")
+        table = settings
+        for part in parts:
+            table = table.setdefault(part, {})
+        table[key] = value
     return settings
 
 
@@ -32,7 +39,8 @@ def test_settings_survive_the_way_through_json():
 
 
 @pytest.mark.parametrize(
-    "key", ["voi__shape", "encoding__windows", "network__depth", "inference__tta", "training__epochs"]
+    "key",
+    ["voi__shape", "encoding__windows", "network__depth", "network__unet__depth", "inference__tta", "training__epochs"],
 )
 def test_unknown_key_is_refused(key):
     with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
@@ -47,14 +55,14 @@ def test_settings_cannot_be_changed():
 
 @pytest.mark.parametrize("key", ["kernel_sizes", "strides", "blocks_per_stage"])
 def test_stages_described_by_lists_of_different_length_are_refused(key):
-    shorter = SETTINGS["network"][key][:1]
+    shorter = SETTINGS["network"]["unet"][key][:1]
     with pytest.raises(ValidationError, match="differ in length"):
-        ModelSettings.model_validate(changed(**{f"network__{key}": shorter}))
+        ModelSettings.model_validate(changed(**{f"network__unet__{key}": shorter}))
 
 
 def test_decoder_has_one_stage_less_than_the_encoder():
     with pytest.raises(ValidationError, match="decoder_convolutions has 2 entries, expected 1"):
-        ModelSettings.model_validate(changed(network__decoder_convolutions=[1, 1]))
+        ModelSettings.model_validate(changed(network__unet__decoder_convolutions=[1, 1]))
 
 
 @pytest.mark.parametrize(("shape", "axis"), [([17, 32, 32], "z"), ([16, 30, 32], "y"), ([16, 32, 34], "x")])
@@ -101,16 +109,44 @@ def test_impossible_decisions_are_refused(wrong):
         InferenceSettings(**wrong)
 
 
-def test_both_streams_share_their_channels_in_fixed_order():
+def test_channels_of_a_stream_stand_in_one_order_however_they_are_named():
     encoding = EncodingSettings(
         clip_hu=((-1000.0, 400.0), (-160.0, 240.0)),
         followup_channels=("click_heatmap", "image"),
-        baseline_channels=("lesion_mask", "image"),
+        baseline_channels=("click_heatmap", "lesion_mask", "image", "lesion_mask"),
     )
-    assert encoding.stream_channels == ("image", "lesion_mask", "click_heatmap")
-    assert encoding.channel_count == 4
+    assert encoding.followup_channels == ("image", "click_heatmap")
+    assert encoding.baseline_channels == ("image", "lesion_mask", "click_heatmap")
+    assert encoding.width(encoding.followup_channels) == 3
+    assert encoding.width(encoding.baseline_channels) == 4
 
 
-def test_mask_alone_is_one_channel():
-    encoding = EncodingSettings(followup_channels=("image",), baseline_channels=("image",))
-    assert encoding.channel_count == 1
+def test_followup_without_a_channel_is_refused():
+    with pytest.raises(ValidationError, match="followup_channels"):
+        EncodingSettings(followup_channels=())
+
+
+@pytest.mark.parametrize("network", [{}, {"kind": "transformer"}, {"kind": ["dual_encoder"]}])
+def test_network_of_no_known_kind_is_refused(network):
+    with pytest.raises(ValidationError, match=r"network\n.*kind is .*; expected one of dual_encoder"):
+        ModelSettings.model_validate(changed() | {"network": network})
+
+
+def test_error_in_a_networks_settings_names_its_place():
+    with pytest.raises(ValidationError) as caught:
+        ModelSettings.model_validate(changed(network__unet__stem_zyx=[1, 2]))
+    assert caught.value.errors()[0]["loc"] == ("network", "unet", "stem_zyx", 2)
+
+
+def test_network_settings_of_version_0_1_are_told_where_they_belong():
+    flat = SETTINGS["network"]["unet"] | {"kind": "dual_encoder"}
+    with pytest.raises(ValidationError, match=r"stem_zyx stands beside kind; expected it in the table unet"):
+        ModelSettings.model_validate(changed() | {"network": flat})
+
+
+def test_settings_of_schema_1_are_those_of_schema_2_with_the_unet_apart():
+    network = SETTINGS["network"]
+    flat = {"kind": "dual_encoder", "fusion": "pointwise", "presence_features": 16, **network["unet"]}
+    before = changed() | {"network": flat}
+    now = changed(network__presence_features=16)
+    assert ModelSettings.model_validate(from_schema_1(before)) == ModelSettings.model_validate(now)

@@ -52,24 +52,24 @@ def test_window_limits_become_0_and_1_and_what_lies_beyond_is_clipped() -> None:
 def test_each_window_is_an_image_channel_of_its_own() -> None:
     settings = EncodingSettings(clip_hu=((-1000.0, 400.0), (-160.0, 240.0)))
     batch = encode([pair(voi(40.0))], settings)
-    assert batch.followup.shape == (1, 3, *SHAPE)
+    assert batch.followup.shape == (1, 2, *SHAPE)
     torch.testing.assert_close(batch.followup[0, :2, 0, 0, 0], torch.tensor([1040 / 1400, 0.5]))
 
 
 def test_heat_map_is_1_at_a_click_on_a_voxel() -> None:
-    heat = encode([pair(voi(click_zyx=(2, 7, 3)))], CLICKED).followup[0, 2].numpy()
+    heat = encode([pair(voi(click_zyx=(2, 7, 3)))], CLICKED).followup[0, 1].numpy()
     assert heat[2, 7, 3] == 1.0
     assert np.unravel_index(heat.argmax(), SHAPE) == (2, 7, 3)
 
 
 def test_heat_map_of_a_click_between_voxels_is_exact_to_the_fraction() -> None:
-    heat = encode([pair(voi(click_zyx=(2.0, 7.0, 3.25)))], CLICKED).followup[0, 2]
+    heat = encode([pair(voi(click_zyx=(2.0, 7.0, 3.25)))], CLICKED).followup[0, 1]
     expected = torch.exp(-0.5 * torch.tensor([1.25, 0.25, 0.75]) ** 2 / 4.0**2)
     torch.testing.assert_close(heat[2, 7, 2:5], expected)
 
 
 def test_heat_map_is_round_in_millimetres_on_thick_slices() -> None:
-    heat = encode([pair(voi(click_zyx=(4, 5, 6), spacing_zyx_mm=(5.0, 2.5, 1.0)))], CLICKED).followup[0, 2]
+    heat = encode([pair(voi(click_zyx=(4, 5, 6), spacing_zyx_mm=(5.0, 2.5, 1.0)))], CLICKED).followup[0, 1]
     torch.testing.assert_close(heat[5, 5, 6], heat[4, 7, 6])
     torch.testing.assert_close(heat[5, 5, 6], heat[4, 5, 11])
     torch.testing.assert_close(heat[5, 5, 6], torch.exp(torch.tensor(-0.5 * (5.0 / 4.0) ** 2)))
@@ -78,7 +78,7 @@ def test_heat_map_is_round_in_millimetres_on_thick_slices() -> None:
 def test_heat_map_is_the_wider_the_less_sure_the_click_is() -> None:
     settings = CLICKED.model_copy(update={"unsure_click_sigma_mm": 12.0})
     heats = [
-        encode([pair(replace(voi(click_zyx=(4, 5, 6)), click_confidence=confidence))], settings).followup[0, 2]
+        encode([pair(replace(voi(click_zyx=(4, 5, 6)), click_confidence=confidence))], settings).followup[0, 1]
         for confidence in (1.0, 0.5, 0.0)
     ]
     # 4, 8 and 12 mm wide.
@@ -88,7 +88,7 @@ def test_heat_map_is_the_wider_the_less_sure_the_click_is() -> None:
 
 
 def test_heat_map_of_a_click_outside_the_lattice_only_rises_towards_it() -> None:
-    heat = encode([pair(voi(click_zyx=(4.0, 5.0, 20.0)))], CLICKED).followup[0, 2, 4, 5]
+    heat = encode([pair(voi(click_zyx=(4.0, 5.0, 20.0)))], CLICKED).followup[0, 1, 4, 5]
     assert heat.max() < 1
     assert bool((heat.diff() > 0).all())
 
@@ -104,14 +104,31 @@ def test_other_lesions_are_no_lesion_by_default() -> None:
     assert batch.baseline[0, 1].sum() == 1
 
 
-def test_channels_stand_in_fixed_order_and_are_zero_in_the_stream_that_lacks_them() -> None:
-    assert CLICKED.stream_channels == ("image", "lesion_mask", "click_heatmap")
+def test_each_stream_has_its_own_channels_in_fixed_order() -> None:
     batch = encode([pair(voi(click_zyx=(0, 0, 0)), voi(click_zyx=(0, 0, 0)), share(x0=1.0), share())], CLICKED)
     image = 1040 / 1400
-    torch.testing.assert_close(batch.followup[0, :, 0, 0, 0], torch.tensor([image, 0, 1]))
-    torch.testing.assert_close(batch.baseline[0, :, 0, 0, 0], torch.tensor([image, 1, 0]))
-    assert not batch.followup[0, 1].any()
-    assert not batch.baseline[0, 2].any()
+    torch.testing.assert_close(batch.followup[0, :, 0, 0, 0], torch.tensor([image, 1]))
+    torch.testing.assert_close(batch.baseline[0, :, 0, 0, 0], torch.tensor([image, 1]))
+
+
+def test_prior_mask_is_the_lesion_without_the_others_whatever_their_value() -> None:
+    settings = EncodingSettings(other_lesions_value=-1.0)
+    batch = encode([pair(None, voi(), share(x1=1.0, x2=0.25), share(x2=0.5, x3=1.0)), pair()], settings)
+    torch.testing.assert_close(batch.prior_mask[0, 0, 0, 0, :5], torch.tensor([0.0, 1, 0, 0, 0]))
+    assert not batch.prior_mask[1].any()
+
+
+def test_no_prior_mask_where_the_network_is_not_to_see_it() -> None:
+    settings = EncodingSettings(baseline_channels=("image",))
+    batch = encode([pair(None, voi(), share(x1=1.0), share())], settings)
+    assert batch.prior_mask is None
+    assert batch.baseline.shape[1] == 1
+
+
+def test_baseline_without_channels_is_empty_and_still_known() -> None:
+    batch = encode([pair(None, voi(), share(x1=1.0), share()), pair()], EncodingSettings(baseline_channels=()))
+    assert batch.baseline.shape == (2, 0, *SHAPE)
+    assert batch.has_baseline.tolist() == [True, False]
 
 
 def test_no_prior_is_a_baseline_of_zeros_that_says_so() -> None:

@@ -11,19 +11,26 @@ from torch import Tensor, nn
 
 import longilesion.ensemble
 from longilesion.config import InferenceSettings, ModelSettings
-from longilesion.encoding import NetworkInput
 from longilesion.ensemble import Ensemble, is_bundle, load_ensemble, read_manifest, save_bundle
 from longilesion.errors import BundleError
 from longilesion.geometry import Grid
 from longilesion.networks import build_network
-from longilesion.networks.backbone import NetworkOutput
+from longilesion.networks.interface import LesionNetwork, NetworkInput, NetworkOutput
 from longilesion.pipeline import segment_case
-from test.unit.builders import case_of, click, dual_encoder, model_settings, random_input, scan_with
+from test.unit.builders import (
+    NetworkWithoutWeights,
+    case_of,
+    click,
+    dual_encoder,
+    model_settings,
+    random_input,
+    scan_with,
+)
 
 SETTINGS = model_settings()
 
 
-def networks(count: int, settings: ModelSettings = SETTINGS) -> list[nn.Module]:
+def networks(count: int, settings: ModelSettings = SETTINGS) -> list[LesionNetwork]:
     torch.manual_seed(0)
     return [build_network(settings) for _ in range(count)]
 
@@ -33,11 +40,11 @@ def bundle_of(folder: Path, count: int = 1, settings: ModelSettings = SETTINGS) 
     return folder
 
 
-def ensemble_of(*members: nn.Module, settings: ModelSettings = SETTINGS) -> Ensemble:
+def ensemble_of(*members: LesionNetwork, settings: ModelSettings = SETTINGS) -> Ensemble:
     return Ensemble(settings=settings, networks=members, device=torch.device("cpu"), precision=torch.float32)
 
 
-class Echo(nn.Module):
+class Echo(NetworkWithoutWeights):
     """A network whose logit is the follow-up's first channel plus a slope along z; presence is the channel's top."""
 
     def __init__(self, slope: float = 0.0) -> None:
@@ -50,8 +57,6 @@ class Echo(nn.Module):
         return NetworkOutput(
             lesion_logits=(logits + self.slope * ramp,),
             presence_logit=logits.flatten(1).amax(1),
-            presence_features=logits.flatten(1),
-            baseline_logits=None,
         )
 
 
@@ -129,10 +134,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "no text": (break_nothing_but("settings.json", lambda text: b"\xff\xfe" + text), "settings.json: "),
     "a list": (break_nothing_but("settings.json", lambda text: b"[1, 2]"), "settings.json: "),
-    "another version": (with_settings(schema_version=2), "schema version 2; expected 1"),
+    "another version": (with_settings(schema_version=3), "schema version 3; expected 1 or 2"),
     "another version with other keys": (
-        with_settings(schema_version=2, settings={"scans": 3}, authors=["A"]),
-        "schema version 2; expected 1",
+        with_settings(schema_version=3, settings={"scans": 3}, authors=["A"]),
+        "schema version 3; expected 1 or 2",
     ),
     "no version": (with_settings(schema_version=None), "settings.json: schema_version: "),
     "unknown keys": (with_settings(colour="blue"), "settings.json: colour: Extra inputs"),
@@ -149,6 +154,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
         f"tensor {HEAD} is missing",
     ),
     "an unknown tensor": (with_tensors(lambda tensors: tensors | {"zoo": torch.zeros(2)}), "tensor zoo is unknown"),
+    "a tensor with NaN": (
+        with_tensors(lambda tensors: tensors | {HEAD: torch.full_like(tensors[HEAD], float("nan"))}),
+        f"tensor {HEAD} has NaN or infinity",
+    ),
     "a tensor of another shape": (with_tensors(lambda tensors: tensors | {HEAD: torch.zeros(2, 2)}), HEAD),
 }
 
@@ -187,6 +196,42 @@ def test_automatic_precision_is_bfloat16_only_where_the_cpu_multiplies_it(
     monkeypatch.setattr(longilesion.ensemble, "_has_cpu_bfloat16", lambda: supported)
     precision = load_ensemble(bundle_of(tmp_path), device="cpu").precision
     assert precision == (torch.bfloat16 if supported else torch.float32)
+
+
+def test_bundle_of_schema_1_is_read_as_one_of_schema_2(tmp_path: Path) -> None:
+    now = read_manifest(bundle_of(tmp_path))
+    path = tmp_path / "settings.json"
+    content = json.loads(path.read_text())
+    assert content["schema_version"] == 2
+    network = content["settings"]["network"]
+    content["settings"]["network"] = {**{k: v for k, v in network.items() if k != "unet"}, **network["unet"]}
+    path.write_text(json.dumps(content | {"schema_version": 1}))
+    assert read_manifest(tmp_path) == now
+    assert load_ensemble(tmp_path, device="cpu").settings == SETTINGS
+    content["settings"]["network"]["depth"] = 3
+    path.write_text(json.dumps(content | {"schema_version": 1}))
+    with pytest.raises(BundleError, match=r"settings\.json: settings\.network\.depth: Extra inputs"):
+        read_manifest(tmp_path)
+
+
+def test_same_weights_give_the_same_file_each_time_whatever_their_layout(tmp_path: Path) -> None:
+    (network,) = networks(1)
+    save_bundle(tmp_path / "one", SETTINGS, [network], provenance={})
+    network.to(memory_format=torch.channels_last_3d)
+    save_bundle(tmp_path / "two", SETTINGS, [network], provenance={})
+    one, two = ((tmp_path / name / "fold_0.safetensors").read_bytes() for name in ("one", "two"))
+    assert one == two
+    # Layers that bear two names are stored once.
+    assert load_file(tmp_path / "one" / "fold_0.safetensors").keys() == dict(network.named_parameters()).keys()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6])
+def test_weights_that_are_no_finite_float16_numbers_are_not_saved(tmp_path: Path, value: float) -> None:
+    (network,) = networks(1)
+    next(network.encoder.parameters()).data.view(-1)[3] = value
+    with pytest.raises(BundleError, match=r"fold_0\.safetensors: tensor encoder\S+ has NaN or infinity"):
+        save_bundle(tmp_path / "model", SETTINGS, [network], provenance={})
+    assert not (tmp_path / "model").exists()
 
 
 # ------------------------------------------------------------------------------------------------------- prediction
@@ -233,9 +278,7 @@ def test_prediction_of_a_mirrored_lesion_is_the_mirrored_prediction() -> None:
     settings = model_settings(inference=InferenceSettings(mirror_axes=("y", "x")))
     ensemble = ensemble_of(*(network.eval() for network in networks(1, settings)), settings=settings)
     batch = random_input(settings)
-    turned = NetworkInput(
-        followup=batch.followup.flip(4), baseline=batch.baseline.flip(4), has_baseline=batch.has_baseline
-    )
+    turned = batch.mirrored([4])
     outline, presence = ensemble.predict(batch)
     outline_turned, presence_turned = ensemble.predict(turned)
     torch.testing.assert_close(outline_turned, outline.flip(3), atol=1e-5, rtol=1e-4)
@@ -246,15 +289,12 @@ def test_batch_predicts_what_its_lesions_do_one_by_one() -> None:
     ensemble = ensemble_of(*(network.eval() for network in networks(1)))
     batch = random_input(SETTINGS, 3)
     batch.has_baseline[1] = False
-    batch.baseline[1] = 0
+    for maps in (batch.baseline, batch.prior_mask):
+        maps[1] = 0
     outline, presence = ensemble.predict(batch)
     for index in range(3):
         part = slice(index, index + 1)
-        alone = ensemble.predict(
-            NetworkInput(
-                followup=batch.followup[part], baseline=batch.baseline[part], has_baseline=batch.has_baseline[part]
-            )
-        )
+        alone = ensemble.predict(batch[part])
         torch.testing.assert_close(alone[0], outline[part], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(alone[1], presence[part], atol=1e-5, rtol=1e-4)
 
@@ -330,3 +370,58 @@ def test_weights_are_read_once_for_all_lesions(tmp_path: Path, monkeypatch: pyte
     )
     assert len(result.lesions) == 5
     assert read == ["fold_0.safetensors", "fold_1.safetensors"]
+
+
+class Overflowing(NetworkWithoutWeights):
+    """A network whose logits are infinite in all but float32, or NaN of lesions without a baseline if `broken`."""
+
+    def __init__(self, *, broken: bool = False, presence: bool = True) -> None:
+        super().__init__()
+        self.broken, self.judges_presence = broken, presence
+        self.precisions: list[torch.dtype] = []
+
+    def forward(self, batch: NetworkInput) -> NetworkOutput:
+        maps = batch.followup[:, :1]
+        # A matrix product, which autocast casts.
+        said = maps @ torch.eye(maps.shape[-1])
+        self.precisions.append(said.dtype)
+        logits = said + float("inf") if said.dtype != torch.float32 else said
+        if self.broken:
+            logits = torch.where(batch.has_baseline[:, None, None, None, None], logits, float("nan"))
+        presence = logits.flatten(1).amax(1) if self.judges_presence else None
+        return NetworkOutput(lesion_logits=(logits,), presence_logit=presence)
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_outputs_that_overflow_are_taken_again_in_float32_and_said_once(
+    caplog: pytest.LogCaptureFixture, precision: torch.dtype
+) -> None:
+    network = Overflowing()
+    name = f"model of {precision}"
+    ensemble = replace(ensemble_of(network), precision=precision, name=name)
+    batch = random_input(SETTINGS)
+    for _ in range(2):
+        outline, presence = ensemble.predict(batch)
+        torch.testing.assert_close(outline, batch.followup[:, 0].sigmoid())
+        torch.testing.assert_close(presence, batch.followup[:, 0].flatten(1).amax(1).sigmoid())
+    assert network.precisions == [precision, torch.float32] * 2
+    assert caplog.text.count(f"{name}: gives NaN or infinity in {str(precision)[6:]}") == 1
+
+
+def test_outputs_that_are_no_numbers_in_float32_either_are_an_error() -> None:
+    batch = random_input(SETTINGS, 3)
+    batch.has_baseline[1] = False
+    for precision in (torch.float32, torch.bfloat16):
+        ensemble = replace(ensemble_of(Overflowing(broken=True)), precision=precision, name="model")
+        with pytest.raises(BundleError, match=r"^model: NaN or infinity for 1 of 3 lesions, also in float32; expected"):
+            ensemble.predict(batch)
+
+
+def test_network_that_does_not_judge_presence_says_none_also_of_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    ensemble, batch = ensemble_of(Overflowing(presence=False)), random_input(SETTINGS, 3)
+    outline, presence = ensemble.predict(batch)
+    assert presence is None
+    limit_memory(monkeypatch, 1)
+    parts = ensemble.predict(batch)
+    assert torch.equal(parts[0], outline)
+    assert parts[1] is None

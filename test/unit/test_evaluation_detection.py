@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pytest
@@ -484,6 +486,39 @@ def test_draws_without_any_lesion_are_left_out() -> None:
     # quarter has the first one twice, with a precision of 1, and a quarter has no lesion, and no precision.
     found = figures([ONE_FOUND, ONE_FALSE], draws=50).average_precision
     assert (found.low, found.value, found.high) == (0.5, 0.5, 1.0)
+
+
+@pytest.mark.parametrize("at_once", [1, 50, 333, 10**6])
+def test_intervals_are_those_of_all_draws_together_however_few_are_in_memory_at_once(
+    monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr("longilesion.evaluation.bootstrap._NUMBERS_AT_ONCE", at_once)
+    exams = cohort(2)
+    first = ranked(exams, iou=0.1, over_mm=0.0)
+    weights = np.random.default_rng(5).multinomial(20, np.full(20, 1 / 20), size=70).astype(np.float64)
+    found = figures(exams, over_mm=0.0, draws=70, seed=5)
+    for estimate, drawn in (
+        (found.average_precision, average_precision(first, weights)),
+        (found.sensitivity["0.5"], sensitivity_at(first, weights, rate=0.5)),
+    ):
+        assert (estimate.low, estimate.high) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), rel=1e-12)
+
+
+def test_many_draws_of_many_predictions_do_not_lie_in_memory_together() -> None:
+    generator = np.random.default_rng(0)
+    exams = [lesions(generator.random((2, 50)) < 0.1, confidence=generator.random(50)) for _ in range(10)]
+    ranking = ranked(exams, iou=0.1, over_mm=0.0)
+    draws, predictions = 40_000, len(ranking.exam)
+    tracemalloc.start()
+    try:
+        bootstrap = Bootstrap(len(exams), draws=draws, seed=0)
+        bootstrap.estimate(partial(average_precision, ranking), count=20, contributors=10, width=predictions)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # Much less than one number for each draw of each prediction.
+    assert peak < 0.6 * 8 * draws * predictions
+    assert draws * predictions > 10**7
 
 
 # -------------------------------------------------------------------------------------------------- no lesions anywhere

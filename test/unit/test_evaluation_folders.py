@@ -115,7 +115,7 @@ def test_maps_of_one_name_belong_together_whatever_their_formats(tmp_path: Path)
         assert voxels_of(method.predict(files, exam)) == {1: 8, 2: 8}
 
 
-@pytest.mark.parametrize("suffix", [".mhd", ".nii", ".NII.GZ", ".tif"])
+@pytest.mark.parametrize("suffix", [".mhd", ".nii", ".NII.GZ"])
 def test_other_formats_that_are_read(tmp_path: Path, suffix: str) -> None:
     path = write_map(tmp_path / "out" / f"a{suffix.lower()}", spacing_xyz_mm=(1, 1, 1))
     path.rename(path.with_name(f"a{suffix}"))
@@ -505,9 +505,11 @@ def test_missing_folders(tmp_path: Path) -> None:
 
 def test_file_in_place_of_a_folder(tmp_path: Path) -> None:
     path = write_map(tmp_path / "a.mha")
-    message = refusal(lambda: find_exams(path), path)
-    # It is there, but is no folder of label maps.
-    assert "folder" in message.partition("expected")[2] or "not a folder" in message
+    assert refusal(lambda: find_exams(path), path) == f"{path}: not a folder; expected a folder of label maps"
+    write_map(tmp_path / "truth" / "a.mha")
+    exams = find_exams(tmp_path / "truth")
+    message = refusal(lambda: find_predictions(path, exams), path)
+    assert message == f"{path}: not a folder; expected a folder of predicted label maps"
 
 
 def test_nothing_to_score(tmp_path: Path) -> None:
@@ -593,13 +595,9 @@ def test_map_and_case_folder_for_one_exam(tmp_path: Path) -> None:
     write_map(tmp_path / "out" / "a.mha")
     write_map(tmp_path / "out" / "a" / PRIMARY / "map.mha", TWO)
     exams = find_exams(tmp_path / "truth")
-    try:
-        (warning,) = FilesMethod.of(tmp_path / "out", exams, name="m").warnings
-    except InputError as error:
-        warning = str(error)
-    assert str(tmp_path / "out" / "a") in warning
-    # It does belong to an exam.
-    assert "belongs to no exam" not in warning
+    folder = tmp_path / "out" / "a"
+    message = refusal(lambda: FilesMethod.of(tmp_path / "out", exams, name="m"), folder)
+    assert message == f"{folder}: a second prediction for a, beside a's label map; expected one"
 
 
 @pytest.mark.parametrize("folder", ["truth", "out"])

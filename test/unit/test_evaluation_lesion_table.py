@@ -215,8 +215,16 @@ def test_csv_with_one_lesion_twice(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["p.csv", "lesions.json"])
 def test_table_that_is_no_text(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
-    path.write_bytes(challenge_csv().encode("utf-16"))
+    path.write_bytes(challenge_csv().encode() + "Nähe".encode("latin-1"))
     refusal(path)
+
+
+def test_table_in_utf_16_is_read_as_in_utf_8(tmp_path: Path) -> None:
+    for name, encoding in (("a.csv", "utf-8"), ("b.csv", "utf-8-sig"), ("c.csv", "utf-16")):
+        (tmp_path / name).write_bytes(challenge_csv().encode(encoding))
+    first, *others = (read_lesion_table(tmp_path / name) for name in ("a.csv", "b.csv", "c.csv"))
+    assert len(first) > 0
+    assert all(other == first for other in others)
 
 
 @pytest.mark.parametrize("name", ["p.csv", "lesions.json"])

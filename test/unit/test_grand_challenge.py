@@ -70,6 +70,22 @@ def test_image_of_any_format_in_the_usual_folder(tmp_path: Path) -> None:
     assert files["primary"].name == "scan.mhd"
 
 
+def test_scan_that_is_not_in_hounsfield_units_is_said_and_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    case = write_case(tmp_path)
+    shape = (60, 60, 60)
+    shown = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    files = [write_scan(case, f"primary-{name}-ct", shown) for name in ("followup", "baseline")]
+    write_scan(case, "primary-baseline-ct-tumor-lesion-seg", lesion_ids({1: (2, 4, 4)}, shape).astype(np.uint8))
+    with caplog.at_level(logging.WARNING):
+        read, _ = read_case(case)
+    assert read.followups["primary"].hu.max() == 255
+    assert [message.split(": ")[:2] for message in caplog.messages] == [
+        [str(path), "values from 0 to 255, air near 12"] for path in files
+    ]
+
+
 def test_missing_baseline_scan_and_mask_mean_no_prior(tmp_path: Path) -> None:
     write_case(tmp_path)
     for slug in ("primary-baseline-ct", "primary-baseline-ct-tumor-lesion-seg"):
@@ -244,15 +260,39 @@ def test_output_repeats_the_header_of_its_scan(tmp_path: Path) -> None:
         np.testing.assert_array_equal(sitk.GetArrayFromImage(written), lesion_ids({3: (1, 2, 3)}))
 
 
-def test_files_of_an_earlier_run_are_replaced(tmp_path: Path) -> None:
+def test_map_of_an_earlier_run_and_what_a_killed_one_left_are_replaced(tmp_path: Path) -> None:
     case, output = write_case(tmp_path / "in"), tmp_path / "out"
     for folder in (PRIMARY_OUTPUT, SECONDARY_OUTPUT):
         (output / folder).mkdir(parents=True)
-        (output / folder / "earlier.mha").write_bytes(b"")
-        (output / folder / "output.mha").write_bytes(b"")
-    write_maps(output, case)
+    for name in ("output.mha", ".partial-output.mha"):
+        (output / PRIMARY_OUTPUT / name).write_bytes(b"")
+    write_maps(output, case, {3: (1, 2, 3)})
     assert files_under(output) == [f"{PRIMARY_OUTPUT}/output.mha"]
-    assert not (output / SECONDARY_OUTPUT).exists()
+    assert sitk.GetArrayFromImage(sitk.ReadImage(str(output / PRIMARY_OUTPUT / "output.mha"))).max() == 3
+
+
+@pytest.mark.parametrize(
+    "name",
+    [f"{PRIMARY_OUTPUT}/{name}" for name in ("earlier.mha", "map.NII.GZ", "scan.nrrd", "a.tif", "OUTPUT.mha")]
+    + [f"{SECONDARY_OUTPUT}/output.mha", f"{SECONDARY_OUTPUT}/notes.txt"],
+)
+def test_what_somebody_else_put_into_an_output_folder_stays_and_is_an_error(tmp_path: Path, name: str) -> None:
+    case, output = write_case(tmp_path / "in"), tmp_path / "out"
+    (output / name).parent.mkdir(parents=True)
+    (output / name).write_bytes(b"mine")
+    with pytest.raises(InputError, match="expected") as error:
+        write_maps(output, case)
+    assert str(output / name) in str(error.value)
+    assert files_under(output) == [name]
+    assert (output / name).read_bytes() == b"mine"
+
+
+def test_notes_beside_the_map_stay(tmp_path: Path) -> None:
+    case, notes = write_case(tmp_path / "in"), tmp_path / "out" / PRIMARY_OUTPUT / "notes.txt"
+    notes.parent.mkdir(parents=True)
+    notes.write_text("mine")
+    write_maps(tmp_path / "out", case)
+    assert files_under(tmp_path / "out") == [f"{PRIMARY_OUTPUT}/notes.txt", f"{PRIMARY_OUTPUT}/output.mha"]
 
 
 def test_failure_while_writing_leaves_nothing(tmp_path: Path) -> None:

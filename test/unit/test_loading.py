@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from longilesion.errors import InputError
 from test.unit.test_dataset import RECIPE, all_samples
-from training.loading import Share, batches, sample_indices
+from training.dataset import CachedLesions
+from training.loading import Share, _check_shared_memory, batches, sample_indices
 from training.parallel import DeadWorkerError
 from training.recipe import AugmentationSettings, SpatialAugmentation
 from training.samples import Sample
@@ -64,7 +65,7 @@ def test_cached_samples_of_all_processes_are_those_of_one() -> None:
         assert together == alone == list(range(8 * step, 8 * step + 8))
 
 
-class Numbers(torch.utils.data.Dataset[Sample]):
+class Numbers(CachedLesions):
     """Always the same lesion, under the sample's number; four samples are drawn together where that is wanted."""
 
     def __init__(self, sample: Sample, *, failing: str = "", drawn_together: int = 1) -> None:
@@ -76,7 +77,7 @@ class Numbers(torch.utils.data.Dataset[Sample]):
         if index == 6 and self.failing == "is refused":
             raise InputError("lesion 6: no such thing; expected another")
         if index == 6 and self.failing == "has a bug":
-            torch.zeros(3) @ torch.zeros(4)
+            raise RuntimeError("sizes 3 and 4 do not match")
         return replace(self.sample, seed=index, origin=str(index))
 
 
@@ -99,19 +100,28 @@ def test_resumed_stream_goes_on_with_the_very_same_batches(workers: int, drawn_t
     assert len({batch.input.followup.numpy().tobytes() for batch in whole}) > 3
 
 
-@pytest.mark.parametrize(
-    ("failing", "error"), [("dies", DeadWorkerError), ("is refused", InputError), ("has a bug", RuntimeError)]
-)
-def test_worker_that_fails_ends_the_stream_and_says_why(failing: str, error: type[Exception]) -> None:
-    lesions = Numbers(all_samples()[0][1], failing=failing)
-    with pytest.raises(error) as caught:
+def test_worker_that_dies_ends_the_stream_with_what_to_do() -> None:
+    lesions = Numbers(all_samples()[0][1], failing="dies")
+    with pytest.raises(DeadWorkerError) as caught:
         list(batches(lesions, RECIPE, Share(workers=1), steps=range(8)))
-    assert ("run again to resume" in str(caught.value)) == (failing == "dies")
-    if failing == "has a bug":
-        assert "inconsistent tensor size" in str(caught.value) or "size" in str(caught.value)
-        assert "Traceback" in str(caught.value)
-    else:
-        assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith("; run again to resume, with fewer --workers if memory was short")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_worker_refuses_is_said_as_if_there_were_none(workers: int) -> None:
+    lesions = Numbers(all_samples()[0][1], failing="is refused")
+    with pytest.raises(InputError, match=r"^lesion 6: no such thing; expected another$"):
+        list(batches(lesions, RECIPE, Share(workers=workers), steps=range(8)))
+
+
+def test_bug_in_a_worker_shows_its_traceback() -> None:
+    lesions = Numbers(all_samples()[0][1], failing="has a bug")
+    with pytest.raises(RuntimeError, match="sizes 3 and 4 do not match") as caught:
+        list(batches(lesions, RECIPE, Share(workers=1), steps=range(8)))
+    assert "Traceback" in str(caught.value)
+    assert "in __getitem__" in str(caught.value)
+    assert "run again to resume" not in str(caught.value)
 
 
 def test_shared_memory_too_small_for_the_batches_is_refused_before_any_worker_waits(
@@ -131,3 +141,23 @@ def test_shared_memory_too_small_for_the_batches_is_refused_before_any_worker_wa
     assert len(next(batches(lesions, RECIPE, Share(), steps=range(3))).origins) == 2
     room = wanted
     assert len(next(batches(lesions, RECIPE, Share(workers=2), steps=range(3))).origins) == 2
+
+
+@pytest.mark.parametrize(("processes", "machines"), [(3, 1), (2, 2)])
+def test_shared_memory_of_a_machine_has_to_do_for_all_its_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int, machines: int
+) -> None:
+    # Two samples for each process, whatever other machines there are.
+    recipe = RECIPE.model_copy(update={"batch_size": 2 * processes * machines})
+    wanted = processes * 4 * 16 * 32 * 32 * 9 * 2 * 4
+    lesions = Numbers(all_samples()[0][1])
+    share = Share(rank=1, processes=processes * machines, workers=1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    monkeypatch.setattr("training.loading._SHARED_MEMORY", tmp_path)
+    room = wanted - 1
+    monkeypatch.setattr("training.loading.shutil.disk_usage", lambda _: SimpleNamespace(free=room))
+    found = f"MB for the batches of 1 workers of each of {processes} processes; expected {wanted / 1e6:.0f} MB"
+    with pytest.raises(InputError, match=found):
+        next(batches(lesions, recipe, share, steps=range(3)))
+    room = wanted
+    _check_shared_memory(recipe, share, prefetched=3)

@@ -7,14 +7,14 @@ import torch
 from monai.losses import DiceLoss, FocalLoss
 from torch import Tensor
 
-from longilesion.encoding import NetworkInput
-from longilesion.networks.backbone import NetworkOutput
+from longilesion.networks.interface import LossPart, NetworkInput, NetworkOutput
 from training.batch import Batch
 from training.losses import counted_samples, focal_loss, outline_loss, soft_dice_loss, training_loss
 from training.recipe import LossSettings
 
 # Cross-entropy of an undecided VOI that is half lesion: ln 2 in each voxel, over 6 lesions and a thousandth of the VOI.
 UNDECIDED = math.log(2) / (6 * 0.5 + 0.001)
+EVERY: tuple[LossPart, ...] = ("outline", "presence", "reconstruction")
 YES, NO = torch.tensor([True]), torch.tensor([False])
 DEFAULT = LossSettings()
 # Weights that tell the parts apart.
@@ -98,33 +98,31 @@ def test_resolutions_weigh_half_as_much_each_time() -> None:
 
 
 def batch_of(present: Tensor, prior: Tensor) -> Batch:
-    """Lesions of 8 voxels whose baseline stream is an image and a mask."""
+    """Lesions of 8 voxels, with that outline in the baseline."""
     size = len(present)
     image = torch.zeros(size, 1, 2, 2, 2)
     return Batch(
         input=NetworkInput(
-            followup=torch.cat((image, image), 1),
-            baseline=torch.cat((image, prior), 1),
-            has_baseline=torch.ones(size, dtype=torch.bool),
+            followup=image, baseline=image, has_baseline=torch.ones(size, dtype=torch.bool), prior_mask=prior
         ),
         target=half_full(size=size) * present[:, None, None, None, None],
         present=present,
     )
 
 
-def said(size: int, *, presence: float, reconstruction: bool = True) -> NetworkOutput:
+def said(size: int, *, presence: float) -> NetworkOutput:
     undecided = (torch.zeros(size, 1, 2, 2, 2),)
     return NetworkOutput(
         lesion_logits=undecided,
         presence_logit=torch.full((size,), presence),
         presence_features=torch.zeros(size, 1),
-        baseline_logits=undecided if reconstruction else None,
+        baseline_logits=undecided,
     )
 
 
 def test_parts_of_the_loss_are_weighted() -> None:
     settings = LossSettings(presence=0.3, reconstruction=0.2)
-    parts = training_loss(said(1, presence=2.0), batch_of(YES, half_full()), settings, mask_channel=1)
+    parts = training_loss(said(1, presence=2.0), batch_of(YES, half_full()), settings, parts=EVERY)
     assert {name: float(value) for name, value in parts.items()} == pytest.approx(
         {
             "outline": 4 / 9 + UNDECIDED,
@@ -137,7 +135,7 @@ def test_parts_of_the_loss_are_weighted() -> None:
 def test_presence_learns_from_absent_lesions_too() -> None:
     present = torch.tensor([True, False])
     parts = training_loss(
-        said(2, presence=2.0), batch_of(present, half_full(size=2)), LossSettings(presence=1.0), mask_channel=1
+        said(2, presence=2.0), batch_of(present, half_full(size=2)), LossSettings(presence=1.0), parts=EVERY
     )
     expected = (math.log(1 + math.exp(-2.0)) + math.log(1 + math.exp(2.0))) / 2
     assert float(parts["presence"]) == pytest.approx(expected)
@@ -151,24 +149,16 @@ def test_new_lesion_has_nothing_to_reconstruct() -> None:
         said(2, presence=0.0),
         batch_of(torch.tensor([True, True]), prior),
         LossSettings(reconstruction=1.0),
-        mask_channel=1,
+        parts=EVERY,
     )
     assert float(both["reconstruction"]) == pytest.approx(4 / 9 + UNDECIDED)
 
 
-def test_other_lesions_in_the_mask_channel_are_not_reconstructed() -> None:
-    prior = half_full() - half_full().flip(2)
-    parts = training_loss(said(1, presence=0.0), batch_of(YES, prior), LossSettings(reconstruction=1.0), mask_channel=1)
-    assert float(parts["reconstruction"]) == pytest.approx(4 / 9 + UNDECIDED)
-
-
-@pytest.mark.parametrize(("mask_channel", "reconstruction"), [(None, True), (1, False)])
-def test_without_a_mask_or_a_reconstruction_there_is_no_such_part(
-    mask_channel: int | None, reconstruction: bool
-) -> None:
-    output = said(1, presence=0.0, reconstruction=reconstruction)
-    parts = training_loss(output, batch_of(YES, half_full()), LossSettings(), mask_channel=mask_channel)
-    assert set(parts) == {"outline", "presence"}
+@pytest.mark.parametrize("parts", [("outline",), ("outline", "presence"), EVERY])
+def test_network_is_trained_by_the_parts_that_it_names(parts: tuple[LossPart, ...]) -> None:
+    batch = batch_of(YES, half_full())
+    assert tuple(training_loss(said(1, presence=0.0), batch, LossSettings(), parts=parts)) == parts
+    assert tuple(counted_samples(batch, parts=parts)) == parts
 
 
 def test_confident_circle_around_a_small_lesion_still_learns() -> None:
@@ -247,7 +237,9 @@ def random_batch(present: list[bool], marked: list[bool]) -> Batch:
     there, known = (torch.tensor(flags)[:, None, None, None, None].float() for flags in (present, marked))
     target, prior = random_maps(size, 4, seed=3)[1] * there, random_maps(size, 4, seed=4)[1] * known
     return Batch(
-        input=NetworkInput(followup=prior, baseline=prior, has_baseline=torch.ones(size, dtype=torch.bool)),
+        input=NetworkInput(
+            followup=prior, baseline=prior, has_baseline=torch.ones(size, dtype=torch.bool), prior_mask=prior
+        ),
         target=target,
         present=torch.tensor(present),
     )
@@ -262,11 +254,7 @@ def part_of(output: NetworkOutput, batch: Batch, part: slice) -> tuple[NetworkOu
         presence_features=output.presence_features[part],
         baseline_logits=tuple(level[part] for level in output.baseline_logits),
     ), Batch(
-        input=NetworkInput(
-            followup=batch.input.followup[part],
-            baseline=batch.input.baseline[part],
-            has_baseline=batch.input.has_baseline[part],
-        ),
+        input=batch.input[part],
         target=batch.target[part],
         present=batch.present[part],
     )
@@ -274,11 +262,11 @@ def part_of(output: NetworkOutput, batch: Batch, part: slice) -> tuple[NetworkOu
 
 def test_without_deep_supervision_only_the_finest_resolution_counts() -> None:
     output, batch = output_of(2), random_batch([True, True], [True, True])
-    parts = training_loss(output, batch, LossSettings(deep_supervision=False, reconstruction=1.0), mask_channel=0)
+    parts = training_loss(output, batch, LossSettings(deep_supervision=False, reconstruction=1.0), parts=EVERY)
     assert output.baseline_logits is not None
     for part, logits, truth in (
         ("outline", output.lesion_logits, batch.target),
-        ("reconstruction", output.baseline_logits, batch.input.baseline),
+        ("reconstruction", output.baseline_logits, batch.input.prior_mask),
     ):
         finest = outline_loss(logits[:1], truth, torch.tensor([True, True]), DEFAULT)
         torch.testing.assert_close(parts[part], finest)
@@ -298,12 +286,12 @@ def test_mean_of_two_processes_is_the_loss_of_the_whole_batch(
     present: list[bool], marked: list[bool], first: int
 ) -> None:
     output, batch = output_of(4), random_batch(present, marked)
-    whole = training_loss(output, batch, WEIGHTED, mask_channel=0)
+    whole = training_loss(output, batch, WEIGHTED, parts=EVERY)
     shares = [part_of(output, batch, part) for part in (slice(first), slice(first, 4))]
-    counted = [counted_samples(share, mask_channel=0) for _, share in shares]
+    counted = [counted_samples(share, parts=EVERY) for _, share in shares]
     assert sum(count["outline"] for count in counted) == sum(present)
     counts = {name: sum(count[name] for count in counted) / 2 for name in counted[0]}
-    parts = [training_loss(said, share, WEIGHTED, mask_channel=0, counts=counts) for said, share in shares]
+    parts = [training_loss(said, share, WEIGHTED, parts=EVERY, counts=counts) for said, share in shares]
     assert set(whole) == set(counts)
     for name, value in whole.items():
         torch.testing.assert_close(sum(part[name] for part in parts) / 2, value, msg=name)
@@ -311,8 +299,8 @@ def test_mean_of_two_processes_is_the_loss_of_the_whole_batch(
 
 def test_counted_samples_are_present_marked_and_all() -> None:
     batch = random_batch([True, False, False], [True, True, False])
-    assert counted_samples(batch, mask_channel=0) == {"outline": 1, "reconstruction": 2, "presence": 3}
-    assert counted_samples(batch, mask_channel=None) == {"outline": 1, "presence": 3}
+    assert counted_samples(batch, parts=EVERY) == {"outline": 1, "reconstruction": 2, "presence": 3}
+    assert counted_samples(batch, parts=("outline", "presence")) == {"outline": 1, "presence": 3}
 
 
 def test_loss_of_half_precision_logits_is_taken_in_single_precision() -> None:
@@ -331,9 +319,9 @@ def test_loss_of_half_precision_logits_is_taken_in_single_precision() -> None:
         baseline_logits=tuple(level.float() for level in half.baseline_logits or ()),
     )
     settings = LossSettings(outline="focal_dice")
-    expected = training_loss(same, batch, settings, mask_channel=0)
+    expected = training_loss(same, batch, settings, parts=EVERY)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        parts = training_loss(half, batch, settings, mask_channel=0)
+        parts = training_loss(half, batch, settings, parts=EVERY)
     for name, value in parts.items():
         assert value.dtype == torch.float32
         assert torch.equal(value, expected[name]), name

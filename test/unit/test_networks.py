@@ -1,15 +1,20 @@
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
+from torch import Tensor
 
-from longilesion.config import EncodingSettings, ModelSettings
-from longilesion.encoding import NetworkInput
+from longilesion.config import DualEncoderSettings, EncodingSettings, ModelSettings
 from longilesion.networks import build_network
-from longilesion.networks.backbone import Decoder, Encoder, LocalPresence, depth_to_space, space_to_depth
 from longilesion.networks.dual_encoder import DualEncoder
-from test.unit.builders import dual_encoder, model_settings, random_input
+from longilesion.networks.fusion import FUSIONS, Fusion, PointwiseFusion
+from longilesion.networks.interface import NetworkInput
+from longilesion.networks.presence import LocalPresence
+from longilesion.networks.unet import Decoder, Encoder, depth_to_space, space_to_depth
+from test.unit.builders import dual_encoder, model_settings, random_input, unet
 from training.recipe import read_recipe
 
 RECIPES = Path(__file__).parents[2] / "training" / "recipes"
@@ -72,7 +77,7 @@ def lesion_evidence(decoder: Decoder, share: float) -> float:
 @pytest.mark.parametrize("norm", [False, True])
 def test_large_lesion_is_as_evident_as_a_small_one_only_without_a_norm(norm: bool) -> None:
     torch.manual_seed(0)
-    settings = dual_encoder(kernel_sizes=((1, 1, 1), (1, 1, 1)))
+    settings = unet(kernel_sizes=((1, 1, 1), (1, 1, 1)))
     decoder = Decoder(Encoder(1, settings), settings.decoder_convolutions, norm=norm)
     with torch.no_grad():
         for name, parameter in decoder.named_parameters():
@@ -87,13 +92,70 @@ def test_large_lesion_is_as_evident_as_a_small_one_only_without_a_norm(norm: boo
         assert large == pytest.approx(small)
 
 
+class FollowupAlone(Fusion):
+    """Passes on the follow-up's features."""
+
+    def __init__(self, features_per_stage: Sequence[int]) -> None:
+        super().__init__()
+
+    def forward(self, followup: Sequence[Tensor], baseline: Sequence[Tensor]) -> list[Tensor]:
+        return list(followup)
+
+    def followup_alone(self) -> dict[str, Tensor]:
+        return {}
+
+
+def test_fusion_is_the_one_that_the_settings_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tuple(FUSIONS) == get_args(DualEncoderSettings.model_fields["fusion"].annotation)
+    assert isinstance(network_of(model_settings()).fusion, PointwiseFusion)
+    monkeypatch.setattr("longilesion.networks.dual_encoder.FUSIONS", {"followup_alone": FollowupAlone})
+    chosen = dual_encoder().model_copy(update={"fusion": "followup_alone"})
+    settings = model_settings(network=chosen)
+    network, batch = network_of(settings).eval(), random_input(settings)
+    assert isinstance(network.fusion, FollowupAlone)
+    with torch.inference_mode():
+        outlines = [network(given).lesion_logits[0] for given in (batch, batch.changed_baseline(torch.zeros_like))]
+    assert torch.equal(*outlines)
+
+
+def test_reconstruction_is_a_part_of_the_loss_only_where_there_is_a_mask_to_give_back() -> None:
+    unmasked = EncodingSettings(baseline_channels=("image",))
+    parts = [network_of(settings).loss_parts for settings in (model_settings(), model_settings(encoding=unmasked))]
+    assert parts == [("outline", "presence", "reconstruction"), ("outline", "presence")]
+
+
+@pytest.mark.parametrize("prior", [True, False], ids=["with a prior mask", "without one"])
+def test_parts_of_a_batch_are_what_it_is_joined_of(prior: bool) -> None:
+    settings = model_settings(encoding=EncodingSettings() if prior else EncodingSettings(baseline_channels=("image",)))
+    batch = random_input(settings, 5)
+    parts = batch.split(2)
+    assert [len(part) for part in parts] == [2, 2, 1]
+    assert (batch.prior_mask is not None) is prior
+    joined = NetworkInput.joined(parts)
+    assert joined.tensors().keys() == batch.tensors().keys()
+    for name, tensor in batch.tensors().items():
+        assert torch.equal(joined.tensors()[name], tensor), name
+        assert torch.equal(batch[1:3].tensors()[name], tensor[1:3]), name
+
+
+def test_batch_is_mirrored_and_moved_with_all_its_maps() -> None:
+    batch = random_input(model_settings())
+    turned = batch.mirrored([2, 4])
+    for name, tensor in batch.tensors().items():
+        expected = tensor if name == "has_baseline" else tensor.flip(2, 4)
+        assert torch.equal(turned.tensors()[name], expected), name
+    moved = batch.to(torch.device("meta"))
+    assert {tensor.device.type for tensor in moved.tensors().values()} == {"meta"}
+    assert moved.tensors().keys() == batch.tensors().keys()
+
+
 def test_network_without_reconstruction_gives_none() -> None:
     settings = model_settings(network=dual_encoder(baseline_reconstruction=False))
     assert network_of(settings).train()(random_input(settings)).baseline_logits is None
 
 
 def test_both_time_points_pass_one_encoder() -> None:
-    settings = model_settings()
+    settings = model_settings(encoding=EncodingSettings(baseline_channels=("image",)))
     network, batch = network_of(settings).eval(), random_input(settings)
     assert [name for name, part in network.named_modules() if isinstance(part, Encoder)] == ["encoder"]
     seen = []
@@ -110,8 +172,8 @@ def test_absent_baseline_has_no_influence_on_the_outline() -> None:
     network, batch = network_of(settings).eval(), random_input(settings)
     absent = torch.zeros(2, dtype=torch.bool)
     with torch.inference_mode():
-        zeros = network(NetworkInput(followup=batch.followup, baseline=0 * batch.baseline, has_baseline=absent))
-        noise = network(NetworkInput(followup=batch.followup, baseline=batch.baseline, has_baseline=absent))
+        zeros = network(replace(batch, baseline=0 * batch.baseline, has_baseline=absent))
+        noise = network(replace(batch, has_baseline=absent))
         known = network(batch)
     torch.testing.assert_close(zeros.lesion_logits[0], noise.lesion_logits[0])
     assert not torch.allclose(zeros.lesion_logits[0], known.lesion_logits[0])
@@ -120,11 +182,8 @@ def test_absent_baseline_has_no_influence_on_the_outline() -> None:
 def test_absent_baseline_of_one_lesion_leaves_the_next_one_alone() -> None:
     settings = model_settings()
     network, batch = network_of(settings).eval(), random_input(settings)
-    mixed = NetworkInput(
-        followup=batch.followup,
-        baseline=batch.baseline * torch.tensor([0.0, 1.0])[:, None, None, None, None],
-        has_baseline=torch.tensor([False, True]),
-    )
+    only_second = torch.tensor([0.0, 1.0])[:, None, None, None, None]
+    mixed = replace(batch.changed_baseline(lambda maps: maps * only_second), has_baseline=torch.tensor([False, True]))
     with torch.inference_mode():
         known, beside = network(batch), network(mixed)
     torch.testing.assert_close(known.lesion_logits[0][1], beside.lesion_logits[0][1])
@@ -138,8 +197,8 @@ def test_every_recipe_builds_its_network(recipe: Path) -> None:
     with torch.device("meta"):
         network = build_network(settings)
     first = next(part for part in network.encoder.modules() if isinstance(part, torch.nn.Conv3d))
-    z, y, x = settings.network.stem_zyx
-    assert first.in_channels == settings.encoding.channel_count * z * y * x
+    z, y, x = settings.network.unet.stem_zyx
+    assert first.in_channels == network.channels * z * y * x
 
 
 def test_longinet_as_published_sees_image_and_mask_before_and_the_image_after() -> None:
@@ -147,7 +206,6 @@ def test_longinet_as_published_sees_image_and_mask_before_and_the_image_after() 
     assert encoding.clip_hu == ((-1000.0, 400.0),)
     assert encoding.baseline_channels == ("image", "lesion_mask")
     assert encoding.followup_channels == ("image",)
-    assert encoding.channel_count == 2
 
 
 def test_presence_teaches_nothing_to_the_outline() -> None:
@@ -188,14 +246,25 @@ def test_network_without_a_mask_channel_still_judges_presence() -> None:
     encoding = EncodingSettings(baseline_channels=("image",))
     settings = model_settings(encoding=encoding)
     network = network_of(settings).eval()
-    assert network.mask_channel is None
+    assert random_input(settings).prior_mask is None
     with torch.inference_mode():
         assert bool(network(random_input(settings)).presence_logit.isfinite().all())
 
 
-@pytest.mark.parametrize("encoding", [EncodingSettings(), CLICKED], ids=["one window", "two windows and clicks"])
-def test_mask_channel_is_the_one_after_the_images(encoding: EncodingSettings) -> None:
-    assert network_of(model_settings(encoding=encoding)).mask_channel == len(encoding.clip_hu)
+def test_encoder_sees_each_streams_channels_in_their_place_and_zeros_elsewhere() -> None:
+    settings = model_settings(encoding=CLICKED)
+    network, batch = network_of(settings).eval(), random_input(settings)
+    seen = []
+    network.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.inference_mode():
+        network(batch)
+    # Two windows, the mask, the click.
+    assert batch.followup.shape[1] == 3
+    assert batch.baseline.shape[1] == 4
+    followup, baseline = seen[0].split(2)
+    assert torch.equal(followup[:, [0, 1, 3]], batch.followup)
+    assert not followup[:, 2].any()
+    assert torch.equal(baseline, batch.baseline)
 
 
 def test_bfloat16_forward_is_close_to_float32() -> None:

@@ -1,10 +1,13 @@
 import pytest
 import torch
 
+from longilesion.config import EncodingSettings
 from longilesion.networks import build_network
+from longilesion.networks.interface import NetworkInput
 from test.unit.builders import dual_encoder, model_settings, random_input
-from training.optimisation import averaging, initialised, learning_rate
-from training.recipe import OptimizerSettings
+from training.batch import Batch
+from training.optimisation import Objective, averaging, build_optimizer, initialised, learning_rate
+from training.recipe import LossSettings, OptimizerSettings
 
 
 def test_average_forgets_the_first_steps_and_then_keeps_its_pace() -> None:
@@ -42,3 +45,55 @@ def test_warm_up_holds_a_fraction_of_the_rate() -> None:
     plain = [learning_rate(step, 10, OptimizerSettings(learning_rate=0.01)) for step in range(5)]
     ratios = [rate / full for rate, full in zip(rates, plain, strict=True)]
     assert ratios == pytest.approx([0.1, 0.1, 0.1, 1, 1])
+
+
+def test_a_tiny_network_learns_as_it_did_before() -> None:
+    """Changes of structure are to leave the losses of a run as they are."""
+    encoding = EncodingSettings(
+        followup_channels=("image", "click_heatmap"),
+        baseline_channels=("image", "lesion_mask", "click_heatmap"),
+        other_lesions_value=-1.0,
+    )
+    settings = model_settings(
+        shape_zyx=(8, 16, 16), encoding=encoding, network=dual_encoder(features_per_stage=(4, 8, 8), stem_zyx=(1, 2, 2))
+    )
+    torch.manual_seed(0)
+    objective = Objective(initialised(build_network(settings)), LossSettings(presence=0.5)).train()
+    optimizer = build_optimizer(objective, OptimizerSettings(learning_rate=1e-2))
+    batch, losses = three_lesions(), []
+    for _ in range(5):
+        parts = objective(batch.input.tensors(), batch.target, batch.present, {})
+        optimizer.zero_grad()
+        torch.stack(list(parts.values())).sum().backward()
+        optimizer.step()
+        losses.append(tuple(float(part.detach()) for part in parts.values()))
+    expected = (
+        (1.680135, 0.349399, 0.330082),
+        (1.678765, 0.338982, 0.330011),
+        (1.676654, 0.331312, 0.329902),
+        (1.673729, 0.325813, 0.329676),
+        (1.670041, 0.319669, 0.329351),
+    )
+    for found, wanted in zip(losses, expected, strict=True):
+        assert found == pytest.approx(wanted, rel=1e-4)
+
+
+def three_lesions() -> Batch:
+    """One that persists, beside others, one that is gone and unmarked, one that is new and has no baseline."""
+    generator = torch.Generator().manual_seed(1)
+    followup = torch.rand((3, 2, 8, 16, 16), generator=generator)
+    baseline = torch.rand((3, 3, 8, 16, 16), generator=generator)
+    mask = torch.zeros(3, 1, 8, 16, 16)
+    mask[0, :, 2:6, 4:12, 5:11] = 1
+    mask[:, :, 0, 0, :2] = -1
+    baseline[:, 1:2] = mask
+    baseline[2], mask[2] = 0, 0
+    target = torch.zeros(3, 1, 8, 16, 16)
+    target[0, 0, 2:5, 4:12, 6:12] = 1
+    target[2, 0, 3:6, 2:8, 2:8] = 1
+    known = torch.tensor([True, True, False])
+    return Batch(
+        input=NetworkInput(followup=followup, baseline=baseline, has_baseline=known, prior_mask=mask.clamp(min=0)),
+        target=target,
+        present=torch.tensor([True, False, True]),
+    )

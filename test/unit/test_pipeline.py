@@ -1,3 +1,4 @@
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -5,25 +6,23 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 import longilesion.ensemble
 from longilesion.alignment import place_vois
 from longilesion.case import Case, Click, ClickPair, LesionMap, OutsideLesion, Scan
-from longilesion.encoding import NetworkInput
 from longilesion.ensemble import Ensemble
 from longilesion.geometry import Grid, Triple
-from longilesion.networks.backbone import NetworkOutput
+from longilesion.networks.interface import NetworkInput, NetworkOutput
 from longilesion.pipeline import LesionOutcome, Segmentation, segment_case
 from longilesion.prompts import Prompts, complete_prompts
 from longilesion.voi import sample_voi_pair
-from test.unit.builders import TISSUE_HU, case_of, click, flipped, model_settings, scan_with
+from test.unit.builders import TISSUE_HU, NetworkWithoutWeights, case_of, click, flipped, model_settings, scan_with
 
 GRID = Grid.from_spacing((30, 56, 56), (3.0, 1.5, 1.5), origin_xyz_mm=(-40.0, -40.0, 500.0))
 FIRST, SECOND = (-15.0, -12.0, 525.0), (18.0, 15.0, 560.0)
 
 
-class BrightVoxels(nn.Module):
+class BrightVoxels(NetworkWithoutWeights):
     """A network that outlines what is above 190 HU, and finds a lesion present if there is any of it.
 
     A lesion whose presence is `doubtful` is outlined all the same.
@@ -40,8 +39,6 @@ class BrightVoxels(nn.Module):
         return NetworkOutput(
             lesion_logits=(logits,),
             presence_logit=logits.flatten(1).amax(1) - self.doubt,
-            presence_features=logits.flatten(1),
-            baseline_logits=None,
         )
 
 
@@ -245,6 +242,83 @@ def test_lesion_held_to_be_absent_is_not_sampled_again() -> None:
     assert batches_of(ensemble) == [1]
     assert not result.maps["primary"].ids.any()
     assert lesion_of(result, 1).note.startswith("gone: ")
+
+
+class FirstLookOnly(BrightVoxels):
+    """A network to which lesions fade, or are not to be seen at all, on the wider lattice."""
+
+    def __init__(self, *, faded: bool) -> None:
+        super().__init__()
+        self.faded = faded
+
+    def forward(self, batch: NetworkInput) -> NetworkOutput:
+        output = super().forward(batch)
+        if len(self.batches) == 1:
+            return output
+        if self.faded:
+            return replace(output, presence_logit=torch.full_like(output.presence_logit, -10.0))
+        (logits,) = output.lesion_logits
+        return replace(output, lesion_logits=(torch.full_like(logits, -10.0),))
+
+
+@pytest.mark.parametrize("faded", [True, False])
+def test_lesion_that_a_wider_look_does_not_find_stays_as_the_first_look_saw_it(faded: bool) -> None:
+    scan, lesions = scan_with({4: (GRID.center_xyz_mm, 22.0)}, GRID)
+    middle = click(GRID.center_xyz_mm)
+    case = case_of([(4, None, middle)], followups={"primary": scan})
+    once = segment_case(case, bright_voxels(growth_limit=0))
+    ensemble = replace(bright_voxels(growth_limit=3), networks=(FirstLookOnly(faded=faded),))
+    result = segment_case(case, ensemble)
+    # One look, and one wider that found nothing; none that is wider still.
+    assert batches_of(ensemble) == [1, 1]
+    np.testing.assert_array_equal(result.maps["primary"].ids, once.maps["primary"].ids)
+    assert lesion_of(result, 4).presence == lesion_of(once, 4).presence
+    assert dice(result.maps["primary"].ids, lesions.ids, 4) > 0.3
+
+
+def noise_case(middles: Mapping[int, Triple]) -> Case:
+    """The same noise in both scans, whose every neighbourhood is like nothing else, with clicks in their places."""
+    hu = np.random.default_rng(4).normal(40, 60, GRID.shape_zyx).astype(np.int16)
+    scan = Scan(hu=hu, grid=GRID)
+    clicks = [(number, click(point), click(point)) for number, point in middles.items()]
+    return case_of(clicks, followups={"primary": scan}, baselines={"primary": (scan, None)})
+
+
+def test_given_clicks_that_lead_nowhere_alike_are_said_and_are_no_sign_of_a_lesion_that_is_gone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    middles = {4: FIRST, 8: SECOND, 300: (18.0, -12.0, 540.0)}
+    right = noise_case(middles)
+    with caplog.at_level(logging.WARNING):
+        result = segment_case(right, bright_voxels())
+    assert caplog.records == []
+    assert all(lesion.similarity > 0.9 and not lesion.is_unsure for lesion in result.lesions)
+    turned = [middles[number] for number in (8, 300, 4)]
+    clicks = tuple(replace(pair, followup=click(point)) for pair, point in zip(right.clicks, turned, strict=True))
+    with caplog.at_level(logging.WARNING):
+        result = segment_case(replace(right, clicks=clicks), bright_voxels())
+    (record,) = caplog.records
+    assert "3 of 3 given follow-up clicks" in record.getMessage()
+    assert "lesion 300" in record.getMessage()
+    assert all(lesion.similarity < 0.4 and lesion.is_unsure for lesion in result.lesions)
+
+
+def test_propagated_clicks_are_not_given_ones(caplog: pytest.LogCaptureFixture) -> None:
+    hu = np.random.default_rng(5).normal(40, 60, GRID.shape_zyx).astype(np.int16)
+    case = noise_case({4: FIRST})
+    clicks = (ClickPair(lesion_id=4, baseline=click(FIRST), followup=None),)
+    with caplog.at_level(logging.WARNING):
+        result = segment_case(
+            replace(case, clicks=clicks, followups={"primary": Scan(hu=hu, grid=GRID)}), bright_voxels()
+        )
+    assert caplog.records == []
+    assert not lesion_of(result, 4).is_unlike
+
+
+def test_new_lesion_without_a_baseline_click_had_no_volume_before() -> None:
+    scan, lesions = two_lesions({4: FIRST})
+    case = case_of([(8, None, click(SECOND))], followups={"primary": scan}, baselines={"primary": (scan, lesions)})
+    assert lesion_of(segment_case(case, bright_voxels()), 8).volume_baseline_ml == 0.0
 
 
 def test_click_that_slipped_towards_a_neighbour_still_means_its_own_lesion() -> None:

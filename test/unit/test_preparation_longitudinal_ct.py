@@ -333,5 +333,5 @@ def test_a_released_patient_who_is_not_there_is_a_warning(tmp_path):
 @pytest.mark.parametrize("text", ["[1, 2]", "{}", '{"train": []}', "not JSON"])
 def test_a_file_without_splits_is_refused(tmp_path, text):
     (tmp_path / "data_split.json").write_text(text)
-    with pytest.raises(InputError, match=r"data_split\.json: no .*expected"):
+    with pytest.raises(InputError, match=r"data_split\.json: .*; expected splits by name, each a list of patients"):
         read_released_splits(tmp_path / "data_split.json", {"a"})

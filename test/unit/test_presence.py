@@ -1,19 +1,22 @@
 """The fit of the presence head after the network's own training."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from longilesion.config import InferenceSettings
 from longilesion.ensemble import load_ensemble, read_manifest, save_bundle
 from longilesion.errors import InputError
 from longilesion.networks import build_network
-from longilesion.networks.backbone import LocalPresence
+from longilesion.networks.presence import LocalPresence
 from test.unit.builders import model_settings
 from test.unit.training_runs import few_pairs
-from training.presence import Arguments, Judged, fit_presence, fitted_head, presence_threshold, unseen_origins
+from training.presence import Arguments, Judged, fit_presence, fitted_head, parts_of, presence_threshold
 from training.recipe import DataSettings, PresenceSettings, Recipe
 
 
@@ -97,9 +100,81 @@ def test_bundle_gets_new_heads_and_a_threshold_and_keeps_its_outlines(
         assert all(name.startswith("presence.") for name in changed)
 
 
-def test_no_head_is_fitted_to_a_patient_that_it_is_judged_by() -> None:
-    origins = ["ann", "bob", "cas", "dee", "eve", "bob", "dee", "eve", "fay", "gus"]
-    unseen = unseen_origins(origins).tolist()
-    assert [origin for origin, is_unseen in zip(origins, unseen, strict=True) if is_unseen] == ["gus"]
-    with pytest.raises(InputError, match="1 patient or pair to fit the presence to; expected at least two"):
-        unseen_origins(["ann", "ann"])
+@given(origins=st.lists(st.integers(0, 30).map(str), min_size=4, max_size=200))
+def test_no_patient_is_in_two_parts_of_the_fit(origins: list[str]) -> None:
+    assume(len(set(origins)) >= 4)
+    parts = parts_of(origins)
+    chosen = torch.stack([parts.fit, parts.epoch, parts.threshold, parts.figures])
+    assert bool((chosen.sum(0) == 1).all())
+    shown = [{origin for origin, mine in zip(origins, part.tolist(), strict=True) if mine} for part in chosen]
+    assert all(shown)
+    assert sum(map(len, shown)) == len(set(origins))
+
+
+def test_half_of_the_patients_are_fitted_to_and_a_quarter_give_the_threshold() -> None:
+    parts = parts_of([str(number) for number in range(40)])
+    assert [int(part.sum()) for part in (parts.fit, parts.epoch, parts.threshold, parts.figures)] == [20, 5, 10, 5]
+
+
+def test_too_few_patients_for_the_parts_of_the_fit_are_refused() -> None:
+    with pytest.raises(InputError, match="3 patients or pairs to fit the presence to; expected at least 4"):
+        parts_of(["ann", "bob", "cas", "ann"])
+
+
+def lesions_of(present: list[bool], *, views: int = 1) -> tuple[list[Judged], list[str]]:
+    """Eight pairs of one lesion each: four are fitted to, one gives the epoch, two the threshold, one the figures."""
+    width = LocalPresence(3 * 4, image_channels=1, hidden=4).norm.normalized_shape[0] + 4 + 5
+    features = torch.randn(8, views, width, generator=torch.Generator().manual_seed(0))
+    return [Judged(features=features, present=torch.tensor(present))], [str(number) for number in range(8)]
+
+
+@pytest.fixture
+def small_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Arguments:
+    """A bundle to fit, whose lesions a test gives."""
+    monkeypatch.setattr("training.presence._EPOCHS", 1)
+    few_pairs(monkeypatch)
+    settings = model_settings(shape_zyx=(8, 16, 16), spacing_zyx_mm=(6.0, 3.0, 3.0))
+    recipe = Recipe(name="tiny", steps=1, batch_size=4, data=DataSettings(drawn_together=8), model=settings)
+    monkeypatch.setattr("training.presence.read_recipe", lambda path: recipe)
+    torch.manual_seed(0)
+    save_bundle(tmp_path / "old", settings, [build_network(settings)], provenance={})
+    return Arguments(
+        recipe=Path("tiny.toml"), bundle=tmp_path / "old", output=tmp_path / "new", workers=0, device="cpu"
+    )
+
+
+def test_threshold_without_a_present_lesion_is_refused(small_fit: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = lesions_of([True] * 5 + [False] * 2 + [True])
+    monkeypatch.setattr("training.presence._judged", lambda *_, **__: gone)
+    with pytest.raises(InputError, match="none of the 2 lesions to choose the threshold on is there"):
+        fit_presence(small_fit)
+    assert not small_fit.output.exists()
+
+
+def test_figures_are_not_those_of_the_lesions_that_gave_the_threshold(
+    small_fit: Arguments, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    (lesions,), origins = lesions_of([True] * 7 + [False])
+    monkeypatch.setattr("training.presence._judged", lambda *_, **__: ([lesions], origins))
+    fit_presence(small_fit)
+    # The one lesion of the figures is gone.
+    assert "keeps 0 of 0 of the present and recognises" in caplog.text
+    assert "of 1 (" in caplog.text
+
+
+@pytest.mark.gpu
+def test_fit_on_a_gpu_gives_a_bundle_that_a_cpu_can_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.presence._EPOCHS", 2)
+    few_pairs(monkeypatch)
+    settings = model_settings(shape_zyx=(8, 16, 16), spacing_zyx_mm=(6.0, 3.0, 3.0))
+    presence = PresenceSettings(lesions=40)
+    data = DataSettings(drawn_together=8)
+    recipe = Recipe(name="tiny", steps=1, batch_size=4, data=data, presence=presence, model=settings)
+    monkeypatch.setattr("training.presence.read_recipe", lambda path: recipe)
+    save_bundle(tmp_path / "old", settings, [build_network(settings)], provenance={})
+    arguments = Arguments(recipe=Path("tiny.toml"), bundle=tmp_path / "old", output=tmp_path / "new", workers=0)
+    torch.cuda.reset_peak_memory_stats()
+    fit_presence(arguments)
+    assert torch.cuda.max_memory_allocated() > 0
+    assert load_ensemble(tmp_path / "new", device="cpu").settings.network == settings.network

@@ -13,7 +13,7 @@ import torch
 from longilesion.config import EncodingSettings
 from longilesion.errors import InputError
 from longilesion.networks import build_network
-from longilesion.networks.backbone import space_to_depth
+from longilesion.networks.unet import space_to_depth
 from test.unit.nnunet_folders import DEVIATION_HU, FEATURES, nnunet_of, plans_of, settings_of, write_folder
 from training.nnunet import read_nnunet
 from training.pretrained import Arguments, TransferReport, initialise, show
@@ -334,6 +334,7 @@ def test_report_reads_back_from_json(plain: Path) -> None:
 
 def test_command_shows_what_goes_where(tmp_path: Path, plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = settings_of(encoding=WINDOWS, kernel_sizes=((1, 3, 3), (3, 3, 3), (1, 3, 3)))
+    unet = model.network.unet
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
         f"""
@@ -345,9 +346,11 @@ def test_command_shows_what_goes_where(tmp_path: Path, plain: Path, capsys: pyte
         spacing_zyx_mm = {list(model.voi.spacing_zyx_mm)}
         [model.encoding]
         [model.network]
-        features_per_stage = {list(model.network.features_per_stage)}
-        kernel_sizes = {[list(sizes) for sizes in model.network.kernel_sizes]}
-        strides = {[list(sizes) for sizes in model.network.strides]}
+        kind = "dual_encoder"
+        [model.network.unet]
+        features_per_stage = {list(unet.features_per_stage)}
+        kernel_sizes = {[list(sizes) for sizes in unet.kernel_sizes]}
+        strides = {[list(sizes) for sizes in unet.strides]}
         blocks_per_stage = [1, 1, 1]
         decoder_convolutions = [1, 1]
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import signal
 from collections.abc import Iterator
@@ -205,3 +206,18 @@ def test_run_is_finished_when_all_its_steps_are_done_and_its_weights_are_there(f
     assert is_finished(folder)
     write_summary(folder, ended.model_copy(update={"steps": 7}))
     assert not is_finished(folder)
+
+
+def test_run_begun_with_the_layout_of_an_older_version_is_refused_in_one_line(
+    folder: RunFolder, record: RunRecord
+) -> None:
+    begin_or_resume(folder, record)
+    content = json.loads(folder.record.read_text())
+    network = content["recipe"]["model"]["network"]
+    network.update(network.pop("unet"))
+    folder.record.write_text(json.dumps(content))
+    with pytest.raises(
+        InputError, match=r"run\.json: recipe\.model\.network: .*expected it in the table unet"
+    ) as caught:
+        read_record(folder)
+    assert "\n" not in str(caught.value)

@@ -6,12 +6,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from longilesion.evaluation.exam import FATES
 from longilesion.geometry import Grid
 from test.unit.builders import ball
 from training.synthesis.changes import Site, merging, random_lesion, splitting
 from training.synthesis.deformation import lattice
 from training.synthesis.insertion import paint, paint_scar
-from training.synthesis.lesions import FATES, UNMARKED, Appearance, Lesion, Tissue
+from training.synthesis.lesions import UNMARKED, Appearance, Lesion, Tissue
 from training.synthesis.settings import ChangeShares, SynthesisSettings
 from training.synthesis.shapes import REACH, Shape, blended, random_shape, shape_of_mask, signed_distance_mm
 

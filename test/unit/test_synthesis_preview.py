@@ -21,7 +21,7 @@ from training.synthesis.pairs import SyntheticPair
 from training.synthesis.preview import Example, View, draw_examples, views_of, window_of
 from training.synthesis.settings import SynthesisSettings
 from training.synthesis.statistics import LesionNumbers, as_json, as_markdown, lesion_numbers, statistics_table
-from training.synthesis.truth import LesionFact
+from training.synthesis.truth import SyntheticFact
 
 GRID = Grid.from_spacing((30, 60, 60), (3.0, 1.5, 1.5), origin_xyz_mm=(100.0, -50.0, 20.0))
 # 1 persists and grows, 2 is new, 3 is gone, 4 merges into 1.
@@ -56,7 +56,7 @@ def pair() -> SyntheticPair:
         for each, place in PLACES.items()
     )
     facts = {
-        each: LesionFact(fate=fate, real=False, diameter_mm=10.0, true_id=true_id, lesion_type="Liver")
+        each: SyntheticFact(fate=fate, real=False, diameter_mm=10.0, true_id=true_id, lesion_type="Liver")
         for each, fate, true_id in ((1, "persists", 1), (2, "new", 2), (3, "gone", None), (4, "merged", 1))
     }
     case = Case(
@@ -198,7 +198,7 @@ def test_window_suits_the_tissue(lesion_type: str, around_hu: float, window: str
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["longilesion-synth", *arguments])
+    monkeypatch.setattr(sys, "argv", ["synth", *arguments])
     return synth.main()
 
 

@@ -33,12 +33,15 @@ search_radius_mm = 5.0
 [model.encoding]
 
 [model.network]
+kind = "dual_encoder"
+presence_features = 4
+
+[model.network.unet]
 features_per_stage = [4, 8]
 kernel_sizes = [[3, 3, 3], [3, 3, 3]]
 strides = [[1, 1, 1], [2, 2, 2]]
 blocks_per_stage = [1, 1]
 decoder_convolutions = [1]
-presence_features = 4
 """
 
 RECIPE = """

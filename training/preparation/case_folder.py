@@ -13,9 +13,11 @@ import numpy as np
 import SimpleITK as sitk
 
 from longilesion.case import Case, Click, LesionMap, Scan, ScanName
+from longilesion.click_files import point_list
 from longilesion.errors import InputError
 from longilesion.evaluation.exam import LesionFact
 from longilesion.geometry import Grid
+from longilesion.images import open_image
 from training.preparation.patient import CaseContent
 
 # File names are arbitrary, but the same at every run.
@@ -112,13 +114,8 @@ def _described(fact: LesionFact) -> dict[str, Any]:
 def _write_clicks(
     folder: Path, slug: str, clicks: Mapping[int, Click | None], *, name: ScanName, scan: Scan
 ) -> dict[str, Any]:
-    points = [
-        {"name": str(lesion_id), "point": [round(i, 3) for i in scan.grid.index_zyx(click.point_xyz_mm)[::-1]]}
-        for lesion_id, click in clicks.items()
-        if click is not None and click.scan_name == name
-    ]
-    version = {"major": 1, "minor": 0}
-    value = {"name": "Points of interest", "type": "Multiple points", "points": points, "version": version}
+    own = {lesion_id: click for lesion_id, click in clicks.items() if click is not None and click.scan_name == name}
+    value = point_list(own, scan.grid)
     (folder / f"{slug}.json").write_text(json.dumps(value, indent=1) + "\n")
     return _entry(slug, f"{slug}.json", kind="Multiple points", super_kind="Value", value=value)
 
@@ -153,17 +150,12 @@ def _save(path: Path, voxels: np.ndarray, grid: Grid, *, header: Path | None, co
 def _geometry(grid: Grid, header: Path | None) -> tuple[list[float], list[float], list[float]]:
     """Spacing, origin and direction: the header's very numbers, or the grid's to nine digits of the spacing.
 
-    A grid holds only the product of spacing and direction. A header with a sheared direction says something else than
-    the grid that was read from it; the grid counts then.
+    A grid holds only the product of spacing and direction.
     """
     if header is not None:
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(header))
-        reader.ReadImageInformation()
-        spacing, origin, direction = reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection()
-        said = Grid.from_spacing(grid.shape_zyx, spacing[::-1], origin_xyz_mm=origin, direction=direction)
-        if said.matches(grid, tolerance_mm=1e-6):
-            return list(spacing), list(origin), list(direction)
+        image = open_image(header)
+        if image.grid.matches(grid, tolerance_mm=1e-6):
+            return list(image.spacing_xyz_mm), list(image.origin_xyz_mm), list(image.direction)
     spacing_xyz = np.array(grid.spacing_zyx_mm)[::-1].round(9)
     directions = (grid.world_from_voxel[:3, :3] / spacing_xyz).ravel()
     return spacing_xyz.tolist(), grid.world_from_voxel[:3, 3].tolist(), directions.tolist()

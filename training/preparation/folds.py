@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Int
 from pydantic import BaseModel, ConfigDict, model_validator
 from sklearn.model_selection import KFold, train_test_split
 
@@ -115,7 +116,9 @@ def make_folds(
     )
 
 
-def _split(patients: Sequence[str], train: Sequence[int], validation: Sequence[int]) -> Split:
+def _split(
+    patients: Sequence[str], train: Int[np.ndarray, " train"], validation: Int[np.ndarray, " validation"]
+) -> Split:
     named = (members(patients, [patients[index] for index in part]) for part in (train, validation))
     return Split(train=next(named), validation=next(named))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from longilesion.csv_table import CellError, Row, read_table
 from longilesion.evaluation.exam import Fate
-from longilesion.evaluation.lesion_table import TOPOLOGIES
+from longilesion.evaluation.lesion_table import challenge_lesion_id, challenge_row
 from training.preparation.patient import LesionRow, LesionTable
 from training.preparation.record import LeftOut, LesionRecord
 
@@ -53,7 +53,7 @@ def lines_by_lesion(lines: Iterable[Row]) -> tuple[dict[int, list[Row]], list[Le
     nameless = []
     for line in lines:
         try:
-            found.setdefault(_lesion_id(line), []).append(line)
+            found.setdefault(challenge_lesion_id(line), []).append(line)
         except CellError as error:
             nameless.append(LesionRecord(lesion_id=None, left_out=unreadable(line, error)))
     return found, nameless
@@ -64,13 +64,6 @@ def unreadable(line: Row, error: CellError) -> LeftOut:
     return LeftOut(reason="unreadable line of the table", detail=f"line {line.line}: {error}")
 
 
-def _lesion_id(line: Row) -> int:
-    lesion_id = line.lesion_id("lesion_id")
-    if lesion_id is None:
-        raise CellError("no lesion_id; expected one")
-    return lesion_id
-
-
 def _lesion(lesion_id: int, lines: Sequence[Row], *, keep_unclear: bool) -> LesionRow | LesionRecord:
     """The lesion that its lines describe; of two different lines, neither is used."""
     first = lines[0]
@@ -78,7 +71,7 @@ def _lesion(lesion_id: int, lines: Sequence[Row], *, keep_unclear: bool) -> Lesi
         named = ", ".join(str(line.line) for line in lines)
         return _refused(lesion_id, LeftOut(reason="different lines of the table", detail=f"lines {named}"))
     try:
-        row = _row(lesion_id, first)
+        row = _row(first)
         is_used, is_unclear = first.boolean("use_for_challenge"), first.boolean("linking_unclear")
     except CellError as error:
         return _refused(lesion_id, unreadable(first, error))
@@ -89,19 +82,15 @@ def _lesion(lesion_id: int, lines: Sequence[Row], *, keep_unclear: bool) -> Lesi
     return row
 
 
-def _row(lesion_id: int, line: Row) -> LesionRow:
-    topology = line.text("topology_class").upper()
-    if topology not in TOPOLOGIES:
-        raise CellError(
-            f"topology_class {line.text('topology_class')!r}; expected one of {', '.join(sorted(TOPOLOGIES))}"
-        )
-    before = "cog_backpropagated" if topology == "NEWLYAPPEARING" else "cog_bl"
+def _row(line: Row) -> LesionRow:
+    said = challenge_row(line)
+    before = "cog_backpropagated" if said.fate == "new" else "cog_bl"
     return LesionRow(
-        lesion_id=lesion_id,
-        fate=TOPOLOGIES[topology],
-        merged_into=line.lesion_id("merged_into"),
-        lesion_type=line.text("lesion_type") or None,
-        is_target=line.boolean("target_lesion"),
+        lesion_id=said.lesion_id,
+        fate=said.fate,
+        merged_into=said.merged_into,
+        lesion_type=said.lesion_type,
+        is_target=said.is_target,
         baseline_image=line.whole("img_id_bl"),
         followup_image=line.whole("img_id_fu"),
         baseline_xyz=line.point(before),

@@ -6,19 +6,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from longilesion.errors import InputError, first_error
-from longilesion.files import written_together
+from longilesion.errors import InputError
+from longilesion.files import valid, written_together
+from longilesion.json_file import read_json
 from training.preparation.folds import Folds
 
 DATASET_FILE = "dataset.json"
 FOLDS_FILE = "folds.json"
 CASES_FOLDER = "cases"
 
-_Model = TypeVar("_Model", bound=BaseModel)
+_WRITTEN = "what python -m training.prepare writes"
 
 
 class CaseEntry(BaseModel):
@@ -91,7 +92,7 @@ def read_prepared(folder: Path) -> PreparedData:
     dataset = read_dataset_file(folder)
     if not dataset.is_complete:
         raise InputError(f"{folder / DATASET_FILE}: preparation has not ended; expected it complete, run it again")
-    folds = _read(folder / FOLDS_FILE, Folds)
+    folds = read_json(folder / FOLDS_FILE, Folds, expected=_WRITTEN)
     cases = tuple(
         PreparedCase(case_id=entry.case_id, patient=entry.patient, folder=folder / CASES_FOLDER / entry.case_id)
         for entry in dataset.cases
@@ -107,19 +108,10 @@ def read_prepared(folder: Path) -> PreparedData:
 
 def read_dataset_file(folder: Path) -> DatasetFile:
     """Reads dataset.json; raises InputError where it is missing or damaged."""
-    return _read(folder / DATASET_FILE, DatasetFile)
+    return read_json(folder / DATASET_FILE, DatasetFile, expected=_WRITTEN)
 
 
 def write_json(path: Path, model: BaseModel) -> None:
     """Writes a file of a prepared data set, all of it or nothing."""
-    with written_together([path]) as (temporary,):
+    with written_together({path: valid(type(model))}) as (temporary,):
         temporary.write_text(json.dumps(model.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
-
-
-def _read(path: Path, model: type[_Model]) -> _Model:
-    try:
-        return model.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; expected what python -m training.prepare writes") from error
-    except ValidationError as error:
-        raise InputError(f"{path}: {first_error(error)}; expected what python -m training.prepare writes") from error

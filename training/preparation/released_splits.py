@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from longilesion.errors import InputError
+from longilesion.json_file import read_json
+
+_EXPECTED = "splits by name, each a list of patients"
 
 
 def read_released_splits(path: Path, patients: Collection[str]) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
@@ -18,15 +20,12 @@ def read_released_splits(path: Path, patients: Collection[str]) -> tuple[dict[st
     """
     if not path.is_file():
         return {}, ()
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: no JSON; expected splits by name, each a list of patients") from error
+    content = read_json(path, dict[str, Any], expected=_EXPECTED)
     splits = {
         name: tuple(sorted({_patient(text, patients) for text in texts})) for name, texts in _by_name(content).items()
     }
     if not any(splits.values()):
-        raise InputError(f"{path}: no lists of patients; expected splits by name, each a list of patients")
+        raise InputError(f"{path}: no lists of patients; expected {_EXPECTED}")
     missing = [
         f"{path.name}: {patient}, of the split {name}, is not in the data"
         for name, ids in splits.items()
@@ -41,12 +40,10 @@ def patients_for_testing(released: Mapping[str, Collection[str]]) -> set[str]:
     return {patient for name, ids in released.items() if name.lower().startswith("test") for patient in ids}
 
 
-def _by_name(content: Any) -> dict[str, list[str]]:
-    while isinstance(content, dict) and len(content) == 1 and isinstance(next(iter(content.values())), dict):
+def _by_name(content: dict[str, Any]) -> dict[str, list[str]]:
+    while len(content) == 1 and isinstance(next(iter(content.values())), dict):
         # Wrapped in an object of its own.
         content = next(iter(content.values()))
-    if not isinstance(content, dict):
-        return {}
     if all(isinstance(value, str) for value in content.values()):
         splits: dict[str, list[str]] = {}
         for patient, name in content.items():

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pydantic import BaseModel, ConfigDict
 from rich.table import Table
 
+from longilesion.markdown import markdown_table
 from training.preparation.record import Record
 
 
@@ -107,9 +108,8 @@ def _kinds(report: Report) -> tuple[tuple[str, Count], ...]:
 
 def _summary(report: Report) -> Iterator[str]:
     yield from (f"# {report.name}", "", f"Prepared from {report.source}: {report.cases} cases.", "")
-    yield from ("| | found | kept | left out |", "| --- | ---: | ---: | ---: |")
-    for kind, count in _kinds(report):
-        yield f"| {kind} | {count.found} | {count.kept} | {count.left_out} |"
+    rows = [(kind, f"{count.found}", f"{count.kept}", f"{count.left_out}") for kind, count in _kinds(report)]
+    yield from markdown_table(["", "found", "kept", "left out"], rows, numbers_from=1)
     if report.patients_for_testing:
         yield from ("", f"{len(report.patients_for_testing)} patients are for testing, and in none of the folds.")
 
@@ -117,9 +117,8 @@ def _summary(report: Report) -> Iterator[str]:
 def _reasons(report: Report) -> Iterator[str]:
     if not report.reasons:
         return
-    yield from ("", "## Reasons", "", "| reason | kind | how often |", "| --- | --- | ---: |")
-    for reason in report.reasons:
-        yield f"| {reason.reason} | {'error' if reason.is_error else 'rule'} | {reason.count} |"
+    rows = [(each.reason, "error" if each.is_error else "rule", f"{each.count}") for each in report.reasons]
+    yield from ("", "## Reasons", "", *markdown_table(["reason", "kind", "how often"], rows, numbers_from=2))
 
 
 def _things(report: Report) -> Iterator[str]:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pydantic import ValidationError
 from rich.console import Console
 
 from longilesion.errors import InputError
-from longilesion.files import check_writable, written_together
+from longilesion.files import check_text, check_writable, valid, written_together
+from longilesion.json_file import read_json
 from training.differences import differences
 from training.parallel import in_parallel, single_threaded
 from training.preparation.case_folder import write_case
@@ -140,10 +140,7 @@ def _earlier_record(output: Path, job: Job) -> Record | None:
     path = record_path(output, job.name)
     if not path.is_file():
         return None
-    try:
-        record = Record.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise InputError(f"{path}: damaged; expected a record, delete it to prepare {job.name} again") from error
+    record = read_json(path, Record, expected=f"a record, delete it to prepare {job.name} again")
     there = all((output / CASES_FOLDER / case.case_id).is_dir() for case in record.cases)
     return record if there else None
 
@@ -179,7 +176,8 @@ def _quiet_library() -> Iterator[None]:
 
 
 def _write_report(report: Report, output: Path) -> None:
-    with written_together([output / REPORT_JSON, output / REPORT_MARKDOWN]) as (as_json, as_markdown):
+    checks = {output / REPORT_JSON: valid(Report), output / REPORT_MARKDOWN: check_text}
+    with written_together(checks) as (as_json, as_markdown):
         as_json.write_text(report.model_dump_json(indent=1) + "\n")
         as_markdown.write_text(to_markdown(report))
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from longilesion.evaluation.exam import LesionFact
 from training.preparation.memory import drawing_bytes
 from training.preparation.patient import CaseContent, DataSource, Job, Made
 from training.preparation.prepared import CaseEntry
@@ -128,8 +127,5 @@ def _content(case_id: str, patient: str, pair: SyntheticPair) -> CaseContent:
         patient=patient,
         case=pair.case,
         truth={"primary": pair.truth},
-        facts={
-            lesion_id: LesionFact(fate=fact.fate, true_id=fact.true_id, lesion_type=fact.lesion_type)
-            for lesion_id, fact in pair.facts.items()
-        },
+        facts=pair.facts,
     )

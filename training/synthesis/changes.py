@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
-from training.synthesis.lesions import Appearance, Fate, Lesion, Tissue
+from longilesion.evaluation.exam import Fate
+from training.synthesis.lesions import Appearance, Lesion, Tissue
 from training.synthesis.settings import ChangeShares, SynthesisSettings
 from training.synthesis.shapes import Shape, blended, random_shape
 

@@ -114,7 +114,7 @@ class Motion:
         """Where the points of a lattice of the second scan lie in the anatomy of the first."""
         offsets = [axis - center for axis, center in zip(axes, self.center_zyx_mm.tolist(), strict=True)]
         moved = [
-            _outer_sum([offset * float(share) for offset, share in zip(offsets, column, strict=True)]) + center
+            _outer_sum(*(offset * float(share) for offset, share in zip(offsets, column, strict=True))) + center
             for column, center in zip(self.rotation.T, self.center_zyx_mm.tolist(), strict=True)
         ]
         if self.bending is not None:
@@ -176,8 +176,9 @@ def sampled(
     return values[0, 0]
 
 
-def _outer_sum(axes: Sequence[Float32[Tensor, " n"]]) -> Float32[Tensor, "z y x"]:
-    z, y, x = axes
+def _outer_sum(
+    z: Float32[Tensor, " z"], y: Float32[Tensor, " y"], x: Float32[Tensor, " x"]
+) -> Float32[Tensor, "z y x"]:
     return z[:, None, None] + y[None, :, None] + x[None, None, :]
 
 

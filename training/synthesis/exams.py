@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from longilesion.evaluation.exam import Exam, FollowupClick, LesionFact
+from dataclasses import replace
+
+from longilesion.evaluation.exam import Exam, FollowupClick
 from longilesion.evaluation.reading import measured_baseline
 from training.synthesis.pairs import SyntheticPair
 
@@ -16,11 +18,7 @@ def exam_of(name: str, pair: SyntheticPair) -> Exam:
         name=name,
         truth={"primary": pair.truth},
         facts={
-            lesion_id: LesionFact(
-                fate=fact.fate,
-                true_id=fact.true_id,
-                lesion_type=REAL if fact.real else INSERTED,
-            )
+            lesion_id: replace(fact, lesion_type=REAL if fact.real else INSERTED)
             for lesion_id, fact in pair.facts.items()
         },
         baseline={} if prior.lesions is None else measured_baseline(prior.lesions),

@@ -11,10 +11,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
-from longilesion.evaluation.exam import FATES, Fate
 from training.synthesis.shapes import Shape
-
-__all__ = ["FATES", "UNMARKED", "Appearance", "Fate", "Lesion", "Tissue"]
 
 Tissue: TypeAlias = Literal["soft", "lung", "fat", "bone"]
 

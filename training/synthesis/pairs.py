@@ -16,7 +16,7 @@ from training.synthesis.rendering import Exposure, Frame, label_of, rendered
 from training.synthesis.scene import Scene, random_scene
 from training.synthesis.settings import SynthesisSettings
 from training.synthesis.sources import Source
-from training.synthesis.truth import LesionFact, facts_and_clicks
+from training.synthesis.truth import SyntheticFact, facts_and_clicks
 
 _CPU = torch.device("cpu")
 _DEFAULTS = SynthesisSettings()
@@ -28,7 +28,7 @@ class SyntheticPair:
 
     case: Case
     truth: LesionMap
-    facts: Mapping[int, LesionFact]
+    facts: Mapping[int, SyntheticFact]
 
 
 def synthetic_pair(

@@ -16,7 +16,7 @@ from longilesion.case import LesionMap, LesionPrompt, Scan, lesion_regions
 from longilesion.config import ModelSettings
 from longilesion.evaluation.measures import Outline, center_xyz_mm, largest_axial_diameter_mm
 from longilesion.evaluation.plot_style import INK, LOOKS
-from longilesion.files import written_together
+from longilesion.files import check_picture, written_together
 from longilesion.geometry import Triple
 from training.synthesis.pairs import SyntheticPair
 
@@ -138,7 +138,7 @@ def draw_examples(examples: Sequence[Example], model: ModelSettings) -> Figure:
 def write_examples(path: Path, examples: Sequence[Example], model: ModelSettings) -> None:
     """Writes the picture as PNG; raises InputError where it cannot be written."""
     figure = draw_examples(examples, model)
-    with written_together([path]) as (temporary,):
+    with written_together({path: check_picture}) as (temporary,):
         figure.savefig(temporary, format="png")
 
 

@@ -62,7 +62,7 @@ class Room:
         is_inside = bool(((voxels >= 0) & (voxels < self.free.shape)).all())
         return is_inside and bool(self.free[tuple(voxels.T)].all())
 
-    def without(self, taken: Sequence[Int[np.ndarray, "n 3"]]) -> Room:
+    def without(self, taken: Sequence[Int[np.ndarray, "_ 3"]]) -> Room:
         """The room that is left."""
         free = self.free.copy()
         for voxels in taken:

@@ -6,7 +6,7 @@ They live in the phantom's own frame: LPS mm (x, y, z), with the middle of the b
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
@@ -30,6 +30,7 @@ class Points:
         return Points(x=self.x[window], y=self.y[window], z=self.z[window])
 
 
+@runtime_checkable
 class Solid(Protocol):
     """A part of the body. Each layer is painted from its depth below the surface inwards."""
 

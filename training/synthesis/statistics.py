@@ -14,6 +14,7 @@ from longilesion.case import LesionMap, Scan, lesion_regions
 from longilesion.evaluation.exam import FATES, Fate
 from longilesion.evaluation.measures import Outline, center_xyz_mm, largest_axial_diameter_mm
 from longilesion.geometry import Triple
+from longilesion.markdown import markdown_table
 from training.synthesis.pairs import SyntheticPair
 
 # Click errors are published in voxels of this size.
@@ -143,8 +144,8 @@ def statistics_table(pairs: Sequence[Sequence[LesionNumbers]]) -> list[Row]:
 
 def as_markdown(rows: Sequence[Row]) -> str:
     """The table in Markdown."""
-    lines = [f"| {row.quantity} | {row.drawn} | {row.published} | {row.source} |" for row in rows]
-    return "\n".join(["| quantity | drawn | published | published for |", "|---|---|---|---|", *lines, ""])
+    cells = [(row.quantity, row.drawn, row.published, row.source) for row in rows]
+    return "\n".join([*markdown_table(["quantity", "drawn", "published", "published for"], cells), ""])
 
 
 def as_json(rows: Sequence[Row], pairs: Sequence[Sequence[LesionNumbers]]) -> str:

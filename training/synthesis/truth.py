@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt16
 from scipy.ndimage import center_of_mass
 
 from longilesion.case import Click, ClickPair, LesionRegion, lesion_regions
-from longilesion.evaluation.exam import Fate
+from longilesion.evaluation.exam import Fate, LesionFact
 from longilesion.geometry import Grid, Triple
 from training.synthesis.lesions import UNMARKED
 from training.synthesis.rendering import Exposure
@@ -19,19 +19,17 @@ from training.synthesis.sources import FEWEST_VOXELS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LesionFact:
+class SyntheticFact(LesionFact):
     """What is true of one lesion as a reader of the baseline's mask sees it.
 
-    A lesion that the mask misses is new, and an outline of normal tissue is gone. `true_id` is its id in the true map
-    of the follow-up, None where it is gone; `real` says that an expert outlined it, and `diameter_mm` is that of the
-    sphere of equal volume, in the baseline where it is gone or merged.
+    A lesion that the mask misses is new, and an outline of normal tissue is gone. `real` says that an expert outlined
+    it, and `diameter_mm` is that of the sphere of equal volume, in the baseline where it is gone or merged.
     """
 
     fate: Fate
+    lesion_type: str
     real: bool
     diameter_mm: float
-    true_id: int | None
-    lesion_type: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -78,7 +76,7 @@ class _Map:
 
 def facts_and_clicks(
     scene: Scene, images: tuple[Exposure, Exposure], grids: tuple[Grid, Grid], generator: np.random.Generator
-) -> tuple[dict[int, LesionFact], tuple[ClickPair, ...]]:
+) -> tuple[dict[int, SyntheticFact], tuple[ClickPair, ...]]:
     """The facts by lesion id, and the clicks of each lesion.
 
     A lesion that does not come out as planned, since it has too few voxels or lies beyond one of the scans, is erased
@@ -88,7 +86,7 @@ def facts_and_clicks(
         _Map(exposure=image, grid=grid, regions=lesion_regions(image.ids))
         for image, grid in zip(images, grids, strict=True)
     )
-    facts: dict[int, LesionFact] = {}
+    facts: dict[int, SyntheticFact] = {}
     clicks = []
     # What a lesion merged into comes before it.
     for planned in sorted(_planned(scene), key=lambda one: one.fate == "merged"):
@@ -96,7 +94,7 @@ def facts_and_clicks(
             before.erase(planned.lesion_id)
             after.erase(planned.lesion_id)
             continue
-        facts[planned.lesion_id] = LesionFact(
+        facts[planned.lesion_id] = SyntheticFact(
             fate=planned.fate,
             real=planned.real,
             diameter_mm=(before if planned.fate in ("gone", "merged") else after).diameter_mm(planned.lesion_id),
@@ -149,7 +147,7 @@ def _planned(scene: Scene) -> Iterator[_Planned]:
         )
 
 
-def _is_as_planned(planned: _Planned, before: _Map, after: _Map, facts: Mapping[int, LesionFact]) -> bool:
+def _is_as_planned(planned: _Planned, before: _Map, after: _Map, facts: Mapping[int, SyntheticFact]) -> bool:
     if planned.fate == "merged":
         return before.shows(planned.lesion_id) and planned.true_id in facts
     return before.shows(planned.lesion_id) == (planned.fate != "new") and after.shows(planned.lesion_id) == (

@@ -1,0 +1,46 @@
+"""Outlines for Python programs, from image files; `longilesion` offers it by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from longilesion.case_files import read_case
+from longilesion.ensemble import Ensemble, load_ensemble
+from longilesion.errors import InputError
+from longilesion.labeling import Labels
+from longilesion.pipeline import Segmentation, segment_case
+
+
+def segment(
+    followup: str | Path,
+    *,
+    baseline: str | Path | None = None,
+    lesions: str | Path | None = None,
+    baseline_clicks: str | Path | None = None,
+    followup_clicks: str | Path | None = None,
+    ensemble: Ensemble | None = None,
+    labels: Labels = "lesion_ids",
+    refine_clicks: bool = False,
+) -> Segmentation:
+    """Outlines the lesions of a baseline scan in a follow-up scan, as `longilesion segment` does, and writes nothing.
+
+    The files are those of the command; `lesions`, clicks or both say which lesions to look for. The result's
+    `maps["primary"]` has the voxels of the follow-up scan, its `lesions` say what became of each. Without `ensemble`
+    the shipped model is loaded anew; give one from `load_ensemble` to segment several cases.
+
+    Raises InputError for files that cannot be used, BundleError for a model that cannot.
+    """
+    if lesions is None and baseline_clicks is None and followup_clicks is None:
+        raise InputError("nothing to look for; expected lesions, baseline_clicks or followup_clicks")
+    case = read_case(
+        Path(followup),
+        _path(baseline),
+        _path(lesions),
+        baseline_clicks=_path(baseline_clicks),
+        followup_clicks=_path(followup_clicks),
+    )
+    return segment_case(case, ensemble or load_ensemble(), labels=labels, refine_clicks=refine_clicks)
+
+
+def _path(name: str | Path | None) -> Path | None:
+    return None if name is None else Path(name)

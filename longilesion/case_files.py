@@ -1,0 +1,64 @@
+"""What the commands share: reading a case from single files, and keeping outputs apart from inputs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from longilesion.case import Baseline, Case, ScanName
+from longilesion.click_files import ClickFile, read_click_pairs
+from longilesion.errors import InputError
+from longilesion.images import read_scan
+from longilesion.outlines import match_clicks, read_baseline
+
+_log = logging.getLogger(__name__)
+
+
+def check_outputs(outputs: Sequence[Path], *, inputs: Iterable[Path | None]) -> None:
+    """Raises InputError where an output would overwrite an input or another output."""
+    taken = {path.resolve() for path in inputs if path is not None}
+    for number, output in enumerate(outputs):
+        if output.resolve() in taken:
+            raise InputError(f"{output}: is one of the inputs; expected another file to write to")
+        if output.resolve() in [other.resolve() for other in outputs[:number]]:
+            raise InputError(f"{output}: given twice; expected a file of its own for each output")
+
+
+def read_case(
+    followup: Path,
+    baseline: Path | None,
+    lesions: Path | None,
+    *,
+    baseline_clicks: Path | None,
+    followup_clicks: Path | None,
+    split_components: bool = False,
+) -> Case:
+    """Reads a case of one scan per time point, which the library calls primary.
+
+    `split_components` gives each component of the mask its own id, and the clicks those of the components they lie in.
+    """
+    for option, path in (("lesions", lesions), ("baseline-clicks", baseline_clicks)):
+        if path is not None and baseline is None:
+            raise InputError(f"{path}: --{option} without its scan; expected --baseline too")
+    if split_components and lesions is None:
+        raise InputError("--split-components without a mask; expected --lesions too")
+    scan = read_scan(followup)
+    baselines: dict[ScanName, Baseline] = {}
+    before, after = [], []
+    if baseline is not None:
+        prior = read_baseline(read_scan(baseline), lesions, split_components=split_components)
+        baselines["primary"] = prior
+        if baseline_clicks is not None:
+            # Names that count for nothing cannot contradict the ids of components.
+            outlines = None if split_components else prior
+            grid = prior.scan.grid
+            before.append(ClickFile(path=baseline_clicks, scan_name="primary", grid=grid, prior=outlines))
+    if followup_clicks is not None:
+        after.append(ClickFile(path=followup_clicks, scan_name="primary", grid=scan.grid))
+    clicks = read_click_pairs(baseline=before, followup=after, may_lack_points=False)
+    if split_components:
+        clicks = match_clicks(clicks, baselines["primary"])
+    if lesions is not None and not clicks and not baselines["primary"].regions:
+        _log.warning("%s: no lesion to look for, every voxel is 0 and there is no click", lesions)
+    return Case(baselines=baselines, followups={"primary": scan}, clicks=clicks)

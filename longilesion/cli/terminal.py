@@ -1,0 +1,32 @@
+"""What the commands print for people: a line a lesion, as wide as the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+# Said of a lesion whose place may be wrong.
+LOOK_AT_IT = "low: look at it"
+
+
+def console(*, piped_width: int = 100) -> Console:
+    """The standard output, of a fixed width where it is no terminal."""
+    standard = Console()
+    return standard if standard.is_terminal else Console(width=piped_width)
+
+
+def line_table(*headings: str, numbers: Collection[str]) -> Table:
+    """A table with a line per row; columns of numbers are flush right, and the last one, of notes, gives way."""
+    table = Table(pad_edge=False)
+    for heading in headings:
+        is_last = heading == headings[-1]
+        table.add_column(heading, justify="right" if heading in numbers else "left", no_wrap=not is_last)
+    return table
+
+
+def note(text: str) -> Text:
+    """A cell that stays a line: what does not fit ends in an ellipsis."""
+    return Text(text, no_wrap=True, overflow="ellipsis")

@@ -1,0 +1,85 @@
+"""The presence head: whether the lesion that was looked for is still there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class LocalPresence(nn.Module):
+    """Says whether the lesion is still there, from features pooled around it and not over the whole VOI.
+
+    Five regions are pooled: a Gaussian at the VOI's centre, where alignment put the lesion; the baseline outline and
+    the predicted outline, each with the shell around it. Besides the means, the head gets the contrast of both
+    outlines against their shells in both time points' images, since a lesion that is gone has none in the follow-up.
+    """
+
+    def __init__(self, channels: int, *, image_channels: int, hidden: int) -> None:
+        """Builds the head for pooled maps of that many channels, plus both streams' images."""
+        super().__init__()
+        regions, outlines, statistics = 5, 2, 5
+        images = 2 * image_channels
+        self.channels = channels
+        self.pooled = regions * (channels + images)
+        self.norm = nn.LayerNorm(self.pooled)
+        self.layers = nn.Sequential(
+            nn.Linear(self.pooled + outlines * images + statistics, hidden),
+            nn.LeakyReLU(0.01),
+            nn.Linear(hidden, 1),
+        )
+
+    def forward(self, description: Float[Tensor, "batch d"]) -> Float[Tensor, " batch"]:
+        """One logit per lesion."""
+        pooled, rest = description.split([self.pooled, description.shape[1] - self.pooled], dim=1)
+        logit: Tensor = self.layers(torch.cat((self.norm(pooled), rest), dim=1))
+        return logit[:, 0]
+
+    def describe(
+        self,
+        features: Sequence[Float[Tensor, "batch _ z y x"]],
+        images: Sequence[Float[Tensor, "batch _ z y x"]],
+        outline: Float[Tensor, "batch 1 z y x"],
+        probability: Float[Tensor, "batch 1 z y x"],
+    ) -> Float[Tensor, "batch d"]:
+        """What the head judges by; `outline` is the baseline lesion, zero if there is none. All at one resolution."""
+        # Sums over 10^5 voxels: bfloat16 would lose small lesions.
+        with torch.autocast(outline.device.type, enabled=False):
+            outline, probability = outline.float(), probability.float()
+            center = _center_gaussian(outline).expand_as(outline)
+            regions = torch.cat((center, outline, _shell(outline), probability, _shell(probability)), dim=1).flatten(2)
+            mass = regions.sum(2)
+            # Map by map, since a concatenated copy of all of them would cost more than their sums.
+            sums = [regions @ maps.float().flatten(2).transpose(1, 2) for maps in (*features, *images)]
+            pooled = torch.cat(sums, dim=2) / (mass[..., None] + 1.0)
+            intensities = pooled[:, :, self.channels :]
+            seen = ((mass[:, [1, 3]] > 1) & (mass[:, [2, 4]] > 1))[..., None]
+            # Tens of HU are a hundredth of the image's range; the factor brings them to the scale of the features.
+            contrast = 10 * (intensities[:, [1, 3]] - intensities[:, [2, 4]]) * seen
+            overlap = (outline * probability).flatten(1).sum(1) / (mass[:, 1] + 1.0)
+            statistics = torch.stack(
+                (
+                    mass[:, 1].log1p(),
+                    mass[:, 3].log1p(),
+                    probability.flatten(1).amax(1),
+                    overlap,
+                    (outline.flatten(1).amax(1) > 0.5).float(),
+                ),
+                dim=1,
+            )
+            return torch.cat((pooled.flatten(1), contrast.flatten(1), statistics), dim=1)
+
+
+def _shell(mask: Float[Tensor, "batch 1 z y x"]) -> Float[Tensor, "batch 1 z y x"]:
+    """The voxels up to two steps around a mask."""
+    near = nn.functional.avg_pool3d((mask > 0.5).float(), 5, stride=1, padding=2) > 0
+    return near.float() * (1 - mask)
+
+
+def _center_gaussian(maps: Float[Tensor, "batch c z y x"]) -> Float[Tensor, "1 1 z y x"]:
+    """A Gaussian at the middle whose deviation is a tenth of each axis' length."""
+    axes = [torch.linspace(-5, 5, length, device=maps.device) for length in maps.shape[2:]]
+    z, y, x = ((-0.5 * axis**2).exp() for axis in axes)
+    return (z[:, None, None] * y[:, None] * x)[None, None]

@@ -1,0 +1,249 @@
+"""NIfTI-1 and NIfTI-2 files, compressed or not: where their voxels lie, what they hold, and label maps that match them.
+
+A NIfTI header has up to two forms of its geometry. As the standard and nibabel have it, the sform has the word where
+its code is not 0, else the qform, else the voxel sizes alone. What contradicts it becomes a remark.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from io import BufferedIOBase, BufferedReader, FileIO
+from logging import Logger, NullHandler
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from jaxtyping import Float64, UInt8, UInt16
+from nibabel.nifti1 import Nifti1Header
+from nibabel.nifti2 import Nifti2Header
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+
+from longilesion.errors import InputError
+from longilesion.geometry import Grid
+from longilesion.image_file import (
+    GZIP_MAGIC,
+    ImageFile,
+    InflatedStream,
+    Plane,
+    check_geometry,
+    check_length,
+    read_planes,
+)
+
+SUFFIXES = (".nii", ".nii.gz")
+
+Header: TypeAlias = Any  # nibabel has no types
+
+_LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+# The codes of xyzt_units' three lowest bits. Many programs leave them 0, "unknown", and mean millimetres.
+_MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
+_UNIT_NAMES = {1: "metre", 3: "micrometre"}
+# All that says where the voxels lie.
+_GEOMETRY = (
+    *("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
+    *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
+)
+# How far apart two statements on a voxel's place may be, in voxels, before it is worth a remark.
+_TOLERANCE_VOXELS = 0.1
+_SCANNER = 1
+
+# Of what nibabel finds in a header and mends, nothing concerns the voxels' values or places.
+_silent = Logger(f"{__name__}.header")
+_silent.addHandler(NullHandler())
+
+
+def open_nifti(path: Path) -> ImageFile:
+    """Reads the header; raises InputError for anything but a 3D volume of real values on a CT's grid."""
+    stored = _stored_header(path)
+    header = stored.copy()
+    try:
+        header.check_fix(logger=_silent, error_level=40)
+        x, y, z = _shape_xyz(header, path)
+        world_from_voxel = _world_from_voxel(header, path)
+        slope, intercept = header.get_slope_inter()
+        offset = max(int(header["vox_offset"]), header.single_vox_offset)
+    except (HeaderDataError, ValueError, OverflowError) as error:
+        raise InputError(f"{path}: impossible NIfTI header ({error}); expected a valid one") from error
+    unit = int(header["xyzt_units"]) % 8
+    remark = f", by its unit, the {_UNIT_NAMES[unit]} (xyzt_units {unit}; the mm is 2)" if unit in _UNIT_NAMES else ""
+    check_geometry(path, world_from_voxel, remark=remark)
+    dtype = header.get_data_dtype()
+    if dtype.names is not None or dtype.kind == "c":
+        raise InputError(f"{path}: several values per voxel (RGB, vector or complex); expected one")
+    check_length(
+        path,
+        voxel_bytes=offset + x * y * z * dtype.itemsize,
+        file_bytes=path.stat().st_size,
+        is_compressed=_is_gzip(path),
+    )
+    grid = Grid(shape_zyx=(z, y, x), world_from_voxel=world_from_voxel)
+    spacing = _spacing_xyz_mm(header, world_from_voxel)
+    return ImageFile(
+        path=path,
+        grid=grid,
+        spacing_xyz_mm=tuple(spacing.tolist()),
+        origin_xyz_mm=tuple(world_from_voxel[:3, 3].tolist()),
+        direction=tuple((world_from_voxel[:3, :3] / spacing).ravel().tolist()),
+        planes=partial(
+            _planes, path, grid, dtype=dtype, offset=offset, scaling=None if slope is None else (slope, intercept)
+        ),
+        nifti=stored,
+        remarks=tuple(_remarks(header)),
+    )
+
+
+def write_nifti(path: Path, ids: UInt8[np.ndarray, "z y x"] | UInt16[np.ndarray, "z y x"], *, like: ImageFile) -> None:
+    """Writes a label map; where its scan is a NIfTI file, both forms of its geometry are those of that file to the bit.
+
+    Raises OSError where it cannot.
+    """
+    header = (Nifti1Header if like.nifti is None else type(like.nifti))()
+    header.set_data_shape(ids.shape[::-1])
+    header.set_data_dtype(ids.dtype)
+    header.set_slope_inter(1, 0)
+    if like.nifti is None:
+        _set_geometry(header, like.grid)
+    else:
+        for field in _GEOMETRY:
+            header[field] = like.nifti[field]
+    with path.open("wb") as file:
+        if path.name.lower().endswith(".gz"):
+            # Without a name and a time, so that equal maps are equal files.
+            with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0) as compressed:
+                _write(compressed, header, ids)
+        else:
+            _write(file, header, ids)
+
+
+def _write(file: Any, header: Header, ids: NDArray[Any]) -> None:
+    header.write_to(file)
+    for plane in ids:
+        file.write(np.ascontiguousarray(plane, header.get_data_dtype()).tobytes())
+
+
+def _set_geometry(header: Header, grid: Grid) -> None:
+    """Both forms of a grid, or the sform alone where the qform, which has right angles, cannot say the same."""
+    affine = _LPS_FROM_RAS @ grid.world_from_voxel
+    header.set_xyzt_units("mm")
+    header.set_qform(affine, _SCANNER)
+    header.set_sform(affine, _SCANNER)
+    if _distance_voxels(grid, _LPS_FROM_RAS @ header.get_qform()) > _TOLERANCE_VOXELS:
+        header["qform_code"] = 0
+
+
+def _stored_header(path: Path) -> Header:
+    with _damage_named(path), _opened(path) as file:
+        block = _read(file, Nifti2Header.template_dtype.itemsize)
+    kinds: tuple[Header, ...] = (Nifti1Header, Nifti2Header)
+    for kind in kinds:
+        length = kind.template_dtype.itemsize
+        if len(block) >= length and kind.may_contain_header(block[:length]):
+            return kind(block[:length], check=False)
+    raise InputError(f"{path}: unreadable image, no NIfTI header; expected a 3D volume")
+
+
+def _shape_xyz(header: Header, path: Path) -> tuple[int, int, int]:
+    shape = header.get_data_shape()
+    if len(shape) < 3:
+        raise InputError(f"{path}: {len(shape)}D image; expected a 3D volume")
+    if min(shape) < 1:
+        raise InputError(f"{path}: image without voxels; expected a 3D volume")
+    if any(length > 1 for length in shape[3:]):
+        found = f"of {shape[3]} time points" if len(shape) == 4 else f"of {' x '.join(map(str, shape))} voxels"
+        raise InputError(f"{path}: {len(shape)}D image {found}; expected a 3D volume, one of them in a file of its own")
+    x, y, z = (int(length) for length in shape[:3])
+    return x, y, z
+
+
+def _world_from_voxel(header: Header, path: Path) -> Float64[np.ndarray, "4 4"]:
+    unit = int(header["xyzt_units"]) % 8
+    if unit not in _MM_PER_UNIT:
+        raise InputError(f"{path}: unknown spatial unit {unit} in xyzt_units; expected 2, which is the mm")
+    affine = np.asarray(header.get_best_affine(), np.float64)
+    world_from_voxel = _LPS_FROM_RAS @ affine
+    world_from_voxel[:3] *= _MM_PER_UNIT[unit]
+    return world_from_voxel
+
+
+def _spacing_xyz_mm(header: Header, world_from_voxel: Float64[np.ndarray, "4 4"]) -> Float64[np.ndarray, "3"]:
+    """The voxels' sizes by the matrix, in the very digits of pixdim where those say the same."""
+    spacing = np.linalg.norm(world_from_voxel[:3, :3], axis=0)
+    said = header["pixdim"][1:4].astype(np.float64) * _MM_PER_UNIT[int(header["xyzt_units"]) % 8]
+    return np.asarray(np.where(np.isclose(said, spacing, rtol=1e-6, atol=0), said, spacing))
+
+
+def _remarks(header: Header) -> Iterator[str]:
+    """What pixdim or the qform say against the sform, or that there is neither form."""
+    if not int(header["sform_code"]):
+        if not int(header["qform_code"]):
+            yield "neither sform nor qform; its place, and which side is left, are a guess"
+        return
+    sform = header.get_sform()
+    said, taken = np.abs(header["pixdim"][1:4].astype(np.float64)), np.linalg.norm(sform[:3, :3], axis=0)
+    if not np.allclose(said, taken, rtol=0.01):
+        sizes = [" x ".join(f"{length:.4g}" for length in lengths) for lengths in (said, taken)]
+        yield f"voxels of {sizes[0]} by pixdim, {sizes[1]} by the sform; the sform is taken"
+        return
+    try:
+        qform, _ = header.get_qform(coded=True)
+    except (HeaderDataError, ValueError):
+        yield "its qform is invalid; the sform is taken"
+        return
+    grid = Grid(shape_zyx=header.get_data_shape()[2::-1], world_from_voxel=sform)
+    if qform is not None and (distance := _distance_voxels(grid, qform)) > _TOLERANCE_VOXELS:
+        yield f"sform and qform place a voxel up to {distance:.1f} voxels apart; the sform is taken"
+
+
+def _distance_voxels(grid: Grid, other: Float64[np.ndarray, "4 4"]) -> float:
+    """How far apart a voxel's places by two matrices are at most, in the smallest spacing."""
+    last_xyz = np.array(grid.shape_zyx[::-1]) - 1
+    corners = np.array([[*(last_xyz * np.array(corner)), 1] for corner in np.ndindex(2, 2, 2)], np.float64)
+    apart = corners @ (grid.world_from_voxel - other)[:3].T
+    return float(np.linalg.norm(apart, axis=1).max() / max(min(grid.spacing_zyx_mm), 1e-12))
+
+
+def _planes(
+    path: Path, grid: Grid, *, dtype: np.dtype[Any], offset: int, scaling: tuple[float, float] | None
+) -> Iterator[Plane]:
+    with _damage_named(path), _opened(path) as file:
+        _read(file, offset)
+        for plane in read_planes(file, path, dtype=dtype, shape_zyx=grid.shape_zyx):
+            yield plane if scaling in (None, (1.0, 0.0)) else plane.astype(np.float64) * scaling[0] + scaling[1]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BufferedIOBase | InflatedStream]:
+    """The file's content, unpacked where it is compressed, whatever its suffix says."""
+    with BufferedReader(FileIO(path), 1 << 20) as file:
+        if _is_gzip(path):
+            yield InflatedStream(file)
+        else:
+            yield file
+
+
+def _read(stream: BufferedIOBase | InflatedStream, count: int) -> bytes:
+    """So many bytes, or those that there are."""
+    content = b""
+    while len(content) < count and (more := stream.read(count - len(content))):
+        content += more
+    return content
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except zlib.error as error:
+        raise InputError(f"{path}: truncated or damaged image ({error}); expected a complete file") from error
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}; expected a file that can be read") from error
+
+
+def _is_gzip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == GZIP_MAGIC
