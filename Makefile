@@ -51,6 +51,7 @@ check: setup
 	$(BIN)/codespell
 
 bench: setup
+	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.pipeline
 	$(BIN)/python -m benchmarks.evaluation
 

@@ -10,7 +10,7 @@ import pytest
 import longilesion.registration.register as steps
 from longilesion.case import Case, Scan
 from longilesion.geometry import Grid, triple
-from longilesion.registration.coarse import find_shift
+from longilesion.registration.coarse import _overlap, find_shift
 from longilesion.registration.confidence import Evidence, confidence_in_place, trust_in_registration
 from longilesion.registration.propagation import propagate_points
 from longilesion.registration.reduction import reduce_further, reduce_scan, transformed
@@ -88,6 +88,18 @@ def block(*, table: bool, shape: tuple[int, int, int] = (20, 48, 48)) -> Scan:
     if table:
         hu[:, 32, :] = 200
     return Scan(hu=hu, grid=Grid.from_spacing(shape, (5.0, 5.0, 5.0)))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_bodies_overlap_at_every_shift_as_counted_voxel_by_voxel(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    before, after = (random.random(random.integers(1, 6, 3)) > 0.4 for _ in range(2))
+    before.flat[0] = after.flat[0] = True
+    counted = np.zeros(np.add(before.shape, after.shape) - 1)
+    for voxel in np.argwhere(before):
+        for other in np.argwhere(after):
+            counted[tuple(other - voxel + np.array(before.shape) - 1)] += 1
+    assert np.allclose(_overlap(before, after), counted / counted.max(), atol=1e-9)
 
 
 def test_body_has_its_lungs_but_not_the_table_under_it() -> None:
