@@ -59,6 +59,7 @@ def read_case(
     clicks = read_click_pairs(baseline=before, followup=after, may_lack_points=False)
     if split_components:
         clicks = match_clicks(clicks, baselines["primary"])
-    if lesions is not None and not clicks and not baselines["primary"].regions:
-        _log.warning("%s: no lesion to look for, every voxel is 0 and there is no click", lesions)
+    given = [str(path) for path in (lesions, baseline_clicks, followup_clicks) if path is not None]
+    if given and not clicks and not any(prior.regions for prior in baselines.values()):
+        _log.warning("%s: no lesion to look for, neither outlined nor clicked", ", ".join(given))
     return Case(baselines=baselines, followups={"primary": scan}, clicks=clicks)

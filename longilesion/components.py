@@ -29,14 +29,14 @@ def lesion_voxels(ids: UInt16[np.ndarray, "z y x"]) -> dict[int, Integer[np.ndar
     return dict(zip(lesion_ids.tolist(), parts, strict=False))
 
 
-def connected_components(indices_zyx: Integer[np.ndarray, "3 n"]) -> list[Integer[np.ndarray, "3 m"]]:
+def connected_components(indices_zyx: Integer[np.ndarray, "3 n"]) -> list[Integer[np.ndarray, "3 _"]]:
     """The components (26 neighbours) of a set of voxels, the largest first; equal ones in the order of their voxels."""
     components = [component for cluster in _clusters(indices_zyx) for component in _components_in_box(cluster)]
     return sorted(components, key=lambda component: (-component.shape[1], component[:, 0].tolist()))
 
 
 def distances_mm(
-    components: Sequence[Integer[np.ndarray, "3 m"]], main: Integer[np.ndarray, "3 n"], spacing_zyx_mm: Triple
+    components: Sequence[Integer[np.ndarray, "3 _"]], main: Integer[np.ndarray, "3 n"], spacing_zyx_mm: Triple
 ) -> Float[np.ndarray, "k"]:
     """How far from the voxels of the main component the nearest voxel of each other one is, centre to centre."""
     # Only now: few masks need it, and it takes a while to load.
@@ -49,7 +49,7 @@ def distances_mm(
     return np.asarray(np.minimum.reduceat(distances, first))
 
 
-def _clusters(indices_zyx: Integer[np.ndarray, "3 n"]) -> Iterator[Integer[np.ndarray, "3 m"]]:
+def _clusters(indices_zyx: Integer[np.ndarray, "3 n"]) -> Iterator[Integer[np.ndarray, "3 _"]]:
     """Parts with an empty plane between them, so that each one's box holds little else."""
     for axis in range(3):
         along = indices_zyx[axis] - indices_zyx[axis].min()
@@ -63,7 +63,7 @@ def _clusters(indices_zyx: Integer[np.ndarray, "3 n"]) -> Iterator[Integer[np.nd
     yield indices_zyx
 
 
-def _components_in_box(indices_zyx: Integer[np.ndarray, "3 n"]) -> list[Integer[np.ndarray, "3 m"]]:
+def _components_in_box(indices_zyx: Integer[np.ndarray, "3 n"]) -> list[Integer[np.ndarray, "3 _"]]:
     inner = indices_zyx - indices_zyx.min(axis=1, keepdims=True)
     mask = np.zeros(inner.max(axis=1) + 1, np.bool_)
     mask[tuple(inner)] = True

@@ -8,6 +8,7 @@ import mmap
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,6 +55,9 @@ def run_program(load: Callable[[], Callable[[], object]], *, needs_stdout: bool)
             sys.stdout.flush()
             if stop.signal is None and (stdout is None or stdout.failure is None or end.code):
                 raise
+        except KeyboardInterrupt:
+            # Without a signal of ours where somebody else's handler, or a test, has raised it.
+            stop.signal = stop.signal or signal.SIGINT
         except BaseException as error:  # noqa: BLE001 - whatever happens, the last line on stderr has to say what
             del reserve
             if stop.signal is None:
@@ -78,7 +82,8 @@ class _Stop:
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> _Stop:
-        for number in _SIGNALS:
+        # Python lets no other thread handle signals.
+        for number in _SIGNALS if threading.current_thread() is threading.main_thread() else ():
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._handle)
         return self

@@ -232,11 +232,12 @@ def _judged(ensemble: Ensemble, lesions: Lesions, recipe: Recipe, *, workers: in
     views = mirrored_views(recipe.model)
     precision = ensemble.precision
     mixed = torch.autocast(ensemble.device.type, dtype=precision, enabled=precision != torch.float32)
-    with torch.inference_mode(), mixed:
-        for batch in track(stream, "lesions", total=count, console=Console(stderr=True)):
-            present.append(batch.present)
-            origins += batch.origins
-            on_device = batch.input.to(ensemble.device)
+    for batch in track(stream, "lesions", total=count, console=Console(stderr=True)):
+        present.append(batch.present)
+        origins += batch.origins
+        on_device = batch.input.to(ensemble.device)
+        # Around the network alone: without workers, the next batch is drawn in this process.
+        with torch.inference_mode(), mixed:
             for network, described in zip(ensemble.networks, features, strict=True):
                 seen = [network(mirrored(on_device, view)).presence_features.float() for view in views]
                 described.append(torch.stack(seen, dim=1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 
 LEAST_ML = 0.001
 MOST_PERCENT = 9999
-
-_log = logging.getLogger(__name__)
 
 
 def segment(
@@ -99,9 +96,6 @@ def segment(
             split_components=split_components,
         )
         read = time.perf_counter()
-        if not case.clicks and not any(prior.regions for prior in case.baselines.values()):
-            given = [str(path) for path in (lesions, baseline_clicks, followup_clicks) if path is not None]
-            _log.warning("%s: no lesion to look for; the map is empty", ", ".join(given))
         status.update("outlining the lesions")
         segmentation = segment_case(case, ensemble, labels=labels, refine_clicks=refine_clicks)
         segmented = time.perf_counter()

@@ -83,7 +83,7 @@ def test_mask_without_a_lesion_is_said(tmp_path: Path, bundle: Path, caplog: pyt
     options = {"baseline": scan(tmp_path / "before.mha"), "followup": scan(tmp_path / "after.mha")}
     assert segment(bundle, lesions=empty, output=tmp_path / "map.mha", **options) == 0
     assert ids_in(tmp_path / "map.mha") == {0}
-    assert caplog.messages == [f"{empty}: no lesion to look for, every voxel is 0 and there is no click"]
+    assert caplog.messages == [f"{empty}: no lesion to look for, neither outlined nor clicked"]
 
 
 def test_scan_that_is_not_in_hounsfield_units_is_refused(

@@ -212,7 +212,7 @@ def test_unfinished_fold_is_named(copied: Path) -> None:
     ("old", "new", "message"),
     [
         ("average_decay = 0.5", "average_decay = 0.6", "recipe.average_decay = 0.5; expected 0.6"),
-        ("lesions = 8", "lesions = 9", "recipe.presence.lesions = 8; expected 9"),
+        ("lesions = 24", "lesions = 25", "recipe.presence.lesions = 24; expected 25"),
         ("steps = 2", "steps = 3", "recipe.steps = 2; expected 3"),
     ],
 )
