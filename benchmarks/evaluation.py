@@ -67,25 +67,25 @@ def _maps(slices: int, width: int, lesions: int) -> tuple[LesionMap, LesionMap]:
     per_side = int(np.ceil(np.sqrt(lesions)))
     for number in range(lesions):
         row, column = divmod(number, per_side)
-        center = (
+        centre = (
             slices / 2 + generator.uniform(-4, 4),
             (row + 0.5) * width / per_side,
             (column + 0.5) * width / per_side,
         )
         radius = min(_RADII_MM[number % len(_RADII_MM)], 0.4 * width / per_side * _SPACING_ZYX_MM[1])
-        _paint(truth, center, radius, number + 1)
-        _paint(predicted, np.add(center, generator.uniform(-1, 1, 3)), 0.9 * radius, number + 1)
+        _paint(truth, centre, radius, number + 1)
+        _paint(predicted, np.add(centre, generator.uniform(-1, 1, 3)), 0.9 * radius, number + 1)
     return LesionMap(ids=truth, grid=grid), LesionMap(ids=predicted, grid=grid)
 
 
-def _paint(ids: np.ndarray, center: Sequence[float], radius_mm: float, lesion_id: int) -> None:
+def _paint(ids: np.ndarray, centre: Sequence[float], radius_mm: float, lesion_id: int) -> None:
     reach = np.ceil(radius_mm / np.array(_SPACING_ZYX_MM))
-    low = np.maximum(np.floor(center - reach), 0).astype(int)
-    high = np.minimum(np.ceil(center + reach) + 1, ids.shape).astype(int)
+    low = np.maximum(np.floor(centre - reach), 0).astype(int)
+    high = np.minimum(np.ceil(centre + reach) + 1, ids.shape).astype(int)
     box = tuple(slice(first, last) for first, last in zip(low, high, strict=True))
     offsets = [
         (np.arange(first, last) - middle) * step
-        for first, last, middle, step in zip(low, high, center, _SPACING_ZYX_MM, strict=True)
+        for first, last, middle, step in zip(low, high, centre, _SPACING_ZYX_MM, strict=True)
     ]
     z, y, x = np.meshgrid(*offsets, indexing="ij", sparse=True)
     ids[box][z**2 + y**2 + x**2 <= radius_mm**2] = lesion_id

@@ -16,7 +16,7 @@ from longilesion.ensemble import Ensemble
 from longilesion.evaluation.exam import Exam, ScoringSettings
 from longilesion.evaluation.folders import find_exams
 from longilesion.evaluation.lesions import LesionScore
-from longilesion.evaluation.measures import Outline, center_xyz_mm
+from longilesion.evaluation.measures import Outline, centre_xyz_mm
 from longilesion.evaluation.methods import prediction_of, without_followup_clicks
 from longilesion.evaluation.reading import read_exam
 from longilesion.evaluation.scoring import score_exam
@@ -102,7 +102,7 @@ def _with_perfect_clicks(case: Case, exam: Exam) -> Case:
     for name in case.followups:
         truth = exam.truth[name]
         for lesion_id, region in lesion_regions(truth.ids).items():
-            point = center_xyz_mm(Outline.of(truth, [lesion_id], [region]))
+            point = centre_xyz_mm(Outline.of(truth, [lesion_id], [region]))
             middles[lesion_id] = Click(scan_name=name, point_xyz_mm=triple(point))
     true_ids = {lesion_id: fact.true_id or lesion_id for lesion_id, fact in exam.facts.items()}
     clicks = (

@@ -77,7 +77,7 @@ def registration_pair(
     motion = random_motion(
         generator,
         motion_settings,
-        center_zyx_mm=scene.middle_zyx_mm,
+        centre_zyx_mm=scene.middle_zyx_mm,
         half_zyx_mm=scene.side_zyx_mm / 2,
         lungs_mm=source.lungs_mm,
         growths=tuple(shown.growth for shown in scene.shown),
@@ -214,7 +214,7 @@ def _places(
     """Middles of the lesions that the baseline shows and points of the body, in mm from the volume's first voxel."""
     margin = np.array([5.0, 5.0, 5.0])
     low, high = frame.middle_zyx_mm - frame.half_zyx_mm + margin, frame.middle_zyx_mm + frame.half_zyx_mm - margin
-    lesions = [lesion.center_zyx_mm for lesion in scene.lesions if lesion.baseline]
+    lesions = [lesion.centre_zyx_mm for lesion in scene.lesions if lesion.baseline]
     body = np.argwhere(source.hu[::2, ::4, ::4] > _BODY_HU) * [2, 4, 4] * source.spacing_zyx_mm
     body = body[((body > low) & (body < high)).all(axis=1)]
     chosen = body[generator.choice(len(body), min(POINTS, len(body)), replace=False)]

@@ -30,21 +30,21 @@ def place_vois(case: Case, prompt: LesionPrompt, settings: ModelSettings) -> Pla
     prior = case.baselines[prompt.baseline.scan_name]
     region = prior.regions.get(prompt.lesion_id)
     click = np.array(prompt.baseline.point_xyz_mm)
-    center = click if region is None else np.array(prior.scan.grid.world_xyz_mm(region.center_zyx))
+    centre = click if region is None else np.array(prior.scan.grid.world_xyz_mm(region.centre_zyx))
     extent = np.zeros(3) if region is None else extent_zyx_mm(prior, region)
     is_on_lesion = region is None or prompt.lesion_id in prior.lesions_at(prompt.baseline.point_xyz_mm)
-    expected = np.array(prompt.followup.point_xyz_mm) + (center - click if is_on_lesion else 0.0)
+    expected = np.array(prompt.followup.point_xyz_mm) + (centre - click if is_on_lesion else 0.0)
     shift, similarity = best_shift(
         prior.scan,
         case.followups[prompt.followup.scan_name],
-        centers_xyz_mm=(triple(center), triple(expected)),
+        centres_xyz_mm=(triple(centre), triple(expected)),
         extent_mm=float(extent.max()),
         settings=settings.alignment,
     )
     lattice_mm = np.array(settings.voi.shape_zyx) * np.array(settings.voi.spacing_zyx_mm)
     return Placement(
         followup_xyz_mm=triple(expected + shift),
-        baseline_xyz_mm=triple(center),
+        baseline_xyz_mm=triple(centre),
         zoom=_zoom(float((extent / lattice_mm).max()), prompt.confidence, settings.voi),
         similarity=similarity,
     )
@@ -74,20 +74,20 @@ def best_shift(
     baseline: Scan,
     followup: Scan,
     *,
-    centers_xyz_mm: tuple[Triple, Triple],
+    centres_xyz_mm: tuple[Triple, Triple],
     extent_mm: float,
     settings: AlignmentSettings,
 ) -> tuple[Float[np.ndarray, "3"], float | None]:
     """The translation (x, y, z in mm) of the follow-up centre that maximises correlation less a penalty on distance.
 
-    The lesion between the two `centers_xyz_mm` (baseline, follow-up) spans `extent_mm`. Also returns the correlation
+    The lesion between the two `centres_xyz_mm` (baseline, follow-up) spans `extent_mm`. Also returns the correlation
     there; None, with no translation, where the baseline shows a single HU value.
     """
     template_mm = float(np.clip(extent_mm / 2 + 10.0, settings.template_radius_mm, 2 * settings.template_radius_mm))
     template_radius = round(template_mm / settings.spacing_mm)
     search_radius = round(settings.search_radius_mm / settings.spacing_mm)
-    template = _neighbourhood(baseline, centers_xyz_mm[0], radius=template_radius, settings=settings)
-    searched = _neighbourhood(followup, centers_xyz_mm[1], radius=template_radius + search_radius, settings=settings)
+    template = _neighbourhood(baseline, centres_xyz_mm[0], radius=template_radius, settings=settings)
+    searched = _neighbourhood(followup, centres_xyz_mm[1], radius=template_radius + search_radius, settings=settings)
     correlation = _correlation(searched, template)
     if correlation is None:
         return np.zeros(3), None
@@ -106,12 +106,12 @@ def _directions(grid: Grid) -> Float[np.ndarray, "3 3"]:
 
 
 def _neighbourhood(
-    scan: Scan, center_xyz_mm: Triple, *, radius: int, settings: AlignmentSettings
+    scan: Scan, centre_xyz_mm: Triple, *, radius: int, settings: AlignmentSettings
 ) -> Float32[np.ndarray, "n n n"]:
     _, grid = scan.grid.lps_view(scan.hu)
     step = settings.spacing_mm / np.array(grid.spacing_zyx_mm)
     side = 2 * radius + 1
-    start = np.array(grid.index_zyx(center_xyz_mm)) - radius * step
+    start = np.array(grid.index_zyx(centre_xyz_mm)) - radius * step
     lattice = grid.lattice(start_zyx=start, step_zyx=step, shape_zyx=(side, side, side))
     return np.asarray(np.clip(sample_scan(scan, lattice), *settings.clip_hu))
 
@@ -120,13 +120,13 @@ def _correlation(
     searched: Float32[np.ndarray, "m m m"], template: Float32[np.ndarray, "n n n"]
 ) -> Float[np.ndarray, "k k k"] | None:
     """Normalised cross-correlation wherever the template lies wholly inside; None for a flat template."""
-    centered = template - template.mean(dtype=np.float64)
-    energy = float(np.sqrt((centered**2).sum()))
+    centred = template - template.mean(dtype=np.float64)
+    energy = float(np.sqrt((centred**2).sum()))
     if energy < 1.0:
         return None
     side, count = template.shape[0], template.size
     searched = searched.astype(np.float64)
-    product = _products(searched, centered)
+    product = _products(searched, centred)
     mean = _box_sums(searched, side) / count
     spread = np.sqrt(np.maximum(_box_sums(searched**2, side) - count * mean**2, 1.0))
     return np.asarray(product / (energy * spread))

@@ -7,7 +7,7 @@ from pathlib import Path
 from longilesion.case_files import read_case
 from longilesion.ensemble import Ensemble, load_ensemble
 from longilesion.errors import InputError
-from longilesion.labeling import Labels
+from longilesion.labelling import Labels
 from longilesion.pipeline import Segmentation, segment_case
 
 

@@ -74,7 +74,7 @@ class LesionRegion:
         return z, y, x
 
     @property
-    def center_zyx(self) -> Triple:
+    def centre_zyx(self) -> Triple:
         """The middle of the box, as a fractional voxel index."""
         z, y, x = ((start + stop - 1) / 2 for start, stop in zip(self.start_zyx, self.stop_zyx, strict=True))
         return z, y, x
@@ -107,13 +107,13 @@ class Baseline:
         if self.lesions is None:
             return {}
         grid = self.lesions.grid
-        center = np.array(grid.index_zyx(point_xyz_mm))
+        centre = np.array(grid.index_zyx(point_xyz_mm))
         reach = radius_mm / np.array(grid.spacing_zyx_mm)
-        low = np.clip(np.ceil(center - reach), 0, grid.shape_zyx).astype(int)
-        high = np.clip(np.floor(center + reach) + 1, low, grid.shape_zyx).astype(int)
+        low = np.clip(np.ceil(centre - reach), 0, grid.shape_zyx).astype(int)
+        high = np.clip(np.floor(centre + reach) + 1, low, grid.shape_zyx).astype(int)
         nearby = self.lesions.ids[tuple(slice(*ends) for ends in zip(low, high, strict=True))]
         voxels = np.argwhere(nearby)
-        distances = np.linalg.norm((voxels + low - center) * grid.spacing_zyx_mm, axis=1)
+        distances = np.linalg.norm((voxels + low - centre) * grid.spacing_zyx_mm, axis=1)
         near: dict[int, float] = {}
         for lesion_id, distance in zip(nearby[tuple(voxels.T)].tolist(), distances.tolist(), strict=True):
             if distance <= min(radius_mm, near.get(lesion_id, radius_mm)):

@@ -76,7 +76,7 @@ def _click_sigma_mm(voi: Voi, settings: EncodingSettings) -> float:
 def _heatmap(voi: Voi, sigma_mm: float) -> Float32[np.ndarray, "z y x"]:
     """A Gaussian around the click whose value at the click itself is 1."""
     z, y, x = (
-        np.exp(-0.5 * ((np.arange(count) - center) * spacing / sigma_mm) ** 2).astype(np.float32)
-        for count, center, spacing in zip(voi.hu.shape, voi.click_zyx, voi.grid.spacing_zyx_mm, strict=True)
+        np.exp(-0.5 * ((np.arange(count) - centre) * spacing / sigma_mm) ** 2).astype(np.float32)
+        for count, centre, spacing in zip(voi.hu.shape, voi.click_zyx, voi.grid.spacing_zyx_mm, strict=True)
     )
     return z[:, None, None] * y[:, None] * x

@@ -56,7 +56,7 @@ class Grid:
         return float(np.prod(self.spacing_zyx_mm)) / 1000.0
 
     @property
-    def center_xyz_mm(self) -> Triple:
+    def centre_xyz_mm(self) -> Triple:
         """World position of the grid's middle."""
         return self.world_xyz_mm((np.array(self.shape_zyx) - 1) / 2)
 

@@ -83,8 +83,8 @@ def _since(
 def _at_click(voi: Voi, smooth: Float32[np.ndarray, "z y x"], settings: LikelihoodSettings) -> TissueHu:
     """What lies at the click, or at the nearest voxel where the click lies outside, and in a ring around it."""
     axes = [
-        (np.arange(count) - np.clip(round(center), 0, count - 1)) * spacing
-        for count, center, spacing in zip(voi.hu.shape, voi.click_zyx, voi.grid.spacing_zyx_mm, strict=True)
+        (np.arange(count) - np.clip(round(centre), 0, count - 1)) * spacing
+        for count, centre, spacing in zip(voi.hu.shape, voi.click_zyx, voi.grid.spacing_zyx_mm, strict=True)
     ]
     z, y, x = (axis.astype(np.float32) ** 2 for axis in axes)
     squared_mm = z[:, None, None] + y[:, None] + x

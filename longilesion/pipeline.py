@@ -28,7 +28,7 @@ from longilesion.case import (
 from longilesion.encoding import encode
 from longilesion.ensemble import Ensemble
 from longilesion.geometry import Triple
-from longilesion.labeling import LabelledScan, Labels, label_lesions
+from longilesion.labelling import LabelledScan, Labels, label_lesions
 from longilesion.prompts import complete_prompts
 from longilesion.voi import Placement, sample_voi_pair
 

@@ -129,8 +129,8 @@ def _baseline_click(case: Case, pair: ClickPair, doubtful: Collection[ScanName])
         if pair.lesion_id in case.baselines[given.scan_name].lesions_at(given.point_xyz_mm):
             return given
         name = given.scan_name
-    center = case.baselines[name].scan.grid.world_xyz_mm(outlines[name].center_zyx)
-    return Click(scan_name=name, point_xyz_mm=center)
+    centre = case.baselines[name].scan.grid.world_xyz_mm(outlines[name].centre_zyx)
+    return Click(scan_name=name, point_xyz_mm=centre)
 
 
 def _is_corrected(case: Case, prompt: LesionPrompt, pairs: Mapping[int, ClickPair]) -> bool:

@@ -60,10 +60,10 @@ class VoiPair:
     baseline_others: Float32[np.ndarray, "z y x"] | None
 
 
-def lattice_around(grid: Grid, center_xyz_mm: Triple, settings: VoiSettings, *, zoom: float) -> Grid:
+def lattice_around(grid: Grid, centre_xyz_mm: Triple, settings: VoiSettings, *, zoom: float) -> Grid:
     """The lattice along the axes of `grid` whose middle is the given point."""
     step = np.array(settings.spacing_zyx_mm) * zoom / np.array(grid.spacing_zyx_mm)
-    start = np.array(grid.index_zyx(center_xyz_mm)) - step * (np.array(settings.shape_zyx) - 1) / 2
+    start = np.array(grid.index_zyx(centre_xyz_mm)) - step * (np.array(settings.shape_zyx) - 1) / 2
     return grid.lattice(start_zyx=start, step_zyx=step, shape_zyx=settings.shape_zyx)
 
 
@@ -175,14 +175,14 @@ def sample_scan(scan: Scan, lattice: Grid) -> Float32[np.ndarray, "z y x"]:
 def _sample_voi(
     scan: Scan,
     click_xyz_mm: Triple,
-    center_xyz_mm: Triple,
+    centre_xyz_mm: Triple,
     *,
     settings: VoiSettings,
     zoom: float,
     confidence: float = 1.0,
 ) -> Voi:
     _, grid = scan.grid.lps_view(scan.hu)
-    lattice = lattice_around(grid, center_xyz_mm, settings, zoom=zoom)
+    lattice = lattice_around(grid, centre_xyz_mm, settings, zoom=zoom)
     return Voi(
         hu=sample_scan(scan, lattice),
         grid=lattice,

@@ -130,8 +130,8 @@ def drawn(phantom: PhantomCase, plans: Sequence[PlannedLesion], *, first_image: 
         now, own_id = patient.followup[after], plan.lesion_id + first_id
         patient.rows[own_id] = {
             "lesion_id": own_id,
-            "cog_bl": "" if is_new else _center(was, own_id),
-            "cog_fu": "" if truth_id is None else _center(now, truth_id + first_id),
+            "cog_bl": "" if is_new else _centre(was, own_id),
+            "cog_fu": "" if truth_id is None else _centre(now, truth_id + first_id),
             "cog_backpropagated": _text(pair.baseline, was) if is_new else "",
             # New lesions have nothing to propagate.
             "cog_propagated": "" if is_new else _text(pair.followup, now),
@@ -252,7 +252,7 @@ def _shifted(lesions: LesionMap, first_id: int) -> LesionMap:
     return LesionMap(ids=ids, grid=lesions.grid)
 
 
-def _center(image: Image, lesion_id: int) -> str:
+def _centre(image: Image, lesion_id: int) -> str:
     z, y, x = center_of_mass(image.lesions.ids == lesion_id)
     return f"{x:.2f} {y:.2f} {z:.2f}"
 

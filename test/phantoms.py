@@ -62,8 +62,8 @@ class View:
         extent_xyz = np.abs(direction).round().T @ [*self.width_xy_mm, high - low]
         spacing_xyz = np.array(self.spacing_zyx_mm)[::-1]
         count_xyz = np.round(extent_xyz / spacing_xyz).astype(int)
-        center = np.add(self.middle_xyz_mm, (0.0, 0.0, (low + high) / 2))
-        origin = center - direction @ (spacing_xyz * (count_xyz - 1) / 2)
+        centre = np.add(self.middle_xyz_mm, (0.0, 0.0, (low + high) / 2))
+        origin = centre - direction @ (spacing_xyz * (count_xyz - 1) / 2)
         x, y, z = count_xyz.tolist()
         return Grid.from_spacing((z, y, x), self.spacing_zyx_mm, origin_xyz_mm=origin, direction=direction)
 
@@ -122,14 +122,14 @@ def torso_case(
     truth = {shown.name: _renamed(shown.lesions, truth_ids) for shown in later}
     clicks = []
     for plan in lesions:
-        center = (before | after)[plan.lesion_id].center_xyz_mm
+        centre = (before | after)[plan.lesion_id].centre_xyz_mm
         # The outline is known in the baseline; everything else is propagated by registration, and noisy.
         first_error = 3.0 if plan.fate == "new" else 0.0
         clicks.append(
             ClickPair(
                 lesion_id=plan.lesion_id,
-                baseline=_click(earlier, center, generator.normal(0, 1, 3) * first_error),
-                followup=_click(later, center, generator.normal(0, 1, 3) * click_error_mm),
+                baseline=_click(earlier, centre, generator.normal(0, 1, 3) * first_error),
+                followup=_click(later, centre, generator.normal(0, 1, 3) * click_error_mm),
             )
         )
     case = Case(
@@ -170,7 +170,7 @@ def _time_point(
         scan = paint([*anatomy.solids, *lesions.values()], grid, pose, generator=generator, noise_hu=noise_hu)
         ids = np.zeros(grid.shape_zyx, np.uint16)
         for lesion_id, solid in lesions.items():
-            if lesion_id not in marked and grid.contains(grid.index_zyx(pose.world_xyz_mm(solid.center_xyz_mm))):
+            if lesion_id not in marked and grid.contains(grid.index_zyx(pose.world_xyz_mm(solid.centre_xyz_mm))):
                 window, inside = outline(solid, grid, pose)
                 ids[window][inside] = lesion_id
                 marked.add(lesion_id)
@@ -194,16 +194,16 @@ def _placed(
         radius = plan.radius_mm * max(1.0, GROWTH.get(plan.fate, 1.0))
         if plan.fate == "merged" and partner is not None:
             gap = partner.radius_mm + plan.radius_mm + 5.0
-            center = np.add(before[partner.lesion_id].center_xyz_mm, (gap, 0.0, 0.0))
+            centre = np.add(before[partner.lesion_id].centre_xyz_mm, (gap, 0.0, 0.0))
             partner = None
         else:
-            center = _free_place(anatomy.organs[plan.organ], plan, radius, generator, taken, (baselines, followups))
+            centre = _free_place(anatomy.organs[plan.organ], plan, radius, generator, taken, (baselines, followups))
             partner = plan if plan.fate == "merged" else None
-        taken.append((center, radius))
+        taken.append((centre, radius))
         hu = anatomy.organs[plan.organ].layers[0][1] + CONTRAST_HU[plan.organ]
         shape = generator.uniform(0.85, 1.15, 3)
         first = Ellipsoid(
-            center_xyz_mm=triple(center),
+            centre_xyz_mm=triple(centre),
             radii_xyz_mm=triple(plan.radius_mm * shape),
             layers=((0.0, hu), (plan.radius_mm / 2, hu - 12.0)),
             lumpiness=0.18,
@@ -230,15 +230,15 @@ def _free_place(
         if "lung" in plan.organ:
             # Below its middle a lung is full of heart and diaphragm.
             offset[2] = abs(offset[2])
-        center = np.array(organ.center_xyz_mm) + offset * np.array(organ.radii_xyz_mm)
+        centre = np.array(organ.centre_xyz_mm) + offset * np.array(organ.radii_xyz_mm)
         if plan.height_mm is not None:
-            center[2] = plan.height_mm
-        low, high = center[2] - radius - 8.0, center[2] + radius + 8.0
+            centre[2] = plan.height_mm
+        low, high = centre[2] - radius - 8.0, centre[2] + radius + 8.0
         shown = all(
             any(view.heights_mm[0] <= low and high <= view.heights_mm[1] for view in views) for views in time_points
         )
-        if shown and all(np.linalg.norm(center - other) > room + other_room + 12.0 for other, other_room in taken):
-            return center
+        if shown and all(np.linalg.norm(centre - other) > room + other_room + 12.0 for other, other_room in taken):
+            return centre
     raise ValueError(f"lesion {plan.lesion_id} finds no place in the {plan.organ} that the views show")
 
 
@@ -257,10 +257,10 @@ def _renamed(lesions: LesionMap, truth_ids: Mapping[int, int]) -> LesionMap:
     return LesionMap(ids=ids, grid=lesions.grid)
 
 
-def _click(shown: Sequence[_Shown], center_xyz_mm: Triple, error_xyz_mm: np.ndarray) -> Click:
+def _click(shown: Sequence[_Shown], centre_xyz_mm: Triple, error_xyz_mm: np.ndarray) -> Click:
     for part in shown:
-        grid, world = part.scan.grid, part.pose.world_xyz_mm(center_xyz_mm)
+        grid, world = part.scan.grid, part.pose.world_xyz_mm(centre_xyz_mm)
         if grid.contains(grid.index_zyx(world)):
             moved = grid.clamped(grid.index_zyx(np.add(world, error_xyz_mm)))
             return Click(scan_name=part.name, point_xyz_mm=grid.world_xyz_mm(moved))
-    raise ValueError(f"no scan shows the point {center_xyz_mm}")
+    raise ValueError(f"no scan shows the point {centre_xyz_mm}")

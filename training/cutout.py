@@ -78,8 +78,8 @@ def cut(whole: CutOut, settings: ModelSettings, jitters: Sequence[JitterSettings
     """Only what can be looked at of a lesion by inference, and by what strays from its placement as `jitters` say."""
     placement, prompt = whole.placement, whole.prompt
     followup = whole.case.followups[prompt.followup.scan_name]
-    centers = [placement.followup_xyz_mm, prompt.followup.point_xyz_mm]
-    box = _box(followup, centers, placement, settings, jitters)
+    centres = [placement.followup_xyz_mm, prompt.followup.point_xyz_mm]
+    box = _box(followup, centres, placement, settings, jitters)
     baselines: dict[ScanName, Baseline] = {}
     if prompt.baseline is not None and placement.baseline_xyz_mm is not None:
         prior = whole.case.baselines[prompt.baseline.scan_name]
@@ -173,7 +173,7 @@ def _assembled(arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> 
 
 def _box(
     scan: Scan,
-    centers_xyz_mm: list[Triple],
+    centres_xyz_mm: list[Triple],
     placement: Placement,
     settings: ModelSettings,
     jitters: Sequence[JitterSettings],
@@ -185,8 +185,8 @@ def _box(
         *((jitter.lattice(settings.voi), placement.zoom * jitter.zoom_factor, jitter.shift_mm) for jitter in jitters),
     ]
     corners: list[Triple] = []
-    for center, (voi, zoom, shift_mm) in product(centers_xyz_mm, lattices):
-        start, step = lps.axis_steps(lattice_around(lps, center, voi, zoom=zoom))
+    for centre, (voi, zoom, shift_mm) in product(centres_xyz_mm, lattices):
+        start, step = lps.axis_steps(lattice_around(lps, centre, voi, zoom=zoom))
         reach = GREATEST_SHIFT * shift_mm / np.array(lps.spacing_zyx_mm)
         window = sampled_window(
             start - reach,

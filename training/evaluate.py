@@ -23,7 +23,7 @@ from longilesion.case import Case, LesionMap, lesion_regions
 from longilesion.ensemble import Ensemble, load_ensemble
 from longilesion.evaluation.exam import Fate, Prediction, ScoringSettings
 from longilesion.evaluation.lesions import LesionScore
-from longilesion.evaluation.measures import Outline, center_xyz_mm
+from longilesion.evaluation.measures import Outline, centre_xyz_mm
 from longilesion.evaluation.methods import prediction_of
 from longilesion.evaluation.run import sum_up
 from longilesion.evaluation.scoring import ExamScore, score_exam
@@ -128,11 +128,11 @@ def _at_clicks(case: Case, ids: UInt16[np.ndarray, "z y x"]) -> Outlined:
 
 def _distances_mm(pair: SyntheticPair, places_xyz_mm: Mapping[int, Triple]) -> list[tuple[Fate, float]]:
     regions = lesion_regions(pair.truth.ids)
-    centers = {each: center_xyz_mm(Outline.of(pair.truth, [each], [region])) for each, region in regions.items()}
+    centres = {each: centre_xyz_mm(Outline.of(pair.truth, [each], [region])) for each, region in regions.items()}
     return [
-        (fact.fate, float(np.linalg.norm(np.subtract(centers[lesion_id], places_xyz_mm[lesion_id]))))
+        (fact.fate, float(np.linalg.norm(np.subtract(centres[lesion_id], places_xyz_mm[lesion_id]))))
         for lesion_id, fact in pair.facts.items()
-        if lesion_id in centers and lesion_id in places_xyz_mm
+        if lesion_id in centres and lesion_id in places_xyz_mm
     ]
 
 

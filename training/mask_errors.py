@@ -85,10 +85,10 @@ def _spurious_lesion(
     for _ in range(_ATTEMPTS):
         radius = np.exp(generator.uniform(*np.log(_SPURIOUS_RADII_MM)))
         radii_voxels = radius * _SPURIOUS_ELONGATION ** generator.uniform(-0.5, 0.5, 3) / spacing
-        center = generator.uniform(0, np.array(occupied.shape) - 1)
+        centre = generator.uniform(0, np.array(occupied.shape) - 1)
         z, y, x = (
             ((np.arange(size) - middle) / length) ** 2
-            for size, middle, length in zip(occupied.shape, center, radii_voxels, strict=True)
+            for size, middle, length in zip(occupied.shape, centre, radii_voxels, strict=True)
         )
         distance = np.sqrt(z[:, None, None] + y[:, None] + x)
         # Falls from 1 to 0 over about a voxel, as masks that are sampled on a lattice do.

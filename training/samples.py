@@ -99,13 +99,13 @@ def collate(samples: Sequence[Sample], recipe: Recipe) -> Batch:
 def _jittered(
     placement: Placement, prompt: LesionPrompt, generator: np.random.Generator, jitter: JitterSettings
 ) -> Placement:
-    center = placement.followup_xyz_mm
+    centre = placement.followup_xyz_mm
     if generator.random() < jitter.unaligned_share:
-        center = prompt.followup.point_xyz_mm
+        centre = prompt.followup.point_xyz_mm
     shift = np.clip(generator.normal(0, 1, 3), -GREATEST_SHIFT, GREATEST_SHIFT) * jitter.shift_mm
     limit = np.log(jitter.zoom_factor)
     zoom = placement.zoom * float(np.exp(generator.uniform(-limit, limit)))
-    return replace(placement, followup_xyz_mm=triple(np.array(center) + shift), zoom=zoom)
+    return replace(placement, followup_xyz_mm=triple(np.array(centre) + shift), zoom=zoom)
 
 
 def _moved_clicks(

@@ -101,7 +101,7 @@ def find_examples(sources: Sequence[Source], settings: SynthesisSettings, *, cou
 
 def _off_middle_mm(pair: SyntheticPair, lesion_id: int) -> float:
     """How far from the baseline's middle a lesion lies, where it may be cut off."""
-    middle = pair.case.baselines["primary"].scan.grid.center_xyz_mm
+    middle = pair.case.baselines["primary"].scan.grid.centre_xyz_mm
     places = [
         click.baseline.point_xyz_mm for click in pair.case.clicks if click.lesion_id == lesion_id and click.baseline
     ]

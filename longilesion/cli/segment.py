@@ -17,7 +17,7 @@ from longilesion.config import Device, Precision
 from longilesion.errors import InputError
 from longilesion.files import check_replaceable, written_together
 from longilesion.images import check_lesion_map, check_writable_format, write_lesion_map
-from longilesion.labeling import Labels
+from longilesion.labelling import Labels
 from longilesion.shipped import SHIPPED_MODEL
 from longilesion.startup import lasting_imports
 

@@ -16,7 +16,7 @@ from longilesion.evaluation.exam import BaselineLesion, Exam, Fate, Prediction, 
 from longilesion.evaluation.fates import predicted_fates
 from longilesion.evaluation.measures import (
     Outline,
-    center_xyz_mm,
+    centre_xyz_mm,
     hausdorff_95_mm,
     largest_axial_diameter_mm,
     surface_dice,
@@ -177,7 +177,7 @@ def _by_id(exam: Exam, pair: _Pair, settings: ScoringSettings) -> dict[str, Any]
         "diameter_mm": diameter_mm,
         "click_error_mm": None
         if click is None or click.scan != pair.scan
-        else float(np.linalg.norm(np.subtract(click.point_xyz_mm, center_xyz_mm(pair.truth)))),
+        else float(np.linalg.norm(np.subtract(click.point_xyz_mm, centre_xyz_mm(pair.truth)))),
         "true_volume_ml": true_voxels * voxel_ml,
         "predicted_volume_ml": predicted_voxels * voxel_ml,
         "true_diameter_mm": diameter_mm,

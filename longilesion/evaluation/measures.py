@@ -84,7 +84,7 @@ def largest_axial_diameter_mm(outline: Outline) -> float:
     return longest
 
 
-def center_xyz_mm(outline: Outline) -> Triple:
+def centre_xyz_mm(outline: Outline) -> Triple:
     """The centre of gravity."""
     return outline.grid.world_xyz_mm(np.argwhere(outline.mask).mean(axis=0) + outline.start_zyx)
 

@@ -48,8 +48,8 @@ class LocalPresence(nn.Module):
         # Sums over 10^5 voxels: bfloat16 would lose small lesions.
         with torch.autocast(outline.device.type, enabled=False):
             outline, probability = outline.float(), probability.float()
-            center = _center_gaussian(outline).expand_as(outline)
-            regions = torch.cat((center, outline, _shell(outline), probability, _shell(probability)), dim=1).flatten(2)
+            centre = _centre_gaussian(outline).expand_as(outline)
+            regions = torch.cat((centre, outline, _shell(outline), probability, _shell(probability)), dim=1).flatten(2)
             mass = regions.sum(2)
             # Map by map, since a concatenated copy of all of them would cost more than their sums.
             sums = [regions @ maps.float().flatten(2).transpose(1, 2) for maps in (*features, *images)]
@@ -78,7 +78,7 @@ def _shell(mask: Float[Tensor, "batch 1 z y x"]) -> Float[Tensor, "batch 1 z y x
     return near.float() * (1 - mask)
 
 
-def _center_gaussian(maps: Float[Tensor, "batch c z y x"]) -> Float[Tensor, "1 1 z y x"]:
+def _centre_gaussian(maps: Float[Tensor, "batch c z y x"]) -> Float[Tensor, "1 1 z y x"]:
     """A Gaussian at the middle whose deviation is a tenth of each axis' length."""
     axes = [torch.linspace(-5, 5, length, device=maps.device) for length in maps.shape[2:]]
     z, y, x = ((-0.5 * axis**2).exp() for axis in axes)

@@ -63,8 +63,8 @@ def find_shift(baseline: ReducedScan, followup: ReducedScan) -> Shift | None:
 
 def body_centres_shift(baseline: ReducedScan, followup: ReducedScan) -> Shift:
     """Fallback without any similarity: the vector between the two bodies' centres of mass."""
-    centers = [np.argwhere(scan.body).mean(axis=0)[::-1] * scan.spacing_mm for scan in (baseline, followup)]
-    return Shift(xyz_mm=centers[1] - centers[0], correlation=0.0)
+    centres = [np.argwhere(scan.body).mean(axis=0)[::-1] * scan.spacing_mm for scan in (baseline, followup)]
+    return Shift(xyz_mm=centres[1] - centres[0], correlation=0.0)
 
 
 def _first_voxel(coarse: ReducedScan, scan: ReducedScan) -> Float64[np.ndarray, "3"]:

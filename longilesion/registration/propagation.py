@@ -84,7 +84,7 @@ def find_places(
             shift, correlation = best_shift(
                 baseline,
                 followup,
-                centers_xyz_mm=(point, start),
+                centres_xyz_mm=(point, start),
                 extent_mm=extents_mm[number],
                 settings=_SEARCH,
             )

@@ -32,9 +32,9 @@ def find_rigid(baseline: ReducedScan, followup: ReducedScan, shift: Shift) -> Fl
     """
     if min(*baseline.hu.shape, *followup.hu.shape) < _FEWEST_VOXELS:
         return None
-    center = np.argwhere(baseline.body).mean(axis=0)[::-1] * baseline.spacing_mm
+    centre = np.argwhere(baseline.body).mean(axis=0)[::-1] * baseline.spacing_mm
     motion = sitk.Euler3DTransform()
-    motion.SetCenter(center.tolist())
+    motion.SetCenter(centre.tolist())
     motion.SetTranslation(shift.xyz_mm.tolist())
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(_BINS)
@@ -59,8 +59,8 @@ def find_rigid(baseline: ReducedScan, followup: ReducedScan, shift: Shift) -> Fl
         return None
     matrix = np.eye(4)
     matrix[:3, :3] = np.array(motion.GetMatrix()).reshape(3, 3)
-    matrix[:3, 3] = np.array(motion.TransformPoint(center.tolist())) - matrix[:3, :3] @ center
-    moved = matrix[:3, :3] @ center + matrix[:3, 3] - center - shift.xyz_mm
+    matrix[:3, 3] = np.array(motion.TransformPoint(centre.tolist())) - matrix[:3, :3] @ centre
+    moved = matrix[:3, :3] @ centre + matrix[:3, 3] - centre - shift.xyz_mm
     turn_deg = np.degrees(np.arccos(np.clip((np.trace(matrix[:3, :3]) - 1) / 2, -1, 1)))
     is_sane = turn_deg <= _GREATEST_TURN_DEG and float(np.linalg.norm(moved)) <= _GREATEST_SHIFT_MM
     return matrix if is_sane else None

@@ -37,7 +37,7 @@ from longilesion.evaluation.detection import ExamLesions, average_precision, ran
 from longilesion.evaluation.exam import Exam, LesionFact, Prediction, ScoringSettings
 from longilesion.evaluation.lesions import best_matches
 from longilesion.evaluation.longitudinal import FATES, RESPONSES, agreement, concordance, confusion
-from longilesion.evaluation.measures import Outline, center_xyz_mm, hausdorff_95_mm
+from longilesion.evaluation.measures import Outline, centre_xyz_mm, hausdorff_95_mm
 from longilesion.evaluation.overlap import Overlap
 from longilesion.evaluation.scoring import score_exam
 from longilesion.evaluation.summary import Evaluation, ExamRow
@@ -70,8 +70,8 @@ def bumpy_pair(seed: int, grid: Grid) -> tuple[NDArray[np.bool_], NDArray[np.boo
     for _ in range(2):
         mask = np.zeros(grid.shape_zyx, np.bool_)
         for _ in range(2):
-            center = np.array(grid.center_xyz_mm) + generator.uniform(-4, 4, 3)
-            mask |= ball(grid, center, generator.uniform(3, 7))
+            centre = np.array(grid.centre_xyz_mm) + generator.uniform(-4, 4, 3)
+            mask |= ball(grid, centre, generator.uniform(3, 7))
         mask ^= generator.random(grid.shape_zyx) < 0.002
         masks.append(mask)
     return masks[0], masks[1]
@@ -257,11 +257,11 @@ def test_detected_balls_are_those_whose_centres_evalutils_finds_near() -> None:
     shared = (4 + 1.256) * (2 - 1.256) ** 2 / 16
     assert shared / (2 - shared) == pytest.approx(0.1, abs=1e-4)
     grid = Grid.from_spacing((40, 60, 240), (1.5, 1.0, 1.0))
-    centers = {number: (20.0 + 40 * number, 20.0, 28.0) for number in range(6)}
+    centres = {number: (20.0 + 40 * number, 20.0, 28.0) for number in range(6)}
     moved = {0: (0, 0, 0), 1: (0, 0.5 * radius, 0), 2: (1.1 * radius, 0, 0), 3: (0, 1.4 * radius, 0)}
-    truth = {number + 1: (center, radius) for number, center in centers.items()}
+    truth = {number + 1: (centre, radius) for number, centre in centres.items()}
     predicted = {
-        number + 1: (tuple(np.add(centers[number], offset).tolist()), radius) for number, offset in moved.items()
+        number + 1: (tuple(np.add(centres[number], offset).tolist()), radius) for number, offset in moved.items()
     }
     predicted[9] = ((120.0, 48.0, 28.0), radius)
     counts = count_detections(truth, predicted, grid)
@@ -277,7 +277,7 @@ def test_second_half_of_a_lesion_is_a_false_positive_as_it_is_to_evalutils() -> 
     halves[:, :, 16:][truth.ids[:, :, 16:] == 1] = 2
     predicted = LesionMap(ids=halves, grid=grid)
     counts = map_counts(truth, predicted)
-    score = score_detection(ground_truth=centers_of(truth), predictions=centers_of(predicted), radius=1.256 * 9)
+    score = score_detection(ground_truth=centres_of(truth), predictions=centres_of(predicted), radius=1.256 * 9)
     assert counts == (score.true_positives, score.false_positives, score.false_negatives) == (1, 1, 0)
 
 
@@ -315,14 +315,14 @@ def map_counts(truth: LesionMap, predicted: LesionMap) -> tuple[int, int, int]:
 def evalutils_counts(
     truth: dict[int, tuple[Triple, float]], predicted: dict[int, tuple[Triple, float]], grid: Grid, near_mm: float
 ) -> tuple[int, int, int]:
-    points = [centers_of(scan_with(lesions, grid)[1]) for lesions in (truth, predicted)]
+    points = [centres_of(scan_with(lesions, grid)[1]) for lesions in (truth, predicted)]
     score = score_detection(ground_truth=points[0], predictions=points[1], radius=near_mm)
     return score.true_positives, score.false_positives, score.false_negatives
 
 
-def centers_of(lesions: LesionMap) -> list[Triple]:
+def centres_of(lesions: LesionMap) -> list[Triple]:
     regions = lesion_regions(lesions.ids)
-    return [center_xyz_mm(Outline.of(lesions, [label], [region])) for label, region in regions.items()]
+    return [centre_xyz_mm(Outline.of(lesions, [label], [region])) for label, region in regions.items()]
 
 
 # ------------------------------------------------------------------------------------------------------------ intervals

@@ -125,7 +125,7 @@ def test_grids_match_only_where_all_corners_do(grid, distance, axis):
 
 
 @given(grids())
-def test_center_is_as_far_from_opposite_corners(grid):
+def test_centre_is_as_far_from_opposite_corners(grid):
     last = np.array(grid.shape_zyx) - 1
     middle = np.add(grid.world_xyz_mm((0, 0, 0)), grid.world_xyz_mm(last)) / 2
-    assert grid.center_xyz_mm == pytest.approx(middle, abs=MICRON)
+    assert grid.centre_xyz_mm == pytest.approx(middle, abs=MICRON)

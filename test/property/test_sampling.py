@@ -35,7 +35,7 @@ def test_homogeneous_tissue_stays_homogeneous(grid, hu, fractions, spacing):
 
 @given(grids(sides=(12, 24), spacing_mm=(1.0, 4.0)), triples(-1.0, 1.0), triples(0.0, 1.0), triples(0.1, 1.0))
 def test_ramp_is_exact_in_world_millimetres_where_the_lattice_is_finer(grid, slope, fractions, share):
-    middle = np.array(grid.center_xyz_mm)
+    middle = np.array(grid.centre_xyz_mm)
     exact = lambda points: 10 * (points - middle) @ slope  # noqa: E731
     scan = scan_of(exact, grid)
     spacing = np.array(grid.lps_view(scan.hu)[1].spacing_zyx_mm) * share
@@ -53,7 +53,7 @@ def test_ramp_is_exact_in_world_millimetres_where_the_lattice_is_finer(grid, slo
 )
 def test_ramp_keeps_its_place_where_the_lattice_is_coarser(grid, slope, fractions, factor, whole):
     factor = np.round(factor) if whole else np.array(factor)
-    middle = np.array(grid.center_xyz_mm)
+    middle = np.array(grid.centre_xyz_mm)
     exact = lambda points: 10 * (points - middle) @ slope  # noqa: E731
     scan = scan_of(exact, grid)
     _, lps = grid.lps_view(scan.hu)
@@ -91,7 +91,7 @@ def test_beyond_the_scan_lies_air(grid, direction, gap):
     scan = Scan(hu=np.full(grid.shape_zyx, 60, np.int16), grid=grid)
     settings = VoiSettings(shape_zyx=(8, 9, 10), spacing_zyx_mm=(2.0, 1.0, 1.5))
     reach = np.linalg.norm(np.multiply(grid.shape_zyx, grid.spacing_zyx_mm)) + 40.0 + gap
-    far = np.array(grid.center_xyz_mm) + reach * direction[:, 0]
+    far = np.array(grid.centre_xyz_mm) + reach * direction[:, 0]
     lattice = lattice_around(grid.lps_view(scan.hu)[1], tuple(far.tolist()), settings, zoom=1.0)
     np.testing.assert_array_equal(sample_scan(scan, lattice), AIR_HU)
 
@@ -118,8 +118,8 @@ def test_probability_is_pasted_back_where_it_was_predicted(grid, offset, directi
     array = np.zeros(grid.shape_zyx, np.uint8)
     _, lps = grid.lps_view(array)
     settings = VoiSettings(shape_zyx=(24, 24, 24), spacing_zyx_mm=(1.0, 1.0, 1.0))
-    lattice = lattice_around(lps, lps.center_xyz_mm, settings, zoom=1.0)
-    world = np.add(lps.center_xyz_mm, offset)
+    lattice = lattice_around(lps, lps.centre_xyz_mm, settings, zoom=1.0)
+    world = np.add(lps.centre_xyz_mm, offset)
     blob = np.exp(-0.5 * ((voxel_positions(lattice) - world) ** 2).sum(-1) / 2.5**2).astype(np.float32)
     values, window = paste_probability(prediction_of(blob, lattice), lps)
     pasted = np.zeros(lps.shape_zyx)

@@ -92,9 +92,9 @@ def random_input(settings: ModelSettings, size: int = 2, *, seed: int = 0) -> Ne
     )
 
 
-def ball(grid: Grid, center_xyz_mm: ArrayLike, radius_mm: float) -> NDArray[np.bool_]:
+def ball(grid: Grid, centre_xyz_mm: ArrayLike, radius_mm: float) -> NDArray[np.bool_]:
     """The voxels of a grid whose centres lie in a ball."""
-    x, y, z = np.asarray(grid.index_zyx(center_xyz_mm))[::-1]
+    x, y, z = np.asarray(grid.index_zyx(centre_xyz_mm))[::-1]
     axes = zip(np.ogrid[tuple(slice(0, size) for size in grid.shape_zyx)], (z, y, x), grid.spacing_zyx_mm, strict=True)
     return np.asarray(sum(((axis - middle) * step) ** 2 for axis, middle, step in axes) <= radius_mm**2)
 
@@ -103,8 +103,8 @@ def scan_with(lesions: Mapping[int, tuple[Triple, float]], grid: Grid) -> tuple[
     """Soft tissue with a dense ball per lesion (centre x, y, z and radius in mm), and the map of the balls."""
     hu = np.full(grid.shape_zyx, TISSUE_HU, np.int16)
     ids = np.zeros(grid.shape_zyx, np.uint16)
-    for lesion_id, (center, radius) in lesions.items():
-        inside = ball(grid, center, radius)
+    for lesion_id, (centre, radius) in lesions.items():
+        inside = ball(grid, centre, radius)
         hu[inside], ids[inside] = LESION_HU, lesion_id
     return Scan(hu=hu, grid=grid), LesionMap(ids=ids, grid=grid)
 

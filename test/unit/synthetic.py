@@ -35,8 +35,8 @@ def block() -> Source:
 def block_with_tumour() -> Source:
     """The same with a dense ball that an expert outlined."""
     source = block()
-    center_xyz_mm = (130.0, 80.0, 90.0)
-    mask = ball(GRID, center_xyz_mm, TUMOUR_RADIUS_MM)
+    centre_xyz_mm = (130.0, 80.0, 90.0)
+    mask = ball(GRID, centre_xyz_mm, TUMOUR_RADIUS_MM)
     hu = source.hu.copy()
     hu[mask] = TUMOUR_HU
     lesions = real_lesions(mask.astype(np.uint16), source.spacing_zyx_mm)

@@ -70,7 +70,7 @@ def test_baseline_lattice_lies_on_the_outline_and_not_on_the_click():
     region = case.baselines["primary"].regions[1]
     placement = place_vois(case, prompt, SETTINGS)
     assert placement.baseline_xyz_mm == pytest.approx(
-        case.baselines["primary"].scan.grid.world_xyz_mm(region.center_zyx)
+        case.baselines["primary"].scan.grid.world_xyz_mm(region.centre_zyx)
     )
 
 
@@ -109,7 +109,7 @@ def test_without_a_baseline_the_lattice_lies_on_the_click_unzoomed():
 @pytest.mark.parametrize("hu", [AIR_HU, 40])
 def test_featureless_neighbourhood_gives_no_shift(hu):
     scan = homogeneous(hu)
-    middle = scan.grid.center_xyz_mm
+    middle = scan.grid.centre_xyz_mm
     case = Case(baselines={"primary": Baseline.of(scan, None)}, followups={"primary": scan}, clicks=())
     placement = place_vois(case, prompt_in(middle, middle), SETTINGS)
     assert placement.followup_xyz_mm == pytest.approx(middle)
@@ -119,7 +119,7 @@ def test_featureless_neighbourhood_gives_no_shift(hu):
 def test_featureless_followup_gives_no_shift():
     noise = np.random.default_rng(0).integers(-200, 200, (40, 60, 60)).astype(np.int16)
     scan = Scan(hu=noise, grid=homogeneous(0).grid)
-    middle = scan.grid.center_xyz_mm
+    middle = scan.grid.centre_xyz_mm
     case = Case(baselines={"primary": Baseline.of(scan, None)}, followups={"primary": homogeneous(40)}, clicks=())
     placement = place_vois(case, prompt_in(middle, middle), SETTINGS)
     assert placement.followup_xyz_mm == pytest.approx(middle, abs=0.01)
@@ -140,7 +140,7 @@ def case_with_lesion(extent_xyz_mm, direction):
     case = Case(
         baselines={"primary": Baseline.of(scan, LesionMap(ids=ids, grid=grid))}, followups={"primary": scan}, clicks=()
     )
-    return case, prompt_in(grid.center_xyz_mm, grid.center_xyz_mm)
+    return case, prompt_in(grid.centre_xyz_mm, grid.centre_xyz_mm)
 
 
 @pytest.mark.parametrize(

@@ -37,8 +37,8 @@ def offsets_mm(shape: tuple[int, ...] = SHAPE, spacing: Triple = SPACING) -> np.
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
 
 
-def ball(center_zyx_mm: Triple, radius_mm: float, shape: tuple[int, ...] = SHAPE, spacing: Triple = SPACING) -> Tensor:
-    distance = np.linalg.norm(offsets_mm(shape, spacing) - center_zyx_mm, axis=-1)
+def ball(centre_zyx_mm: Triple, radius_mm: float, shape: tuple[int, ...] = SHAPE, spacing: Triple = SPACING) -> Tensor:
+    distance = np.linalg.norm(offsets_mm(shape, spacing) - centre_zyx_mm, axis=-1)
     return torch.from_numpy((distance <= radius_mm).astype(np.float32))
 
 
@@ -129,14 +129,14 @@ def test_turns_take_both_time_points_and_the_target_along() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_ball_stays_a_ball_where_voxels_are_no_cubes(seed: int) -> None:
-    shape, center, radius = (32, 64, 64), (12.0, -8.0, 10.0), 15.0
+    shape, centre, radius = (32, 64, 64), (12.0, -8.0, 10.0), 15.0
     turning = SpatialAugmentation(probability=1.0, rotation_deg=60.0)
-    turned = changed(batch_of(ball(center, radius, shape)), joint=turning, seeds=(seed,)).target[0, 0].numpy() > 0
+    turned = changed(batch_of(ball(centre, radius, shape)), joint=turning, seeds=(seed,)).target[0, 0].numpy() > 0
     points = offsets_mm(shape)[turned]
     middle = points.mean(axis=0)
     # About the lattice's middle: the ball's distance from it is kept, its place is not.
-    assert np.linalg.norm(middle) == pytest.approx(np.linalg.norm(center), abs=0.5)
-    assert np.linalg.norm(middle - center) > 1
+    assert np.linalg.norm(middle) == pytest.approx(np.linalg.norm(centre), abs=0.5)
+    assert np.linalg.norm(middle - centre) > 1
     # A ball's moments are a fifth of its squared radius about every axis; turned as voxels it would be far from one.
     moments = np.linalg.eigvalsh(np.cov(points.T))
     np.testing.assert_allclose(moments, radius**2 / 5, rtol=0.04)

@@ -241,7 +241,7 @@ def test_nothing_is_left_of_a_lesion_or_a_case_that_the_data_no_longer_have(tmp_
         ("longilesion.evaluation.lesion_table", True),
         ("training.cutout", True),
         ("longilesion.networks.fusion", False),
-        ("longilesion.labeling", False),
+        ("longilesion.labelling", False),
     ],
 )
 def test_entries_depend_on_the_code_that_reads_and_places_and_on_no_other(

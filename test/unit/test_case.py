@@ -20,7 +20,7 @@ def test_region_is_the_box_of_a_lesion():
     assert region.start_zyx == (1, 2, 4)
     assert region.stop_zyx == (3, 7, 5)
     assert region.voxels == 10
-    assert region.center_zyx == (1.5, 4.0, 4.0)
+    assert region.centre_zyx == (1.5, 4.0, 4.0)
 
 
 def test_ids_need_neither_be_small_nor_consecutive():
@@ -32,7 +32,7 @@ def test_lesion_of_two_parts_has_the_region_of_the_larger():
     baseline = baseline_of({1: np.s_[3:5, 2:6, 2:6]})
     baseline.lesions.ids[0, 0, 9] = 1
     region = Baseline.of(baseline.scan, baseline.lesions).regions[1]
-    assert (region.start_zyx, region.stop_zyx, region.center_zyx) == ((3, 2, 2), (5, 6, 6), (3.5, 3.5, 3.5))
+    assert (region.start_zyx, region.stop_zyx, region.centre_zyx) == ((3, 2, 2), (5, 6, 6), (3.5, 3.5, 3.5))
 
 
 def test_empty_map_and_missing_map_have_no_regions():

@@ -73,8 +73,8 @@ def test_clicks_beside_their_outlines_are_one_warning_with_the_reason_and_the_ou
         assert found.baseline_corrected
         assert found.baseline is not None
         assert not found.baseline.clamped
-        center = GRID.world_xyz_mm(prior.regions[found.lesion_id].center_zyx)
-        assert found.baseline.point_xyz_mm == pytest.approx(center)
+        centre = GRID.world_xyz_mm(prior.regions[found.lesion_id].centre_zyx)
+        assert found.baseline.point_xyz_mm == pytest.approx(centre)
 
 
 @pytest.mark.parametrize("off_mm", [0.0, 3.0, 6.0])
@@ -197,12 +197,12 @@ def test_names_mixed_up_over_both_baseline_scans_are_one_warning_for_each_file(
 @pytest.mark.parametrize("beside_mm", [25.0, 60.0, 300.0])
 def test_click_outside_the_outline_does_not_move_the_followup_lattice(beside_mm: float) -> None:
     prior = outlined({3: (40, 45, 30)})
-    center = GRID.world_xyz_mm(prior.regions[3].center_zyx)
+    centre = GRID.world_xyz_mm(prior.regions[3].centre_zyx)
     case = Case(baselines={"primary": prior}, followups={"primary": prior.scan}, clicks=())
-    beside = (center[0] + beside_mm, center[1], center[2])
+    beside = (centre[0] + beside_mm, centre[1], centre[2])
     right, wrong = (
-        place_vois(case, prompt(3, center, before), model_settings(spacing_zyx_mm=(3.0, 2.0, 2.0)))
-        for before in (center, beside)
+        place_vois(case, prompt(3, centre, before), model_settings(spacing_zyx_mm=(3.0, 2.0, 2.0)))
+        for before in (centre, beside)
     )
     assert wrong.followup_xyz_mm == pytest.approx(right.followup_xyz_mm)
     assert wrong.baseline_xyz_mm == pytest.approx(right.baseline_xyz_mm)

@@ -30,11 +30,11 @@ def scans(direction: np.ndarray, click_xyz_mm: tuple[float, float, float]) -> tu
         Grid.from_spacing((60, 96, 90), (2.5, 1.4, 1.5), origin_xyz_mm=(40.0, -7.0, 900.0), direction=direction),
         Grid.from_spacing((40, 80, 110), (4.0, 1.7, 1.3), origin_xyz_mm=(-300.0, 12.0, 3.0)),
     ]
-    centers = [np.array(grid.center_xyz_mm) for grid in grids]
+    centres = [np.array(grid.centre_xyz_mm) for grid in grids]
     ids = [np.zeros(grid.shape_zyx, np.uint16) for grid in grids]
-    for number, (grid, center) in enumerate(zip(grids, centers, strict=True)):
-        ids[number][ball(grid, tuple((center + np.array([6.0, 0.0, 0.0])).tolist()), 11.0)] = 300
-    ids[0][ball(grids[0], tuple((centers[0] - np.array([22.0, 0.0, 0.0])).tolist()), 7.0)] = 2
+    for number, (grid, centre) in enumerate(zip(grids, centres, strict=True)):
+        ids[number][ball(grid, tuple((centre + np.array([6.0, 0.0, 0.0])).tolist()), 11.0)] = 300
+    ids[0][ball(grids[0], tuple((centres[0] - np.array([22.0, 0.0, 0.0])).tolist()), 7.0)] = 2
     prior, now = (
         Scan(hu=(generator.normal(40, 20, grid.shape_zyx) + 70 * (marked > 0)).astype(np.int16), grid=grid)
         for marked, grid in zip(ids, grids, strict=True)
@@ -42,8 +42,8 @@ def scans(direction: np.ndarray, click_xyz_mm: tuple[float, float, float]) -> tu
     clicks = tuple(
         ClickPair(
             lesion_id=lesion_id,
-            baseline=Click(scan_name="primary", point_xyz_mm=tuple((centers[0] + offset).tolist())),
-            followup=Click(scan_name="primary", point_xyz_mm=tuple((centers[1] + offset + click_xyz_mm).tolist())),
+            baseline=Click(scan_name="primary", point_xyz_mm=tuple((centres[0] + offset).tolist())),
+            followup=Click(scan_name="primary", point_xyz_mm=tuple((centres[1] + offset + click_xyz_mm).tolist())),
         )
         for lesion_id, offset in ((300, np.array([6.0, 0.0, 0.0])), (2, np.array([-22.0, 0.0, 0.0])))
     )

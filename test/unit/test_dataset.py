@@ -101,15 +101,15 @@ def test_lattice_of_training_is_the_middle_of_that_of_inference() -> None:
 
 def test_target_is_the_lesion_where_its_lattice_lies() -> None:
     grid = Grid.from_spacing((40, 80, 80), (2.0, 1.0, 1.0))
-    center = (40.0, 44.0, 36.0)
+    centre = (40.0, 44.0, 36.0)
     ids = np.zeros(grid.shape_zyx, np.uint16)
-    ids[ball(grid, center, 9.0)] = 7
+    ids[ball(grid, centre, 9.0)] = 7
     ids[ball(grid, (62.0, 44.0, 36.0), 9.0)] = 8
     lattice = grid.lattice(start_zyx=(10.3, 20.7, 12.2), step_zyx=(1.0, 2.0, 2.0), shape_zyx=(16, 24, 30))
     target = sample_target(LesionMap(ids=ids, grid=grid), 7, lattice)
     assert target.dtype == np.float32
     assert set(np.unique(target)) == {0, 1}
-    expected = ball(lattice, center, 9.0)
+    expected = ball(lattice, centre, 9.0)
     assert (target != expected).sum() < 0.06 * expected.sum()
 
 

@@ -30,8 +30,8 @@ GRID = Grid.from_spacing((24, 48, 48), (2.0, 1.0, 1.0))
 BEFORE, AFTER = (20.0, 22.0, 20.0), (27.0, 18.0, 26.0)
 
 
-def followup_of(center: Triple, radius_mm: float = 7.0) -> tuple[Scan, LesionMap]:
-    return scan_with({5: (center, radius_mm)}, GRID)
+def followup_of(centre: Triple, radius_mm: float = 7.0) -> tuple[Scan, LesionMap]:
+    return scan_with({5: (centre, radius_mm)}, GRID)
 
 
 def one_lesion(after: tuple[float, float, float] = AFTER) -> Case:

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from longilesion.case import LesionMap, lesion_regions
 from longilesion.evaluation.measures import (
     Outline,
-    center_xyz_mm,
+    centre_xyz_mm,
     hausdorff_95_mm,
     largest_axial_diameter_mm,
     surface_dice,
@@ -333,9 +333,9 @@ def test_disc_ends_half_a_voxel_outside_its_outermost_voxels() -> None:
 @pytest.mark.parametrize("radius_mm", [6.0, 12.3, 17.0])
 def test_ball_is_as_long_as_its_diameter_to_within_a_voxel(spacing: Triple, radius_mm: float) -> None:
     grid = Grid.from_spacing((40, 64, 64), spacing)
-    center = grid.center_xyz_mm
+    centre = grid.centre_xyz_mm
     # Two voxel centres are at most 2 r apart, and the contour is at most half a voxel outside either.
-    found = largest_axial_diameter_mm(outline(ball(grid, center, radius_mm), grid))
+    found = largest_axial_diameter_mm(outline(ball(grid, centre, radius_mm), grid))
     assert found == pytest.approx(2 * radius_mm, abs=max(spacing[1:]))
 
 
@@ -393,7 +393,7 @@ def test_scan_stored_the_other_way_round_has_the_same_measures() -> None:
     turned = outline(*flipped(mask, grid))
     there = outline(mask, grid)
     assert largest_axial_diameter_mm(turned) == pytest.approx(largest_axial_diameter_mm(there))
-    assert center_xyz_mm(turned) == pytest.approx(center_xyz_mm(there))
+    assert centre_xyz_mm(turned) == pytest.approx(centre_xyz_mm(there))
 
 
 @pytest.mark.parametrize("tilt_deg", [0.0, 15.0])
@@ -409,7 +409,7 @@ def test_axial_is_closest_to_axial_in_the_patient_whatever_the_array(order: tupl
     for signs in product((1, -1), repeat=3):
         turned = outline(*stored(mask, grid, order, signs))
         assert largest_axial_diameter_mm(turned) == pytest.approx(expected)
-        assert center_xyz_mm(turned) == pytest.approx(grid.world_xyz_mm((5.5, 4.5, 7.5)))
+        assert centre_xyz_mm(turned) == pytest.approx(grid.world_xyz_mm((5.5, 4.5, 7.5)))
 
 
 def test_sagittal_series_is_measured_across_its_slices() -> None:
@@ -430,23 +430,23 @@ def test_centre_of_a_box_is_its_middle_in_the_patient() -> None:
     grid = Grid.from_spacing((8, 12, 12), (3.0, 0.8, 0.7), origin_xyz_mm=(-20.0, 40.0, 300.0))
     mask = np.zeros(grid.shape_zyx, np.bool_)
     mask[2:6, 4:9, 6:10] = True
-    assert center_xyz_mm(outline(mask, grid)) == pytest.approx((-20 + 7.5 * 0.7, 40 + 6 * 0.8, 300 + 3.5 * 3))
+    assert centre_xyz_mm(outline(mask, grid)) == pytest.approx((-20 + 7.5 * 0.7, 40 + 6 * 0.8, 300 + 3.5 * 3))
 
 
 def test_centre_is_that_of_the_voxels_not_of_the_box() -> None:
     # Three voxels at x = 1 and one at x = 9: 3 on average, where the box's middle is 5.
     ids = np.zeros((2, 4, 12), np.uint16)
     ids[0, 1:4, 1], ids[0, 2, 9] = 1, 1
-    x, y, z = center_xyz_mm(outline(ids, Grid.from_spacing(ids.shape, (1, 1, 1))))
+    x, y, z = centre_xyz_mm(outline(ids, Grid.from_spacing(ids.shape, (1, 1, 1))))
     assert (x, y, z) == pytest.approx((3.0, 2.0, 0.0))
 
 
 def test_centre_of_a_ball_is_its_centre_on_an_oblique_grid() -> None:
     direction = Rotation.from_euler("xyz", (12.0, -8.0, 20.0), degrees=True).as_matrix()
     grid = Grid.from_spacing((20, 40, 40), (2.0, 1.0, 1.0), origin_xyz_mm=(5.0, -7.0, 90.0), direction=direction)
-    center = grid.world_xyz_mm((9.0, 20.0, 18.0))
+    centre = grid.world_xyz_mm((9.0, 20.0, 18.0))
     # No voxel centre is 8.9 mm away (79.21 is no sum of squares), so that rounding takes none from one side only.
-    assert center_xyz_mm(outline(ball(grid, center, 8.9), grid)) == pytest.approx(center)
+    assert centre_xyz_mm(outline(ball(grid, centre, 8.9), grid)) == pytest.approx(centre)
 
 
 def test_outlines_at_the_scans_first_voxels_where_tiny_numbers_count_as_zero() -> None:

@@ -14,9 +14,9 @@ SETTINGS = LikelihoodSettings()
 GRID = Grid.from_spacing((SIDE,) * 3, (2.0, 2.0, 2.0))
 
 
-def ball(radius: float, center: Triple = MIDDLE) -> NDArray[np.bool_]:
+def ball(radius: float, centre: Triple = MIDDLE) -> NDArray[np.bool_]:
     z, y, x = np.ogrid[:SIDE, :SIDE, :SIDE]
-    return np.asarray((z - center[0]) ** 2 + (y - center[1]) ** 2 + (x - center[2]) ** 2 <= radius**2)
+    return np.asarray((z - centre[0]) ** 2 + (y - centre[1]) ** 2 + (x - centre[2]) ** 2 <= radius**2)
 
 
 def voi(tissue: float, lesion: float, where: NDArray[np.bool_], *, click_zyx: Triple = MIDDLE, noise: float = 0) -> Voi:

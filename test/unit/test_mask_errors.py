@@ -13,14 +13,14 @@ from training.mask_errors import with_mask_errors
 from training.recipe import MaskErrorSettings
 
 GRID = Grid.from_spacing((24, 48, 48), (2.0, 1.0, 1.0))
-CENTER, OTHER = (23.0, 23.0, 23.0), (8.0, 40.0, 10.0)
+CENTRE, OTHER = (23.0, 23.0, 23.0), (8.0, 40.0, 10.0)
 
 
 def pair_of(*, radius_mm: float = 8.0, marked: bool = True) -> VoiPair:
     """A lesion in the middle of the lattice and another one in a corner."""
     voi = Voi(hu=np.zeros(GRID.shape_zyx, np.float32), grid=GRID, click_zyx=(12.0, 24.0, 24.0))
     mask, others = (
-        ball(GRID, center, radius).astype(np.float32) for center, radius in ((CENTER, radius_mm), (OTHER, 5.0))
+        ball(GRID, centre, radius).astype(np.float32) for centre, radius in ((CENTRE, radius_mm), (OTHER, 5.0))
     )
     return VoiPair(
         followup=voi,
@@ -87,9 +87,9 @@ def test_share_is_how_often_an_outline_is_missing() -> None:
 def test_resized_ball_has_a_radius_of_one_voxel_more_or_less() -> None:
     # Cubes, so that a voxel is a length.
     cube = Grid.from_spacing((32, 32, 32), (1.0, 1.0, 1.0))
-    center, lesion = (15.0, 15.0, 15.0), 8.0
+    centre, lesion = (15.0, 15.0, 15.0), 8.0
     voi = Voi(hu=np.zeros(cube.shape_zyx, np.float32), grid=cube, click_zyx=(15.0, 15.0, 15.0))
-    mask = ball(cube, center, lesion).astype(np.float32)
+    mask = ball(cube, centre, lesion).astype(np.float32)
     pair = VoiPair(followup=voi, baseline=voi, baseline_mask=mask, baseline_others=np.zeros_like(mask))
     radii = set()
     for seed in range(12):

@@ -122,7 +122,7 @@ def test_mask_of_one_value_is_said_with_the_way_to_split_it(tmp_path: Path, capl
     (record,) = caplog.records
     assert "one id, 3 separate components" in record.getMessage()
     assert "--split-components" in record.getMessage()
-    assert found.regions[1].center_zyx == pytest.approx(baseline_of(balls()).regions[3].center_zyx)
+    assert found.regions[1].centre_zyx == pytest.approx(baseline_of(balls()).regions[3].centre_zyx)
 
 
 @pytest.mark.parametrize("value", [1, 300])

@@ -99,7 +99,7 @@ def test_torso_fills_its_scan_with_body_lungs_and_bone():
 
 
 def test_solid_is_outlined_where_the_pose_puts_it():
-    ball = Ellipsoid(center_xyz_mm=(10.0, -5.0, 20.0), radii_xyz_mm=(9.0, 9.0, 9.0), layers=((0.0, 0.0),))
+    ball = Ellipsoid(centre_xyz_mm=(10.0, -5.0, 20.0), radii_xyz_mm=(9.0, 9.0, 9.0), layers=((0.0, 0.0),))
     waves = Waves.random(np.random.default_rng(0), count=4, amplitude_mm=4.0, lengths_mm=(90.0, 250.0))
     pose = Pose(middle_xyz_mm=(100.0, 50.0, -900.0), waves=waves)
     direction = Rotation.from_euler("xyz", (10, 20, 30), degrees=True).as_matrix()
@@ -107,6 +107,6 @@ def test_solid_is_outlined_where_the_pose_puts_it():
     window, inside = outline(ball, grid, pose)
     mask = np.zeros(grid.shape_zyx, bool)
     mask[window] = inside
-    center = grid.world_xyz_mm(np.argwhere(mask).mean(axis=0))
-    assert center == pytest.approx(pose.world_xyz_mm(ball.center_xyz_mm), abs=0.6)
+    centre = grid.world_xyz_mm(np.argwhere(mask).mean(axis=0))
+    assert centre == pytest.approx(pose.world_xyz_mm(ball.centre_xyz_mm), abs=0.6)
     assert mask.sum() * grid.voxel_volume_ml == pytest.approx(4 / 3 * np.pi * 0.9**3, rel=0.2)

@@ -187,8 +187,8 @@ def test_lesion_without_a_prior_is_found_by_its_click(prior: str) -> None:
 
 
 def test_lesion_at_the_border_of_its_voi_is_sampled_again_twice_as_wide() -> None:
-    scan, lesions = scan_with({1: (GRID.center_xyz_mm, 20.0)}, GRID)
-    case = case_of(pairs((1, None, GRID.center_xyz_mm)), followups={"primary": scan})
+    scan, lesions = scan_with({1: (GRID.centre_xyz_mm, 20.0)}, GRID)
+    case = case_of(pairs((1, None, GRID.centre_xyz_mm)), followups={"primary": scan})
     narrow, wide = bright_voxels(), bright_voxels(growth_limit=1)
     cut = segment_case(case, narrow).maps["primary"].ids
     whole = segment_case(case, wide).maps["primary"].ids
@@ -200,11 +200,11 @@ def test_lesion_at_the_border_of_its_voi_is_sampled_again_twice_as_wide() -> Non
 
 
 def test_only_lesions_at_the_border_are_sampled_again_and_only_once() -> None:
-    huge = (GRID.center_xyz_mm, 60.0)
+    huge = (GRID.centre_xyz_mm, 60.0)
     scan, _ = scan_with({1: huge}, GRID)
     small, lesions = two_lesions({2: FIRST})
     case = case_of(
-        [(1, None, click(GRID.center_xyz_mm)), (2, None, click(FIRST, "secondary"))],
+        [(1, None, click(GRID.centre_xyz_mm)), (2, None, click(FIRST, "secondary"))],
         followups={"primary": scan, "secondary": small},
     )
     ensemble = bright_voxels(growth_limit=1)
@@ -218,10 +218,10 @@ def test_only_lesions_at_the_border_are_sampled_again_and_only_once() -> None:
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("side", [-1, 1])
 def test_lesion_that_reaches_one_side_of_its_voi_is_sampled_again(axis: int, side: int) -> None:
-    center = GRID.center_xyz_mm
-    scan, lesions = scan_with({1: (center, 8.0)}, GRID)
+    centre = GRID.centre_xyz_mm
+    scan, lesions = scan_with({1: (centre, 8.0)}, GRID)
     # The lattice reaches 16 mm from the click, the lesion 10 + 8 mm.
-    x, y, z = (position + (10.0 * side if number == axis else 0.0) for number, position in enumerate(center))
+    x, y, z = (position + (10.0 * side if number == axis else 0.0) for number, position in enumerate(centre))
     ensemble = bright_voxels(growth_limit=1)
     result = segment_case(case_of(pairs((1, None, (x, y, z))), followups={"primary": scan}), ensemble)
     assert batches_of(ensemble) == [1, 1]
@@ -236,9 +236,9 @@ def test_lesion_inside_its_voi_is_not_sampled_again() -> None:
 
 
 def test_lesion_held_to_be_absent_is_not_sampled_again() -> None:
-    scan, _ = scan_with({1: (GRID.center_xyz_mm, 20.0)}, GRID)
+    scan, _ = scan_with({1: (GRID.centre_xyz_mm, 20.0)}, GRID)
     ensemble = bright_voxels(growth_limit=1, doubtful=True)
-    result = segment_case(case_of(pairs((1, None, GRID.center_xyz_mm)), followups={"primary": scan}), ensemble)
+    result = segment_case(case_of(pairs((1, None, GRID.centre_xyz_mm)), followups={"primary": scan}), ensemble)
     assert batches_of(ensemble) == [1]
     assert not result.maps["primary"].ids.any()
     assert lesion_of(result, 1).note.startswith("gone: ")
@@ -263,8 +263,8 @@ class FirstLookOnly(BrightVoxels):
 
 @pytest.mark.parametrize("faded", [True, False])
 def test_lesion_that_a_wider_look_does_not_find_stays_as_the_first_look_saw_it(faded: bool) -> None:
-    scan, lesions = scan_with({4: (GRID.center_xyz_mm, 22.0)}, GRID)
-    middle = click(GRID.center_xyz_mm)
+    scan, lesions = scan_with({4: (GRID.centre_xyz_mm, 22.0)}, GRID)
+    middle = click(GRID.centre_xyz_mm)
     case = case_of([(4, None, middle)], followups={"primary": scan})
     once = segment_case(case, bright_voxels(growth_limit=0))
     ensemble = replace(bright_voxels(growth_limit=3), networks=(FirstLookOnly(faded=faded),))

@@ -23,14 +23,14 @@ GRID = Grid.from_spacing((32, 60, 80), (3.0, 2.0, 2.0), origin_xyz_mm=(40.0, -70
 MOVED_XYZ_MM = (300.0, -50.0, -900.0)
 # To the left, the front and the head of the middle.
 CORNER: Triple = (155.0, -38.0, 575.0)
-MIDDLE = GRID.center_xyz_mm
+MIDDLE = GRID.centre_xyz_mm
 
 
 def body(balls: Mapping[Triple, int] | None = None, grid: Grid = GRID) -> Scan:
     hu = np.full(grid.shape_zyx, AIR_HU, np.int16)
     hu[:, 8:-8, 8:-8] = 40
-    for center, value in (balls or {}).items():
-        hu[ball(grid, center, 10.0)] = value
+    for centre, value in (balls or {}).items():
+        hu[ball(grid, centre, 10.0)] = value
     return Scan(hu=hu, grid=grid)
 
 

@@ -38,7 +38,7 @@ def lesion(**changes: object) -> Lesion:
         true_id=5,
         lesion_type="unclear",
         tissue="soft",
-        center_zyx_mm=np.zeros(3),
+        centre_zyx_mm=np.zeros(3),
         rotation=np.eye(3),
         edge_mm=0.5,
         texture_hu=0.0,
@@ -66,7 +66,7 @@ def painted(drawn: Lesion, hu: float = 40.0) -> tuple[NDArray[np.float32], NDArr
 
 def drawn_lesions(count: int, tissue: Tissue, settings: SynthesisSettings, **options: object) -> list[Lesion]:
     generator = np.random.default_rng(0)
-    site = Site(tissue=tissue, lesion_type="unclear", center_zyx_mm=np.zeros(3))
+    site = Site(tissue=tissue, lesion_type="unclear", centre_zyx_mm=np.zeros(3))
     chosen = {"lesion_id": 2, "fate": "persists", "real_shapes": (), **options}
     return [random_lesion(generator, site, settings=settings, **chosen) for _ in range(count)]
 
@@ -122,7 +122,7 @@ def test_lesion_grows_into_no_tissue_that_is_not_its_own(tissue: Tissue, around_
 
 
 def test_lesion_elsewhere_leaves_the_image_alone() -> None:
-    image, ids = painted(lesion(center_zyx_mm=np.array([200.0, 0.0, 0.0])))
+    image, ids = painted(lesion(centre_zyx_mm=np.array([200.0, 0.0, 0.0])))
     assert (image == 40).all()
     assert not ids.any()
 
@@ -204,7 +204,7 @@ def test_merging_lesions_lie_apart_before_and_overlap_afterwards() -> None:
         first, other = merging(drawn, generator, other_id=9)
         assert (first.lesion_id, first.true_id, other.lesion_id, other.true_id) == (2, 2, 9, 2)
         assert other.followup == ()
-        apart = float(np.linalg.norm(other.center_zyx_mm - first.center_zyx_mm))
+        apart = float(np.linalg.norm(other.centre_zyx_mm - first.centre_zyx_mm))
         assert apart > first.baseline[0].radius_mm + other.baseline[0].radius_mm
         one, two = first.followup
         later = float(np.linalg.norm(two.shift_zyx_mm - one.shift_zyx_mm))

@@ -69,7 +69,7 @@ def anatomy_mm() -> NDArray[np.float64]:
 
 
 def covered(lesion: Lesion, part: Appearance) -> NDArray[np.bool_]:
-    offsets = torch.from_numpy((anatomy_mm() - lesion.center_zyx_mm - part.shift_zyx_mm).astype(np.float32))
+    offsets = torch.from_numpy((anatomy_mm() - lesion.centre_zyx_mm - part.shift_zyx_mm).astype(np.float32))
     distance = signed_distance_mm(part.shape, offsets, radius_mm=part.radius_mm, rotation=lesion.rotation)
     return (distance < 0).numpy()
 
@@ -228,7 +228,7 @@ def test_lesions_follow_from_the_seed_alone() -> None:
     again = lifenet_lesions(block(), np.random.default_rng(1), PAPER.model_copy(update={"healthy_share": 0.0}))
     assert len(again) == len(drawn(1))
     for one, other in zip(again, drawn(1), strict=True):
-        np.testing.assert_array_equal(one.center_zyx_mm, other.center_zyx_mm)
+        np.testing.assert_array_equal(one.centre_zyx_mm, other.centre_zyx_mm)
         assert one.edge_mm == other.edge_mm
 
 
@@ -240,7 +240,7 @@ def test_volume_without_the_organs_mask_gets_lesions_in_connected_tissue_of_no_n
     assert lesions
     for lesion in lesions:
         assert lesion.lesion_type == "unclear"
-        z, y, x = np.round(lesion.center_zyx_mm / source.spacing_zyx_mm).astype(int)
+        z, y, x = np.round(lesion.centre_zyx_mm / source.spacing_zyx_mm).astype(int)
         assert source.organs["liver"][z, y, x]
 
 

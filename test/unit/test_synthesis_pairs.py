@@ -82,7 +82,7 @@ def test_maps_and_scans_share_their_grids_and_the_two_frames_are_unrelated(seed:
     assert prior.lesions.grid is prior.scan.grid
     assert drawn.truth.grid is followup.grid
     assert drawn.truth.ids.shape == followup.hu.shape == followup.grid.shape_zyx
-    assert np.linalg.norm(np.subtract(prior.scan.grid.center_xyz_mm, followup.grid.center_xyz_mm)) > 1
+    assert np.linalg.norm(np.subtract(prior.scan.grid.centre_xyz_mm, followup.grid.centre_xyz_mm)) > 1
     for scan in (prior.scan, followup):
         assert scan.hu.dtype == np.int16
         assert AIR_HU <= scan.hu.min() <= -200 < 0 < scan.hu.max() <= 3000

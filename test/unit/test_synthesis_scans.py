@@ -26,7 +26,7 @@ def motion(seed: int, *, rotation_deg: float = 0.0, amplitude_mm: float = 0.0, g
     return random_motion(
         np.random.default_rng(seed),
         MotionSettings(rotation_deg=rotation_deg, deformation_mm=(amplitude_mm, amplitude_mm)),
-        center_zyx_mm=np.zeros(3),
+        centre_zyx_mm=np.zeros(3),
         half_zyx_mm=np.full(3, HALF_MM),
         lungs_mm=None,
         growths=() if growth is None else (growth.mapped,),
@@ -39,14 +39,14 @@ def test_no_motion_leaves_every_point_in_place() -> None:
 
 def test_patient_turns_around_the_middle() -> None:
     quarter = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
-    turned = Motion(center_zyx_mm=np.array([5.0, 10.0, 20.0]), half_zyx_mm=np.ones(3), rotation=quarter)
+    turned = Motion(centre_zyx_mm=np.array([5.0, 10.0, 20.0]), half_zyx_mm=np.ones(3), rotation=quarter)
     point = turned.mapped((torch.tensor([5.0]), torch.tensor([13.0]), torch.tensor([20.0])))
     torch.testing.assert_close(point[0, 0, 0], torch.tensor([5.0, 10.0, 23.0]))
 
 
 @pytest.mark.parametrize("factor", [None, 0.6, 1.4])
 def test_deformation_never_folds_the_anatomy(factor: float | None) -> None:
-    growth = None if factor is None else Growth(center_zyx_mm=np.zeros(3), factor=factor, reach_mm=24.0)
+    growth = None if factor is None else Growth(centre_zyx_mm=np.zeros(3), factor=factor, reach_mm=24.0)
     for seed in range(6):
         moved = motion(seed, rotation_deg=6.0, amplitude_mm=3.0, growth=growth).mapped(AXES).numpy()
         jacobian = np.stack(np.gradient(moved, STEP_MM, axis=(0, 1, 2)), axis=-1)
@@ -62,7 +62,7 @@ def test_deformation_moves_points_by_about_its_amplitude() -> None:
 
 
 def test_grown_neighbourhood_shows_the_old_one_magnified() -> None:
-    growth = Growth(center_zyx_mm=np.zeros(3), factor=1.25, reach_mm=30.0)
+    growth = Growth(centre_zyx_mm=np.zeros(3), factor=1.25, reach_mm=30.0)
     moved = motion(0, growth=growth).mapped(AXES)
     middle = len(LINE) // 2
     assert float(moved[middle, middle, middle + 1, 2]) == pytest.approx(4.0 / 1.25, rel=0.05)
@@ -92,7 +92,7 @@ def time_point(*, slab_voxels: int, breathing: Breathing | None = None, repeats_
     source = block()
     frame = Frame(shape_zyx=(52, 60, 64), spacing_zyx_mm=(3.5, 3.0, 2.8), middle_zyx_mm=np.array([90.0, 91.0, 88.0]))
     moves = replace(
-        motion(3, rotation_deg=6.0, amplitude_mm=2.0), center_zyx_mm=frame.middle_zyx_mm, breathing=breathing
+        motion(3, rotation_deg=6.0, amplitude_mm=2.0), centre_zyx_mm=frame.middle_zyx_mm, breathing=breathing
     )
     protocol = random_acquisition(np.random.default_rng(2), coarseness=1.0)
     return rendered(source, frame, moves, protocol, device=CPU, slab_voxels=slab_voxels, repeats_ends=repeats_ends)

@@ -110,7 +110,7 @@ def test_folder_of_volumes_is_read_in_lps_order_with_its_lesions_and_organs(tmp_
     (lesion,) = one.lesions
     assert lesion.box == source.lesions[0].box
     np.testing.assert_array_equal(lesion.mask, source.lesions[0].mask)
-    np.testing.assert_allclose(lesion.center_zyx_mm, (90.0, 80.0, 130.0), atol=0.5)
+    np.testing.assert_allclose(lesion.centre_zyx_mm, (90.0, 80.0, 130.0), atol=0.5)
     assert lesion.radius_mm == pytest.approx(TUMOUR_RADIUS_MM, rel=0.03)
     assert lesion.extent_mm == pytest.approx(2 * TUMOUR_RADIUS_MM, abs=3.1)
 
@@ -121,7 +121,7 @@ def test_every_label_is_a_lesion_and_so_is_every_part_of_a_single_label() -> Non
     ids[2:5, 2:6, 2:6], ids[10:18, 10:20, 10:20], ids[19, 29, 29] = 7, 7, 7
     apart = real_lesions(ids, spacing)
     assert [int(lesion.mask.sum()) for lesion in apart] == [800, 48]
-    np.testing.assert_allclose(apart[1].center_zyx_mm, (9.0, 7.0, 7.0))
+    np.testing.assert_allclose(apart[1].centre_zyx_mm, (9.0, 7.0, 7.0))
     ids[2:5, 2:6, 2:6] = 8
     labelled = real_lesions(ids, spacing)
     # Of two labels, the stray voxel belongs to the first.

@@ -40,7 +40,7 @@ def test_click_at_10_9_is_neither_10_nor_11():
 def test_zoom_widens_the_lattice_about_its_middle():
     grid = Grid.from_spacing((20, 40, 40), (5.0, 0.8, 0.8))
     once, twice = (lattice_around(grid, (3.0, 4.0, 5.0), SETTINGS, zoom=zoom) for zoom in (1.0, 2.0))
-    assert once.center_xyz_mm == pytest.approx(twice.center_xyz_mm)
+    assert once.centre_xyz_mm == pytest.approx(twice.centre_xyz_mm)
     assert twice.spacing_zyx_mm == pytest.approx(np.multiply(once.spacing_zyx_mm, 2))
 
 
@@ -63,7 +63,7 @@ def test_voi_wholly_outside_the_scan_is_air():
 def test_scan_of_a_single_slice_fades_into_air_above_and_below():
     scan = scan_of(np.full((1, 30, 30), 40, np.int16))
     settings = VoiSettings(shape_zyx=(9, 8, 8), spacing_zyx_mm=(1.0, 1.0, 1.0))
-    hu = sample_scan(scan, lattice_around(scan.grid, scan.grid.center_xyz_mm, settings, zoom=1.0))
+    hu = sample_scan(scan, lattice_around(scan.grid, scan.grid.centre_xyz_mm, settings, zoom=1.0))
     np.testing.assert_allclose(hu[4], 40, atol=0.01)
     np.testing.assert_allclose(hu[[3, 5]], (40 + AIR_HU) / 2, atol=0.01)
     np.testing.assert_array_equal(hu[[0, 1, 2, 6, 7, 8]], AIR_HU)
@@ -71,7 +71,7 @@ def test_scan_of_a_single_slice_fades_into_air_above_and_below():
 
 def test_probability_of_a_single_slice_is_pasted_onto_it():
     grid = Grid.from_spacing((1, 30, 30), (5.0, 1.0, 1.0))
-    lattice = lattice_around(grid, grid.center_xyz_mm, SETTINGS, zoom=1.0)
+    lattice = lattice_around(grid, grid.centre_xyz_mm, SETTINGS, zoom=1.0)
     prediction = LesionPrediction(
         prompt=prompt_at((0.0, 0.0, 0.0)),
         probability=np.ones(SETTINGS.shape_zyx, np.float32),
@@ -119,9 +119,9 @@ def test_masks_hold_the_lesion_and_its_neighbours_apart():
         followups={"primary": scan},
         clicks=(),
     )
-    center = scan.grid.world_xyz_mm((4.5, 14.0, 12.0))
-    placement = Placement(followup_xyz_mm=center, baseline_xyz_mm=center, zoom=1.0)
-    pair = sample_voi_pair(case, prompt_at(center, center), placement, SETTINGS)
+    centre = scan.grid.world_xyz_mm((4.5, 14.0, 12.0))
+    placement = Placement(followup_xyz_mm=centre, baseline_xyz_mm=centre, zoom=1.0)
+    pair = sample_voi_pair(case, prompt_at(centre, centre), placement, SETTINGS)
     # Lattice voxels are as large as the scan's, so that volumes can be counted.
     assert pair.baseline_mask.sum() == pytest.approx(32, rel=1e-4)
     assert pair.baseline_others.sum() == pytest.approx(16, rel=1e-4)
@@ -133,7 +133,7 @@ def test_each_time_point_is_sampled_around_its_own_place_in_disjoint_frames():
     earlier = scan_of(hu, origin_xyz_mm=(0.0, 0.0, 114.0))
     later = scan_of(hu + np.int16(50), origin_xyz_mm=(0.0, 0.0, -1422.0))
     case = Case(baselines={"secondary": Baseline.of(earlier, None)}, followups={"primary": later}, clicks=())
-    clicks = later.grid.center_xyz_mm, earlier.grid.center_xyz_mm
+    clicks = later.grid.centre_xyz_mm, earlier.grid.centre_xyz_mm
     placement = Placement(followup_xyz_mm=clicks[0], baseline_xyz_mm=clicks[1], zoom=1.0)
     pair = sample_voi_pair(case, prompt_at(*clicks, baseline_scan="secondary"), placement, SETTINGS)
     np.testing.assert_allclose(pair.followup.hu, 60, atol=0.01)
@@ -146,7 +146,7 @@ def test_each_time_point_is_sampled_around_its_own_place_in_disjoint_frames():
 def test_no_prior_has_no_baseline():
     scan = scan_of(np.zeros((10, 30, 30), np.int16))
     case = Case(baselines={}, followups={"primary": scan}, clicks=())
-    click = scan.grid.center_xyz_mm
+    click = scan.grid.centre_xyz_mm
     placement = Placement(followup_xyz_mm=click, baseline_xyz_mm=None, zoom=1.0)
     pair = sample_voi_pair(case, prompt_at(click), placement, SETTINGS)
     assert (pair.baseline, pair.baseline_mask, pair.baseline_others) == (None, None, None)

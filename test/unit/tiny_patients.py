@@ -29,12 +29,12 @@ def image(lesions: Sequence[int] | Mapping[int, Sequence[int]], grid: Grid = BEF
 def row(lesion_id: int, topology: str = "UNCHANGED", **cells: object) -> dict[str, Any]:
     """A line of the table; unless said otherwise, of a lesion in the first image of both time points."""
     z, y, x = CORNERS[lesion_id]
-    center = f"{x + 0.5} {y + 0.5} {z + 0.5}"
+    centre = f"{x + 0.5} {y + 0.5} {z + 0.5}"
     return {
         **dict.fromkeys(COLUMNS, ""),
         "lesion_id": lesion_id,
-        "cog_bl": "" if topology == "NEWLYAPPEARING" else center,
-        "cog_fu": "" if topology == "DISAPPEARING" else center,
+        "cog_bl": "" if topology == "NEWLYAPPEARING" else centre,
+        "cog_fu": "" if topology == "DISAPPEARING" else centre,
         "cog_backpropagated": "6 7 3" if topology == "NEWLYAPPEARING" else "",
         "cog_propagated": "" if topology == "NEWLYAPPEARING" else f"{x + 1.25} {y} {z}",
         "img_id_bl": 0,

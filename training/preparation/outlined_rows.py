@@ -44,8 +44,8 @@ def _outlined_rows(outlines: Outlines) -> Iterator[LesionRow]:
             fate=fate,
             baseline_image=before.get(lesion_id),
             followup_image=after[lesion_id] if lesion_id in after else _same_scan(before[lesion_id], outlines),
-            baseline_xyz=_center(lesion_id, before.get(lesion_id), outlines, "baseline"),
-            followup_xyz=_center(lesion_id, after.get(lesion_id), outlines, "followup"),
+            baseline_xyz=_centre(lesion_id, before.get(lesion_id), outlines, "baseline"),
+            followup_xyz=_centre(lesion_id, after.get(lesion_id), outlines, "followup"),
         )
 
 
@@ -64,7 +64,7 @@ def _same_scan(number: int | None, outlines: Outlines) -> int:
     return number if number is not None and number in outlines["followup"] else 0
 
 
-def _center(lesion_id: int, number: int | None, outlines: Outlines, time_point: TimePoint) -> Triple | None:
+def _centre(lesion_id: int, number: int | None, outlines: Outlines, time_point: TimePoint) -> Triple | None:
     if number is None:
         return None
     image = outlines[time_point][number]

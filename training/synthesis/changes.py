@@ -30,7 +30,7 @@ class Site:
 
     tissue: Tissue
     lesion_type: str
-    center_zyx_mm: Float[np.ndarray, "3"]
+    centre_zyx_mm: Float[np.ndarray, "3"]
 
 
 def random_lesion(
@@ -63,7 +63,7 @@ def random_lesion(
         true_id=lesion_id,
         lesion_type=_NODE if is_node else site.lesion_type,
         tissue=site.tissue,
-        center_zyx_mm=site.center_zyx_mm,
+        centre_zyx_mm=site.centre_zyx_mm,
         rotation=Rotation.random(rng=generator).as_matrix(),
         edge_mm=float(generator.uniform(0.3, 1.2 if site.tissue != "soft" else 2.0)),
         texture_hu=float(generator.uniform(0, 15)),
@@ -99,7 +99,7 @@ def merging(lesion: Lesion, generator: np.random.Generator, *, other_id: int) ->
         lesion,
         lesion_id=other_id,
         true_id=lesion.lesion_id,
-        center_zyx_mm=lesion.center_zyx_mm + direction * apart_mm,
+        centre_zyx_mm=lesion.centre_zyx_mm + direction * apart_mm,
         baseline=(second,),
         followup=(),
     )

@@ -63,13 +63,13 @@ class SmoothField:
 class Growth:
     """A neighbourhood grown by `factor` (below 1: shrunk) around a centre; the effect fades over `reach_mm`."""
 
-    center_zyx_mm: Float[np.ndarray, "3"]
+    centre_zyx_mm: Float[np.ndarray, "3"]
     factor: float
     reach_mm: float
 
     def mapped(self, points_zyx_mm: Float32[Tensor, "z y x 3"]) -> Float32[Tensor, "z y x 3"]:
         """Where points of the grown anatomy lay before."""
-        offset = points_zyx_mm - _vector(self.center_zyx_mm, points_zyx_mm)
+        offset = points_zyx_mm - _vector(self.centre_zyx_mm, points_zyx_mm)
         fade = torch.exp(-(offset**2).sum(-1, keepdim=True) / self.reach_mm**2)
         return points_zyx_mm + offset * fade * (1 / self.factor - 1)
 
@@ -98,12 +98,12 @@ class Breathing:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Motion:
-    """All that has moved between two scans; the patient turns around `center_zyx_mm`.
+    """All that has moved between two scans; the patient turns around `centre_zyx_mm`.
 
     The bending, in mm, belongs to a box of that half size around the centre.
     """
 
-    center_zyx_mm: Float[np.ndarray, "3"]
+    centre_zyx_mm: Float[np.ndarray, "3"]
     half_zyx_mm: Float[np.ndarray, "3"]
     rotation: Float[np.ndarray, "3 3"]
     bending: SmoothField | None = None
@@ -112,10 +112,10 @@ class Motion:
 
     def mapped(self, axes: Axes) -> Float32[Tensor, "z y x 3"]:
         """Where the points of a lattice of the second scan lie in the anatomy of the first."""
-        offsets = [axis - center for axis, center in zip(axes, self.center_zyx_mm.tolist(), strict=True)]
+        offsets = [axis - centre for axis, centre in zip(axes, self.centre_zyx_mm.tolist(), strict=True)]
         moved = [
-            _outer_sum(*(offset * float(share) for offset, share in zip(offsets, column, strict=True))) + center
-            for column, center in zip(self.rotation.T, self.center_zyx_mm.tolist(), strict=True)
+            _outer_sum(*(offset * float(share) for offset, share in zip(offsets, column, strict=True))) + centre
+            for column, centre in zip(self.rotation.T, self.centre_zyx_mm.tolist(), strict=True)
         ]
         if self.bending is not None:
             halves = self.half_zyx_mm.tolist()
@@ -139,7 +139,7 @@ def random_motion(
     generator: np.random.Generator,
     settings: MotionSettings,
     *,
-    center_zyx_mm: Float[np.ndarray, "3"],
+    centre_zyx_mm: Float[np.ndarray, "3"],
     half_zyx_mm: Float[np.ndarray, "3"],
     lungs_mm: tuple[float, float] | None,
     growths: tuple[Mapped, ...],
@@ -157,7 +157,7 @@ def random_motion(
         depth = float(np.clip(generator.normal(0, settings.breathing_mm), -0.25 * height, 0.25 * height))
         breathing = Breathing(amplitude_mm=depth, diaphragm_mm=low, height_mm=height)
     return Motion(
-        center_zyx_mm=center_zyx_mm,
+        centre_zyx_mm=centre_zyx_mm,
         half_zyx_mm=half_zyx_mm,
         rotation=turn,
         bending=SmoothField(controls=field.controls * strength[:, None, None, None]),

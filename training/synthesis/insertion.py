@@ -62,8 +62,8 @@ def paint_scar(hu: Float32[Tensor, "z y x"], *, points_zyx_mm: Float32[Tensor, "
 def _distance_mm(
     part: Appearance, lesion: Lesion, points_zyx_mm: Float32[Tensor, "z y x 3"]
 ) -> Float32[Tensor, "z y x"]:
-    center = (lesion.center_zyx_mm + part.shift_zyx_mm).astype(np.float32)
-    offsets = points_zyx_mm - torch.from_numpy(center).to(points_zyx_mm.device)
+    centre = (lesion.centre_zyx_mm + part.shift_zyx_mm).astype(np.float32)
+    offsets = points_zyx_mm - torch.from_numpy(centre).to(points_zyx_mm.device)
     return signed_distance_mm(part.shape, offsets, radius_mm=part.radius_mm, rotation=lesion.rotation)
 
 

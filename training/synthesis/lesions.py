@@ -47,7 +47,7 @@ class Lesion:
     true_id: int
     lesion_type: str
     tissue: Tissue
-    center_zyx_mm: Float[np.ndarray, "3"]
+    centre_zyx_mm: Float[np.ndarray, "3"]
     rotation: Float[np.ndarray, "3 3"]
     edge_mm: float
     texture_hu: float

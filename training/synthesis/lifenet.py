@@ -59,7 +59,7 @@ def lifenet_lesions(source: Source, generator: np.random.Generator, settings: Li
         if drawn is not None:
             lesion, room = drawn
             masks = {name: mask for name, mask in source.organs.items() if name in settings.organs}
-            organ = organ_at(masks, source.spacing_zyx_mm, lesion.center_zyx_mm.astype(np.float32))
+            organ = organ_at(masks, source.spacing_zyx_mm, lesion.centre_zyx_mm.astype(np.float32))
             number = len(lesions) + 1
             kind = lesion_type_of(lesion.tissue, organ)
             lesions.append(replace(lesion, lesion_id=number, true_id=number, lesion_type=kind))
@@ -145,20 +145,20 @@ def _placed(
         # The largest ball in a lesion lies near its centre, so that nothing is lost by looking no nearer to a border.
         inner_mm = max(-float(part.shape.distance.min()) * part.radius_mm for part in chain(*drawn))
         for _ in range(_PLACES):
-            center = room.random_place(generator, depth_mm=0.8 * inner_mm)
-            if center is None:
+            centre = room.random_place(generator, depth_mm=0.8 * inner_mm)
+            if centre is None:
                 break
-            taken = [_covered(part, center, room, settings) for part in chain(*drawn)]
+            taken = [_covered(part, centre, room, settings) for part in chain(*drawn)]
             if all(room.is_free(voxels) for voxels in taken):
-                return _lesion(drawn, center, room, generator, settings), room.without(taken)
+                return _lesion(drawn, centre, room, generator, settings), room.without(taken)
     return None
 
 
 def _covered(
-    part: Appearance, center_zyx_mm: Float[np.ndarray, "3"], room: Room, settings: LifenetSettings
+    part: Appearance, centre_zyx_mm: Float[np.ndarray, "3"], room: Room, settings: LifenetSettings
 ) -> Int[np.ndarray, "n 3"]:
     """The voxels of a lesion, and of the gap around it."""
-    middle_mm = center_zyx_mm + part.shift_zyx_mm
+    middle_mm = centre_zyx_mm + part.shift_zyx_mm
     voxels = room.voxels_near(middle_mm, reach_mm=part.radius_mm * REACH + settings.gap_mm)
     offsets_mm = room.first_zyx_mm + voxels * room.spacing_zyx_mm - middle_mm
     offsets = torch.from_numpy(offsets_mm.astype(np.float32))
@@ -169,7 +169,7 @@ def _covered(
 
 def _lesion(
     parts: tuple[tuple[Appearance, ...], tuple[Appearance, ...]],
-    center_zyx_mm: Float[np.ndarray, "3"],
+    centre_zyx_mm: Float[np.ndarray, "3"],
     room: Room,
     generator: np.random.Generator,
     settings: LifenetSettings,
@@ -182,7 +182,7 @@ def _lesion(
         true_id=0,
         lesion_type="unclear",
         tissue=room.tissue,
-        center_zyx_mm=center_zyx_mm,
+        centre_zyx_mm=centre_zyx_mm,
         rotation=np.eye(3),
         edge_mm=float(generator.uniform(*settings.edge_mm)),
         texture_hu=float(generator.uniform(*settings.texture_hu)),

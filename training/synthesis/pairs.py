@@ -88,7 +88,7 @@ def _followup(
     motion = random_motion(
         generator,
         settings.motion,
-        center_zyx_mm=frame.middle_zyx_mm,
+        centre_zyx_mm=frame.middle_zyx_mm,
         half_zyx_mm=frame.half_zyx_mm,
         lungs_mm=source.lungs_mm,
         growths=tuple(shown.growth for shown in scene.shown),

@@ -32,7 +32,7 @@ class Anatomy:
 def torso(generator: np.random.Generator, *, grid: Grid, noise_hu: float = 12.0) -> Scan:
     """The scan of a random person whose middle lies in the middle of the grid."""
     anatomy = random_anatomy(generator)
-    pose = Pose(middle_xyz_mm=grid.center_xyz_mm, waves=anatomy.waves)
+    pose = Pose(middle_xyz_mm=grid.centre_xyz_mm, waves=anatomy.waves)
     return paint(anatomy.solids, grid, pose, generator=generator, noise_hu=noise_hu)
 
 
@@ -58,7 +58,7 @@ def random_anatomy(generator: np.random.Generator) -> Anatomy:
     solids += [_ball((42.0, -52.0, 12.0), (26.0, 12.0, 22.0), _GAS), left_lobe, liver]
     solids += _tree(liver, (-30.0, 5.0, -20.0), generator, radius_mm=6.5, hu=blood * 1.1, generations=3)
     for kidney in (organs["right kidney"], organs["left kidney"]):
-        x, y, z = kidney.center_xyz_mm
+        x, y, z = kidney.centre_xyz_mm
         solids += [kidney, _ball((x * 0.85, y, z), (9.0, 10.0, 22.0), _FAT * 0.6)]
     solids += _great_vessels(blood)
     solids += _tree(organs["mesentery"], (8.0, 10.0, -90.0), generator, radius_mm=3.5, hu=blood * 0.9, generations=3)
@@ -79,9 +79,9 @@ def _organs(generator: np.random.Generator, blood: float) -> dict[str, Ellipsoid
         "mesentery": ((4.0, -16.0, -140.0), (84.0, 40.0, 78.0), _FAT),
     }
     organs = {}
-    for name, (center, radii, hu) in places.items():
+    for name, (centre, radii, hu) in places.items():
         size = np.array(radii) * generator.normal(1.0, 0.04, 3)
-        organs[name] = _ball(triple(np.array(center) + generator.normal(0, 2.5, 3)), triple(size), hu)
+        organs[name] = _ball(triple(np.array(centre) + generator.normal(0, 2.5, 3)), triple(size), hu)
     return organs
 
 
@@ -156,11 +156,11 @@ def _bowel(generator: np.random.Generator) -> Iterator[Solid]:
     """Small bowel as loops in the fat of the mesentery, framed by the colon, with some gas and some contrast agent."""
     for row in range(5):
         for column in range(7):
-            center = np.array([(column - 3) * 27.0, -28.0, -66.0 - row * 34.0]) + generator.normal(0, (6, 16, 6))
+            centre = np.array([(column - 3) * 27.0, -28.0, -66.0 - row * 34.0]) + generator.normal(0, (6, 16, 6))
             reach = generator.uniform(12, 30, 3) * generator.choice([-1, 1], 3)
             radius = float(generator.uniform(8, 14))
             content = float(generator.choice([15.0, 30.0, 220.0, _GAS], p=[0.4, 0.3, 0.15, 0.15]))
-            yield _pipe(triple(center - reach / 2), triple(center + reach / 2), (radius, radius), 75.0, (3.0, content))
+            yield _pipe(triple(centre - reach / 2), triple(centre + reach / 2), (radius, radius), 75.0, (3.0, content))
     corners = (
         (-106.0, 6.0, -196.0),
         (-104.0, -8.0, -92.0),
@@ -190,7 +190,7 @@ def _tree(
     tips = []
     # The first vessels fan out, so that they reach the whole organ.
     for offset in generator.normal(size=(9, 3)):
-        stop = np.array(organ.center_xyz_mm) + _unit(offset) * radii * 0.5
+        stop = np.array(organ.centre_xyz_mm) + _unit(offset) * radii * 0.5
         branches.append(_pipe(root_xyz_mm, triple(stop), (radius_mm, radius_mm * 0.6), hu))
         tips.append((stop, stop - root_xyz_mm, radius_mm * 0.6))
     for generation in range(generations):
@@ -199,7 +199,7 @@ def _tree(
             for _ in range(2):
                 turned = _unit(_unit(heading) + generator.normal(0, 0.5, 3))
                 stop = start + turned * float(radii.mean()) * 0.4 * 0.8**generation
-                if np.linalg.norm((stop - organ.center_xyz_mm) / radii) < 0.95:
+                if np.linalg.norm((stop - organ.centre_xyz_mm) / radii) < 0.95:
                     branches.append(_pipe(triple(start), triple(stop), (radius, radius * 0.75), hu))
                     grown.append((stop, turned, radius * 0.75))
         tips = grown
@@ -210,8 +210,8 @@ def _unit(vector: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3"]:
     return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-6))
 
 
-def _ball(center: Triple, radii: Triple, hu: float, *inner: tuple[float, float]) -> Ellipsoid:
-    return Ellipsoid(center_xyz_mm=center, radii_xyz_mm=radii, layers=((0.0, hu), *inner))
+def _ball(centre: Triple, radii: Triple, hu: float, *inner: tuple[float, float]) -> Ellipsoid:
+    return Ellipsoid(centre_xyz_mm=centre, radii_xyz_mm=radii, layers=((0.0, hu), *inner))
 
 
 def _pipe(start: Triple, stop: Triple, radii: tuple[float, float], hu: float, *inner: tuple[float, float]) -> Tube:

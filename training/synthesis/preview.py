@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from longilesion.alignment import place_vois
 from longilesion.case import LesionMap, LesionPrompt, Scan, lesion_regions
 from longilesion.config import ModelSettings
-from longilesion.evaluation.measures import Outline, center_xyz_mm, largest_axial_diameter_mm
+from longilesion.evaluation.measures import Outline, centre_xyz_mm, largest_axial_diameter_mm
 from longilesion.evaluation.plot_style import INK, LOOKS
 from longilesion.files import check_picture, written_together
 from longilesion.geometry import Triple
@@ -85,7 +85,7 @@ def views_of(example: Example, model: ModelSettings) -> tuple[View, View]:
             lesions=prior.lesions,
             label=example.lesion_id,
             outline=old,
-            middle_xyz_mm=clicks.baseline.point_xyz_mm if old is None else center_xyz_mm(old),
+            middle_xyz_mm=clicks.baseline.point_xyz_mm if old is None else centre_xyz_mm(old),
             click_xyz_mm=clicks.baseline.point_xyz_mm,
             color=_BASELINE,
         ),
@@ -94,7 +94,7 @@ def views_of(example: Example, model: ModelSettings) -> tuple[View, View]:
             lesions=example.pair.truth,
             label=label,
             outline=now,
-            middle_xyz_mm=sought_xyz_mm if now is None else center_xyz_mm(now),
+            middle_xyz_mm=sought_xyz_mm if now is None else centre_xyz_mm(now),
             click_xyz_mm=clicks.followup.point_xyz_mm,
             color=_TRUTH,
         ),

@@ -92,10 +92,10 @@ class View:
         """Where a window's voxels lie in the anatomy."""
         return _moved(self.frame.axes(window, self.coarse_zyx_mm.device), self.motion)
 
-    def box(self, center_zyx_mm: Float[np.ndarray, "3"], *, reach_mm: float) -> Window | None:
+    def box(self, centre_zyx_mm: Float[np.ndarray, "3"], *, reach_mm: float) -> Window | None:
         """The voxels around a place, found on every fourth voxel and widened by as much; None where there are none."""
         margin = max(6.0, 0.75 * _STRIDE * max(self.frame.spacing_zyx_mm))
-        offsets = self.coarse_zyx_mm - _tensor(center_zyx_mm, self.coarse_zyx_mm.device)
+        offsets = self.coarse_zyx_mm - _tensor(centre_zyx_mm, self.coarse_zyx_mm.device)
         near = offsets.abs().amax(-1).cpu().numpy() < reach_mm + margin
         if not near.any():
             return None
@@ -142,7 +142,7 @@ class TimePoint:
 
     def outline(self, lesion: RealLesion, label: int, *, source: Source) -> None:
         """Marks a real lesion."""
-        box = self.view.box(lesion.center_zyx_mm, reach_mm=lesion.extent_mm)
+        box = self.view.box(lesion.centre_zyx_mm, reach_mm=lesion.extent_mm)
         if box is None:
             return
         first, last = ([getattr(side, end) for side in lesion.box] for end in ("start", "stop"))
@@ -153,7 +153,7 @@ class TimePoint:
 
     def insert(self, lesion: Lesion, parts: tuple[Appearance, ...], label: int, generator: np.random.Generator) -> None:
         """Paints a lesion's parts, and marks them under that label unless it is `UNMARKED`."""
-        box = self.view.box(lesion.center_zyx_mm, reach_mm=_reach_mm(parts)) if parts else None
+        box = self.view.box(lesion.centre_zyx_mm, reach_mm=_reach_mm(parts)) if parts else None
         if box is not None:
             paint(
                 self.hu[box],
@@ -167,7 +167,7 @@ class TimePoint:
 
     def insert_scar(self, lesion: Lesion) -> None:
         """Paints what is left of a healed lesion."""
-        box = self.view.box(lesion.center_zyx_mm, reach_mm=_reach_mm(lesion.baseline))
+        box = self.view.box(lesion.centre_zyx_mm, reach_mm=_reach_mm(lesion.baseline))
         if box is not None:
             paint_scar(self.hu[box], points_zyx_mm=self.view.points(box), lesion=lesion)
 

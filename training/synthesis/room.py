@@ -50,9 +50,9 @@ class Room:
         voxel = np.unravel_index(self.order[generator.integers(deep, len(self.order))], self.free.shape)
         return np.asarray(self.first_zyx_mm + (voxel + generator.uniform(-0.5, 0.5, 3)) * self.spacing_zyx_mm)
 
-    def voxels_near(self, center_zyx_mm: Float[np.ndarray, "3"], *, reach_mm: float) -> Int[np.ndarray, "a b c 3"]:
+    def voxels_near(self, centre_zyx_mm: Float[np.ndarray, "3"], *, reach_mm: float) -> Int[np.ndarray, "a b c 3"]:
         """The indices of all voxels in a cube around a position; they may lie outside the lattice."""
-        middle, reach = (center_zyx_mm - self.first_zyx_mm) / self.spacing_zyx_mm, reach_mm / self.spacing_zyx_mm
+        middle, reach = (centre_zyx_mm - self.first_zyx_mm) / self.spacing_zyx_mm, reach_mm / self.spacing_zyx_mm
         low, high = np.floor(middle - reach).astype(int), np.ceil(middle + reach).astype(int) + 1
         ranges = [np.arange(start, stop) for start, stop in zip(low.tolist(), high.tolist(), strict=True)]
         return np.stack(np.meshgrid(*ranges, indexing="ij"), axis=-1)

@@ -113,7 +113,7 @@ def _general_lesions(
         group = _developed(lesion, generator, settings) if is_marked else (lesion,)
         gap_mm = float(generator.uniform(1.0, 8.0))
         if all(_is_apart(each, taken, gap_mm) for each in group):
-            taken += [(each.center_zyx_mm, each.reach_mm) for each in group]
+            taken += [(each.centre_zyx_mm, each.reach_mm) for each in group]
             next_id += len(group) if is_marked else 0
             yield from group
 
@@ -131,13 +131,13 @@ def _developed(lesion: Lesion, generator: np.random.Generator, settings: Synthes
 
 def _real_places(source: Source) -> list[tuple[NDArray[np.floating], float]]:
     """Where the volume's own lesions lie, shown or not, and how far they reach."""
-    return [(lesion.center_zyx_mm, lesion.radius_mm) for lesion in source.lesions]
+    return [(lesion.centre_zyx_mm, lesion.radius_mm) for lesion in source.lesions]
 
 
 def _is_apart(lesion: Lesion, taken: Sequence[tuple[NDArray[np.floating], float]], gap_mm: float) -> bool:
     return all(
-        np.linalg.norm(lesion.center_zyx_mm - center) > 1.2 * (lesion.reach_mm + reach_mm) + gap_mm
-        for center, reach_mm in taken
+        np.linalg.norm(lesion.centre_zyx_mm - centre) > 1.2 * (lesion.reach_mm + reach_mm) + gap_mm
+        for centre, reach_mm in taken
     )
 
 
@@ -164,7 +164,7 @@ def random_site(
         positions = _in_organs(source, positions, settings)
     position = positions[int(generator.integers(len(positions)))] + generator.uniform(-2, 2, 3).astype(np.float32)
     organ = organ_at(source.organs, source.spacing_zyx_mm, position)
-    return Site(tissue=tissue, lesion_type=lesion_type_of(tissue, organ), center_zyx_mm=position.astype(float))
+    return Site(tissue=tissue, lesion_type=lesion_type_of(tissue, organ), centre_zyx_mm=position.astype(float))
 
 
 def _in_organs(source: Source, positions: NDArray[np.floating], settings: SynthesisSettings) -> NDArray[np.floating]:
@@ -187,12 +187,12 @@ def _shown(
     source: Source, real: RealLesion, number: int, generator: np.random.Generator, settings: SynthesisSettings
 ) -> ShownLesion:
     factor = float(np.exp(generator.uniform(np.log(0.6), np.log(1.4))))
-    growth: Mapped = Growth(center_zyx_mm=real.center_zyx_mm, factor=factor, reach_mm=1.6 * real.radius_mm).mapped
+    growth: Mapped = Growth(centre_zyx_mm=real.centre_zyx_mm, factor=factor, reach_mm=1.6 * real.radius_mm).mapped
     if generator.random() < settings.anatomy_share:
         growth = anatomy_growth(
             source.hu, source.spacing_zyx_mm, mask=real.mask, box=real.box, volume_factor=factor**3
         ).mapped
-    organ = organ_at(source.organs, source.spacing_zyx_mm, real.center_zyx_mm.astype(np.float32))
+    organ = organ_at(source.organs, source.spacing_zyx_mm, real.centre_zyx_mm.astype(np.float32))
     return ShownLesion(
         lesion_id=number,
         lesion_type=lesion_type_of("soft", organ),
@@ -223,10 +223,10 @@ def _with_mask_errors(
     outlined = sum(bool(lesion.baseline) and lesion.lesion_id != UNMARKED for lesion in marked)
     share = settings.false_outlines
     for _ in range(int(generator.poisson(max(outlined, 1) * share / (1 - share))) if share else 0):
-        center = lesions[int(generator.integers(len(lesions)))].center_zyx_mm if lesions else None
-        site = random_site(source, generator, settings, near=center)
+        centre = lesions[int(generator.integers(len(lesions)))].centre_zyx_mm if lesions else None
+        site = random_site(source, generator, settings, near=centre)
         false = random_lesion(generator, site, lesion_id=first_id, fate="gone", real_shapes=(), settings=settings)
-        taken = [*_real_places(source), *((lesion.center_zyx_mm, lesion.reach_mm) for lesion in marked)]
+        taken = [*_real_places(source), *((lesion.centre_zyx_mm, lesion.reach_mm) for lesion in marked)]
         if _is_apart(false, taken, 2.0):
             marked.append(replace(false, is_painted=False, scar_hu=0.0))
             first_id += 1
@@ -238,8 +238,8 @@ def _middle(
 ) -> Float[np.ndarray, "3"]:
     """What the lesions of a cut-out lie around."""
     if anchor is not None:
-        return anchor.center_zyx_mm
-    return random_site(source, generator, settings, near=None).center_zyx_mm
+        return anchor.centre_zyx_mm
+    return random_site(source, generator, settings, near=None).centre_zyx_mm
 
 
 def _everything(source: Source) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"], float]:
@@ -258,13 +258,13 @@ def _cut_out(
 ) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"], float]:
     """A cut-out's middle, sides and coarseness, which follow from the extent of the lesion that it is drawn around."""
     if anchor is not None:
-        middle, extent_mm = anchor.center_zyx_mm, anchor.extent_mm
+        middle, extent_mm = anchor.centre_zyx_mm, anchor.extent_mm
     elif lesions:
         lesion = lesions[0] if settings.generator == "general" else lesions[int(generator.integers(len(lesions)))]
         parts = (*lesion.baseline, *lesion.followup)
-        middle, extent_mm = lesion.center_zyx_mm, 2.4 * max(part.radius_mm for part in parts)
+        middle, extent_mm = lesion.centre_zyx_mm, 2.4 * max(part.radius_mm for part in parts)
     else:
-        middle, extent_mm = random_site(source, generator, settings, near=None).center_zyx_mm, 0.0
+        middle, extent_mm = random_site(source, generator, settings, near=None).centre_zyx_mm, 0.0
     zoom = float(np.clip(extent_mm / 50.0, 0.8, 3.0))
     return middle, np.array([110.0, 120.0, 120.0]) * zoom + 40.0, max(1.0, 0.8 * zoom)
 

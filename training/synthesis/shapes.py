@@ -43,10 +43,10 @@ def random_shape(generator: np.random.Generator, *, lumpiness: float = 0.25, elo
 def shape_of_mask(mask: Bool[np.ndarray, "z y x"], spacing_zyx_mm: Float32[np.ndarray, "3"]) -> Shape:
     """The shape of a segmented lesion."""
     radius_mm = (3 * float(mask.sum()) * float(np.prod(spacing_zyx_mm)) / (4 * np.pi)) ** (1 / 3)
-    center = np.array(center_of_mass(mask))
+    centre = np.array(center_of_mass(mask))
     axis = np.linspace(-REACH, REACH, _SIDE) * radius_mm
     positions = np.stack(np.meshgrid(*(axis / spacing for spacing in spacing_zyx_mm), indexing="ij"))
-    cube = map_coordinates(mask.astype(np.float32), positions + center[:, None, None, None], order=1)
+    cube = map_coordinates(mask.astype(np.float32), positions + centre[:, None, None, None], order=1)
     return _normalised(cube > 0.5)
 
 

@@ -50,7 +50,7 @@ class Solid(Protocol):
 class Ellipsoid:
     """An ellipsoid whose surface may be lumpy (up to that share of the radius), with the wall's depths as layers."""
 
-    center_xyz_mm: Triple
+    centre_xyz_mm: Triple
     radii_xyz_mm: Triple
     layers: tuple[tuple[float, float], ...]
     lumpiness: float = 0.0
@@ -59,11 +59,11 @@ class Ellipsoid:
     def box_xyz_mm(self) -> tuple[Triple, Triple]:
         """The lowest and highest corner."""
         reach = np.array(self.radii_xyz_mm) * (1 + self.lumpiness)
-        return triple(self.center_xyz_mm - reach), triple(self.center_xyz_mm + reach)
+        return triple(self.centre_xyz_mm - reach), triple(self.centre_xyz_mm + reach)
 
     def distance_mm(self, points: Points) -> Field:
         """Exact to first order at the surface."""
-        x, y, z = self.center_xyz_mm
+        x, y, z = self.centre_xyz_mm
         a, b, c = self.radii_xyz_mm
         u, v, w = (points.x - x) / a, (points.y - y) / b, (points.z - z) / c
         radius = np.sqrt(u * u + v * v + w * w)

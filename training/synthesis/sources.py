@@ -39,7 +39,7 @@ class RealLesion:
 
     mask: Bool[np.ndarray, "z y x"]
     box: Window
-    center_zyx_mm: Float[np.ndarray, "3"]
+    centre_zyx_mm: Float[np.ndarray, "3"]
     radius_mm: float
     extent_mm: float
     shape: Shape
@@ -138,7 +138,7 @@ def _read_ids(path: Path, grid: Grid) -> UInt16[np.ndarray, "z y x"]:
 def _phantom(seed: int, grid: Grid) -> Source:
     generator = np.random.default_rng(seed)
     anatomy = random_anatomy(generator)
-    pose = Pose(middle_xyz_mm=grid.center_xyz_mm, waves=anatomy.waves)
+    pose = Pose(middle_xyz_mm=grid.centre_xyz_mm, waves=anatomy.waves)
     scan = paint(anatomy.solids, grid, pose, generator=generator, noise_hu=12.0)
     organs: dict[str, Bool[np.ndarray, "z y x"]] = {}
     for name in _PHANTOM_ORGANS:
@@ -156,7 +156,7 @@ def _real_lesion(mask: Bool[np.ndarray, "z y x"], box: Window, spacing_zyx_mm: F
     return RealLesion(
         mask=mask,
         box=box,
-        center_zyx_mm=(np.array(center_of_mass(mask)) + start) * spacing_zyx_mm,
+        centre_zyx_mm=(np.array(center_of_mass(mask)) + start) * spacing_zyx_mm,
         radius_mm=(3 * volume_mm3 / (4 * np.pi)) ** (1 / 3),
         extent_mm=float((np.array(mask.shape) * spacing_zyx_mm).max()),
         shape=shape_of_mask(mask, spacing_zyx_mm),

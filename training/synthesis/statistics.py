@@ -12,7 +12,7 @@ from scipy.ndimage import distance_transform_edt
 
 from longilesion.case import LesionMap, Scan, lesion_regions
 from longilesion.evaluation.exam import FATES, Fate
-from longilesion.evaluation.measures import Outline, center_xyz_mm, largest_axial_diameter_mm
+from longilesion.evaluation.measures import Outline, centre_xyz_mm, largest_axial_diameter_mm
 from longilesion.geometry import Triple
 from longilesion.markdown import markdown_table
 from training.synthesis.pairs import SyntheticPair
@@ -81,7 +81,7 @@ def lesion_numbers(pair: SyntheticPair) -> list[LesionNumbers]:
         click = clicks[lesion_id]
         error = None
         if now is not None and click is not None:
-            x, y, z = np.subtract(click.point_xyz_mm, center_xyz_mm(now)).tolist()
+            x, y, z = np.subtract(click.point_xyz_mm, centre_xyz_mm(now)).tolist()
             error = x, y, z
         numbers.append(
             LesionNumbers(

@@ -59,7 +59,7 @@ class _Map:
     def shows(self, lesion_id: int) -> bool:
         return lesion_id in self.regions and self.regions[lesion_id].voxels >= FEWEST_VOXELS
 
-    def center_zyx(self, lesion_id: int) -> tuple[float, ...]:
+    def centre_zyx(self, lesion_id: int) -> tuple[float, ...]:
         box = self.regions[lesion_id].box
         inside = center_of_mass(self.ids[box] == lesion_id)
         return tuple(side.start + float(index) for side, index in zip(box, inside, strict=True))
@@ -127,7 +127,7 @@ def _planned(scene: Scene) -> Iterator[_Planned]:
             real=True,
             true_id=shown.lesion_id,
             lesion_type=shown.lesion_type,
-            place_zyx_mm=shown.real.center_zyx_mm,
+            place_zyx_mm=shown.real.centre_zyx_mm,
         )
     for lesion in scene.lesions:
         if lesion.lesion_id == UNMARKED:
@@ -143,7 +143,7 @@ def _planned(scene: Scene) -> Iterator[_Planned]:
             real=False,
             true_id=None if fate == "gone" else lesion.true_id,
             lesion_type=lesion.lesion_type,
-            place_zyx_mm=lesion.center_zyx_mm,
+            place_zyx_mm=lesion.centre_zyx_mm,
         )
 
 
@@ -157,9 +157,9 @@ def _is_as_planned(planned: _Planned, before: _Map, after: _Map, facts: Mapping[
 
 def _clicks(planned: _Planned, before: _Map, after: _Map, generator: np.random.Generator) -> ClickPair:
     lesion_id, is_new = planned.lesion_id, planned.fate == "new"
-    was = before.exposure.view.nearest_voxel(planned.place_zyx_mm) if is_new else before.center_zyx(lesion_id)
+    was = before.exposure.view.nearest_voxel(planned.place_zyx_mm) if is_new else before.centre_zyx(lesion_id)
     is_there = planned.fate in ("persists", "new")
-    now = after.center_zyx(lesion_id) if is_there else after.exposure.view.nearest_voxel(planned.place_zyx_mm)
+    now = after.centre_zyx(lesion_id) if is_there else after.exposure.view.nearest_voxel(planned.place_zyx_mm)
     error = click_error_mm(generator) * (0.2 if is_new and generator.random() < 0.5 else 1.0)
     return ClickPair(
         lesion_id=lesion_id,

@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 from longilesion.case import LesionPrediction
 from longilesion.config import InferenceSettings
 from longilesion.geometry import ZYX, Grid, Triple
-from longilesion.labeling import LabelledScan, label_lesions
+from longilesion.labelling import LabelledScan, label_lesions
 from test.unit.builders import ball, prompt
 
 GRID = Grid.from_spacing((12, 20, 24), (1.0, 1.0, 1.0))
@@ -260,10 +260,10 @@ def random_predictions(grid: Grid) -> list[LesionPrediction]:
     generator = np.random.default_rng(1)
     predictions = []
     for number in range(1, 6):
-        center = generator.uniform((4, 5, 5), (8, 15, 19))
-        inside = ball(grid, grid.world_xyz_mm(center), float(generator.uniform(3, 5)))
+        centre = generator.uniform((4, 5, 5), (8, 15, 19))
+        inside = ball(grid, grid.world_xyz_mm(centre), float(generator.uniform(3, 5)))
         value = float(generator.choice([0.6, 0.8]))
-        click_zyx = tuple((center + generator.normal(0, 1, 3)).tolist())
+        click_zyx = tuple((centre + generator.normal(0, 1, 3)).tolist())
         predictions.append(predicted(number, inside * np.float32(value), click_zyx=click_zyx, grid=grid))
     return predictions
 

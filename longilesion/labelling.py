@@ -191,14 +191,14 @@ def _merged(group: Sequence[_Outline], lps: Grid) -> _Outline:
         mask[place] |= outline.mask
         np.maximum(probability[place], outline.probability, out=probability[place])
     voxels = np.argwhere(mask) + start
-    center = voxels.mean(axis=0)
+    centre = voxels.mean(axis=0)
 
     def remoteness(outline: _Outline) -> tuple[float, float, int]:
         # Clicks inside the lesion are all at distance 0 from it; the more central one decides.
         to_voxels = float(_distances_mm(voxels, outline.click_zyx, lps).min())
         inside = max(lps.spacing_zyx_mm)
-        to_center = float(_distances_mm(center[None], outline.click_zyx, lps)[0])
-        return max(to_voxels, inside), to_center, outline.lesion_id
+        to_centre = float(_distances_mm(centre[None], outline.click_zyx, lps)[0])
+        return max(to_voxels, inside), to_centre, outline.lesion_id
 
     z, y, x = start.tolist()
     return replace(min(group, key=remoteness), start_zyx=(z, y, x), probability=probability, mask=mask)
