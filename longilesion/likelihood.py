@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float32
-from scipy.ndimage import binary_dilation, uniform_filter
+from scipy.ndimage import binary_dilation, correlate1d
 
 from longilesion.config import LikelihoodSettings
 from longilesion.voi import Voi, VoiPair
@@ -112,7 +112,12 @@ def _bell(hu: Float32[np.ndarray, "z y x"], statistics_hu: tuple[float, float]) 
 
 def _smooth(hu: Float32[np.ndarray, "z y x"]) -> Float32[np.ndarray, "z y x"]:
     """The mean of each voxel's 3 x 3 x 3 neighbourhood, the border repeated beyond itself."""
-    return np.asarray(uniform_filter(hu, 3, mode="nearest"))
+    for axis in range(3):
+        # Two sums, each rounded to float32, as the shipped weights were trained; `uniform_filter` adds in float64, and
+        # its other last digits would change what a recipe learns.
+        before = correlate1d(hu, (1, 1, 0), axis, mode="nearest")
+        hu = (before + correlate1d(hu, (0, 0, 1), axis, mode="nearest")) / np.float32(3)
+    return hu
 
 
 def _dilated(mask: Bool[np.ndarray, "z y x"], reach: int) -> Bool[np.ndarray, "z y x"]:
