@@ -1,6 +1,6 @@
-"""Builds the weights: synthetic pairs, losses, a training loop, evaluation. Never imported by the library."""
+"""Training of the networks: synthetic pairs, losses, training loop, evaluation. Never imported by the library."""
 
 from longilesion.startup import wait_passively
 
-# Every command of training comes by here before it imports torch.
+# Every command of training imports this package before it imports torch.
 wait_passively()

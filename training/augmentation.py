@@ -28,10 +28,10 @@ from longilesion.networks.interface import NetworkInput
 from training.batch import Batch
 from training.recipe import AugmentationSettings, IntensityAugmentation, SpatialAugmentation
 
-# What is done to all maps of a sample alike.
+# A change that is applied to all maps of a sample.
 _Change: TypeAlias = Callable[[Float32[Tensor, "batch c z y x"]], Float32[Tensor, "batch c z y x"]]
 
-# What of a sample is drawn; each has a stream of random numbers of its own.
+# Kinds of random changes of a sample; each has its own stream of random numbers.
 _JOINT, _SEPARATE, _ALIKE, _FOLLOWUP, _BASELINE = range(5)
 
 
@@ -43,10 +43,10 @@ def augmented(
     spacing_zyx_mm: Triple,
     seeds: Sequence[int],
 ) -> Batch:
-    """The batch with every sample changed as its own seed says, whatever else is in the batch.
+    """The batch with every sample augmented by its own seed, independently of the rest of the batch.
 
-    Rotation and scaling are about the lattice's middle, in millimetres; of `spacing_zyx_mm` only the ratios matter.
-    What is turned in from beyond the lattice is air and has no lesion. An absent baseline stays zero.
+    Rotation and scaling are about the lattice's centre, in millimetres; of `spacing_zyx_mm` only the ratios matter.
+    Voxels rotated in from outside the lattice are air without lesion. An absent baseline stays zero.
     """
     if not _changes_anything(settings):
         return batch
@@ -84,13 +84,13 @@ def _augmented_sample(
     spacing_zyx_mm: Triple,
     seed: int,
 ) -> tuple[NetworkInput, Tensor]:
-    """One sample and its target, changed; an absent baseline's zeros stay what they are."""
+    """One augmented sample and its target; the zeros of an absent baseline stay unchanged."""
     z, y, x = target.shape[2:]
     with _seeded(seed, _JOINT):
         turn = _turn(settings.joint, (z, y, x), spacing_zyx_mm)
         mirror = _mirror(settings.joint)
     turned = turn(target) > 0.5
-    # A lesion that is turned out of the lattice would still be called present.
+    # A lesion that is rotated out of the lattice would still be labelled as present.
     if bool(turned.any()) or not bool(target.any()):
         sample, target = sample.changed(turn), turned.float()
     sample, target = sample.changed(mirror), mirror(target)
@@ -115,7 +115,7 @@ def _augmented_sample(
 
 
 def _turn(settings: SpatialAugmentation, shape_zyx: ZYX, spacing_zyx_mm: Triple) -> _Change:
-    """A rotation and scaling, drawn once, with linear interpolation; shares of voxels stay shares."""
+    """A rotation and scaling, drawn once, with linear interpolation; partial volumes stay partial volumes."""
     if float(torch.rand(())) >= settings.probability:
         return _unchanged
     angle, scaling = float(np.deg2rad(settings.rotation_deg)), settings.scaling
@@ -126,7 +126,7 @@ def _turn(settings: SpatialAugmentation, shape_zyx: ZYX, spacing_zyx_mm: Triple)
         p_rotation=float(angle > 0),
         rotation=(-angle, angle),
         p_scaling=float(scaling > 0),
-        # It divides lengths by these.
+        # The transform divides lengths by these.
         scaling=(1 / (1 + scaling), 1 / (1 - scaling)),
     )
     parameters = transform.get_parameters(image=torch.empty((1, *shape_zyx)))
@@ -150,10 +150,10 @@ def _unchanged(maps: Tensor) -> Tensor:
 def _grid_in_mm(
     affine: Float64[np.ndarray, "3 3"], shape_zyx: tuple[int, ...], spacing_zyx_mm: Triple
 ) -> Float32[Tensor, "z y x 3"]:
-    """Where to sample from for a map of offsets from the lattice's middle, in millimetres.
+    """Sampling positions for a linear map of offsets from the lattice's centre, in millimetres.
 
-    batchgeneratorsv2 takes the map as one of voxels, which bends a ball where voxels are not cubes. Positions are
-    fractions of each axis' half length, x first, as torch has them.
+    batchgeneratorsv2 applies the map to voxels, which distorts a ball where voxels are not cubes. Positions are
+    fractions of each axis' half length, x first, as in torch.
     """
     half_mm = np.array(shape_zyx) * spacing_zyx_mm / 2
     fractions = affine * half_mm / half_mm[:, None]
@@ -167,25 +167,25 @@ def _varied(
     encoding: EncodingSettings,
     channels: Sequence[Channel],
 ) -> Float32[Tensor, "1 c z y x"]:
-    """The stream with its images, the first of its channels, varied: each HU window apart (LongiNet, section 2.5)."""
+    """The stream with its first channels, the images, varied: each HU window separately (LongiNet, section 2.5)."""
     images = encoding.width(channel for channel in channels if channel == "image")
     if not settings.probability or not images:
         return stream
-    # The transforms write into what they are given.
+    # The transforms change their arguments in place.
     varied = stream.clone()
     shown = ComposeTransforms(_intensity_transforms(settings))(image=varied[0, :images])["image"]
     if settings.shift and float(torch.rand(())) < settings.probability:
-        # The library's own draws from a Gaussian, which has no limit.
+        # The library's own transform draws from a Gaussian, which is unbounded.
         shown = shown + settings.shift * (2 * torch.rand(images, 1, 1, 1) - 1)
     varied[0, :images] = shown.clamp(0, 1)
     return varied
 
 
 def _intensity_transforms(settings: IntensityAugmentation) -> list[BasicTransform]:
-    """Those that are switched on, each to be applied with the setting's probability."""
+    """The intensity transforms that are switched on, each applied with the setting's probability."""
     transforms: list[BasicTransform] = []
     if settings.noise:
-        # What it calls a variance is the deviation.
+        # Its argument called variance is the standard deviation.
         transforms.append(GaussianNoiseTransform(noise_variance=settings.noise))
     if settings.scale:
         limits = (1 - settings.scale, 1 + settings.scale)
@@ -203,7 +203,7 @@ def _intensity_transforms(settings: IntensityAugmentation) -> list[BasicTransfor
 
 @contextmanager
 def _seeded(seed: int, drawn: int) -> Iterator[None]:
-    """Torch's and numpy's global generators, which the library draws from, seeded within and as before afterwards."""
+    """Seeds torch's and numpy's global generators, which the library uses, and restores them afterwards."""
     state = np.random.get_state()  # noqa: NPY002
     words = np.random.SeedSequence((seed, drawn)).generate_state(2).tolist()
     try:

@@ -1,4 +1,4 @@
-"""A training batch: what the network gets, and what is true of it."""
+"""A training batch: network input and ground truth."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from longilesion.networks.interface import NetworkInput
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Batch:
-    """An encoded batch and what is true of it; absent lesions have an empty target.
+    """An encoded batch and its ground truth; absent lesions have an empty target.
 
-    Samples of one origin show one patient or one synthetic pair. `skipped` says which damaged cut-outs were replaced by
-    others.
+    Samples with the same origin are of one patient or one synthetic pair. `skipped` lists damaged cut-outs that were
+    replaced by others.
     """
 
     input: NetworkInput

@@ -1,7 +1,7 @@
 """The cache of a prepared data set: a cut-out of every lesion, placed for a recipe's lattice and jitter.
 
-Each case's entry says what it was made of: the case's files, and the code that reads, places and cuts. Where either has
-changed, that entry is made again.
+Each case's entry has a fingerprint of the case's files and of the code that reads, places and cuts. Where either has
+changed, the entry is made again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from training.samples import is_seen
 _log = logging.getLogger("training")
 
 _INDEX = "lesions.json"
-# Imported on the way, without a part in placing and cutting; what only these import has none either.
+# Imported indirectly, without influence on placing and cutting; nor has what only these modules import.
 _UNINVOLVED = (
     "longilesion.encoding",
     "longilesion.report",
@@ -49,7 +49,7 @@ _REGISTERING = ("SimpleITK", "picsl_greedy")
 
 
 class CachedLesion(BaseModel):
-    """A lesion in the cache; `is_seen` is false where a lattice misses it, so that it could only mislead."""
+    """A lesion in the cache; `is_seen` is false where the lattice misses it, so that it is no valid training sample."""
 
     case_id: str
     patient: str
@@ -59,7 +59,7 @@ class CachedLesion(BaseModel):
 
 
 class _Index(BaseModel):
-    """A case in the cache: its lesions, and the fingerprint of what they were made of."""
+    """A case in the cache: its lesions, and the fingerprint of their files and code."""
 
     made_of: str
     lesions: list[CachedLesion]
@@ -78,15 +78,15 @@ class Cache:
 
 
 def build_cache(data: PreparedData, cases: Sequence[PreparedCase], recipe: Recipe, *, workers: int) -> Cache:
-    """Cuts out the lesions of those cases that are not in the cache yet, or were made of something else.
+    """Cuts out the lesions of those cases that are not in the cache yet, or have another fingerprint.
 
-    The recipe's part in it is in the folder's name: another lattice has a cache of its own. Entries of cases that the
-    data set no longer has are removed. Of several runs that want the same cache, one builds it and the others wait; a
-    run under way sees what is made again. Raises InputError where a case cannot be cut out.
+    The folder's name identifies the recipe's part: another lattice has a cache of its own. Entries of cases that the
+    data set no longer has are removed. Of several runs that need the same cache, one builds it and the others wait; a
+    run in progress reads entries that are made again. Raises InputError where a case cannot be cut out.
     """
     folder = data.folder / "cache" / _key(recipe)
     check_writable(folder)
-    # Hashing leaves the interpreter to others, so that threads are enough.
+    # Hashing releases the interpreter lock, so that threads suffice.
     with ThreadPoolExecutor(workers) as pool:
         made_of = dict(zip((case.case_id for case in cases), pool.map(_made_of, cases), strict=True))
     job = partial(_cut_case, folder=folder, recipe=recipe)
@@ -127,7 +127,7 @@ def _code() -> str:
 
 
 def _missing(folder: Path, cases: Sequence[PreparedCase], made_of: Mapping[str, str]) -> list[PreparedCase]:
-    """The cases of which the cache has no whole entry made of what they are now."""
+    """The cases without a complete entry of the current fingerprint."""
     entries = {case.case_id: _whole_entry(folder, case) for case in cases}
     missing = [
         case for case in cases if (entry := entries[case.case_id]) is None or entry.made_of != made_of[case.case_id]
@@ -151,8 +151,8 @@ def _remove_others(folder: Path, data: PreparedData) -> None:
 
 
 def _cut_case(case: PreparedCase, folder: Path, recipe: Recipe) -> list[str]:
-    """Cuts out a case's lesions; returns what in the case does not fit together."""
-    # Before anything is read: what changes meanwhile makes the entry stale.
+    """Cuts out a case's lesions; returns the contradictions found in the case."""
+    # Before anything is read: a later change makes the entry outdated.
     made_of = _made_of(case)
     entry = folder / case.case_id
     (entry / _INDEX).unlink(missing_ok=True)
@@ -178,14 +178,14 @@ def _cut_case(case: PreparedCase, folder: Path, recipe: Recipe) -> list[str]:
     warnings += [f"{case.folder}: lesion {lesion_id} has no place or no fate; left out" for lesion_id in left_out]
     for path in set(entry.glob("*.npz")) - {entry / f"{lesion.lesion_id}.npz" for lesion in lesions}:
         path.unlink()
-    # Last, as it says that the case is complete.
+    # Last, as it marks the case as complete.
     with written_together({entry / _INDEX: check_json}) as (temporary,):
         temporary.write_text(_Index(made_of=made_of, lesions=lesions).model_dump_json(indent=1) + "\n")
     return warnings
 
 
 def _whole_entry(folder: Path, case: PreparedCase) -> _Index | None:
-    """What the cache has of a case; None where its index or a cut-out is missing."""
+    """The cache's entry of a case; None where its index or a cut-out is missing."""
     if not (folder / case.case_id / _INDEX).is_file():
         return None
     index = _read_index(folder, case)

@@ -1,4 +1,4 @@
-"""What the commands of training share: their arguments, their log, and one line for what cannot be used."""
+"""Shared parts of the commands of training: arguments, log, and one line for unusable input."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _Arguments = TypeVar("_Arguments")
 
 
 def run_command(job: Callable[[_Arguments], object], arguments: type[_Arguments], description: str | None) -> int:
-    """Reads the command line and does the job; 1, with a line on stderr, where the input cannot be used."""
+    """Reads the command line and runs the job; returns 1, with a line on stderr, where the input cannot be used."""
     logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stdout)
-    # The library's lines, one per stage of each case, would bury training's own.
+    # The library logs a line per stage of each case, which would hide training's own lines.
     logging.getLogger("training").setLevel(logging.INFO)
-    # The far tails of the click heat maps are denormal numbers, which a CPU multiplies many times slower.
+    # The tails of the click heat maps are denormal numbers, which a CPU multiplies many times slower.
     torch.set_flush_denormal(True)
     try:
         job(tyro.cli(arguments, description=description))

@@ -1,4 +1,4 @@
-"""Trains a network per fold, judges them out of fold, and exports them together.
+"""Trains a network per fold, evaluates them out of fold, and exports them together.
 
 `python -m training.crossvalidate RECIPE --data PREPARED --output CV` writes a run per fold to CV/fold_k, the evaluation
 to CV/out_of_fold and the ensemble to CV/model and CV/model.tar.gz. Run it again to resume. Folds that were trained
@@ -74,7 +74,7 @@ class Arguments:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Fold:
-    """A fold: its run, and the cases whose patients its training does not see."""
+    """A fold: its run, and the cases whose patients are not in its training data."""
 
     number: int
     run: RunFolder
@@ -82,9 +82,9 @@ class Fold:
 
 
 def cross_validate(arguments: Arguments) -> Path | None:
-    """Returns the exported model's tarball; None where training was stopped before its end.
+    """Returns the exported model's tarball; None where training was interrupted.
 
-    Raises InputError where a fold is missing, unfinished (with `collect`), or is another run than asked for.
+    Raises InputError where a fold is missing, unfinished (with `collect`), or belongs to another run.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(
@@ -110,7 +110,7 @@ def cross_validate(arguments: Arguments) -> Path | None:
 
 
 def _folds(arguments: Arguments, recipe: Recipe, data: PreparedData) -> list[Fold]:
-    """The folds that are asked for, each once; raises InputError where something else lies in their place."""
+    """The requested folds, each once; raises InputError where a fold's folder belongs to another run."""
     folds = []
     for number in sorted(set(arguments.folds)):
         seen, held_out = data.split(number)
@@ -133,7 +133,7 @@ def _folds(arguments: Arguments, recipe: Recipe, data: PreparedData) -> list[Fol
 
 
 def _all_trained(folds: Sequence[Fold], arguments: Arguments) -> bool:
-    """Trains what is not trained to its end yet, one fold after the other; false where it was stopped."""
+    """Trains unfinished folds, one after the other; returns false where training was interrupted."""
     begun = time.monotonic()
     for fold in folds:
         if is_finished(fold.run):
@@ -162,7 +162,7 @@ def _all_trained(folds: Sequence[Fold], arguments: Arguments) -> bool:
 
 
 def _judge(fold: Fold, arguments: Arguments) -> Path:
-    """Fits the presence head if asked to, and segments what the fold has not seen; returns the bundle."""
+    """Fits the presence head on request, and segments the fold's held-out cases; returns the bundle."""
     bundle = presence_bundle(fold.run) if arguments.presence else fold.run.last
     if not is_bundle(bundle):
         _log.info("fitting the presence head of fold %d", fold.number)
@@ -185,12 +185,12 @@ def _judge(fold: Fold, arguments: Arguments) -> Path:
 
 
 def predictions_folder(bundle: Path) -> Path:
-    """Where the cases that a bundle of a fold has not seen lie segmented, laid out for `longilesion evaluate`."""
+    """The folder of a fold's segmented held-out cases, in the layout of `longilesion evaluate`."""
     return bundle.with_name(f"out_of_fold_{bundle.name}")
 
 
 def _segment(bundle: Path, cases: Sequence[PreparedCase], folder: Path, *, device: Device) -> None:
-    """Segments cases as inference would; a case's report is written last, and says that it is done."""
+    """Segments cases as in inference; a case's report is written last and marks it as done."""
     ensemble = load_ensemble(bundle, device=device)
     _log.info("segmenting %d cases that %s has not seen", len(cases), bundle)
     with progress_bar() as bar:
@@ -204,8 +204,8 @@ def _segment(bundle: Path, cases: Sequence[PreparedCase], folder: Path, *, devic
 def _sum_up(
     folds: Sequence[Fold], bundles: Sequence[Path], arguments: Arguments, settings: PresenceSettings
 ) -> float | None:
-    """Scores every case as its fold segmented it, and writes that; returns the threshold for all folds together."""
-    # Drawing is slow to load.
+    """Scores every case segmented by its fold, and writes the scores; returns one threshold for all folds."""
+    # matplotlib takes long to import.
     from longilesion.evaluation.output import report_sections, write_evaluation
 
     exams: list[ExamFiles] = []
@@ -225,9 +225,9 @@ def _sum_up(
 
 
 def pooled_threshold(lesions: Iterable[LesionScore], settings: PresenceSettings) -> float | None:
-    """The highest threshold that keeps the wanted share of lesions that are there, each as sure as its own fold is.
+    """The highest threshold that keeps the required share of present lesions, each judged by its own fold.
 
-    None where no lesion is there.
+    None where no lesion is present.
     """
     sure = [lesion.presence for lesion in lesions if lesion.is_present and lesion.presence is not None]
     return presence.presence_threshold(torch.tensor(sure), settings) if sure else None

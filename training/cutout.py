@@ -1,6 +1,6 @@
-"""Cut-outs: one lesion's neighbourhood in both time points, placed, with its truth; and their files.
+"""Cut-outs: one lesion's neighbourhood in both time points, placed, with its ground truth; and their files.
 
-A cut-out of a case is a case, so what is sampled from it is what would be sampled from the whole scans.
+A cut-out of a case is a case, so samples of it equal samples of the whole scans.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from longilesion.prompts import complete_prompts
 from longilesion.voi import Placement, lattice_around, sampled_window
 from training.recipe import JitterSettings
 
-# Whatever the wrong bytes of a damaged file make NumPy or the archive's reader say.
+# Exceptions that NumPy or the archive's reader raises for a damaged file.
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile)
-# Voxels of the scan around what sampling reads, so that rounding can never cut into it.
+# Margin in voxels of the scan around what sampling reads, against rounding.
 _MARGIN_VOXELS = 3
-# A placement strays by at most so many standard deviations along an axis.
+# The jitter of a placement is limited to this number of standard deviations along an axis.
 GREATEST_SHIFT = 3.0
 
 
@@ -41,10 +41,10 @@ class DamagedCutOutError(InputError):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CutOut:
-    """A lesion as the library places it, and what is true of it.
+    """A lesion as the library places it, and its ground truth.
 
-    `truth` holds the follow-up's true ids, of which `true_id` is the lesion's own, or that of the one it merged into;
-    None where it is gone. Scans, maps and truth may be whole or cut to what training can look at.
+    `truth` holds the follow-up's true ids; `true_id` is the lesion's own, or that of the lesion it merged into; None
+    where it is gone. Scans, maps and truth may be whole or cut to the region that training can read.
     """
 
     case: Case
@@ -58,7 +58,7 @@ class CutOut:
 def placed_lesions(
     case: Case, truth: Mapping[ScanName, LesionMap], facts: Mapping[int, LesionFact], settings: ModelSettings
 ) -> Iterator[CutOut]:
-    """Every lesion of a case that has a place in a follow-up scan, on the whole scans."""
+    """Every lesion of a case with a position in a follow-up scan, on the whole scans."""
     for prompt in complete_prompts(case).lesions:
         fact = facts.get(prompt.lesion_id)
         if fact is None or fact.fate is None:
@@ -75,7 +75,7 @@ def placed_lesions(
 
 
 def cut(whole: CutOut, settings: ModelSettings, jitters: Sequence[JitterSettings]) -> CutOut:
-    """Only what can be looked at of a lesion by inference, and by what strays from its placement as `jitters` say."""
+    """The region of a lesion that inference reads, and training with any of the `jitters`."""
     placement, prompt = whole.placement, whole.prompt
     followup = whole.case.followups[prompt.followup.scan_name]
     centres = [placement.followup_xyz_mm, prompt.followup.point_xyz_mm]
@@ -125,9 +125,9 @@ def write_cut_out(path: Path, lesion: CutOut) -> None:
 
 
 def read_cut_out(path: Path) -> CutOut:
-    """Reads a cut-out; raises DamagedCutOutError for any file but a whole one."""
+    """Reads a cut-out; raises DamagedCutOutError for an incomplete or damaged file."""
     try:
-        # A member is checked against its checksum as it is read.
+        # Reading a member verifies its checksum.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as members:
             arrays = {name: members[name] for name in members.files}
         return _assembled(arrays, json.loads(str(arrays["facts"])))
@@ -178,7 +178,7 @@ def _box(
     settings: ModelSettings,
     jitters: Sequence[JitterSettings],
 ) -> tuple[slice, slice, slice]:
-    """The voxels, in the scan's own order, that a lattice around any of the centres can reach; never none."""
+    """The voxels, in the scan's own order, that a lattice around any of the centres can reach; at least one."""
     _, lps = scan.grid.lps_view(scan.hu)
     lattices = [
         (settings.voi, placement.zoom, 0.0),

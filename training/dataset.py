@@ -1,6 +1,6 @@
-"""What a run learns from: lesions of a prepared data set's cache, or of synthetic pairs drawn on the fly.
+"""Training data of a run: lesions of a prepared data set's cache, or of synthetic pairs drawn on the fly.
 
-Sample k of a run is a function of the run's seed and of k alone, whichever process asks for it and whenever.
+Sample k of a run is a function of the run's seed and of k alone, independent of process and time.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from training.synthesis.pairs import SyntheticPair, synthetic_pair
 from training.synthesis.sources import Source
 
 _CPU = torch.device("cpu")
-# A jittered lattice that misses its lesion is drawn again so often before the lesion is taken unjittered.
+# Number of draws of a jittered lattice that misses its lesion, before the lesion is used without jitter.
 _ATTEMPTS = 4
-# Of a generator that draws healthy pairs too, some are; so many in a row mean that there is no place for lesions.
+# Generators may draw healthy pairs; this many in a row mean that there is no place for lesions.
 _FRUITLESS_PAIRS = 100
 # This many damaged cut-outs in a row are a systematic error.
 _DAMAGED_IN_A_ROW = 20
 
 
 class CachedLesions(Dataset[Sample]):
-    """Lesions from a cache: every patient once in each round, one random lesion of the patient's."""
+    """Lesions from a cache: every patient once per round, with one random lesion."""
 
-    # Which process asks for a sample makes no difference.
+    # Samples do not depend on the process that draws them.
     drawn_together = 1
 
     def __init__(self, cache: Cache, recipe: Recipe, *, seed: int) -> None:
-        """Raises InputError where no lesion could teach anything."""
+        """Raises InputError where no lesion is usable for training."""
         by_patient: dict[str, list[CachedLesion]] = {}
         for lesion in cache.lesions:
             if lesion.is_seen:
@@ -49,7 +49,7 @@ class CachedLesions(Dataset[Sample]):
         self._cache, self._recipe, self._seed = cache, recipe, seed
 
     def __getitem__(self, index: int) -> Sample:
-        """Sample `index` of the run; a damaged cut-out is replaced by another lesion, and named."""
+        """Sample `index` of the run; a damaged cut-out is replaced by another lesion and noted in the sample."""
         patients = len(self._patients)
         order = np.random.default_rng((self._seed, 0, index // patients)).permutation(patients)
         generator = np.random.default_rng((self._seed, 1, index))
@@ -72,17 +72,17 @@ class CachedLesions(Dataset[Sample]):
 
 
 class SyntheticLesions(Dataset[Sample]):
-    """Lesions of synthetic pairs; those that are drawn together are shuffled, each seen several times."""
+    """Lesions of synthetic pairs; those of a block are shuffled, each used several times."""
 
     def __init__(self, sources: Sequence[Source], recipe: Recipe, *, seed: int, device: torch.device = _CPU) -> None:
-        """Keeps the sources, whose pairs are drawn on that device; nothing is drawn yet."""
+        """Stores the sources, whose pairs are drawn on `device`; nothing is drawn yet."""
         self._sources, self._recipe, self._seed, self._device = tuple(sources), recipe, seed, device
         reused = recipe.data.drawn_together * recipe.data.reuse
         self.drawn_together = -(-reused // recipe.batch_size) * recipe.batch_size
         self._block: tuple[int, list[Sample]] = (-1, [])
 
     def __getitem__(self, index: int) -> Sample:
-        """Sample `index` of the run; the first one of a block draws the whole block, which is kept until the next."""
+        """Sample `index` of the run; the first of a block draws the whole block, which is kept until the next one."""
         number, place = divmod(index, self.drawn_together)
         if self._block[0] != number:
             self._block = (number, self._drawn(number))
@@ -123,5 +123,5 @@ def pair_lesions(pair: SyntheticPair, settings: ModelSettings) -> Iterator[CutOu
 
 
 def _sample_seed(seed: int, index: int) -> int:
-    """The seed of whatever happens to a sample after it is drawn."""
+    """The seed of everything random after a sample is drawn."""
     return int(np.random.SeedSequence((seed, 3, index)).generate_state(1)[0])

@@ -1,4 +1,4 @@
-"""What differs between two sets of settings."""
+"""Differences between two sets of settings."""
 
 from __future__ import annotations
 

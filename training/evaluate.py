@@ -1,4 +1,4 @@
-"""Scores a bundle and its naive methods on synthetic pairs over held-out volumes: `python -m training.evaluate`.
+"""Scores a bundle and naive methods on synthetic pairs of held-out volumes: `python -m training.evaluate`.
 
 Every lesion is scored on the whole scan by `longilesion.evaluation`. The tables' Dice follows the challenge's rule, the
 mean over all predicted labels that touch a lesion, 0 where none does. A gone lesion is recognised if its label is
@@ -42,7 +42,7 @@ DIAMETERS_MM = ((0, 12), (12, 20), (20, 40), (40, 400))
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Outlined:
-    """What a method says of a case, and where it looked by lesion id."""
+    """A method's lesion maps of a case, and the positions where it looked, by lesion id."""
 
     prediction: Prediction
     places_xyz_mm: Mapping[int, Triple]
@@ -65,7 +65,7 @@ class Arguments:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Scored:
-    """Each method's scores of all exams, and how far from the lesions there it looked: (fate, mm)."""
+    """Each method's scores of all exams, and the distances between lesions and the positions looked at: (fate, mm)."""
 
     scores: Mapping[str, Sequence[ExamScore]]
     distances_mm: Mapping[str, Sequence[tuple[Fate, float]]]
@@ -79,7 +79,7 @@ class Scored:
 def evaluate(arguments: Arguments) -> Scored:
     """Scores every method on the same cases."""
     ensemble = load_ensemble(arguments.model)
-    # Outlines are also wanted for lesions that the presence head rejects, to show what each threshold would do.
+    # Outlines are also needed for lesions that the presence head rejects, to show the effect of each threshold.
     everything = replace(
         ensemble,
         settings=ensemble.settings.model_copy(
@@ -169,7 +169,7 @@ def _is_between(low: float, high: float, lesion: LesionScore) -> bool:
 
 
 def _print_distances(distances_mm: Mapping[str, Sequence[tuple[Fate, float]]], console: Console) -> None:
-    """How far from the lesion each method looked; what the baseline shows can be aligned, what is new cannot."""
+    """Distances between lesion and the position looked at; lesions of the baseline can be aligned, new ones cannot."""
     table = Table(title="distance to the lesion's centre, mm: median / 90th percentile")
     for heading in ("method", "persists", "new"):
         table.add_column(heading, justify="left" if heading == "method" else "right")
@@ -203,11 +203,11 @@ def _mean(values: Sequence[float | None]) -> str:
 
 
 def report(arguments: Arguments) -> None:
-    """Scores every method, prints the tables, and writes everything where a folder is asked for."""
+    """Scores every method, prints the tables, and writes everything if a folder is given."""
     scored = evaluate(arguments)
     print_tables(scored, Console(width=180))
     if arguments.output is not None:
-        # Drawing is slow to load.
+        # matplotlib takes long to import.
         from longilesion.evaluation.output import write_evaluation
 
         write_evaluation(arguments.output, sum_up(scored.scores, ScoringSettings(), warnings={}))

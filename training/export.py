@@ -1,4 +1,4 @@
-"""Puts networks together as what is shipped: `python -m training.export RUN_OR_BUNDLE... --output MODEL`.
+"""Combines networks into a model for inference: `python -m training.export RUN_OR_BUNDLE... --output MODEL`.
 
 The result is a bundle with a model card, and beside it MODEL.tar.gz, which Grand Challenge unpacks to /opt/ml/model.
 """
@@ -34,7 +34,7 @@ from training.run_folder import RunFolder, RunRecord, package_versions, read_rec
 
 _log = logging.getLogger("training")
 
-# Grand Challenge takes more, but the repository that holds the model should stay small.
+# Grand Challenge accepts more, but the repository that contains the model should stay small.
 LARGEST_BYTES = 24_000_000
 _PRESENCE = "presence"
 
@@ -60,7 +60,7 @@ class Arguments:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Part:
-    """A bundle that is exported, by the folder that was named; `record` is None where it lies in no run's folder."""
+    """A bundle to export, by the given folder; `record` is None where it is not part of a run."""
 
     folder: Path
     bundle: Path
@@ -73,7 +73,7 @@ class Part:
 def export(arguments: Arguments) -> Path:
     """Writes the bundle, its card and the tarball, all or none; returns the tarball's path.
 
-    Raises InputError where the bundles do not go together.
+    Raises InputError where the bundles cannot be combined.
     """
     if not arguments.bundles:
         raise InputError("no bundle given; expected the folders of runs or bundles")
@@ -113,9 +113,9 @@ def export(arguments: Arguments) -> Path:
 
 
 def exported_bundle(folder: Path) -> Path:
-    """The bundle that a folder stands for: itself, or a run's last weights, with its fitted presence head if any.
+    """The bundle of a folder: itself, or a run's last weights, with its fitted presence head if any.
 
-    Not the best ones: they were chosen on the cases of the validation, so that figures of these would flatter.
+    Not the best ones: they were chosen on the validation cases, so that figures of these would be too optimistic.
     Raises InputError where there is none.
     """
     run = RunFolder(folder)
@@ -126,7 +126,7 @@ def exported_bundle(folder: Path) -> Path:
 
 
 def presence_bundle(run: RunFolder) -> Path:
-    """Where a run's last weights lie with a presence head that was fitted further."""
+    """The folder of a run's last weights with a further fitted presence head."""
     return run.path / _PRESENCE
 
 
@@ -170,7 +170,7 @@ def joined_settings(parts: Sequence[Part], presence_threshold: float | None) -> 
 
 
 def pack(files: Sequence[Path], path: Path) -> None:
-    """Writes a tarball with those files at its top; the same files give the same bytes, whoever packs them and when."""
+    """Writes a tarball with those files at its top level; its bytes do not depend on owner and date."""
     with (
         path.open("wb") as raw,
         gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as compressed,
@@ -184,7 +184,7 @@ def pack(files: Sequence[Path], path: Path) -> None:
 
 
 def _provenance(parts: Sequence[Part], report: EvaluationReport | None, arguments: Arguments) -> dict[str, str]:
-    """What the parts say of themselves, each thing once, and what the export adds."""
+    """The provenance of the parts, without duplicates, and that of the export."""
     said: dict[str, str] = {}
     for key in ("recipe", "data", "steps"):
         values = [part.provenance[key] for part in parts if key in part.provenance]
@@ -209,7 +209,7 @@ def _provenance(parts: Sequence[Part], report: EvaluationReport | None, argument
 
 
 def main() -> int:
-    """Command line; 1 where the bundles cannot be put together."""
+    """Command line; 1 where the bundles cannot be combined."""
     return run_command(export, Arguments, __doc__)
 
 

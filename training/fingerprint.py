@@ -1,4 +1,4 @@
-"""Fingerprints of what a result is made of: the files in a folder, the project's own code."""
+"""Fingerprints of the inputs of a result: the files in a folder, the project's own code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PACKAGES = {package.__name__: Path(*package.__path__) for package in (longilesi
 
 
 def folder_fingerprint(folder: Path) -> str:
-    """Changes with the name or the content of any file in a folder, not with dates; raises InputError."""
+    """A hash of the names and contents of all files in a folder, without dates; raises InputError."""
     found = hashlib.sha256()
     try:
         paths = sorted(Path(place) / name for place, _, names in os.walk(folder, followlinks=True) for name in names)
@@ -30,9 +30,9 @@ def folder_fingerprint(folder: Path) -> str:
 
 
 def code_fingerprint(module: str, *, without: Collection[str] = ()) -> str:
-    """Changes with the code of a module and of all the project's modules that it imports, not with their comments.
+    """A hash of the code of a module and of all the project's modules that it imports, without comments.
 
-    What is imported only by way of the modules in `without`, and these themselves, do not count.
+    The modules in `without`, and modules imported only through them, are left out.
     """
     trees: dict[str, str] = {}
     waiting = [module]
@@ -48,7 +48,7 @@ def code_fingerprint(module: str, *, without: Collection[str] = ()) -> str:
 
 
 def _source(name: str) -> Path | None:
-    """The file of one of the modules of the project's packages; None for any other name."""
+    """The file of a module of the project's packages; None for any other name."""
     package, *parts = name.split(".")
     if package not in _PACKAGES or not parts:
         return None

@@ -1,4 +1,4 @@
-"""What is trained, and one step of it, on one process or on many."""
+"""Network, optimiser and weight average, and one training step, in one process or several."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from training.recipe import Recipe
 
 _log = logging.getLogger("training")
 
-# A single bad batch is skipped; so many in a row mean that the weights are spoilt. Half precision needs some of them
-# to find its scale.
+# A single bad batch is skipped; this many in a row mean that the weights have diverged. Half precision needs some
+# skipped steps to find its scale.
 _BAD_IN_A_ROW = 30
-# How long processes wait for each other: one of them may be cutting out the lesions of a large data set.
+# Timeout of processes that wait for each other: one of them may be cutting out the lesions of a large data set.
 _PATIENCE = timedelta(hours=2)
-# What holds on to the other processes, until `end_process`.
+# The process group, kept until `end_process`.
 _NEVER_FREED: list[nn.Module] = []
 
 
 class TrainingError(LongilesionError):
-    """A run that cannot go on."""
+    """A run that cannot continue."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Progress:
-    """How far a run is: everything in a checkpoint that is no tensor. `sums` are those since the last report."""
+    """Progress of a run: everything in a checkpoint that is no tensor. `sums` are those since the last report."""
 
     step: int = 0
     seconds: float = 0.0
@@ -61,7 +61,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learner:
-    """What is trained: the network, its objective wrapped for the device, the optimiser, the average of weights."""
+    """The training state: network, objective wrapped for the device, optimiser, average of weights."""
 
     fabric: Fabric
     network: LesionNetwork
@@ -72,8 +72,8 @@ class Learner:
 
     @classmethod
     def of(cls, network: LesionNetwork, recipe: Recipe, fabric: Fabric) -> Learner:
-        """Puts a network on this process' device and sets up what trains it."""
-        # Several processes exchange gradients in buckets that know no other layout.
+        """Moves a network to this process' device and sets up objective, optimiser and average."""
+        # Several processes exchange gradients in buckets that support no other memory layout.
         if fabric.device.type == "cpu" and fabric.world_size == 1:
             network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         objective, optimizer = fabric.setup(Objective(network, recipe.loss), build_optimizer(network, recipe.optimizer))
@@ -94,7 +94,7 @@ class Learner:
         return cast("LesionNetwork", self.average.module)
 
     def state(self) -> dict[str, Any]:
-        """All tensors that a run goes on from."""
+        """All tensors needed to resume a run."""
         return {
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
@@ -103,16 +103,16 @@ class Learner:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Takes over what `state` gave."""
+        """Restores a result of `state`."""
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        # Half precision has a scale; what was begun in another precision has none.
+        # Half precision has a scale; a checkpoint of another precision has none.
         if state["precision"]:
             self.fabric.strategy.precision.load_state_dict(state["precision"])
 
     def step(self, batch: Batch, done: Progress, *, rate: float) -> None:
-        """One step of the optimiser; one whose gradients are no numbers is skipped.
+        """One step of the optimiser; it is skipped where gradients are not finite.
 
         The gradients are those of all processes, so that all decide alike. Raises TrainingError where nearly all
         steps are skipped.
@@ -129,7 +129,7 @@ class Learner:
         )
         norm = float("nan") if total is None else float(total)
         is_good = norm < float("inf")
-        # Half precision's scaler skips a bad step by itself, and has to see it to lower its scale.
+        # Half precision's scaler skips a bad step by itself, and has to process it to lower its scale.
         if is_good or self.fabric.strategy.precision.precision == "16-mixed":
             self.optimizer.step()
         if is_good:
@@ -163,9 +163,9 @@ def over_processes(fabric: Fabric, values: Iterable[float], *, how: Literal["mea
 def launched(recipe: Recipe, device: Device) -> Fabric:
     """Fabric for this process, or for those that `torchrun` has started.
 
-    Raises InputError where a batch cannot be shared among them.
+    Raises InputError where a batch cannot be divided among them.
     """
-    # Its notes on precision and environment say nothing that the recipe does not.
+    # Its messages on precision and environment repeat the recipe.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     chosen = find_device(device)
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -188,7 +188,7 @@ def launched(recipe: Recipe, device: Device) -> Fabric:
 def end_process(code: int) -> None:
     """Ends this process at once where it is one of several; otherwise does nothing.
 
-    Python's own way out frees what gloo's threads still use, which then wait for Python while it waits for them.
+    Python's normal exit frees memory that gloo's threads still use, which leads to a deadlock.
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         logging.shutdown()
@@ -198,7 +198,7 @@ def end_process(code: int) -> None:
 
 
 def _precision(recipe: Recipe, device: torch.device) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
-    """The recipe's, or on a CPU whatever that multiplies fast."""
+    """The recipe's precision, or on a CPU the one that it multiplies fast."""
     if device.type == "cuda" or recipe.precision == "32-true":
         return recipe.precision
     return "bf16-mixed" if find_precision("auto", device) == torch.bfloat16 else "32-true"

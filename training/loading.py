@@ -23,17 +23,17 @@ from training.stopping import ignore_stop_signals
 
 Lesions: TypeAlias = CachedLesions | SyntheticLesions
 
-# Lesions that are drawn together give several batches at once; the network must not wait for the next ones meanwhile.
+# Lesions of a block give several batches at once; the network must not wait for the next block meanwhile.
 _PREFETCHED = 16
-# A cut-out is read at once.
+# Reading a cut-out takes little time.
 _FEW = 3
-# Where workers leave their batches; Docker gives it 64 MB.
+# The shared memory for the workers' batches; Docker's default is 64 MB.
 _SHARED_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """Which part of every global batch this process makes, with how many workers."""
+    """The part of every global batch that this process makes, and its number of workers."""
 
     rank: int = 0
     processes: int = 1
@@ -43,7 +43,7 @@ class Share:
 def batches(lesions: Lesions, recipe: Recipe, share: Share, *, steps: range) -> Iterator[Batch]:
     """The batches of this process for those steps of the run.
 
-    Raises DeadWorkerError where a worker process ends, and passes on what makes a worker fail.
+    Raises DeadWorkerError where a worker process ends, and the error of a failing worker.
     """
     prefetched = _PREFETCHED if lesions.drawn_together > 1 else _FEW
     if share.workers:
@@ -55,16 +55,16 @@ def batches(lesions: Lesions, recipe: Recipe, share: Share, *, steps: range) -> 
         num_workers=share.workers,
         prefetch_factor=prefetched if share.workers else None,
         worker_init_fn=_begin_worker,
-        # Forked from a process whose networks run in threads, a worker might never wake up.
+        # A worker forked from a process with running threads can deadlock.
         multiprocessing_context="forkserver" if share.workers else None,
     )
     try:
         yield from loader
     except LongilesionError as error:
-        # The loader puts the worker's traceback before the message.
+        # The loader prefixes the message with the worker's traceback.
         raise type(error)(str(error).strip().splitlines()[-1].removeprefix(f"{_qualified(type(error))}: ")) from error
     except (RuntimeError, EOFError, ConnectionError) as error:
-        # A worker that is killed may leave batches behind whose memory has gone with it.
+        # Batches of a killed worker may refer to shared memory that no longer exists.
         if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker (pid"):
             raise
         reason = str(error).splitlines()[0] if str(error) else "its connection broke"
@@ -76,8 +76,8 @@ def batches(lesions: Lesions, recipe: Recipe, share: Share, *, steps: range) -> 
 def sample_indices(drawn_together: int, batch_size: int, share: Share, *, step: int) -> list[int]:
     """The run's samples that one process takes at a step, out of a global batch of `batch_size`.
 
-    Samples that are drawn together go to one worker, since they are drawn only once that way; the loader gives step
-    after step to its workers in turn.
+    The samples of a block go to one worker, so that they are drawn only once; the loader assigns steps to its workers
+    in turn.
     """
     own = batch_size // share.processes
     if drawn_together == 1:
@@ -92,14 +92,14 @@ def sample_indices(drawn_together: int, batch_size: int, share: Share, *, step: 
 
 
 def _check_shared_memory(recipe: Recipe, share: Share, *, prefetched: int) -> None:
-    """A worker that finds no room for its batches would be waited for in vain."""
+    """Raises InputError where shared memory is too small: the loader would wait for the workers without end."""
     if not _SHARED_MEMORY.is_dir():
         return
     voxels = prod(recipe.jitter.lattice(recipe.model.voi).shape_zyx)
     encoding = recipe.model.encoding
     maps = encoding.width(encoding.followup_channels + encoding.baseline_channels) + encoding.has_prior_mask + 1
     sample = 4 * voxels * maps
-    # All processes on this machine leave their batches in the same place.
+    # All processes on this machine use the same shared memory.
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     wanted = sample * (recipe.batch_size // share.processes) * (prefetched + 1) * share.workers * processes
     room = shutil.disk_usage(_SHARED_MEMORY).free

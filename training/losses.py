@@ -1,4 +1,4 @@
-"""What training minimises: the outline's loss, the reconstruction's, and the presence's. All of it in float32."""
+"""Losses of outline, reconstruction and presence, computed in float32."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from longilesion.networks.interface import LossPart, NetworkOutput
 from training.batch import Batch
 from training.recipe import LossSettings
 
-# A lesion counts as this many times its voxels, and never as less than this share of the VOI.
+# A lesion's size in the divisor: this multiple of its voxels, but at least this share of the VOI.
 _LESION_MULTIPLE = 6.0
 _LEAST_SHARE = 0.001
 
@@ -28,9 +28,9 @@ def training_loss(
     parts: Collection[LossPart],
     counts: Mapping[str, float] | None = None,
 ) -> dict[str, Tensor]:
-    """The parts of the loss that a network is trained by, already weighted; their sum is minimised.
+    """The weighted parts of a network's loss; their sum is minimised.
 
-    Absent lesions have no part in the outline's loss: punishing their probability mass shrinks small present ones.
+    Absent lesions are excluded from the outline's loss: penalising their probability mass shrinks small present ones.
     Each part is a mean over its counted samples. Where several processes share a batch, `counts` holds how many of
     each part's samples a process has on average (`counted_samples`, summed, by the number of processes): the mean of
     the processes' losses, and so of their gradients, is then that of the whole batch.
@@ -53,7 +53,7 @@ def outline_loss(
     *,
     count: float | None = None,
 ) -> Float[Tensor, ""]:
-    """The outline's loss at every given resolution, finest first, with halving weights (nnU-Net).
+    """The outline's loss summed over the given resolutions, finest first, with halving weights (nnU-Net).
 
     Dice + cross-entropy (LongiNet, section 2.5), or focal loss + half the Dice loss (LiFE-Net, section 3.1). Samples
     that are not counted contribute nothing; the mean runs over the counted ones, or over `count` where that is given.
@@ -72,16 +72,16 @@ def outline_loss(
 def cross_entropy(
     logits: Float[Tensor, "batch 1 z y x"], target: Float[Tensor, "batch 1 z y x"]
 ) -> Float[Tensor, "batch 1 z y x"]:
-    """Cross-entropy of each voxel; a target between 0 and 1 is the share of the voxel that is lesion."""
+    """Cross-entropy of each voxel; a target between 0 and 1 is the lesion's partial volume."""
     return binary_cross_entropy_with_logits(logits, target, reduction="none")
 
 
 def focal_loss(
     logits: Float[Tensor, "batch 1 z y x"], target: Float[Tensor, "batch 1 z y x"], *, gamma: float
 ) -> Float[Tensor, "batch 1 z y x"]:
-    """Cross-entropy of each voxel, times (1 - probability of what is true)^gamma; the share's mean where it is both."""
+    """Cross-entropy of each voxel, times (1 - probability of the true class)^gamma; weighted by partial volume."""
     lesion, other = logsigmoid(logits), logsigmoid(-logits)
-    # The power of a probability through its logarithm: its gradient stays finite where the probability is 0.
+    # The power is computed from the logarithm: its gradient stays finite where the probability is 0.
     return -(target * (gamma * other).exp() * lesion + (1 - target) * (gamma * lesion).exp() * other)
 
 
@@ -90,8 +90,8 @@ def mean_over_lesion(
 ) -> Float[Tensor, " batch"]:
     """Each sample's loss, summed over the VOI and divided by a multiple of the lesion's size.
 
-    The mean over a VOI, of which a lesion may fill a thousandth, is too weak beside the Dice: that drives the logits
-    into saturation on a circle around the click, where its own gradient vanishes, and the image is never looked at.
+    The mean over a VOI, of which a lesion may fill a thousandth, is too weak beside the Dice loss, which drives the
+    logits into saturation on a sphere around the click, where its gradient vanishes and the image has no influence.
     """
     size = target.flatten(1).sum(1)
     return loss.flatten(1).sum(1) / (_LESION_MULTIPLE * size + _LEAST_SHARE * target[0].numel())
@@ -140,7 +140,7 @@ def _judged(logits: tuple[Tensor, ...], settings: LossSettings) -> tuple[Tensor,
 
 
 def _prior(batch: Batch) -> Bool[Tensor, "batch 1 z y x"]:
-    """The baseline's outline as the network sees it."""
+    """The baseline's outline in the network's input."""
     return cast("Tensor", batch.input.prior_mask) > 0.5
 
 
@@ -150,13 +150,13 @@ def _is_marked(batch: Batch) -> Bool[Tensor, " batch"]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Part:
-    """A part of the loss, weighted, and over which samples it is a mean."""
+    """A weighted part of the loss, and the samples that it is averaged over."""
 
     counted: Callable[[Batch], Tensor]
     loss: Callable[[NetworkOutput, Batch, LossSettings, float | None], Tensor]
 
 
-# Every part that a network can name.
+# All parts that a network can name.
 _PARTS: Mapping[LossPart, _Part] = {
     "outline": _Part(counted=lambda batch: batch.present, loss=_outline),
     "presence": _Part(counted=lambda batch: torch.ones_like(batch.present), loss=_presence),

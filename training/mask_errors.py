@@ -15,20 +15,20 @@ from training.recipe import MaskErrorSettings
 # Semi-axes of a lesion that is none: as small as lesions are marked, as large as most of them are.
 _SPURIOUS_RADII_MM = (3.0, 15.0)
 _SPURIOUS_ELONGATION = 1.5
-# A place for it is looked for so often.
+# Number of positions tried for it.
 _ATTEMPTS = 8
 
 
 def with_mask_errors(pair: VoiPair, settings: MaskErrorSettings, generator: np.random.Generator) -> VoiPair:
-    """The pair with the baseline's masks as a careless reader leaves them; both scans and clicks stay.
+    """The pair with random errors in the baseline's masks; scans and clicks are unchanged.
 
-    Another lesion is marked only where there is none, and not at all where a few tries find no room for it.
+    A false lesion is marked only where there is none, and omitted where a few tries find no free position.
     """
     mask, others = pair.baseline_mask, pair.baseline_others
     errors = (settings.missing_share, settings.resized_share, settings.shifted_voxels, settings.spurious_share)
     if not any(errors) or pair.baseline is None or mask is None or others is None:
         return pair
-    # All is drawn whether it happens or not, so that one error's share does not change the others' draws.
+    # Everything is drawn in any case, so that one error's share does not change the other draws.
     shift = generator.uniform(-1, 1, 3) * settings.shifted_voxels
     resized, missing, spurious = generator.random(3) < (
         settings.resized_share,
@@ -55,10 +55,10 @@ def _shifted(mask: Float32[np.ndarray, "z y x"], shift_voxels: np.ndarray) -> Fl
 
 
 def _resized(mask: Float32[np.ndarray, "z y x"], voxels: int) -> Float32[np.ndarray, "z y x"]:
-    """The mask wider by so many voxels, or narrower where that is negative; no narrower than leaves some of it."""
+    """The mask dilated by that many voxels, or eroded where negative, but never to nothing."""
     if not mask.any():
         return mask
-    # Only what is near the lesion can change.
+    # Only voxels near the lesion can change.
     box = tuple(
         slice(max(0, along.start - abs(voxels) - 1), along.stop + abs(voxels) + 1) for along in occupied_box(mask)
     )
@@ -80,7 +80,7 @@ def _voxel_ball(radius_voxels: int) -> Bool[np.ndarray, "side side side"]:
 def _spurious_lesion(
     occupied: Float32[np.ndarray, "z y x"], spacing_zyx_mm: Triple, generator: np.random.Generator
 ) -> Float32[np.ndarray, "z y x"]:
-    """An ellipsoid somewhere in the lattice that does not touch what is marked; nothing where none of a few fits."""
+    """An ellipsoid in the lattice that touches no marked voxel; empty where a few tries fail."""
     spacing = np.array(spacing_zyx_mm)
     for _ in range(_ATTEMPTS):
         radius = np.exp(generator.uniform(*np.log(_SPURIOUS_RADII_MM)))
@@ -91,7 +91,7 @@ def _spurious_lesion(
             for size, middle, length in zip(occupied.shape, centre, radii_voxels, strict=True)
         )
         distance = np.sqrt(z[:, None, None] + y[:, None] + x)
-        # Falls from 1 to 0 over about a voxel, as masks that are sampled on a lattice do.
+        # Falls from 1 to 0 over about a voxel, like masks sampled on a lattice.
         share: Float32[np.ndarray, "z y x"] = np.clip(0.5 + (1 - distance) * radii_voxels.mean(), 0, 1)
         share = share.astype(np.float32)
         if share.max() > 0.5 and not occupied[share > 0].any():

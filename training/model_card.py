@@ -1,4 +1,4 @@
-"""The model card: what an exported model is, what it was trained on, how good it is, how to repeat it."""
+"""The model card of an exported model: description, training data, accuracy, reproduction."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHOWN = ("Challenge score", "Means over lesions", "Strata")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Model:
-    """What a card describes; `record` is that of the first network's run."""
+    """The contents of a card; `record` is that of the first network's run."""
 
     name: str
     settings: ModelSettings

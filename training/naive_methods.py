@@ -1,4 +1,4 @@
-"""Naive ways to outline lesions in a follow-up scan, which a network has to beat."""
+"""Naive methods to outline lesions in a follow-up scan, as a lower reference for networks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads an nnU-Net training folder: its plans, and the weights of one of its checkpoints. No pickle is trusted."""
+"""Reads an nnU-Net training folder: its plans, and a checkpoint's weights, without unpickling arbitrary objects."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from longilesion.json_file import read_json
 Fold: TypeAlias = int | Literal["all"]
 Checkpoint: TypeAlias = Literal["final", "best"]
 
-# nnU-Net's log holds numpy's numbers; under numpy 1 their module had another name.
+# nnU-Net's log contains numpy scalars; in numpy 1 their module had another name.
 _SCALAR = np.float64().__reduce__()[0]
 _HARMLESS: tuple[Any, ...] = (
     (_SCALAR, "numpy._core.multiarray.scalar"),
@@ -36,9 +36,9 @@ _HARMLESS: tuple[Any, ...] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class NnUnetWeights:
-    """A trained nnU-Net: its tensors by their names, each once, and what its plans say of network and images.
+    """A trained nnU-Net: its tensors by name, without duplicates, and its plans for network and images.
 
-    `deviation_hu` is what CTNormalization divides Hounsfield units by; None for any other normalisation.
+    `deviation_hu` is CTNormalization's divisor of Hounsfield units; None for any other normalisation.
     """
 
     checkpoint: Path
@@ -60,10 +60,10 @@ class NnUnetWeights:
 def read_nnunet(
     folder: Path, *, fold: Fold | None = None, configuration: str | None = None, checkpoint: Checkpoint | None = None
 ) -> NnUnetWeights:
-    """Reads the folder that nnU-Net trains into, which holds plans.json, dataset.json and the folds.
+    """Reads nnU-Net's training folder, with plans.json, dataset.json and the folds.
 
-    What is not given is the one that is there: fold_all before the first of the numbered folds, the configuration that
-    was trained, the final checkpoint before the best one. Raises InputError for what is missing, damaged or unsafe.
+    Defaults are fold_all or else the first numbered fold, the configuration that was trained, and the final checkpoint
+    or else the best one. Raises InputError for what is missing, damaged or unsafe.
     """
     names = "plans.json", "dataset.json"
     plans, dataset = (read_json(folder / name, dict[str, Any], expected=f"nnU-Net's {name}") for name in names)
@@ -83,7 +83,7 @@ def read_nnunet(
 
 
 def _find_checkpoint(folder: Path, fold: Fold | None, checkpoint: Checkpoint | None) -> Path:
-    # Digits by their value: "all" comes before them.
+    # Numbers by their value; "all" comes before them.
     folds = sorted(folder.glob("fold_*"), key=lambda path: (path.name[5:].isdecimal(), len(path.name), path.name))
     searched = folds if fold is None else [folder / f"fold_{fold}"]
     names = [f"checkpoint_{kind}.pth" for kind in ((checkpoint,) if checkpoint else ("final", "best"))]
@@ -97,7 +97,7 @@ def _find_checkpoint(folder: Path, fold: Fold | None, checkpoint: Checkpoint | N
 
 
 def _load(path: Path) -> dict[str, Any]:
-    """The checkpoint's content; only tensors, plain containers and numpy's numbers are ever made."""
+    """The checkpoint's content; only tensors, plain containers and numpy scalars are constructed."""
     try:
         with torch.serialization.safe_globals(list(_HARMLESS)):
             state = torch.load(path, map_location="cpu", weights_only=True)
@@ -117,7 +117,7 @@ def _described(
     plans: dict[str, Any], dataset: dict[str, Any], configuration: str, checkpoint: Path, tensors: dict[str, Tensor]
 ) -> NnUnetWeights:
     with warnings.catch_warnings():
-        # It reads the plans of its earlier versions, and says so each time.
+        # It reads the plans of earlier versions, and prints that each time.
         warnings.simplefilter("ignore")
         planned = PlansManager(plans).get_configuration(configuration)
     if list(plans["transpose_forward"]) != [0, 1, 2]:
@@ -152,7 +152,7 @@ def _repeated(counts: int | list[int], stages: int) -> tuple[int, ...]:
 
 
 def _named_once(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without the second names that nnU-Net's modules give to each other's tensors, and wrappers' prefixes."""
+    """Removes duplicate names of tensors that nnU-Net's modules share, and prefixes of wrappers."""
     named = {name.removeprefix("module.").removeprefix("_orig_mod."): tensor for name, tensor in tensors.items()}
     return {
         name: tensor

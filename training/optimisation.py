@@ -1,4 +1,4 @@
-"""What is optimised and how: the objective, the optimiser, the rate, the average of weights."""
+"""Objective, optimiser, learning rate and average of weights."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _RARE_LOGIT = -4.0
 
 
 class Objective(nn.Module):
-    """A network and its loss: tensors in, the parts of the loss out, which is what data-parallel wrappers can take."""
+    """A network and its loss, from tensors to the parts of the loss, as data-parallel wrappers require."""
 
     def __init__(self, network: LesionNetwork, settings: LossSettings) -> None:
-        """Keeps both."""
+        """Stores both."""
         super().__init__()
         self.network, self.settings = network, settings
 
@@ -42,9 +42,9 @@ class Objective(nn.Module):
 
 
 def initialised(network: LesionNetwork) -> LesionNetwork:
-    """The network, saying at first that a voxel is hardly ever lesion, as is true of a VOI.
+    """Initialises the output layers so that lesion voxels are rare, as in a VOI.
 
-    From a probability of one half, the first hundreds of steps only teach how rare lesions are.
+    From a probability of one half, the first hundreds of steps would only lower the probability.
     """
     for layer in network.output_layers():
         nn.init.constant_(cast("Tensor", layer.bias), _RARE_LOGIT)
@@ -71,12 +71,12 @@ def learning_rate(step: int, steps: int, settings: OptimizerSettings) -> float:
 
 
 def averaged(network: LesionNetwork, recipe: Recipe) -> AveragedModel:
-    """An exponential average of a network's weights, which validation and the bundle use."""
+    """An exponential average of a network's weights, for validation and the bundle."""
     return AveragedModel(network, multi_avg_fn=averaging(recipe.average_decay))
 
 
 def averaging(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
-    """An exponential average that forgets faster at first: the first steps' weights are no use to the thousandth's."""
+    """An exponential average with a faster decay at first, because early weights are far from later ones."""
 
     def update(averages: _Tensors, weights: _Tensors, count: Tensor | int) -> None:
         ramp = (1 + int(count)) / (10 + int(count))

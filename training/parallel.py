@@ -1,4 +1,4 @@
-"""One job for many items, over the cores, with a progress bar where a person watches."""
+"""Runs one job for many items in parallel processes, with a progress bar in a terminal."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _Result = TypeVar("_Result")
 
 
 class DeadWorkerError(LongilesionError):
-    """A process that ended in the middle of its work."""
+    """A process that ended before its work was done."""
 
 
 def single_threaded() -> None:
-    """One thread per process: more threads than cores slow each other down."""
+    """Sets one thread per process: more threads than cores slow each other down."""
     torch.set_num_threads(1)
     threadpool_limits(1)
 
 
 def begin_worker() -> None:
-    """Begins a worker process, which ends with the one that has started it, however that ends."""
+    """Initialises a worker process, which ends with its parent, however that ends."""
     single_threaded()
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -46,7 +46,7 @@ def _end_with(parent: ParentProcess) -> None:
 
 
 def progress_bar(*, visible: bool = True) -> Progress:
-    """A bar on stderr, drawn only in a terminal; each task has a note."""
+    """A progress bar on stderr, drawn only in a terminal; each task has a note."""
     console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
@@ -63,9 +63,9 @@ def progress_bar(*, visible: bool = True) -> Progress:
 def in_parallel(
     job: Callable[[_Item], _Result], items: Sequence[_Item], *, workers: int, label: str
 ) -> Iterator[_Result]:
-    """Does a job for every item and yields the results as they come; in this process with fewer than two workers.
+    """Runs a job for every item and yields results in order of completion; in this process with fewer than two workers.
 
-    A job's own error is raised here; so is DeadWorkerError where a process is killed, for lack of memory say.
+    Raises a job's own error, and DeadWorkerError where a process is killed, for instance for lack of memory.
     """
     with progress_bar() as progress:
         task = progress.add_task(label, total=len(items), note="")
@@ -74,7 +74,7 @@ def in_parallel(
                 yield job(item)
                 progress.advance(task)
             return
-        # Processes that are forked from one with threads may never wake up.
+        # Processes forked from one with running threads can deadlock.
         context = multiprocessing.get_context("forkserver")
         with ProcessPoolExecutor(workers, mp_context=context, initializer=begin_worker) as pool:
             waiting = {pool.submit(job, item) for item in items}

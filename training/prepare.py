@@ -32,7 +32,7 @@ from training.synthesis.settings import SynthesisSettings
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """What all sources have in common."""
+    """Arguments common to all sources."""
 
     output: Path
     """folder of the prepared data set; a part of it may be there from an earlier run"""
@@ -92,7 +92,7 @@ class Synthetic(Arguments):
 
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """What to prepare."""
+    """The source to prepare."""
 
     source: Annotated[LongitudinalCt | Folder | Synthetic, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes]
 

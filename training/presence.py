@@ -1,7 +1,7 @@
 """Fits a bundle's presence head further, and its threshold: `training.presence RECIPE --bundle IN --output OUT`.
 
-While the network trains, the head chases features that change under it, a few lesions at a time. Once the network is
-frozen, what the head judges by is a short vector per lesion: hundreds of them fit into one batch.
+While the network trains, its features change and each batch has only a few lesions. Once the network is frozen, the
+head's input is a short vector per lesion, and hundreds of them fit into one batch.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Arguments:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Judged:
-    """Lesions as the presence head sees them in each mirrored view, and whether they are there."""
+    """The presence head's inputs for lesions in each mirrored view, and whether the lesions are present."""
 
     features: Float[Tensor, "n views d"]
     present: Bool[Tensor, " n"]
@@ -75,19 +75,19 @@ class Judged:
         return Judged(features=self.features[chosen], present=self.present[chosen])
 
     def logits(self, head: nn.Module) -> Float[Tensor, "n views"]:
-        """What a head says of every view of every lesion."""
+        """A head's logits for every view of every lesion."""
         logits: Tensor = head(self.features.flatten(0, 1))
         return logits.view(self.features.shape[:2])
 
     def cross_entropy(self, head: nn.Module) -> Float[Tensor, ""]:
-        """How wrong that is."""
+        """The cross-entropy of a head's logits."""
         logits = self.logits(head)
         return binary_cross_entropy_with_logits(logits, self.present.float()[:, None].expand_as(logits))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Parts:
-    """Which lesions the head is fitted to, its epoch and its threshold are chosen on, and its figures are taken from.
+    """Lesions for fitting the head, for choosing its epoch and its threshold, and for its figures.
 
     No two parts share a patient or pair.
     """
@@ -99,9 +99,9 @@ class Parts:
 
 
 def fit_presence(arguments: Arguments) -> None:
-    """Fits every fold's head on training volumes, and one threshold for all on lesions that no head was fitted on.
+    """Fits every fold's head on training volumes, and one threshold for all on lesions that no head was fitted to.
 
-    What is decided after the network (threshold, mirrored views) is taken from the recipe as it is now.
+    Settings applied after the network (threshold, mirrored views) are taken from the current recipe.
     """
     recipe = read_recipe(arguments.recipe)
     ensemble = load_ensemble(arguments.bundle, device=arguments.device)
@@ -144,7 +144,7 @@ def fit_presence(arguments: Arguments) -> None:
 def _mean_presence(
     heads: Sequence[nn.Module], judged: Sequence[Judged], chosen: Bool[Tensor, " n"]
 ) -> Float[Tensor, " m"]:
-    """The mean over networks and mirrored views, for some of the lesions."""
+    """The mean presence over networks and mirrored views, for some of the lesions."""
     with torch.no_grad():
         views = [lesions.part(chosen).logits(head).sigmoid() for head, lesions in zip(heads, judged, strict=True)]
     return torch.cat(views, dim=1).mean(1).cpu()
@@ -165,16 +165,16 @@ def _share(flags: Bool[Tensor, " n"]) -> str:
 
 
 def _check_settings(bundle: Path, settings: ModelSettings, recipe: Recipe) -> None:
-    """Lesions are to be placed as the network's own settings say; what is decided after the network may differ."""
+    """Raises InputError where settings other than those applied after the network differ from the network's own."""
     ours, theirs = (each.model_dump(mode="json", exclude={"inference"}) for each in (recipe.model, settings))
     for name, expected, found in differences(ours, theirs):
         raise InputError(f"{bundle}: {name} is {found}; expected {expected}, as in recipe {recipe.name}")
 
 
 def parts_of(origins: Sequence[str]) -> Parts:
-    """The patients or pairs apart: half are fitted to, a quarter give the threshold, an eighth the epoch and figures.
+    """Splits patients or pairs: half for fitting, a quarter for the threshold, an eighth each for epoch and figures.
 
-    The threshold, a quantile of the lesions that are there, needs most of those that are not fitted to. Raises
+    The threshold, a quantile over present lesions, needs most of those not used for fitting. Raises
     InputError where there are fewer than four patients or pairs.
     """
     names = list(dict.fromkeys(origins))
@@ -191,7 +191,7 @@ def parts_of(origins: Sequence[str]) -> Parts:
 
 
 def fitted_head(head: nn.Module, seen: Judged, unseen: Judged) -> nn.Module:
-    """The head after the epoch that does best on unseen lesions, or as it was if none does better."""
+    """The head after the epoch with the lowest loss on unseen lesions, or unchanged if no epoch improves it."""
     head = copy.deepcopy(head)
     optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3, weight_decay=3e-2)
     generator = torch.Generator().manual_seed(0)
@@ -213,16 +213,16 @@ def fitted_head(head: nn.Module, seen: Judged, unseen: Judged) -> nn.Module:
 
 
 def presence_threshold(presence_of_present: Float[Tensor, " n"], settings: PresenceSettings) -> float:
-    """The highest threshold that keeps the wanted share of present lesions."""
-    # Rounded down, since rounding up could lose the lesion that it is to keep.
+    """The highest threshold that keeps the required share of present lesions."""
+    # Rounded down, since rounding up could exclude the lesion at the threshold.
     quantile = torch.quantile(presence_of_present.float(), 1 - settings.kept, interpolation="lower")
     return floor(1000 * float(quantile)) / 1000
 
 
 def _judged(ensemble: Ensemble, lesions: Lesions, recipe: Recipe, *, workers: int) -> tuple[list[Judged], list[str]]:
-    """Lesions that the network may have been trained on, placed almost as inference would, as networks see them.
+    """Inputs of the presence head for training lesions, placed almost as in inference.
 
-    Also returns which patient or pair each one is of.
+    Also returns the patient or pair of each lesion.
     """
     count = -(-recipe.presence.lesions // recipe.batch_size)
     stream = batches(lesions, recipe.for_presence(), Share(workers=workers), steps=range(count))
@@ -236,7 +236,7 @@ def _judged(ensemble: Ensemble, lesions: Lesions, recipe: Recipe, *, workers: in
         present.append(batch.present)
         origins += batch.origins
         on_device = batch.input.to(ensemble.device)
-        # Around the network alone: without workers, the next batch is drawn in this process.
+        # Only around the network: without workers, the next batch is drawn in this process.
         with torch.inference_mode(), mixed:
             for network, described in zip(ensemble.networks, features, strict=True):
                 seen = [network(mirrored(on_device, view)).presence_features.float() for view in views]

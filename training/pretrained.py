@@ -29,12 +29,12 @@ from training.recipe import read_recipe
 
 Fate: TypeAlias = Literal["copied", "adapted", "fresh", "unused"]
 
-# Theirs that see the image: the first convolution of a plain or a residual encoder.
+# nnU-Net's names of the first convolution, of a plain or a residual encoder.
 _FIRST = ("encoder.stages.0.0.convs.0.conv.weight", "encoder.stem.convs.0.conv.weight")
 
 
 class TensorTransfer(BaseModel):
-    """What became of a tensor of ours, from which of theirs, or of one of theirs that is not used."""
+    """The fate of a tensor of our network and its nnU-Net source, or of an unused nnU-Net tensor."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,7 +46,7 @@ class TensorTransfer(BaseModel):
 
 
 class TransferReport(BaseModel):
-    """What an initialisation took from where, and how the two networks and their images differ."""
+    """The transferred tensors of an initialisation, and the differences between the two networks and their images."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -55,7 +55,7 @@ class TransferReport(BaseModel):
     differences: tuple[str, ...]
 
     def count(self, *fates: Fate) -> int:
-        """How many tensors came to one of these."""
+        """The number of tensors with one of these fates."""
         return sum(tensor.fate in fates for tensor in self.tensors)
 
     def table(self) -> Table:
@@ -74,7 +74,7 @@ class TransferReport(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Offer:
-    """What one tensor of ours gets; a value of None leaves it as it is."""
+    """The value for one tensor of our network; None leaves it unchanged."""
 
     value: Tensor | None
     fate: Fate
@@ -97,11 +97,11 @@ class Arguments:
 
 
 def initialise(network: LesionNetwork, weights: NnUnetWeights, settings: ModelSettings) -> TransferReport:
-    """Takes over every tensor that fits by name and shape; `settings` are those that the network was built from.
+    """Copies every tensor that fits by name and shape; `settings` are those that the network was built from.
 
-    The decoder is left alone where it has other stages or no norms. Where all that an nnU-Net has is taken over, the
-    rest begins so that the network outlines the follow-up as nnU-Net would. Raises InputError where no convolution of
-    the encoder fits; the network is then as it was.
+    The decoder is left unchanged where it has other stages or no norms. Where both parts are copied completely, the
+    fusion is initialised so that the network outlines the follow-up as nnU-Net would. Raises InputError where no
+    convolution of the encoder fits; the network is then unchanged.
     """
     ours = network.counterparts()
     if ours is None:
@@ -157,7 +157,7 @@ def _offer(
 
 
 def _counterpart(name: str, ours: NnUnetCounterparts) -> str:
-    """Their name of a tensor of ours, empty where they have none."""
+    """nnU-Net's name of a tensor of our network, empty where it has none."""
     for prefix, theirs in ours.prefixes.items():
         if name.startswith(prefix):
             return theirs + name.removeprefix(prefix)
@@ -167,10 +167,10 @@ def _counterpart(name: str, ours: NnUnetCounterparts) -> str:
 def _first_convolution(
     theirs: Tensor, tensor: Tensor, ours: NnUnetCounterparts, weights: NnUnetWeights, settings: ModelSettings
 ) -> Tensor:
-    """Weights that see the mean over our HU windows, and over the stem's blocks of voxels, as theirs see their image.
+    """Weights for our HU windows and the stem's blocks of voxels, equivalent to nnU-Net's for its image.
 
-    Our windows run from 0 to 1 where theirs are HU divided by a deviation. What theirs subtract is a constant, which
-    the norm after the convolution takes away.
+    Our windows run from 0 to 1; nnU-Net's image is HU divided by a deviation. The mean that nnU-Net subtracts is a
+    constant, which the norm after the convolution removes.
     """
     blocks = prod(ours.unet.stem_zyx)
     windows = settings.encoding.clip_hu
@@ -182,7 +182,7 @@ def _first_convolution(
 
 
 def _begun(value: Tensor) -> _Offer:
-    """A tensor that begins so that the follow-up's features count alone."""
+    """Initial values with which only the follow-up's features contribute."""
     reason = "begins with the follow-up's features" if bool(value.any()) else "begins at 0"
     return _Offer(value=value, fate="adapted", reason=reason)
 
@@ -203,7 +203,7 @@ def _rows(
 
 
 def _differences(weights: NnUnetWeights, unet: UNetSettings, settings: ModelSettings) -> Iterator[str]:
-    """What differs between the two networks and the images they see; all of it may still work."""
+    """Differences between the two networks and their images; none of them prevents the transfer."""
     stem = unet.stem_zyx
     spacing = tuple(step * factor for step, factor in zip(settings.voi.spacing_zyx_mm, stem, strict=True))
     shape = tuple(size // factor for size, factor in zip(settings.voi.shape_zyx, stem, strict=True))
@@ -226,12 +226,12 @@ def _differences(weights: NnUnetWeights, unet: UNetSettings, settings: ModelSett
 
 
 def _joined(values: tuple[object, ...] | torch.Size) -> str:
-    """Sizes as people write them."""
+    """Sizes joined for messages."""
     return ", ".join("x".join(map(str, value)) if isinstance(value, tuple) else str(value) for value in values)
 
 
 def show(arguments: Arguments) -> None:
-    """Prints what an nnU-Net's weights would give the recipe's network."""
+    """Prints which tensors of the recipe's network an nnU-Net's weights would initialise."""
     settings = read_recipe(arguments.recipe).model
     weights = read_nnunet(
         arguments.folder,

@@ -28,7 +28,7 @@ class OptimizerSettings(Settings):
 
 
 class LossSettings(Settings):
-    """What is minimised; weights are against the outline's loss, which has weight 1."""
+    """The loss; weights are relative to the outline's loss, which has weight 1."""
 
     outline: Literal["dice_ce", "focal_dice"] = Field(
         default="dice_ce", description="LongiNet's Dice + cross-entropy, or focal loss + half the Dice loss"
@@ -43,7 +43,7 @@ class LossSettings(Settings):
 
 
 class JitterSettings(Settings):
-    """How far a training placement strays from the one that inference would choose."""
+    """Random deviation of a training placement from that of inference."""
 
     shift_mm: float = Field(default=2.0, ge=0, description="standard deviation per axis, cut at three times as much")
     unaligned_share: float = Field(
@@ -59,12 +59,12 @@ class JitterSettings(Settings):
     )
 
     def lattice(self, voi: VoiSettings) -> VoiSettings:
-        """Inference's lattice, cropped to its middle where the recipe says so."""
+        """The lattice of inference, cropped to its centre where the recipe has a smaller one."""
         return voi.model_copy(update={"shape_zyx": self.shape_zyx or voi.shape_zyx})
 
 
 class MaskErrorSettings(Settings):
-    """Errors of the baseline's outlines, as readers make them (LiFE-Net: false positives and negatives)."""
+    """Simulated reader errors in the baseline's outlines (LiFE-Net: false positives and negatives)."""
 
     missing_share: float = Field(default=0.0, ge=0, le=1, description="how often the lesion's outline is missing")
     resized_share: float = Field(default=0.0, ge=0, le=1, description="how often it is too wide or too narrow")
@@ -96,7 +96,7 @@ class IntensityAugmentation(Settings):
 
 
 class AugmentationSettings(Settings):
-    """Changes of encoded samples; all off is the identity."""
+    """Augmentation of encoded samples; with all off it is the identity."""
 
     joint: SpatialAugmentation = Field(default=SpatialAugmentation(), description="of both time points alike")
     separate: SpatialAugmentation = Field(default=SpatialAugmentation(), description="of the baseline alone, on top")
@@ -105,7 +105,7 @@ class AugmentationSettings(Settings):
 
 
 class DataSettings(Settings):
-    """Which volumes of a folder of CT train and which validate; prepared data have folds instead."""
+    """Volumes of a CT folder for training and for validation; prepared data have folds instead."""
 
     train: tuple[str, ...] = Field(
         default=(), description="all but those of the validation if empty, or where none is there"
@@ -127,14 +127,14 @@ class DataSettings(Settings):
 
 
 class ValidationSettings(Settings):
-    """How often and on how many whole scans the network is judged while it trains."""
+    """Interval of validation, and number of whole scans."""
 
     every: int = Field(default=1000, ge=1, description="steps")
     cases: int = Field(default=12, ge=1, description="at most")
 
 
 class PresenceSettings(Settings):
-    """How the presence head is fitted once the network is trained, and the share of present lesions it has to keep."""
+    """Fit of the presence head after training, and the share of present lesions that it has to keep."""
 
     lesions: int = Field(default=4000, ge=8)
     kept: float = Field(default=0.96, gt=0, lt=1)
@@ -161,7 +161,7 @@ class Recipe(Settings):
     model: ModelSettings
 
     def for_presence(self) -> Recipe:
-        """The recipe by which lesions are drawn for the presence head: almost as inference sees them."""
+        """The recipe for the presence head's lesions: almost as in inference."""
         return self.model_copy(
             update={
                 "jitter": self.presence.jitter,
@@ -173,7 +173,7 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _check_lattices(self) -> Recipe:
-        """Training's own lattice has to suit the network as inference's does."""
+        """The training lattice has to fit the network, as that of inference does."""
         for part, jitter in (("jitter", self.jitter), ("presence.jitter", self.presence.jitter)):
             if jitter.shape_zyx is not None:
                 if min(jitter.shape_zyx) < 8:

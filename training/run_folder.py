@@ -1,4 +1,4 @@
-"""A run's folder: what the run is, its checkpoint, its bundles."""
+"""A run's folder: its record, checkpoint and bundles."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _PACKAGES = ("batchgeneratorsv2", "lightning-fabric", "monai", "numpy", "scipy",
 
 
 class RunRecord(BaseModel):
-    """What a run is: whatever decides its data order and its weights, besides the machine. Kept in `run.json`.
+    """The record of a run: everything that determines its data order and weights, except the machine; in `run.json`.
 
-    `data` names the data and what they hold; `workers` is 0 where the order does not depend on them.
+    `data` names the data and their contents; `workers` is 0 where the order does not depend on them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,7 +42,7 @@ class RunRecord(BaseModel):
 
 
 class RunSummary(BaseModel):
-    """How a run ended, at its end or where it was stopped; Dice and step are None without a validation."""
+    """The result of a finished or interrupted run; Dice and step are None without a validation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -56,10 +56,10 @@ class RunSummary(BaseModel):
 
 
 class RunFolder:
-    """Where a run's files lie."""
+    """The paths of a run's files."""
 
     def __init__(self, path: Path) -> None:
-        """Touches nothing."""
+        """Reads and writes nothing."""
         self.path = path
         self.record = path / "run.json"
         self.checkpoint = path / "checkpoint.pt"
@@ -72,12 +72,12 @@ class RunFolder:
 
 
 def package_versions() -> dict[str, str]:
-    """The versions that a run's result may depend on."""
+    """Versions of packages that a run's result may depend on."""
     return {"longilesion": longilesion.__version__, **{name: version(name) for name in _PACKAGES}}
 
 
 def begin_or_resume(folder: RunFolder, record: RunRecord) -> None:
-    """Writes the record of a new run; raises InputError where another run's files lie in the folder."""
+    """Writes the record of a new run; raises InputError where the folder contains another run."""
     if not folder.record.is_file():
         if folder.checkpoint.exists():
             raise InputError(
@@ -86,7 +86,7 @@ def begin_or_resume(folder: RunFolder, record: RunRecord) -> None:
         with written_together({folder.record: valid(RunRecord)}) as (temporary,):
             temporary.write_text(record.model_dump_json(indent=1) + "\n")
         return
-    # Versions may go up while a run is interrupted.
+    # Versions may change while a run is interrupted.
     known, asked = (each.model_dump(mode="json", exclude={"versions"}) for each in (read_record(folder), record))
     found = list(differences(known, asked))
     if found:
@@ -98,18 +98,18 @@ def begin_or_resume(folder: RunFolder, record: RunRecord) -> None:
 
 
 def read_record(folder: RunFolder) -> RunRecord:
-    """Reads what a run is; raises InputError."""
+    """Reads a run's record; raises InputError."""
     return read_json(folder.record, RunRecord, expected="the record of a run of this version")
 
 
 def write_summary(folder: RunFolder, summary: RunSummary) -> None:
-    """Writes how a run ended; raises InputError where that is impossible."""
+    """Writes a run's summary; raises InputError where that is impossible."""
     with written_together({folder.summary: valid(RunSummary)}) as (temporary,):
         temporary.write_text(summary.model_dump_json(indent=1) + "\n")
 
 
 def is_finished(folder: RunFolder) -> bool:
-    """Whether a run has come to its end; its summary, which is written last, says so."""
+    """Whether a run is finished, by its summary, which is written last."""
     try:
         summary = read_json(folder.summary, RunSummary, expected="the summary of a run")
     except InputError:
@@ -123,7 +123,7 @@ def write_checkpoint(folder: RunFolder, state: Mapping[str, Any]) -> None:
         try:
             torch.save(dict(state), temporary)
         except RuntimeError as error:
-            # So says PyTorch's writer where the disk is full.
+            # PyTorch's writer raises this where the disk is full.
             reason = str(error).splitlines()[0]
             raise InputError(
                 f"{folder.checkpoint}: cannot be written ({reason}); the checkpoint before is as it was"
@@ -137,7 +137,7 @@ def read_checkpoint(folder: RunFolder, device: torch.device) -> dict[str, Any] |
     try:
         state: dict[str, Any] = torch.load(folder.checkpoint, weights_only=True, map_location=device)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        # PyTorch's own words are long, and advise to trust the file.
+        # PyTorch's message is long, and recommends loading without restrictions.
         raise InputError(
             f"{folder.checkpoint}: damaged ({type(error).__name__}); expected a checkpoint of this run"
         ) from error

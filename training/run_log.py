@@ -1,4 +1,4 @@
-"""What a run writes down as it goes: CSV and TensorBoard logs, a curve as a picture."""
+"""Logs of a run: CSV, TensorBoard, and a plot of the curve."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _SCORES = ("dice", "lesion_dice", "present_kept", "gone_recognised")
 
 
 class RunLog:
-    """The logs of a run, on the one process that writes them."""
+    """The logs of a run, in the one process that writes them."""
 
     def __init__(self, folder: RunFolder, *, step: int) -> None:
-        """Goes on from a step: what a run that was killed wrote after its last checkpoint is dropped.
+        """Continues from a step: later rows, of a run killed after its last checkpoint, are removed.
 
-        Raises InputError, as all of this does, where it cannot write.
+        This and all methods raise InputError where a log cannot be written.
         """
         self._folder = folder
         with _writing(folder):
@@ -34,18 +34,18 @@ class RunLog:
             self._board = SummaryWriter(str(folder.path), purge_step=step + 1 if step else None)
 
     def training(self, step: int, figures: Mapping[str, float]) -> None:
-        """Writes down the means since the last time."""
+        """Writes the means since the last call."""
         with _writing(self._folder):
             self._append(self._folder.metrics, "training", step, figures)
 
     def validation(self, step: int, figures: Mapping[str, float]) -> None:
-        """Writes down a validation, and draws the curve anew."""
+        """Writes a validation, and redraws the curve."""
         with _writing(self._folder):
             self._append(self._folder.validation, "validation", step, figures)
             draw_curve(self._folder)
 
     def close(self) -> None:
-        """Writes whatever is left."""
+        """Writes buffered entries and closes the log."""
         with _writing(self._folder):
             self._board.close()
 
@@ -70,7 +70,7 @@ def _writing(folder: RunFolder) -> Iterator[None]:
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """The rows of a log, none where there is no log yet; raises InputError where it is none."""
+    """The rows of a log, none where there is no log yet; raises InputError where the file is no log."""
     if not path.exists():
         return []
     try:
@@ -82,7 +82,7 @@ def read_log(path: Path) -> list[dict[str, float]]:
 
 def draw_curve(folder: RunFolder) -> None:
     """Draws the losses and the validation against the step."""
-    # Drawing is slow to load.
+    # matplotlib takes long to import.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4), layout="constrained")
@@ -108,7 +108,7 @@ def _drop_later(path: Path, step: int) -> None:
     try:
         with path.open(newline="") as file:
             rows = list(csv.reader(file))
-        # The last line of a process that was killed may be torn.
+        # The last line of a killed process may be incomplete.
         kept = [row for row in rows[1:] if len(row) == len(rows[0]) and int(row[0]) <= step]
     except ValueError as error:
         raise InputError(f"{path}: {error}; expected the log of a run") from error

@@ -1,4 +1,4 @@
-"""Training samples: lesions as the library samples them, but for the jitter of placement, clicks and outlines."""
+"""Training samples: lesions sampled by the library, with jitter of placement, clicks and outlines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from training.cutout import GREATEST_SHIFT, CutOut
 from training.mask_errors import with_mask_errors
 from training.recipe import JitterSettings, Recipe
 
-# A lesion of which the lattice shows no more voxels would teach a wrong absence.
+# A present lesion with fewer voxels in the lattice would be a wrong sample of absence.
 _FEWEST_VOXELS = 8
 
 
@@ -28,8 +28,8 @@ _FEWEST_VOXELS = 8
 class Sample:
     """One lesion as the library samples it, with its true follow-up mask on the follow-up lattice.
 
-    `seed` decides its augmentation, `origin` says which patient or pair it shows, `skipped` which damaged cut-outs
-    stood in its place.
+    `seed` determines its augmentation, `origin` is the patient or pair, `skipped` lists damaged cut-outs that it
+    replaces.
     """
 
     pair: VoiPair
@@ -43,7 +43,7 @@ class Sample:
 def sample_lesion(
     lesion: CutOut, settings: ModelSettings, jitter: JitterSettings, generator: np.random.Generator
 ) -> Sample | None:
-    """A lesion at a random distance from where inference would look; None where the lattice then misses it."""
+    """A lesion at a random offset from the placement of inference; None where the lattice then misses it."""
     voi = jitter.lattice(settings.voi)
     placement = _jittered(lesion.placement, lesion.prompt, generator, jitter)
     reach_zyx_mm = jitter.click_voxels * placement.zoom * np.array(voi.spacing_zyx_mm)
@@ -56,12 +56,12 @@ def sample_lesion(
 
 
 def is_seen(lesion: CutOut, settings: ModelSettings, jitter: JitterSettings) -> bool:
-    """Whether a lesion lies in its lattice where nothing is jittered; one that is gone always counts as seen."""
+    """Whether a lesion lies in its lattice without jitter; always true for one that is gone."""
     return sample_lesion(lesion, settings, unjittered(jitter), np.random.default_rng(0)) is not None
 
 
 def unjittered(jitter: JitterSettings) -> JitterSettings:
-    """The same lattice, placed exactly as inference would."""
+    """The same lattice, placed as in inference."""
     return JitterSettings(shift_mm=0.0, unaligned_share=0.0, zoom_factor=1.0, placements=1, shape_zyx=jitter.shape_zyx)
 
 
@@ -111,7 +111,7 @@ def _jittered(
 def _moved_clicks(
     prompt: LesionPrompt, generator: np.random.Generator, reach_zyx_mm: Float[np.ndarray, "3"]
 ) -> LesionPrompt:
-    """Both clicks moved, as they err, by up to that much along each axis."""
+    """Both clicks moved by a random offset of up to that much along each axis."""
     if not reach_zyx_mm.any():
         return prompt
     reach_xyz_mm = reach_zyx_mm[::-1]

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop, so that it can write a checkpoint first."""
+"""Handling of signals that stop a run, so that it writes a checkpoint first."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Collects what asks the run to stop; a second time stops at once."""
+    """Collects signals to stop; a second one stops at once."""
     asked: list[int] = []
 
     def ask(number: int, _frame: FrameType | None) -> None:
@@ -31,13 +31,13 @@ def stop_signals() -> Iterator[list[int]]:
 
 
 def ignore_stop_signals() -> None:
-    """For a worker: what asks its run to stop reaches it too, while the run still needs a batch of it."""
+    """For a worker: a signal to stop reaches it, too, while the run still needs a batch from it."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def until_asked(asked: list[int], stream: Iterator[Batch]) -> Iterator[Batch]:
-    """The stream, which may end early where what asks the run to stop has ended a worker too."""
+    """The stream of batches; it ends early where a signal to stop has also ended a worker."""
     try:
         yield from stream
     except DeadWorkerError:

@@ -1,4 +1,4 @@
-"""Shows synthetic pairs to a person, as pictures and in numbers: `python -m training.synth`."""
+"""Shows synthetic pairs as pictures and statistics: `python -m training.synth`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from training.synthesis.settings import SynthesisSettings
 from training.synthesis.sources import Source, find_volumes, load_sources, phantom_sources
 from training.synthesis.statistics import Row, as_json, as_markdown, lesion_numbers, statistics_table
 
-# Pairs without lesions are passed over for the pictures, but not for ever.
+# Pairs without lesions are skipped for the pictures, up to this limit.
 _TRIES_PER_EXAMPLE = 20
 
 
@@ -51,7 +51,7 @@ class Arguments:
 
 
 def preview(arguments: Arguments) -> None:
-    """Draws pairs, prints their statistics, and writes what is asked for."""
+    """Draws pairs, prints their statistics, and writes the requested files."""
     _check(arguments)
     recipe = read_recipe(arguments.recipe)
     settings = recipe.synthesis
@@ -79,7 +79,7 @@ def preview(arguments: Arguments) -> None:
 def find_examples(sources: Sequence[Source], settings: SynthesisSettings, *, count: int, seed: int) -> list[Example]:
     """Draws pairs and chooses a lesion of each, so that all fates that occur are shown in turn.
 
-    Raises InputError where next to no pair has a lesion.
+    Raises InputError where almost no pair has a lesion.
     """
     examples: list[Example] = []
     shown = dict.fromkeys(FATES, 0)
@@ -100,7 +100,7 @@ def find_examples(sources: Sequence[Source], settings: SynthesisSettings, *, cou
 
 
 def _off_middle_mm(pair: SyntheticPair, lesion_id: int) -> float:
-    """How far from the baseline's middle a lesion lies, where it may be cut off."""
+    """Distance of a lesion from the baseline's centre; far off, it may be cut."""
     middle = pair.case.baselines["primary"].scan.grid.centre_xyz_mm
     places = [
         click.baseline.point_xyz_mm for click in pair.case.clicks if click.lesion_id == lesion_id and click.baseline
@@ -111,7 +111,7 @@ def _off_middle_mm(pair: SyntheticPair, lesion_id: int) -> float:
 def _drawn(
     sources: Sequence[Source], settings: SynthesisSettings, *, seed: int
 ) -> Iterator[tuple[Source, SyntheticPair]]:
-    """Pair after pair, from one source after the other."""
+    """Draws pairs from the sources in turn."""
     number = 0
     while True:
         source = sources[number % len(sources)]

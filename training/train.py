@@ -1,7 +1,7 @@
 """Trains one network: `python -m training.train RECIPE --output RUN [--data FOLDER]`.
 
-The folder is a prepared data set (`training.prepare`) or holds volumes of CT, on which pairs are synthesised; without
-it, phantoms take their place. A run resumes from its checkpoint. On several GPUs or machines, start it with `torchrun`.
+The folder is a prepared data set (`training.prepare`) or contains CT volumes, on which pairs are synthesised; without
+it, phantoms are used. A run resumes from its checkpoint. On several GPUs or machines, start it with `torchrun`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from training.weights import load_weights
 
 _log = logging.getLogger("training")
 
-# Over the steps that were not skipped.
+# Means over the steps that were not skipped.
 _MEANS = ("loss", "outline", "presence", "reconstruction", "gradient_norm")
 
 
@@ -81,7 +81,7 @@ class Arguments:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What does not change while a run goes on; only one process writes the log."""
+    """The constant parts of a run; only one process writes the log."""
 
     recipe: Recipe
     steps: int
@@ -100,7 +100,7 @@ def train(arguments: Arguments) -> Progress:
     with stop_signals() as asked, progress_bar(visible=fabric.is_global_zero) as bar:
         stream = batches(run.training_data.lesions, run.recipe, share, steps=range(done.step, run.steps))
         if fabric.world_size == 1:
-            # One of several processes cannot leave the others waiting for its part of a step.
+            # One of several processes must not leave the others waiting for its part of a step.
             stream = until_asked(asked, stream)
         task = bar.add_task("training", total=run.steps, completed=done.step, note="")
         while done.step < run.steps:
@@ -108,7 +108,7 @@ def train(arguments: Arguments) -> Progress:
             batch = next(stream, None)
             waited = time.monotonic() - waiting
             if batch is None:
-                # Asked to stop, and no batch will come any more.
+                # A stop was requested, and there are no more batches.
                 _save(run, done)
                 break
             rate = learning_rate(done.step, run.steps, run.recipe.optimizer)
@@ -120,7 +120,7 @@ def train(arguments: Arguments) -> Progress:
                 bar.update(task, note=_report(run, done, rate=rate))
             if done.step % run.recipe.validation.every == 0 or is_last:
                 _judge(run, done)
-            # One process that is asked to stop stops all.
+            # A stop requested from one process stops all.
             is_over = bool(asked) or done.seconds - before > 60 * arguments.minutes
             late = any(over_processes(fabric, [is_over], how="sum"))
             if done.step % arguments.checkpoint_every == 0 or is_last or late:
@@ -133,13 +133,13 @@ def train(arguments: Arguments) -> Progress:
     if run.run_log is not None:
         run.run_log.close()
         _sum_up(run, done)
-    # None leaves before all are done.
+    # No process ends before all are done.
     fabric.barrier()
     return done
 
 
 def _begun(arguments: Arguments) -> tuple[Run, Progress]:
-    """Everything that a run needs, and how far it already is."""
+    """The parts of a run, and its progress."""
     for name, least in (("steps", 1), ("checkpoint_every", 1), ("log_every", 1), ("workers", 0), ("seed", 0)):
         value = getattr(arguments, name)
         if value is not None and value < least:
@@ -154,7 +154,7 @@ def _begun(arguments: Arguments) -> tuple[Run, Progress]:
     network = initialised(build_network(recipe.model))
     if arguments.weights is not None:
         load_weights(network, arguments.weights, recipe.model)
-    # One process looks first: it may have to cut out the lesions for all.
+    # One process goes first: it may have to cut out the lesions for all.
     with fabric.rank_zero_first():
         training_data = find_training_data(
             arguments.data,
@@ -188,7 +188,7 @@ def _begun(arguments: Arguments) -> tuple[Run, Progress]:
             reason = str(error).splitlines()[0]
             raise InputError(f"{folder.checkpoint}: {reason}; expected a checkpoint of this run") from error
         if not fabric.is_global_zero:
-            # The first process has those of all.
+            # The first process has the sums of all.
             done.skipped = 0
         _log.info("resumed from step %d", done.step)
     run_log = RunLog(folder, step=done.step) if fabric.is_global_zero else None
@@ -197,7 +197,7 @@ def _begun(arguments: Arguments) -> tuple[Run, Progress]:
 
 
 def _report(run: Run, done: Progress, *, rate: float) -> str:
-    """Writes down the means since the last report, over all processes; returns the losses for the progress bar."""
+    """Logs the means since the last report, over all processes; returns the losses for the progress bar."""
     sums, done.sums = done.sums, {}
     means = {name: sums[name] / sums["good"] if name in sums else float("nan") for name in _MEANS}
     means |= {
@@ -240,7 +240,7 @@ def _judge(run: Run, done: Progress) -> None:
         "licence": "research use only",
     }
     save_bundle(run.folder.last, run.recipe.model, [network], provenance=provenance)
-    # Of equals the later one has seen more; without a lesion in the validation, the last one stands.
+    # Of equal ones the later is kept, as it was trained longer; also without a lesion in the validation.
     dice = -1.0 if isnan(means["dice"]) else means["dice"]
     if dice >= done.best_dice:
         done.best_dice, done.best_step = dice, done.step
@@ -248,7 +248,7 @@ def _judge(run: Run, done: Progress) -> None:
 
 
 def _save(run: Run, done: Progress) -> None:
-    """Writes a checkpoint, whose sums are those of all processes."""
+    """Writes a checkpoint with the sums of all processes."""
     fabric = run.learner.fabric
     progress = asdict(done)
     progress["sums"] = dict(zip(done.sums, over_processes(fabric, done.sums.values(), how="mean"), strict=True))

@@ -1,4 +1,4 @@
-"""What a run learns from and is judged by: a fold of a prepared data set, volumes of CT, or phantoms."""
+"""Training and validation data of a run: a fold of a prepared data set, CT volumes, or phantoms."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _log = logging.getLogger("training")
 _CPU = torch.device("cpu")
 
 _TRAINING_PHANTOMS, _VALIDATION_PHANTOMS, _TEST_PHANTOMS = range(4), range(200, 202), range(100, 105)
-# Without a list in the recipe, every so many volumes validate.
+# Without a list in the recipe, every n-th volume is for validation.
 _VALIDATION_STRIDE = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrainingData:
-    """Lesions to learn from, cases to be judged by, and what the weights are then trained on.
+    """Training lesions, validation cases, and a description of the training data.
 
     `contents` also changes with the number or the names of cases.
     """
@@ -51,10 +51,10 @@ def find_training_data(
     of_presence: bool = False,
     synthesis_device: torch.device = _CPU,
 ) -> TrainingData:
-    """Finds it; a prepared data set's lesions are cut out first where they are not in its cache yet.
+    """Finds the data; a prepared data set's lesions are cut out first where they are not in its cache yet.
 
-    `of_presence` gives the lesions as the presence head is fitted to them, hardly jittered. Raises
-    InputError where the folder holds nothing to learn from.
+    `of_presence` gives the lesions for fitting the presence head, with little jitter. Raises InputError where the
+    folder contains no training data.
     """
     drawn = recipe.for_presence() if of_presence else recipe
     if data is None or not is_prepared(data):
@@ -82,7 +82,7 @@ def find_training_data(
 
 
 def synthesis_sources(data: Path | None, recipe: Recipe) -> tuple[Sequence[Source], Sequence[Source]]:
-    """The volumes that train and those that validate, as `split_volumes` says; or phantoms."""
+    """The volumes for training and for validation, by `split_volumes`; or phantoms."""
     if data is None:
         return phantom_sources(_TRAINING_PHANTOMS), phantom_sources(_VALIDATION_PHANTOMS)
     training, validation = split_volumes(data, recipe)
@@ -90,15 +90,15 @@ def synthesis_sources(data: Path | None, recipe: Recipe) -> tuple[Sequence[Sourc
 
 
 def held_out_sources(data: Path | None, recipe: Recipe) -> Sequence[Source]:
-    """The volumes that do not train, or phantoms that do not even validate."""
+    """The volumes not used for training, or phantoms used for neither training nor validation."""
     return phantom_sources(_TEST_PHANTOMS) if data is None else load_sources(data, split_volumes(data, recipe)[1])
 
 
 def split_volumes(data: Path, recipe: Recipe) -> tuple[list[str], list[str]]:
-    """The names of the volumes that train and those that validate.
+    """The names of the volumes for training and for validation.
 
-    They are the recipe's where the folder has any of those, or else every fifth validates. Raises InputError where only
-    some of the recipe's are there, or too few for both.
+    The validation volumes are the recipe's where the folder has any of them, or else every fifth. Raises InputError
+    where only some of the recipe's are there, or too few volumes for both.
     """
     names = find_volumes(data)
     wanted = (*recipe.data.train, *recipe.data.validation)
@@ -119,6 +119,6 @@ def split_volumes(data: Path, recipe: Recipe) -> tuple[list[str], list[str]]:
 
 
 def prepared_contents(data: PreparedData, cases: Sequence[PreparedCase]) -> str:
-    """What a run's record says of the cases that it learns from: another name, or other cases, give another text."""
+    """A description of the training cases for a run's record; it differs for another name or other cases."""
     names = "\n".join(sorted(case.case_id for case in cases))
     return f"{data.name}, {len(cases)} cases {hashlib.sha256(names.encode()).hexdigest()[:12]}"

@@ -1,4 +1,4 @@
-"""How good a network is while it trains: whole cases through the pipeline, scored lesion by lesion."""
+"""Validation during training: whole cases through the pipeline, scored lesion by lesion."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from training.synthesis.exams import exam_of
 from training.synthesis.pairs import synthetic_pair
 from training.synthesis.sources import Source
 
-# A case is read, or drawn, when its turn comes: whole scans of many cases would fill the memory.
+# A case is read or drawn when it is needed: whole scans of many cases would fill the memory.
 ValidationCase: TypeAlias = Callable[[], tuple[Exam, Case]]
 
 _SYNTHETIC_SEED = 7
@@ -33,7 +33,7 @@ _SYNTHETIC_SEED = 7
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """A sum over cases or lesions, and over how many; sums of several processes can be added."""
+    """A sum over cases or lesions, and their number; sums of several processes can be added."""
 
     total: float = 0.0
     count: float = 0.0
@@ -61,12 +61,12 @@ def prepared_cases(cases: Sequence[PreparedCase], *, limit: int) -> list[Validat
 
 
 def synthetic_cases(sources: Sequence[Source], recipe: Recipe) -> list[ValidationCase]:
-    """Pairs over held-out volumes, the same ones every time."""
+    """Pairs of held-out volumes, the same in every validation."""
     return [_drawer(sources, recipe, number) for number in range(recipe.validation.cases)]
 
 
 def validate(network: LesionNetwork, settings: ModelSettings, cases: Iterable[ValidationCase]) -> dict[str, Figure]:
-    """Segments cases with a network as inference would, but for mirrored views, which only take time here."""
+    """Segments cases with a network as in inference, but without mirrored views, to save time."""
     device = next(network.parameters()).device
     plain = settings.inference.model_copy(update={"mirror_axes": ()})
     ensemble = Ensemble(

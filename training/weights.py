@@ -1,4 +1,4 @@
-"""The weights that a run begins with: a bundle's, or those of an nnU-Net v2 training."""
+"""Initial weights of a run: a bundle's, or those of an nnU-Net v2 training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _log = logging.getLogger("training")
 
 
 def load_weights(network: LesionNetwork, folder: Path, settings: ModelSettings) -> None:
-    """Gives a network, built from those settings, another's weights.
+    """Loads weights of a bundle or an nnU-Net into a network built from `settings`.
 
     Raises InputError or BundleError where they do not fit.
     """
