@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -49,31 +48,33 @@ def _run(options: argparse.Namespace) -> None:
     from longilesion.grand_challenge import check_outputs, read_case, write_outputs
     from longilesion.pipeline import segment_case
     from longilesion.report import make_report, write_report
+    from longilesion.timing import Stopwatch
 
     check_writable(options.output)
     if options.report is not None:
         check_replaceable(options.report)
-    started = time.perf_counter()
-    ensemble = load_ensemble(options.model, device=options.device, precision=options.precision)
-    loaded = time.perf_counter()
-    _log.info("loaded %d networks from %s in %.1f s", len(ensemble.networks), options.model, loaded - started)
-    case, followup_files = read_case(options.input)
-    check_outputs(options.output, followup_files)
-    read = time.perf_counter()
+    watch = Stopwatch()
+    with watch("load"):
+        ensemble = load_ensemble(options.model, device=options.device, precision=options.precision)
+    _log.info("loaded %d networks from %s in %.1f s", len(ensemble.networks), options.model, watch.seconds["load"])
+    with watch("read"):
+        case, followup_files = read_case(options.input)
+        check_outputs(options.output, followup_files)
     counts = len(case.baselines), len(case.followups), len(case.clicks)
-    _log.info("read %d baseline scans, %d follow-up scans, %d clicked lesions in %.1f s", *counts, read - loaded)
+    _log.info(
+        "read %d baseline scans, %d follow-up scans, %d clicked lesions in %.1f s", *counts, watch.seconds["read"]
+    )
     segmentation = segment_case(case, ensemble, refine_clicks=options.refine_clicks)
-    segmented = time.perf_counter()
     outlined = sum(outcome.volume_followup_ml > 0 for outcome in segmentation.lesions)
-    _log.info("outlined %d of %d lesions in %.1f s", outlined, len(segmentation.lesions), segmented - read)
-    write_outputs(options.output, segmentation.maps, followup_files=followup_files)
-    written = time.perf_counter()
-    _log.info("wrote %d lesion maps to %s in %.1f s", len(segmentation.maps), options.output, written - segmented)
+    spent = sum(segmentation.seconds.values())
+    _log.info("outlined %d of %d lesions in %.1f s", outlined, len(segmentation.lesions), spent)
+    with watch("write"):
+        write_outputs(options.output, segmentation.maps, followup_files=followup_files)
+    _log.info("wrote %d lesion maps to %s in %.1f s", len(segmentation.maps), options.output, watch.seconds["write"])
     if options.report is None:
         return
-    seconds = {"load": loaded - started, "read": read - loaded, "write": written - segmented}
     try:
-        write_report(options.report, make_report(case, segmentation, seconds=seconds))
+        write_report(options.report, make_report(case, segmentation, seconds=watch.seconds))
     except InputError as error:
         # An exit code would cost the maps.
         _log.warning("%s; the lesion maps are complete", error)

@@ -21,6 +21,7 @@ def segment(
     ensemble: Ensemble | None = None,
     labels: Labels = "lesion_ids",
     refine_clicks: bool = False,
+    split_components: bool = False,
 ) -> Segmentation:
     """Outlines the lesions of a baseline scan in a follow-up scan, as `longilesion segment` does, and writes nothing.
 
@@ -38,6 +39,7 @@ def segment(
         _path(lesions),
         baseline_clicks=_path(baseline_clicks),
         followup_clicks=_path(followup_clicks),
+        split_components=split_components,
     )
     return segment_case(case, ensemble or load_ensemble(), labels=labels, refine_clicks=refine_clicks)
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32, Int16, Integer, UInt8, UInt16
 
 from longilesion.components import connected_components, distances_mm, lesion_voxels
-from longilesion.geometry import ZYX, Grid, Triple
+from longilesion.geometry import ZYX, Box, Grid, Triple, box_slices
 
 ScanName: TypeAlias = Literal["primary", "secondary"]
 
@@ -68,10 +68,9 @@ class LesionRegion:
     stray: tuple[StrayPart, ...] = ()
 
     @property
-    def box(self) -> tuple[slice, slice, slice]:
+    def box(self) -> Box:
         """The box as an array index."""
-        z, y, x = (slice(*ends) for ends in zip(self.start_zyx, self.stop_zyx, strict=True))
-        return z, y, x
+        return box_slices(self.start_zyx, self.stop_zyx)
 
     @property
     def centre_zyx(self) -> Triple:
@@ -111,7 +110,7 @@ class Baseline:
         reach = radius_mm / np.array(grid.spacing_zyx_mm)
         low = np.clip(np.ceil(centre - reach), 0, grid.shape_zyx).astype(int)
         high = np.clip(np.floor(centre + reach) + 1, low, grid.shape_zyx).astype(int)
-        nearby = self.lesions.ids[tuple(slice(*ends) for ends in zip(low, high, strict=True))]
+        nearby = self.lesions.ids[box_slices(low, high)]
         voxels = np.argwhere(nearby)
         distances = np.linalg.norm((voxels + low - centre) * grid.spacing_zyx_mm, axis=1)
         near: dict[int, float] = {}

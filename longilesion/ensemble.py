@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from longilesion.config import Device, ModelSettings, Precision, from_schema_1
 from longilesion.errors import BundleError, first_error
 from longilesion.files import valid, written_together
+from longilesion.json_file import read_json
 from longilesion.networks import build_network
 from longilesion.networks.interface import LesionNetwork, NetworkInput
 from longilesion.shipped import SHIPPED_MODEL
@@ -212,12 +213,13 @@ def is_bundle(directory: Path) -> bool:
 
 
 def load_ensemble(
-    directory: Path = SHIPPED_MODEL, *, device: Device = "auto", precision: Precision = "auto"
+    directory: str | Path = SHIPPED_MODEL, *, device: Device = "auto", precision: Precision = "auto"
 ) -> Ensemble:
     """Reads a bundle, by default the shipped one, and puts its networks on a device.
 
     Raises BundleError for a bundle that is missing, damaged, or of another version, or a device that is not there.
     """
+    directory = Path(directory)
     manifest = read_manifest(directory)
     folds = sorted(directory.glob("fold_*.safetensors"))
     if not folds:
@@ -239,21 +241,18 @@ def load_ensemble(
 def read_manifest(directory: Path) -> BundleManifest:
     """Reads and checks `settings.json`, whose settings may be of schema 1; raises BundleError."""
     path = directory / SETTINGS_FILE
+    read = partial(read_json, path, expected="the settings of a model bundle", failure=BundleError)
+    # The version first: another one may hold keys that are unknown here.
+    version = read(_Version).schema_version
+    if version == SCHEMA_VERSION:
+        return read(BundleManifest)
+    if version != 1:
+        raise BundleError(f"{path}: schema version {version}; expected 1 or {SCHEMA_VERSION}")
+    before = read(_ManifestOfSchema1)
     try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be read ({error.strerror}); expected a model bundle there") from error
-    try:
-        # The version first: another one may hold keys that are unknown here.
-        version = _Version.model_validate_json(text).schema_version
-        if version == 1:
-            before = _ManifestOfSchema1.model_validate_json(text)
-            return BundleManifest.model_validate(
-                {**before.model_dump(), "schema_version": SCHEMA_VERSION, "settings": from_schema_1(before.settings)}
-            )
-        if version != SCHEMA_VERSION:
-            raise BundleError(f"{path}: schema version {version}; expected 1 or {SCHEMA_VERSION}")
-        return BundleManifest.model_validate_json(text)
+        return BundleManifest.model_validate(
+            {**before.model_dump(), "schema_version": SCHEMA_VERSION, "settings": from_schema_1(before.settings)}
+        )
     except ValidationError as error:
         raise BundleError(f"{path}: {first_error(error)}; expected the settings of a model bundle") from error
 

@@ -14,6 +14,7 @@ from jaxtyping import Float, Float64
 from numpy.typing import ArrayLike, NDArray
 
 ZYX: TypeAlias = tuple[int, int, int]
+Box: TypeAlias = tuple[slice, slice, slice]
 Triple: TypeAlias = tuple[float, float, float]
 Voxel = TypeVar("Voxel", bound=np.generic)
 
@@ -132,6 +133,12 @@ class Grid:
             np.linalg.norm(np.subtract(self.world_xyz_mm(corner), other.world_xyz_mm(corner))) <= tolerance_mm
             for corner in corners
         )
+
+
+def box_slices(start_zyx: ArrayLike, stop_zyx: ArrayLike) -> Box:
+    """A half-open box of whole voxels as an array index."""
+    z, y, x = (slice(start, stop) for start, stop in np.stack([start_zyx, stop_zyx], axis=1).astype(int).tolist())
+    return z, y, x
 
 
 def triple(values: Sequence[float] | Float[np.ndarray, "3"]) -> Triple:

@@ -8,14 +8,15 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel
 
 from longilesion.case import SCAN_NAMES, Baseline, Case, LesionMap, ScanName
 from longilesion.click_files import ClickFile, read_click_pairs
-from longilesion.errors import InputError, first_error
+from longilesion.errors import InputError
 from longilesion.files import check_replaceable, written_together
 from longilesion.geometry import Grid
 from longilesion.images import READABLE, check_lesion_map, read_scan, write_lesion_map
+from longilesion.json_file import read_json
 from longilesion.outlines import read_baseline
 from longilesion.shipped import SOCKETS_FILE
 
@@ -134,12 +135,7 @@ def find_followup_clicks(directory: Path) -> dict[ScanName, Path]:
 
 @cache
 def _sockets() -> _Sockets:
-    try:
-        return _Sockets.model_validate_json(SOCKETS_FILE.read_bytes())
-    except OSError as error:
-        raise InputError(
-            f"{SOCKETS_FILE}: {error.strerror}; expected it with longilesion, install that again"
-        ) from error
+    return read_json(SOCKETS_FILE, _Sockets, expected="the sockets, which come with longilesion: install it again")
 
 
 def _located(directory: Path) -> dict[str, Path]:
@@ -171,12 +167,7 @@ def _promised(directory: Path) -> dict[str, Path]:
     manifest = directory / "inputs.json"
     if not manifest.exists():
         return {}
-    try:
-        entries = TypeAdapter(list[_Entry]).validate_json(manifest.read_bytes())
-    except OSError as error:
-        raise InputError(f"{manifest}: {error.strerror}; expected a list of inputs") from error
-    except ValidationError as error:
-        raise InputError(f"{manifest}: {first_error(error)}; expected a list of inputs with their sockets") from error
+    entries: list[_Entry] = read_json(manifest, list[_Entry], expected="a list of inputs with their sockets")
     promised = {}
     for position, entry in enumerate(entries):
         socket = entry.socket or entry.interface

@@ -50,12 +50,13 @@ _MOST_FILES_LOOKED_AT = 20
 _log = logging.getLogger(__name__)
 
 
-def read_scan(path: Path, *, implausible: Implausible = "refuse") -> Scan:
+def read_scan(path: str | Path, *, implausible: Implausible = "refuse") -> Scan:
     """Reads a CT volume of any integer or floating-point type; values below air (padding) become air.
 
     Raises InputError for anything but a complete 3D volume of single finite values on a regular grid; what cannot be
     Hounsfield units is refused as well, or, with "warn", said in a warning.
     """
+    path = Path(path)
     image = _opened(path)
     sample = IntensitySample(image.grid.shape_zyx)
     hu = _hounsfield(sample.taken(image.planes()), image)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import cc3d
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from longilesion.case import LesionMap, LesionPrediction
 from longilesion.config import InferenceSettings
-from longilesion.geometry import ZYX, Grid, Triple
+from longilesion.geometry import ZYX, Box, Grid, Triple, box_slices
 from longilesion.voi import occupied_box, paste_probability
 
 Labels = Literal["lesion_ids", "binary"]
@@ -51,9 +51,8 @@ class _Outline:
     mask: Bool[np.ndarray, "z y x"]
 
     @property
-    def box(self) -> tuple[slice, slice, slice]:
-        z, y, x = (slice(start, start + size) for start, size in zip(self.start_zyx, self.mask.shape, strict=True))
-        return z, y, x
+    def box(self) -> Box:
+        return box_slices(self.start_zyx, np.add(self.start_zyx, self.mask.shape))
 
 
 def label_lesions(
@@ -142,7 +141,7 @@ def _likely_part(prediction: LesionPrediction, lps: Grid, threshold: float) -> L
     low = np.maximum(0, [axis.start for axis in box] - 2 * reach)
     high = np.minimum(prediction.grid.shape_zyx, [axis.stop for axis in box] + 2 * reach)
     start, stop = ((z, y, x) for z, y, x in np.stack([low, high]).astype(int).tolist())
-    part = prediction.probability[_slices(np.array(start), np.array(stop))]
+    part = prediction.probability[box_slices(start, stop)]
     return replace(prediction, probability=part, grid=prediction.grid.window(start, stop))
 
 
@@ -165,15 +164,13 @@ def _is_same_lesion(first: _Outline, second: _Outline) -> bool:
     return overlap >= MERGED_SHARE * smaller
 
 
-def _shared_box(
-    first: _Outline, second: _Outline
-) -> tuple[tuple[slice, slice, slice], tuple[slice, slice, slice]] | None:
+def _shared_box(first: _Outline, second: _Outline) -> tuple[Box, Box] | None:
     """The intersection of two boxes, in each one's own indices."""
     low = np.maximum(first.start_zyx, second.start_zyx)
     high = np.minimum(np.add(first.start_zyx, first.mask.shape), np.add(second.start_zyx, second.mask.shape))
     if (low >= high).any():
         return None
-    return _slices(low - first.start_zyx, high - first.start_zyx), _slices(
+    return box_slices(low - first.start_zyx, high - first.start_zyx), box_slices(
         low - second.start_zyx, high - second.start_zyx
     )
 
@@ -187,7 +184,7 @@ def _merged(group: Sequence[_Outline], lps: Grid) -> _Outline:
     mask = np.zeros(stop - start, np.bool_)
     probability = np.zeros(stop - start, np.float32)
     for outline in group:
-        place = _slices(outline.start_zyx - start, np.add(outline.start_zyx, outline.mask.shape) - start)
+        place = box_slices(outline.start_zyx - start, np.add(outline.start_zyx, outline.mask.shape) - start)
         mask[place] |= outline.mask
         np.maximum(probability[place], outline.probability, out=probability[place])
     voxels = np.argwhere(mask) + start
@@ -238,11 +235,6 @@ def _largest_piece(view: UInt16[np.ndarray, "z y x"], outline: _Outline) -> Bool
 def _connected(mask: Bool[np.ndarray, "z y x"]) -> tuple[NDArray[np.integer], int]:
     components, count = cc3d.connected_components(mask, connectivity=_CONNECTIVITY, return_N=True)
     return components, int(count)
-
-
-def _slices(start: NDArray[Any], stop: NDArray[Any]) -> tuple[slice, slice, slice]:
-    z, y, x = (slice(low, high) for low, high in zip(start.tolist(), stop.tolist(), strict=True))
-    return z, y, x
 
 
 def _distances_mm(voxels: Shaped[np.ndarray, "n 3"], point_zyx: Triple, lps: Grid) -> NDArray[np.float64]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from longilesion.ensemble import Ensemble
 from longilesion.geometry import Triple
 from longilesion.labelling import LabelledScan, Labels, label_lesions
 from longilesion.prompts import complete_prompts
+from longilesion.timing import Stopwatch
 from longilesion.voi import Placement, sample_voi_pair
 
 # How the note of a lesion without a follow-up click begins.
@@ -84,19 +84,6 @@ class Segmentation:
     seconds: Mapping[str, float]
 
 
-class _Clock:
-    """Adds up the seconds of stages that alternate."""
-
-    def __init__(self) -> None:
-        self.seconds = dict.fromkeys(("propagate", "sample", "network", "label"), 0.0)
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        begun = time.perf_counter()
-        yield
-        self.seconds[stage] += time.perf_counter() - begun
-
-
 def segment_case(
     case: Case, ensemble: Ensemble, *, labels: Labels = "lesion_ids", refine_clicks: bool = False
 ) -> Segmentation:
@@ -104,8 +91,8 @@ def segment_case(
 
     With `refine_clicks`, registration moves given follow-up clicks that it contradicts confidently.
     """
-    clock = _Clock()
-    with clock("propagate"):
+    watch = Stopwatch("propagate", "sample", "network", "label")
+    with watch("propagate"):
         completed = complete_prompts(case, refine_clicks=refine_clicks)
     prompts = completed.lesions
     _log.info(
@@ -115,10 +102,10 @@ def segment_case(
         sum(prompt.confidence < LOW_CONFIDENCE for prompt in prompts),
         len(completed.outside),
     )
-    placements = _place(case, prompts, ensemble, clock)
+    placements = _place(case, prompts, ensemble, watch)
     unlike = _unlike(prompts, placements)
-    predictions = _predict(case, prompts, placements, ensemble, clock)
-    with clock("label"), threadpool_limits(1, user_api="blas"):
+    predictions = _predict(case, prompts, placements, ensemble, watch)
+    with watch("label"), threadpool_limits(1, user_api="blas"):
         labelled = {
             name: label_lesions(
                 [prediction for prediction in predictions if prediction.prompt.followup.scan_name == name],
@@ -145,11 +132,11 @@ def segment_case(
     maps = {name: result.lesions for name, result in labelled.items()}
     placed = {outcome.prompt.lesion_id for outcome in outcomes}
     left_out = tuple(pair.lesion_id for pair in case.clicks if pair.lesion_id not in placed)
-    return Segmentation(maps=maps, lesions=outcomes, left_out=left_out, seconds=clock.seconds)
+    return Segmentation(maps=maps, lesions=outcomes, left_out=left_out, seconds=watch.seconds)
 
 
-def _place(case: Case, prompts: Sequence[LesionPrompt], ensemble: Ensemble, clock: _Clock) -> Sequence[Placement]:
-    with clock("sample"), _lesion_threads() as pool:
+def _place(case: Case, prompts: Sequence[LesionPrompt], ensemble: Ensemble, watch: Stopwatch) -> Sequence[Placement]:
+    with watch("sample"), _lesion_threads() as pool:
         return list(pool.map(partial(place_vois, case, settings=ensemble.settings), prompts))
 
 
@@ -180,21 +167,21 @@ def _predict(
     prompts: Sequence[LesionPrompt],
     placements: Sequence[Placement],
     ensemble: Ensemble,
-    clock: _Clock,
+    watch: Stopwatch,
 ) -> Sequence[LesionPrediction]:
     """Predicts all lesions; those that reach their VOI's border are sampled again, twice as wide.
 
     The first look has the word where the wider one does not find the lesion at all.
     """
     placements = list(placements)
-    predictions = _predict_placed(case, prompts, placements, ensemble, clock)
+    predictions = _predict_placed(case, prompts, placements, ensemble, watch)
     wide = list(range(len(predictions)))
     for _ in range(ensemble.settings.voi.growth_limit):
         wide = [index for index in wide if _reaches_border(predictions[index], ensemble)]
         for index in wide:
             placements[index] = replace(placements[index], zoom=2 * placements[index].zoom)
         again = _predict_placed(
-            case, [prompts[index] for index in wide], [placements[index] for index in wide], ensemble, clock
+            case, [prompts[index] for index in wide], [placements[index] for index in wide], ensemble, watch
         )
         found = {
             index: prediction for index, prediction in zip(wide, again, strict=True) if _is_found(prediction, ensemble)
@@ -210,17 +197,17 @@ def _predict_placed(
     prompts: Sequence[LesionPrompt],
     placements: Sequence[Placement],
     ensemble: Ensemble,
-    clock: _Clock,
+    watch: Stopwatch,
 ) -> list[LesionPrediction]:
     """Samples and predicts batch by batch, so that few VOIs are in memory at a time."""
     predictions: list[LesionPrediction] = []
     sample = partial(sample_voi_pair, case, settings=ensemble.settings.voi)
     for start in range(0, len(prompts), ensemble.batch_size):
         batch = slice(start, start + ensemble.batch_size)
-        with clock("sample"), _lesion_threads() as pool:
+        with watch("sample"), _lesion_threads() as pool:
             pairs = list(pool.map(sample, prompts[batch], placements[batch]))
             encoded = encode(pairs, ensemble.settings.encoding)
-        with clock("network"):
+        with watch("network"):
             probability, judged = ensemble.predict(encoded)
             presence = [None] * len(pairs) if judged is None else judged.tolist()
         predictions.extend(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from longilesion.case import AIR_HU, Case, LesionMap, LesionPrediction, LesionPrompt, Scan
 from longilesion.config import VoiSettings
-from longilesion.geometry import ZYX, Grid, Triple
+from longilesion.geometry import ZYX, Box, Grid, Triple, box_slices
 
 # Enough for the matrix products to be efficient, few enough to need few slices of the scan.
 _SLICES_AT_A_TIME = 8
@@ -92,9 +92,7 @@ def sample_voi_pair(case: Case, prompt: LesionPrompt, placement: Placement, sett
     return VoiPair(followup=followup, baseline=baseline, baseline_mask=mask, baseline_others=others)
 
 
-def paste_probability(
-    prediction: LesionPrediction, grid: Grid
-) -> tuple[Float32[np.ndarray, "z y x"], tuple[slice, slice, slice]]:
+def paste_probability(prediction: LesionPrediction, grid: Grid) -> tuple[Float32[np.ndarray, "z y x"], Box]:
     """Samples a prediction's probability at the voxels of `grid` (in LPS order) that its lattice covers.
 
     Returns the probabilities and the window of `grid` that they fill; the window is empty where the two do not meet.
@@ -106,8 +104,7 @@ def paste_probability(
     stop = np.maximum(start, np.clip(np.floor(last + step / 2) + 1, 0, shape).astype(int))
     z, y, x = (stop - start).tolist()
     values = resample(prediction.probability, start_zyx=(start - first) / step, step_zyx=1 / step, shape_zyx=(z, y, x))
-    window = tuple(slice(low, high) for low, high in zip(start.tolist(), stop.tolist(), strict=True))
-    return values, (window[0], window[1], window[2])
+    return values, box_slices(start, stop)
 
 
 def resample(
@@ -154,15 +151,14 @@ def occupied_box(mask: Shaped[np.ndarray, "..."]) -> tuple[slice, ...]:
 
 def sampled_window(
     start_zyx: NDArray[np.float64], step_zyx: NDArray[np.float64], *, shape_zyx: ZYX, extent_zyx: tuple[int, ...]
-) -> tuple[slice, slice, slice]:
+) -> Box:
     """The part of an array of size `extent_zyx` that `resample` reads."""
     # How far the kernel reaches.
     width = 1 + _averaged_length(step_zyx) / 2
     extent = np.array(extent_zyx)
     low = np.clip(np.floor(start_zyx - width), 0, extent).astype(int)
     high = np.clip(np.ceil(start_zyx + step_zyx * (np.array(shape_zyx) - 1) + width) + 1, low, extent).astype(int)
-    z, y, x = (slice(begin, end) for begin, end in zip(low.tolist(), high.tolist(), strict=True))
-    return z, y, x
+    return box_slices(low, high)
 
 
 def sample_scan(scan: Scan, lattice: Grid) -> Float32[np.ndarray, "z y x"]:

@@ -22,7 +22,7 @@ from longilesion.config import ModelSettings
 from longilesion.errors import InputError
 from longilesion.evaluation.exam import Fate, LesionFact
 from longilesion.files import check_archive, written_together
-from longilesion.geometry import Grid, Triple, triple
+from longilesion.geometry import Box, Grid, Triple, box_slices, triple
 from longilesion.prompts import complete_prompts
 from longilesion.voi import Placement, lattice_around, sampled_window
 from training.recipe import JitterSettings
@@ -177,7 +177,7 @@ def _box(
     placement: Placement,
     settings: ModelSettings,
     jitters: Sequence[JitterSettings],
-) -> tuple[slice, slice, slice]:
+) -> Box:
     """The voxels, in the scan's own order, that a lattice around any of the centres can reach; at least one."""
     _, lps = scan.grid.lps_view(scan.hu)
     lattices = [
@@ -200,19 +200,18 @@ def _box(
     shape_zyx = np.array(scan.grid.shape_zyx)
     low = np.clip(np.rint(found.min(axis=0)) - _MARGIN_VOXELS, 0, shape_zyx - 1).astype(int)
     high = np.clip(np.rint(found.max(axis=0)) + _MARGIN_VOXELS + 1, low + 1, shape_zyx).astype(int)
-    z, y, x = (slice(first, last) for first, last in zip(low.tolist(), high.tolist(), strict=True))
-    return z, y, x
+    return box_slices(low, high)
 
 
-def _cut_scan(scan: Scan, box: tuple[slice, slice, slice]) -> Scan:
+def _cut_scan(scan: Scan, box: Box) -> Scan:
     return Scan(hu=np.ascontiguousarray(scan.hu[box]), grid=_cut_grid(scan.grid, box))
 
 
-def _cut_map(lesions: LesionMap, box: tuple[slice, slice, slice]) -> LesionMap:
+def _cut_map(lesions: LesionMap, box: Box) -> LesionMap:
     return LesionMap(ids=np.ascontiguousarray(lesions.ids[box]), grid=_cut_grid(lesions.grid, box))
 
 
-def _cut_grid(grid: Grid, box: tuple[slice, slice, slice]) -> Grid:
+def _cut_grid(grid: Grid, box: Box) -> Grid:
     z, y, x = box
     return grid.window((z.start, y.start, x.start), (z.stop, y.stop, x.stop))
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates, uniform_filter
 
 from longilesion.case import Baseline, Case, LesionPrompt
+from longilesion.geometry import Box, box_slices
 from longilesion.prompts import complete_prompts
 
 # Region growing stops at this multiple of the baseline lesion's radius, and here where the radius is unknown.
@@ -70,15 +71,13 @@ def _lesion_hu(prior: Baseline, prompt: LesionPrompt) -> NDArray[np.float32]:
     return np.asarray(uniform_filter(prior.scan.hu[box].astype(np.float32), 3)[inside])
 
 
-def _neighbourhood(
-    case: Case, prompt: LesionPrompt, reach_mm: float
-) -> tuple[tuple[slice, slice, slice], Float[np.ndarray, "3 z y x"]]:
+def _neighbourhood(case: Case, prompt: LesionPrompt, reach_mm: float) -> tuple[Box, Float[np.ndarray, "3 z y x"]]:
     """The window of the follow-up scan around the click, and its voxels' offsets from the click."""
     grid = case.followups["primary"].grid
     click, spacing = np.array(grid.index_zyx(prompt.followup.point_xyz_mm)), np.array(grid.spacing_zyx_mm)
     low = np.clip(np.floor(click - reach_mm / spacing), 0, np.array(grid.shape_zyx) - 1).astype(int)
     high = np.clip(np.ceil(click + reach_mm / spacing) + 1, low + 1, grid.shape_zyx).astype(int)
-    z, y, x = (slice(start, stop) for start, stop in zip(low.tolist(), high.tolist(), strict=True))
-    indices: NDArray[np.int64] = np.mgrid[z, y, x]
+    box = box_slices(low, high)
+    indices: NDArray[np.int64] = np.mgrid[box]
     offsets = indices - click[:, None, None, None]
-    return (z, y, x), offsets * spacing[:, None, None, None]
+    return box, offsets * spacing[:, None, None, None]

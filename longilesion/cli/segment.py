@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from longilesion.images import check_lesion_map, check_writable_format, write_le
 from longilesion.labelling import Labels
 from longilesion.shipped import SHIPPED_MODEL
 from longilesion.startup import lasting_imports
+from longilesion.timing import Stopwatch
 
 if TYPE_CHECKING:
     from longilesion.pipeline import LesionOutcome
@@ -83,30 +83,31 @@ def segment(
     output_console = console()
     # The spinner shows in a terminal only.
     with output_console.status("loading the model") as status:
-        started = time.perf_counter()
-        ensemble = load_ensemble(model, device=device, precision=precision)
-        loaded = time.perf_counter()
+        watch = Stopwatch()
+        with watch("load"):
+            ensemble = load_ensemble(model, device=device, precision=precision)
         status.update("reading the scans")
-        case = read_case(
-            followup,
-            baseline,
-            lesions,
-            baseline_clicks=baseline_clicks,
-            followup_clicks=followup_clicks,
-            split_components=split_components,
-        )
-        read = time.perf_counter()
+        with watch("read"):
+            case = read_case(
+                followup,
+                baseline,
+                lesions,
+                baseline_clicks=baseline_clicks,
+                followup_clicks=followup_clicks,
+                split_components=split_components,
+            )
         status.update("outlining the lesions")
         segmentation = segment_case(case, ensemble, labels=labels, refine_clicks=refine_clicks)
-        segmented = time.perf_counter()
         lesion_map = segmentation.maps["primary"]
-        with written_together({output: partial(check_lesion_map, written=lesion_map)}) as (temporary,):
+        with (
+            watch("write"),
+            written_together({output: partial(check_lesion_map, written=lesion_map)}) as (temporary,),
+        ):
             write_lesion_map(temporary, lesion_map, like=followup)
-        seconds = {"load": loaded - started, "read": read - loaded, "write": time.perf_counter() - segmented}
     output_console.print(lesion_table(segmentation.lesions))
     # Last: where it cannot be written, the map and the table are there.
     if report is not None:
-        write_report(report, make_report(case, segmentation, seconds=seconds))
+        write_report(report, make_report(case, segmentation, seconds=watch.seconds))
 
 
 def lesion_table(lesions: Sequence[LesionOutcome]) -> Table:

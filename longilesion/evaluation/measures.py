@@ -16,7 +16,7 @@ from scipy.spatial import ConvexHull, KDTree
 from scipy.spatial.distance import pdist
 
 from longilesion.case import LesionMap, LesionRegion
-from longilesion.geometry import ZYX, Grid, Triple
+from longilesion.geometry import ZYX, Grid, Triple, box_slices
 
 # A box larger than both is looked at component by component.
 SPARSE_VOXELS = 500_000
@@ -36,8 +36,7 @@ class Outline:
         """Cuts the voxels of the lesions `ids`, which lie in `regions`, out of a map."""
         start = np.min([region.start_zyx for region in regions], axis=0).tolist()
         stop = np.max([region.stop_zyx for region in regions], axis=0).tolist()
-        box = tuple(slice(low, high) for low, high in zip(start, stop, strict=True))
-        mask = np.isin(lesions.ids[box], np.array(list(ids), lesions.ids.dtype))
+        mask = np.isin(lesions.ids[box_slices(start, stop)], np.array(list(ids), lesions.ids.dtype))
         return cls(mask=mask, start_zyx=(start[0], start[1], start[2]), grid=lesions.grid)
 
     @property

@@ -77,7 +77,7 @@ def test_a_package_without_its_model_says_where_it_should_be(tmp_path: Path, mon
     monkeypatch.setattr("longilesion.shipped._PACKAGE", tmp_path / "site-packages" / "longilesion")
     from longilesion.shipped import _folder
 
-    with pytest.raises(BundleError, match=re.escape(f"{tmp_path}/site-packages/model/settings.json: cannot be read")):
+    with pytest.raises(BundleError, match=re.escape(f"{tmp_path}/site-packages/model/settings.json: No such file")):
         longilesion.load_ensemble(_folder("model"), device="cpu")
 
 

@@ -15,6 +15,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 from torch import Tensor
 from torch.nn.functional import avg_pool3d, grid_sample
 
+from longilesion.geometry import box_slices
 from training.synthesis.solids import Window
 
 # The lesion's longest side spans at most so many voxels of the lattice on which the field is found.
@@ -77,11 +78,10 @@ def anatomy_growth(
     margin = np.ceil(margin_mm / spacing).astype(int)
     start, stop = np.array([side.start for side in box]), np.array([side.stop for side in box])
     low, high = np.maximum(start - margin, 0), np.minimum(stop + margin, hu.shape)
-    z, y, x = (slice(first, last) for first, last in zip(low.tolist(), high.tolist(), strict=True))
     lesion = np.pad(mask, np.stack([start - low, high - stop], axis=1).tolist())
     # Voxels are averaged, not resampled, until they are about as fine as the lesion needs.
     blocks = np.floor(longest_mm / _LONGEST_VOXELS / spacing).astype(int).clip(1, high - low)
-    share, mean_hu = (_averaged(part, blocks) for part in (lesion, hu[z, y, x]))
+    share, mean_hu = (_averaged(part, blocks) for part in (lesion, hu[box_slices(low, high)]))
     lattice = blocks * spacing
     mobility = _mobility(mean_hu, share, lattice, smoothing_mm=smoothing_mm)
     displacement, reached = _grown(share, mobility, lattice, smoothing_mm=smoothing_mm, volume_factor=volume_factor)

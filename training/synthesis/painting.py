@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int16
 from scipy.ndimage import gaussian_filter
 
 from longilesion.case import AIR_HU, Scan
-from longilesion.geometry import Grid, Triple, triple
+from longilesion.geometry import Grid, Triple, box_slices, triple
 from training.synthesis.solids import Field, Points, Solid, Window
 
 # Voxels that are painted at a time: large enough to make NumPy's overhead negligible, small enough for a few MB.
@@ -91,15 +91,13 @@ class Pose:
         """The voxels of a grid among which the solid lies; empty where it lies outside."""
         box = solid.box_xyz_mm
         if box is None:
-            z, y, x = (slice(0, length) for length in grid.shape_zyx)
-            return z, y, x
+            return box_slices((0, 0, 0), grid.shape_zyx)
         low, high = np.array(box[0]) - self.reach_mm, np.array(box[1]) + self.reach_mm
         corners = [np.where(mask, high, low) + self.middle_xyz_mm for mask in np.ndindex(2, 2, 2)]
         indices = np.array([grid.index_zyx(corner) for corner in corners])
         first = np.clip(np.floor(indices.min(axis=0)) - 1, 0, grid.shape_zyx).astype(int)
         last = np.clip(np.ceil(indices.max(axis=0)) + 2, first, grid.shape_zyx).astype(int)
-        z, y, x = (slice(start, stop) for start, stop in zip(first.tolist(), last.tolist(), strict=True))
-        return z, y, x
+        return box_slices(first, last)
 
     def _displaced(self, x: Field, y: Field, z: Field) -> Points:
         moved = [np.zeros(np.broadcast_shapes(x.shape, y.shape, z.shape), np.float32) for _ in range(3)]

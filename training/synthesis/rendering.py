@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from longilesion.case import AIR_HU
-from longilesion.geometry import ZYX, Triple
+from longilesion.geometry import ZYX, Triple, box_slices
 from training.synthesis.acquisition import Acquisition, acquired, enhanced
 from training.synthesis.deformation import Axes, Motion, lattice, sampled
 from training.synthesis.insertion import paint, paint_scar
@@ -230,8 +230,7 @@ def _window(source: Source, frame: Frame, margin_mm: float) -> tuple[Window, Flo
     shape = np.array(source.hu.shape)
     start = np.clip(np.floor((frame.middle_zyx_mm - half) / source.spacing_zyx_mm), 0, shape - 2).astype(int)
     stop = np.clip(np.ceil((frame.middle_zyx_mm + half) / source.spacing_zyx_mm), start + 2, shape).astype(int)
-    z, y, x = (slice(low, high) for low, high in zip(start.tolist(), stop.tolist(), strict=True))
-    return (z, y, x), (start + stop - 1) / 2 * source.spacing_zyx_mm
+    return box_slices(start, stop), (start + stop - 1) / 2 * source.spacing_zyx_mm
 
 
 def _moved(axes: Axes, motion: Motion | None) -> Float32[Tensor, "z y x 3"]:

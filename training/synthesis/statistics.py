@@ -13,7 +13,7 @@ from scipy.ndimage import distance_transform_edt
 from longilesion.case import LesionMap, Scan, lesion_regions
 from longilesion.evaluation.exam import FATES, Fate
 from longilesion.evaluation.measures import Outline, centre_xyz_mm, largest_axial_diameter_mm
-from longilesion.geometry import Triple
+from longilesion.geometry import Triple, box_slices
 from longilesion.markdown import markdown_table
 from training.synthesis.pairs import SyntheticPair
 
@@ -101,8 +101,8 @@ def measured(outline: Outline, scan: Scan, lesions: LesionMap) -> Measured:
     margin = np.ceil(_SHELL_MM / np.array(scan.grid.spacing_zyx_mm)).astype(int)
     low = np.maximum(np.array(outline.start_zyx) - margin, 0)
     high = np.minimum(np.array(outline.stop_zyx) + margin, scan.grid.shape_zyx)
-    z, y, x = (slice(start, stop) for start, stop in zip(low.tolist(), high.tolist(), strict=True))
-    hu, ids = scan.hu[z, y, x], lesions.ids[z, y, x]
+    box = box_slices(low, high)
+    hu, ids = scan.hu[box], lesions.ids[box]
     ends = np.stack([np.array(outline.start_zyx) - low, high - outline.stop_zyx], axis=1)
     mask = np.pad(outline.mask, ends.tolist())
     distance_mm = distance_transform_edt(~mask, sampling=scan.grid.spacing_zyx_mm)
