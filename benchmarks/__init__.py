@@ -1,6 +1,6 @@
-"""How long a case takes, where the time goes, and what a straightforward program needs for it."""
+"""Benchmarks: time of a case and its stages, compared with a straightforward program."""
 
 from longilesion.startup import wait_passively
 
-# As the programs do whose work is measured here in one process.
+# The same setting as in the programs whose work is measured here in one process.
 wait_passively()

@@ -1,4 +1,4 @@
-"""A case, and steps of training, alone and beside another process, by how threads wait for each other."""
+"""Time of a case and of training steps, alone and beside another process, by the threads' wait policy."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from training.optimisation import initialised
 from training.recipe import read_recipe
 from training.training_data import synthesis_sources
 
-# A count of spins comes before the policy in libgomp, whose own count, without either, is 300000.
+# In libgomp a number of spins takes precedence over the policy; its default is 300000.
 SETTINGS: Mapping[str, Mapping[str, str]] = {
     "as shipped: passive": {},
     "GOMP_SPINCOUNT=1000": {"GOMP_SPINCOUNT": "1000"},
@@ -39,7 +39,7 @@ SETTINGS: Mapping[str, Mapping[str, str]] = {
     "OMP_NUM_THREADS=1": {"OMP_NUM_THREADS": "1"},
 }
 RECIPE = ROOT / "training" / "recipes" / "compact.toml"
-# Spins for as long as it lives.
+# Spins until it is ended.
 OTHER = [sys.executable, "-c", "while True: pass"]
 
 
@@ -85,7 +85,7 @@ def _print_table(console: Console, title: str, arguments: Arguments, measure: Ca
         table.add_column(column, justify="right")
     seconds: dict[tuple[str, int], list[float]] = {}
     for _ in range(arguments.repeats):
-        # In turn, so that a moment in which the machine does something else does not hit one setting alone.
+        # Alternating, so that other load does not affect one setting alone.
         for name, variables in SETTINGS.items():
             for others in (0, arguments.others):
                 with _environment(variables), _company(others):
@@ -96,13 +96,13 @@ def _print_table(console: Console, title: str, arguments: Arguments, measure: Ca
 
 
 def _apart(steps: int) -> float:
-    """Seconds of a step, in a process of its own, which reads the environment anew."""
+    """Seconds of a step, in a separate process, which reads the environment anew."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_training_step, steps).result()
 
 
 def _training_step(steps: int) -> float:
-    """Median seconds of a step of the compact recipe, always with the same batch."""
+    """Median seconds of a step of the compact recipe, with the same batch each time."""
     recipe = read_recipe(RECIPE)
     lesions = SyntheticLesions(synthesis_sources(None, recipe)[0], recipe, seed=0)
     (batch,) = batches(lesions, recipe, Share(workers=0), steps=range(1))
@@ -117,7 +117,7 @@ def _training_step(steps: int) -> float:
 
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Sets variables for the processes that are started meanwhile."""
+    """Sets variables for the processes started in this context."""
     before = dict(os.environ)
     os.environ.update(variables)
     try:
@@ -129,7 +129,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _company(count: int) -> Iterator[None]:
-    """Other processes that keep a core busy each."""
+    """Starts other processes that keep a core busy each."""
     others = [subprocess.Popen(OTHER) for _ in range(count)]
     try:
         yield

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.evaluation`: what scoring an exam costs, and how that grows with lesions and with slices."""
+"""`python -m benchmarks.evaluation`: cost of scoring an exam, and its growth with lesions and slices."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from longilesion.geometry import Grid
 
 SECONDS_TARGET = 10.0
 MEMORY_TARGET_BYTES = 2e9
-# A lesion added to many may cost this much more than one added to few.
+# Target: a lesion added to many costs at most this multiple of one added to few.
 GROWTH_TARGET = 1.2
 _COMMAND = "import sys; from longilesion.cli import main; sys.exit(main())"
 _SPACING_ZYX_MM = (1.5, 0.75, 0.75)
@@ -127,7 +127,7 @@ def _challenge(truth: LesionMap, predicted: LesionMap) -> float:
 
 
 def _straightforward(truth: LesionMap, predicted: LesionMap) -> float:
-    """The same rule with masks of the whole volume, one per label, as it is usually written."""
+    """The same rule with whole-volume masks, one per label, as it is usually written."""
     dice = []
     for true_id in np.unique(truth.ids)[1:]:
         mask = truth.ids == true_id
@@ -141,9 +141,9 @@ def _straightforward(truth: LesionMap, predicted: LesionMap) -> float:
 
 
 def _print_scaling(console: Console, truth: LesionMap, predicted: LesionMap, lesions: int, repeats: int) -> None:
-    """Everything that is scored of an exam, with fewer lesions and with fewer slices; reading and statistics apart."""
+    """Scores an exam with fewer lesions and with fewer slices, without reading and statistics."""
     counts = (lesions // 5, lesions // 2, lesions)
-    # The first run pays for what the libraries prepare once.
+    # The first run includes one-time initialisation of the libraries.
     _scored(_first(truth, 1), _first(predicted, 1), 1)
     by_lesions = {count: _scored(_first(truth, count), _first(predicted, count), repeats) for count in counts}
     console.print(_growth_table("Lesions", by_lesions))

@@ -1,4 +1,4 @@
-"""The case that is measured: a torso scanned twice, with lesions near its middle, which a shorter scan has as well."""
+"""The measured case: a torso scanned twice, with lesions near its middle, which shorter scans also contain."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from longilesion.geometry import Grid, Triple
 from longilesion.shipped import SOCKETS_FILE
 from test.phantoms import Fate, PlannedLesion, View, torso_case
 
-# Organs with lesions, and heights in the body where there is room for some.
+# Organs with lesions, and heights in the body with room for them.
 _SITES = (
     ("liver", -25.0),
     ("right lung", 78.0),
@@ -41,13 +41,13 @@ class PairSize:
 
     @property
     def view(self) -> View:
-        """The scan, as the phantom knows it."""
+        """The scan in the phantom's terms."""
         half = self.slices * self.spacing_zyx_mm[0] / 2
         return View(heights_mm=(-half, half), spacing_zyx_mm=self.spacing_zyx_mm, width_xy_mm=(_WIDTH_MM, _WIDTH_MM))
 
 
 def torso_pair(size: PairSize, *, seed: int = 0) -> Case:
-    """Draws a person and scans them twice. All lesions are there both times, and differ in size and organ."""
+    """Draws a person and scans them twice. All lesions are present in both scans, and differ in size and organ."""
     plans = [
         PlannedLesion(
             lesion_id=number + 1,
@@ -89,7 +89,7 @@ def middle_slices(case: Case, count: int) -> Case:
 
 
 def write_case(folder: Path, case: Case) -> None:
-    """Writes the case as Grand Challenge hands it over, with compressed images."""
+    """Writes the case in Grand Challenge's layout, with compressed images."""
     places = json.loads(SOCKETS_FILE.read_text())["inputs"]
     prior, followup = case.baselines["primary"], case.followups["primary"]
     for slug, voxels, grid in (

@@ -1,4 +1,4 @@
-"""`make bench`: where the time of a case goes, what a straightforward program needs for it, and how the cost grows."""
+"""`make bench`: time of a case by stage, compared with a straightforward program, and growth of the cost."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RECIPES = ROOT / "training" / "recipes"
 OVERHEAD_TARGET = 0.15
 MEMORY_TARGET_BYTES = 2.5e9
 SPEEDUP_TARGET = 2.0
-# Cost per lesion, and cost of a longer scan, may vary by that much.
+# Tolerance of the targets for cost per lesion and cost of a longer scan.
 GROWTH_TARGET = 1.2
 
 
@@ -49,7 +49,7 @@ class Arguments:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The long scan that all cases are cut from, the case of the main table, and what is varied."""
+    """The long scan that all cases are cut from, the case of the main table, and the variations."""
 
     long: PairSize
     slices: int
@@ -74,7 +74,7 @@ QUICK = Plan(
 )
 
 
-# Rows of the main table, and the stages that each program has there.
+# Rows of the main table, and the stages of each program.
 ROWS = (
     ("start of Python, imports", ("start",), ("start",)),
     ("load weights", ("load",), ("load",)),
@@ -96,7 +96,7 @@ def main(arguments: Arguments) -> None:
         folder = Path(name)
         model = _model(arguments.model, folder, console)
         console.print("painting the scans ...", style="dim")
-        # In a process of its own: the peak memory of a process counts what its parent held when it was started.
+        # In a separate process: a process' peak memory includes that of its parent at its start.
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as painter:
             shape = painter.submit(_write_cases, folder, plan).result()
         ours, theirs = compared(folder, model, arguments.repeats, console)
@@ -119,7 +119,7 @@ def _model(given: Path | None, folder: Path, console: Console) -> Path:
 
 
 def _random_bundle(recipe: Path, folder: Path) -> Path:
-    """A bundle of a recipe's network with random weights, that holds every lesion to be there."""
+    """A bundle of a recipe's network with random weights, which treats every lesion as present."""
     settings = read_recipe(recipe).model
     settings = settings.model_copy(
         update={
@@ -133,7 +133,7 @@ def _random_bundle(recipe: Path, folder: Path) -> Path:
 
 
 def _write_cases(folder: Path, plan: Plan) -> tuple[int, int, int]:
-    """Paints the long scans and writes them, and the case of the main table; returns that one's shape."""
+    """Paints and writes the long scans and the case of the main table; returns that case's shape."""
     long = torso_pair(plan.long)
     write_case(folder / "long", long)
     case = first_lesions(middle_slices(long, plan.slices), plan.lesions)
@@ -205,7 +205,7 @@ def _spread(runs: Sequence[Run], stages: Sequence[str]) -> tuple[str, str]:
 def _print_networks(
     console: Console, case: Case, ensemble: Ensemble, *, published: Ensemble, runs: Sequence[Run]
 ) -> None:
-    """How the work around the network compares with a small network and with the published one."""
+    """Compares the work around the network for a small network and for the published one."""
     write = median(run.stages["write"] for run in runs)
     table = Table("network", title=f"The work around the network, {len(case.clicks)} lesions, one run in this process")
     for column in (*OVERHEAD, "network", "rest / network"):
@@ -221,12 +221,12 @@ def _print_networks(
 
 
 def _print_scaling(console: Console, plan: Plan, case: Case, ensemble: Ensemble, repeats: int) -> None:
-    """How the cost grows with the lesions, and that it does not with the slices."""
+    """Prints the growth of the cost with lesions and with slices."""
     console.print(
         f"\nBelow, the best of {repeats} runs in this process, without reading and writing files.\n", highlight=False
     )
     whole = middle_slices(case, plan.slices)
-    # The first case of a process pays for what the network's libraries prepare once.
+    # The first case of a process includes one-time initialisation of the libraries.
     segment_case(first_lesions(whole, 2), ensemble)
     by_lesions = {count: _fastest(first_lesions(whole, count), ensemble, repeats) for count in plan.lesion_counts}
     _print_stages(console, f"Lesions, at {plan.slices} slices", "lesions", by_lesions, per_step=True)
@@ -260,7 +260,7 @@ def _fastest(case: Case, ensemble: Ensemble, repeats: int) -> Mapping[str, float
 def _print_stages(
     console: Console, title: str, varied: str, measured: Mapping[int, Mapping[str, float]], *, per_step: bool
 ) -> None:
-    """One row per size. The ratio is the cost against the first row's, per lesion where lesions are varied."""
+    """One row per size. The ratio is the cost relative to the first row, per lesion where lesions are varied."""
     stages = list(next(iter(measured.values())))
     table = Table(varied, title=title)
     for column in (*stages, "everything", "ratio per lesion" if per_step else "ratio"):

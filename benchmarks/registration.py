@@ -1,4 +1,4 @@
-"""`make bench-registration`: how well clicks are propagated, what that costs, and what it means for the outlines."""
+"""`make bench-registration`: accuracy and cost of propagated clicks, and their effect on the outlines."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SECONDS_TARGET, MEMORY_TARGET_BYTES = 20.0, 3e9
 LARGE = PairSize(slices=300, spacing_zyx_mm=(2.0, 0.75, 0.75), lesions=8)
 SMALL = PairSize(slices=60, spacing_zyx_mm=(5.0, 2.0, 2.0), lesions=4)
 
-# What the large pair costs is measured of a process that does nothing else; it prints the seconds of the work alone.
+# The large pair is measured in a separate process, which prints the seconds of the registration alone.
 _COST_PROGRAM = """
 import sys, time, numpy as np
 from benchmarks.runs import peak_bytes
@@ -72,7 +72,7 @@ class Arguments:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PropagatedPair:
-    """A point that was propagated; `error_mm` is infinite where the follow-up is another patient's."""
+    """A propagated point; `error_mm` is infinite where the follow-up is another patient's."""
 
     coverage: str
     is_held_out: bool
@@ -88,14 +88,14 @@ class PropagatedPair:
 
     @property
     def is_wrong(self) -> bool:
-        """Far from the truth, or in a scan that does not show it by more than that."""
+        """Whether the point is far from the truth, or that far outside the scan's field of view."""
         return self.said_shown and self.error_mm > WRONG_MM
 
 
 def propagated_points(
     sources: Sequence[Source], held_out: Sequence[str], *, pairs: int, seed: int
 ) -> Iterator[PropagatedPair]:
-    """Propagates the points of pairs of each volume, and of each with the volume before it."""
+    """Propagates points in pairs of each volume, and from each volume to the previous one."""
     last: RegistrationPair | None = None
     for number, source in enumerate(sources):
         is_held_out = source.name in held_out
@@ -129,7 +129,7 @@ def _propagated(before: RegistrationPair, after: RegistrationPair, *, is_held_ou
 
 
 def print_accuracy(points: Sequence[PropagatedPair], console: Console) -> None:
-    """The errors of the points that the follow-up shows, and what is said of those that it does not."""
+    """Errors of the points in the follow-up's field of view, and results for those outside."""
     same = [point for point in points if point.coverage != "another patient"]
     groups: dict[str, Callable[[PropagatedPair], bool]] = {
         "all": lambda point: True,
@@ -197,7 +197,7 @@ def print_accuracy(points: Sequence[PropagatedPair], console: Console) -> None:
 
 
 def print_cost(size: PairSize, console: Console) -> None:
-    """Seconds and memory of registering a large pair and propagating its lesions, in a process of its own."""
+    """Seconds and memory of registering a large pair and propagating its lesions, in a separate process."""
     case = torso_pair(size)
     scans = case.baselines["primary"].scan, case.followups["primary"]
     points = [pair.baseline.point_xyz_mm for pair in case.clicks if pair.baseline is not None]

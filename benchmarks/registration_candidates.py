@@ -1,9 +1,9 @@
-"""Libraries that could find the deformation between two scans, each behind the same function.
+"""Candidate libraries for the deformation between two scans, with a common interface.
 
 A candidate is given the baseline scan and the follow-up's intensities resampled by the rigid motion, and returns the
 displacement (x, y, z, mm) at the baseline's voxels, or None where it fails. All get the same voxels, intensities and
-two threads. Their settings are the best of the few that are named beside them, and of these one that takes no more than
-about 20 seconds for half a metre of a patient, if any does.
+two threads. Their settings are the best of a few, which comments list, among those that take at most about 20 seconds
+for half a metre of a patient, if any does.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ Field: TypeAlias = Float32[np.ndarray, "z y x 3"]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Start:
-    """What is left to do for a pair.
+    """The starting point of the deformable step for a pair.
 
-    `shown` is the body that both scans show, `inner` the same without what lies near the follow-up scan's ends.
+    `shown` is the body in the field of view of both scans, `inner` the same without the follow-up scan's ends.
     """
 
     fixed: ReducedScan
@@ -47,12 +47,12 @@ class Start:
 
     @property
     def images(self) -> tuple[sitk.Image, sitk.Image]:
-        """The intensities of both."""
+        """The intensities of both scans."""
         return to_itk(self.fixed.intensities, self.fixed), to_itk(self.moved_intensities, self.fixed)
 
     @property
     def mask(self) -> sitk.Image:
-        """The body that both scans show, with a voxel of air around it in each slice: the outline counts, too."""
+        """The body in both fields of view, with a voxel of air around it in each slice, for its outline."""
         return sitk.BinaryDilate(to_itk(self.shown.astype(np.uint8), self.fixed), (1, 1, 0))
 
 
@@ -67,7 +67,7 @@ class Answers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A way to find the deformation, and the package it comes from."""
+    """A method for the deformation, and its package."""
 
     package: str
     find: Callable[[Start], Field | None]
@@ -77,8 +77,8 @@ def _greedy(start: Start) -> Field | None:
     return find_deformation(start.fixed, start.moved_intensities, start.inner)
 
 
-# The optimiser with bounds (LBFGSB) cannot refine the control points. Correlation in place of mutual information leaves
-# more error. Fewer samples and shorter line searches do not make it fast enough.
+# The optimiser with bounds (LBFGSB) cannot refine the control points. Correlation instead of mutual information has
+# larger errors. Fewer samples and shorter line searches do not make it fast enough.
 def _sitk_b_spline(start: Start) -> Field:
     fixed, moving = start.images
     coarse_mm = 60.0
@@ -117,7 +117,7 @@ def _sitk_demons(start: Start) -> Field:
     return sitk.GetArrayFromImage(method.Execute(*images, coarse)).astype(np.float32)
 
 
-# Without the mask the error's tail is twice as long; normalised correlation goes astray in some pairs.
+# Without the mask the largest errors are twice as large; normalised correlation diverges in some pairs.
 def _elastix(start: Start) -> Field:
     import itk
 
@@ -167,7 +167,7 @@ def _convex_adam(start: Start) -> Field:
     return np.ascontiguousarray(voxels_zyx[..., ::-1] * start.fixed.spacing_mm, np.float32)
 
 
-# 20 iterations at full resolution take a minute; correlation as its metric, at half resolution, leaves more error.
+# 20 iterations at full resolution take a minute; correlation as its metric, at half resolution, has larger errors.
 def _ants_syn(start: Start) -> Field:
     import ants
 
@@ -202,9 +202,9 @@ CANDIDATES: Mapping[str, Candidate] = {
 
 
 def run_candidate(name: str, starts: str, answers: str) -> None:
-    """Runs a candidate on pickled starts and writes its answers; meant for a process of its own."""
+    """Runs a candidate on pickled starts and writes its answers; meant for a separate process."""
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(THREADS)
-    # elastix leaves files where it runs.
+    # elastix writes files to the current folder.
     os.chdir(Path(answers).parent)
     find = CANDIDATES[name].find
     pairs: list[Start] = pickle.loads(Path(starts).read_bytes())

@@ -1,7 +1,7 @@
 """Fits the confidence of propagated points on known deformations: `python -m benchmarks.registration_confidence`.
 
-Pairs like those of the benchmark, harder ones, and scans of different patients, over the volumes that the shipped
-weights were trained on; how good the fit is, is said of volumes that it left out in turn.
+Pairs like those of the benchmark, harder ones, and scans of different patients, of the volumes that the shipped
+weights were trained on. The fit is assessed by leaving out one volume at a time.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from training.synthesis.sources import Source, load_sources, phantom_sources
 from training.training_data import split_volumes
 
 WRONG_MM = 20.0
-# To trust a wrong answer does more harm than to doubt a right one.
+# Trusting a wrong answer does more harm than rejecting a right one.
 WRONG_WEIGHT = 3.0
 HARD = MotionSettings(rotation_deg=18.0, deformation_mm=(3.0, 8.0), breathing_mm=20.0)
-# Motion and the shortest part of the body that is shown.
+# Motion, and the shortest part of the body in the field of view.
 _KINDS = ((MOTION, 110.0), (MOTION, 70.0), (HARD, 110.0), (HARD, 60.0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """A propagated point: what spoke for it, and how far it was from the truth (infinitely where there is none)."""
+    """A propagated point: its evidence, and its distance from the truth (infinite where there is none)."""
 
     group: str
     evidence: Evidence
@@ -46,7 +46,7 @@ class Observation:
 
 
 def observations(sources: Sequence[Source], *, seed: int) -> Iterator[Observation]:
-    """Registers pairs of each source, and one of each with the source before it."""
+    """Registers pairs of each source, and one of each source with the previous one."""
     last: RegistrationPair | None = None
     for number, source in enumerate(sources):
         for kind, (motion, shortest_mm) in enumerate(_KINDS):
@@ -73,7 +73,7 @@ def _observed(before: RegistrationPair, after: RegistrationPair, *, group: str) 
 
 
 def main() -> None:
-    """Prints the coefficients, and what left-out volumes say of them."""
+    """Prints the coefficients, and their accuracy on left-out volumes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="folder with one subfolder per CT volume (default: phantoms)")
     parser.add_argument("--seed", type=int, default=7)
@@ -112,7 +112,7 @@ def _fitted(features: np.ndarray, truth: np.ndarray) -> LogisticRegression:
 
 
 def _held_out(features: np.ndarray, truth: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Each volume's probabilities by a model that was fitted without it."""
+    """Each volume's probabilities by a model fitted without it."""
     probability = np.zeros(len(truth))
     for group in np.unique(groups):
         rest = groups != group

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.registration_methods`: libraries for the deformable step, compared on pairs that are known.
+"""`python -m benchmarks.registration_methods`: libraries for the deformable step, on known deformations.
 
-All begin where the library's own rigid step ends, on the same reduced scans. What is not installed is left out: the
-exact versions that were compared are in requirements-compare.txt.
+All start from the library's own rigid step, on the same reduced scans. Libraries that are not installed are skipped;
+the versions that were compared are in requirements-compare.txt.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from longilesion.registration.rigid import find_rigid
 from longilesion.timing import Stopwatch
 from training.synthesis.sources import Source, find_volumes, load_sources, phantom_sources
 
-# Farther from where it belongs, a click is of no use.
+# A click with a larger error is useless.
 LOST_MM = 20.0
 _COMMAND = "import sys; from benchmarks.registration_candidates import run_candidate; run_candidate(*sys.argv[1:])"
 _HEADER = ("method", "version", "licence", "failed", "median", "p90", "p97", "> 20 mm", "mean s", "max s", "memory")
@@ -56,7 +56,7 @@ class Arguments:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Prepared:
-    """A pair as far as all methods share the way, and what its steps took; `motions` are those of the first rows."""
+    """A pair after the steps common to all methods, and their seconds; `motions` are those of the first rows."""
 
     pair: RegistrationPair
     before: ReducedScan
@@ -66,12 +66,12 @@ class Prepared:
 
     @property
     def motion(self) -> Float64[np.ndarray, "4 4"]:
-        """The best there is before any deformation."""
+        """The motion of the last successful step before the deformation."""
         return next(motion for motion in reversed(self.motions.values()) if motion is not None)
 
     @property
     def start(self) -> Start:
-        """What a candidate is given."""
+        """A candidate's input."""
         motion = self.motion
         return Start(
             fixed=self.before,
@@ -83,7 +83,7 @@ class Prepared:
     def errors_mm(
         self, motion: Float64[np.ndarray, "4 4"], field: Float32[np.ndarray, "z y x 3"] | None
     ) -> Float64[np.ndarray, "n"]:
-        """How far from their places the points end that the follow-up shows."""
+        """Errors of the points in the follow-up's field of view, in mm."""
         local = transformed(self.before.local_from_world, self.pair.baseline_xyz_mm)
         if field is not None:
             local = local + self.before.vectors_at(field, local)
@@ -92,7 +92,7 @@ class Prepared:
 
 
 def main(arguments: Arguments) -> None:
-    """Draws the pairs, runs one method after the other, and prints their table."""
+    """Draws the pairs, runs the methods one by one, and prints their table."""
     unknown = set(arguments.methods) - set(CANDIDATES)
     if unknown:
         sys.exit(f"--methods: {min(unknown)} is none of {', '.join(CANDIDATES)}")
@@ -110,7 +110,7 @@ def main(arguments: Arguments) -> None:
 
 
 def _sources(data: Path | None, count: int) -> Iterator[Source]:
-    """As many as are asked for, one at a time, the longest volumes first, then all over again."""
+    """The requested number of sources, one at a time, the longest volumes first, repeated if necessary."""
     if data is None:
         yield from phantom_sources(range(count))
         return
@@ -159,7 +159,7 @@ def _translation(shift_xyz_mm: Float64[np.ndarray, "3"]) -> Float64[np.ndarray, 
 
 
 def _motion_row(prepared: Sequence[Prepared], name: str) -> tuple[str, ...]:
-    """A step before the deformation; where it failed, what the pair has."""
+    """A step before the deformation; where it failed, the pair's last successful one."""
     motions = [each.motions[name] for each in prepared]
     errors = [
         each.errors_mm(each.motion if motion is None else motion, None)
@@ -171,7 +171,7 @@ def _motion_row(prepared: Sequence[Prepared], name: str) -> tuple[str, ...]:
 
 
 def _row(prepared: Sequence[Prepared], method: str, starts: Path) -> tuple[str, ...]:
-    """A method, run as a process of its own; a pair that it fails on keeps its rigid motion."""
+    """A method, run in a separate process; a pair on which it fails keeps its rigid motion."""
     try:
         package = metadata(CANDIDATES[method].package)
     except PackageNotFoundError:
@@ -204,7 +204,7 @@ def _figures(failed: int, errors_mm: Sequence[Float64[np.ndarray, "n"]], seconds
 
 
 def _licence(package: PackageMetadata) -> str:
-    """The short name of a licence, whose whole text some packages hold."""
+    """The short name of a licence; some packages contain its whole text."""
     said = package.json
     text = " ".join(str(said.get(key, "")) for key in ("license_expression", "license", "classifier"))
     short = {"Apache": "Apache-2.0", "MIT License": "MIT", "BSD": "BSD", "General Public License": "GPL"}

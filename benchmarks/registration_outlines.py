@@ -1,4 +1,4 @@
-"""What clicks are worth for the outlines: perfect ones, as published, corrected by registration, and none."""
+"""Effect of clicks on the outlines: perfect, with the published error, corrected by registration, and none."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SAMPLES, HELD_OUT = "sample cases", "held-out volumes"
 
 
 def print_outlines(ensemble: Ensemble, console: Console, *, data: Path | None, cases: int, seed: int) -> None:
-    """What the clicks are worth for the outlines: perfect, as published, corrected, and none."""
+    """Prints the accuracy of the outlines with perfect, published, corrected and no clicks."""
     exams = list(_exams(data, cases=cases, seed=seed))
     methods: dict[str, Callable[[Case, Exam], tuple[Case, bool]]] = {
         "perfect clicks": lambda case, exam: (_with_perfect_clicks(case, exam), False),
@@ -97,7 +97,7 @@ def _exams(data: Path | None, *, cases: int, seed: int) -> Iterator[tuple[str, C
 
 
 def _with_perfect_clicks(case: Case, exam: Exam) -> Case:
-    """Each click in the middle of the lesion's true outline; that of a lesion that is gone stays."""
+    """Each click in the middle of the lesion's true outline; those of lesions that are gone stay."""
     middles: dict[int, Click] = {}
     for name in case.followups:
         truth = exam.truth[name]

@@ -1,8 +1,7 @@
-"""Pairs with a known deformation: one volume seen twice, as two examinations of a patient would show it.
+"""Pairs with a known deformation: one volume rendered twice, like two examinations of a patient.
 
-Between the two the patient turns, bends and breathes, lesions come, grow and go, the scans differ in their slices,
-noise and contrast, in what they cover, in where they lie in the world and how their voxels are stored, and arms and
-tables are seen or not.
+Between the two the patient is rotated, bent and breathes; lesions appear, grow and disappear; slices, noise, contrast,
+coverage, world position and storage of the voxels differ; arms and tables are visible or not.
 """
 
 from __future__ import annotations
@@ -43,9 +42,9 @@ _ARM_RADIUS_MM = (32.0, 45.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RegistrationPair:
-    """Two scans, points of the baseline's body, and where they lie in the follow-up.
+    """Two scans, points of the baseline's body, and their positions in the follow-up.
 
-    `is_shown` says whether the follow-up scan shows a point, `is_lesion` whether it is a lesion's middle.
+    `is_shown` is whether a point lies in the follow-up's field of view, `is_lesion` whether it is a lesion's centre.
     """
 
     name: str
@@ -66,9 +65,9 @@ def registration_pair(
     motion_settings: MotionSettings = MOTION,
     shortest_mm: float = 110.0,
 ) -> RegistrationPair:
-    """Draws two scans of a volume; where it is too short for their coverage to differ, both show it all.
+    """Draws two scans of a volume; where it is too short for different coverage, both cover all of it.
 
-    `shortest_mm` is the shortest part of the body that a scan, or two overlapping ones together, show.
+    `shortest_mm` is the shortest part of the body in a scan, or in the overlap of two.
     """
     scene = random_scene(source, generator, shapes=(), settings=_SYNTHESIS, whole=True)
     protocols = random_acquisitions(generator, ProtocolChanges(), coarseness=scene.coarseness)
@@ -108,7 +107,7 @@ def registration_pair(
 def _heights(
     length_mm: float, coverage: Coverage, shortest_mm: float, generator: np.random.Generator
 ) -> tuple[tuple[float, float], tuple[float, float]]:
-    """From where to where along the volume the two scans reach."""
+    """Start and end of the two scans along the volume."""
     whole = (0.0, length_mm)
     if length_mm < 1.5 * shortest_mm or coverage == "same":
         return whole, whole
@@ -126,7 +125,7 @@ def _heights(
 def _frame(
     scene: Scene, protocol: Acquisition, heights_mm: tuple[float, float], generator: np.random.Generator
 ) -> Frame:
-    """A scan's voxels, with some air around the body, which need not lie in the middle."""
+    """A scan's voxels, with some air around the body, not necessarily centred."""
     middle = scene.middle_zyx_mm.copy()
     middle[0] = sum(heights_mm) / 2
     middle[1:] += generator.uniform(-15.0, 15.0, 2)
@@ -157,7 +156,7 @@ def _painted(
 
 
 def _add_surroundings(hu: np.ndarray, frame: Frame, generator: np.random.Generator) -> None:
-    """Paints a table below the body, and arms beside it, each in two of three scans."""
+    """Paints a table below the body, and arms beside it, each in two thirds of the scans."""
     _, rows, columns = frame.shape_zyx
     _, row_mm, column_mm = frame.spacing_zyx_mm
     body = hu > _BODY_HU
@@ -185,7 +184,7 @@ def _add_surroundings(hu: np.ndarray, frame: Frame, generator: np.random.Generat
 
 
 def _world(frame: Frame, generator: np.random.Generator) -> Grid:
-    """Where the patient lies in the world: anywhere, and hardly ever quite straight."""
+    """A random world position of the patient, mostly slightly rotated."""
     tilt = Rotation.from_euler("xyz", generator.normal(0, 2.0, 3), degrees=True).as_matrix()
     return Grid.from_spacing(
         frame.shape_zyx,
@@ -211,7 +210,7 @@ def _stored(hu: np.ndarray, grid: Grid, generator: np.random.Generator) -> Scan:
 def _places(
     source: Source, scene: Scene, frame: Frame, generator: np.random.Generator
 ) -> tuple[Float[np.ndarray, "n 3"], Bool[np.ndarray, "n"]]:
-    """Middles of the lesions that the baseline shows and points of the body, in mm from the volume's first voxel."""
+    """Centres of the baseline's lesions and points of the body, in mm from the volume's first voxel."""
     margin = np.array([5.0, 5.0, 5.0])
     low, high = frame.middle_zyx_mm - frame.half_zyx_mm + margin, frame.middle_zyx_mm + frame.half_zyx_mm - margin
     lesions = [lesion.centre_zyx_mm for lesion in scene.lesions if lesion.baseline]
@@ -224,7 +223,7 @@ def _places(
 
 
 def _moved(motion: Motion, places_zyx_mm: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
-    """Where places of the first scan's anatomy lie in the second, by fixed-point iteration."""
+    """Positions of the first scan's anatomy in the second, by fixed-point iteration."""
     return np.array([_moved_place(motion, place) for place in places_zyx_mm])
 
 

@@ -1,4 +1,4 @@
-"""Runs both programs on a case, each run a process of its own, and measures them."""
+"""Runs both programs on a case, each run in a separate process, and measures them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One run of a program as a process of its own: seconds, processor time, seconds by stage, memory."""
+    """One run of a program in a separate process: seconds, CPU time, seconds by stage, memory."""
 
     wall: float
     processor: float
@@ -29,7 +29,7 @@ class Run:
 
 
 def compared(folder: Path, model: Path, repeats: int, console: Console) -> tuple[list[Run], list[Run]]:
-    """Runs longilesion and the straightforward program in turn, so that a busy moment does not hit one alone."""
+    """Runs longilesion and the straightforward program alternately, so that other load does not affect one alone."""
     programs = ([str(ROOT / "process.py")], ["-m", "benchmarks.straightforward"])
     runs: tuple[list[Run], list[Run]] = ([], [])
     for repeat in range(repeats):
@@ -57,10 +57,10 @@ def _run(program: Sequence[str], folder: Path, model: Path) -> Run:
 
 
 def measured(command: Sequence[str]) -> tuple[float, resource.struct_rusage]:
-    """Runs a command to its end; returns the seconds, and what the process used."""
+    """Runs a command to its end; returns the seconds and the process' resource usage."""
     begun = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    # Unlike getrusage(RUSAGE_CHILDREN), which mixes all processes that have ended, this is of one.
+    # Unlike getrusage(RUSAGE_CHILDREN), which covers all ended processes, this covers one.
     _, status, usage = os.wait4(process.pid, 0)
     wall = time.perf_counter() - begun
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -70,12 +70,12 @@ def measured(command: Sequence[str]) -> tuple[float, resource.struct_rusage]:
 
 
 def peak_bytes() -> int:
-    """The most memory this process has held; that of getrusage may be the parent's, from before this one's start."""
+    """The peak memory of this process; that of getrusage may include the parent's before this process' start."""
     status = Path("/proc/self/status").read_text()
     return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
 def print_target(console: Console, reached: bool, text: str) -> None:
-    """Says whether a target is reached, and with which figure."""
+    """Prints whether a target is reached, and the figure."""
     verdict = "[green]reached[/green]" if reached else "[red]missed[/red]"
     console.print(f"{verdict}  {text}", highlight=False)

@@ -1,4 +1,4 @@
-"""What programs import before they work, beside torch's own import."""
+"""Import times of the programs, compared with torch's own import."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from rich.table import Table
 
 from benchmarks.runs import measured, print_target
 
-# What everything but torch may take of what torch takes.
+# Target: share of torch's import time that all other imports may take.
 IMPORT_TARGET = 0.35
 
 TORCH = "import torch"
 CASE = "imports of a case"
-# The end of Python, which takes a while with torch, is left out of these two.
+# Python's shutdown, which takes a while with torch, is left out of these two.
 PROGRAMS = {
     TORCH: ["-c", "import os, torch; os._exit(0)"],
-    # It prints its help when everything is imported.
+    # It prints its help once everything is imported.
     CASE: ["-c", "import os, process\ntry:\n    process.main(['--help'])\nfinally:\n    os._exit(0)"],
     "import torch, to the end": ["-c", "import torch"],
     "process.py --help": ["process.py", "--help"],
@@ -38,10 +38,10 @@ class Arguments:
 
 
 def main(arguments: Arguments) -> None:
-    """Starts the programs in turn, so that a busy moment does not hit one alone, and prints a table."""
+    """Starts the programs alternately, so that other load does not affect one alone, and prints a table."""
     console = Console(width=max(120, Console().width))
     for program in PROGRAMS.values():
-        # Once for the compiled files, and for the system's cache of files.
+        # Once for the bytecode files and the system's file cache.
         measured([sys.executable, *program])
     runs = [
         {name: measured([sys.executable, *program]) for name, program in PROGRAMS.items()}
@@ -64,7 +64,7 @@ def main(arguments: Arguments) -> None:
 
 
 def _beyond(seconds: dict[str, list[float]], name: str) -> float:
-    """What a program takes more than torch's import, as a share of that: the median over rounds, start by start."""
+    """A program's time beyond torch's import, as a share of that: the median over paired rounds."""
     return median(own / torch - 1 for own, torch in zip(seconds[name], seconds[TORCH], strict=True))
 
 

@@ -1,8 +1,8 @@
-"""The same task the usual way: both scans resampled as a whole, then lesion by lesion and fold by fold.
+"""A straightforward program for the same task: resamples both scans, then lesion by lesion and fold by fold.
 
-It has the same network, weights, lattice and channels as the library, and takes what is quickest in SimpleITK: linear
-interpolation on all threads. It does less: it neither aligns nor zooms, looks at no lesion twice, tells no components
-apart, and lets the later of two lesions win.
+It has the same network, weights, lattice and channels as the library, and uses SimpleITK's fastest method, linear
+interpolation on all threads. It does less: no alignment, zoom, second VOI or components, and where two lesions overlap
+the later one is kept.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _resampled(image: sitk.Image, voi: VoiSettings, interpolator: int, fill: int
 def _cropped(
     resampled: sitk.Image, original: sitk.Image, click_xyz: list[float], voi: VoiSettings, fill: int
 ) -> tuple[Voi, np.ndarray]:
-    """The lattice around a click, and where it begins in the resampled image."""
+    """The lattice around a click, and its first voxel in the resampled image."""
     world = original.TransformContinuousIndexToPhysicalPoint(click_xyz)
     index = np.array(resampled.TransformPhysicalPointToContinuousIndex(world))[::-1]
     shape = np.array(voi.shape_zyx)
@@ -104,7 +104,7 @@ def _cropped(
 
 
 def _predicted(batch: NetworkInput, model: Path, settings: ModelSettings, watch: Stopwatch) -> tuple[np.ndarray, float]:
-    """Mean over the folds, each loaded anew."""
+    """Mean over the folds, each loaded for the lesion."""
     results = []
     for checkpoint in sorted(model.glob("fold_*.safetensors")):
         with watch("load"):

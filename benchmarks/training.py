@@ -1,4 +1,4 @@
-"""`make bench-training`: a step, its waiting for data, two processes, synthesis, augmentation, the cache."""
+"""`make bench-training`: time of a step, waiting for data, two processes, synthesis, augmentation, cache."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from training.training_data import split_volumes, synthesis_sources
 
 RECIPES = ROOT / "training" / "recipes"
 WAITING_TARGET = 0.10
-# Sums in another order, in float32; the difference grows from step to step.
+# Tolerance for sums in another order, in float32; the difference grows from step to step.
 LOSS_TOLERANCE = 1e-3
 MEMORY_TARGET_BYTES = 4e9
 
@@ -59,7 +59,7 @@ class Arguments:
 
 
 def main(arguments: Arguments) -> None:
-    """Measures one thing after the other; each prints its table."""
+    """Runs the measurements in turn; each prints its table."""
     console = Console(width=max(120, Console().width))
     if arguments.quick:
         arguments.recipe, arguments.steps, arguments.pairs = RECIPES / "tiny.toml", 8, 3
@@ -81,7 +81,7 @@ def main(arguments: Arguments) -> None:
 
 
 def _print_preparation(console: Console, folder: Path, arguments: Arguments) -> PreparedData:
-    """Prepares synthetic cases with one worker, in a process of its own."""
+    """Prepares synthetic cases with one worker, in a separate process."""
     rows: dict[str, tuple[float, float]] = {}
     for name, source in _sources(arguments).items():
         output = folder / name
@@ -143,11 +143,11 @@ def _print_steps(console: Console, arguments: Arguments, recipe: Recipe, cached:
 
 
 def _steps(lesions: Lesions, recipe: Recipe, steps: int) -> tuple[float, float]:
-    """Mean seconds of a step, and the share of it that waits for data, after as many steps as a first draw gives."""
+    """Mean seconds of a step, and the share spent waiting for data, after the steps of a first block."""
     torch.manual_seed(0)
     learner = Learner.of(initialised(build_network(recipe.model)), recipe, launched(recipe, "cpu"))
     first = max(3, lesions.drawn_together // recipe.batch_size)
-    # Later ones are not drawn: the worker would go on with what nobody asks for.
+    # Later samples are not drawn: the worker would prefetch samples that are not used.
     stream = batches(lesions, recipe, Share(workers=1), steps=range(first + steps))
     done, waited = Progress(), 0.0
     begun = before = time.perf_counter()
@@ -161,7 +161,7 @@ def _steps(lesions: Lesions, recipe: Recipe, steps: int) -> tuple[float, float]:
 
 
 def _print_processes(console: Console, folder: Path, prepared: PreparedData, *, steps: int) -> None:
-    """The same run by one process and by two that share its batches, each process with one thread."""
+    """The same run in one process and in two that share its batches, each with one thread."""
     text = (RECIPES / "tiny.toml").read_text()
     assert "average_decay" in text
     recipe = folder / "tiny.toml"
@@ -184,7 +184,7 @@ def _print_processes(console: Console, folder: Path, prepared: PreparedData, *, 
     losses: dict[str, list[float]] = {}
     table = Table("processes", "seconds a step", "ratio", "last loss", title=f"Two processes, {steps} steps, float32")
     seconds: dict[str, float] = {}
-    # Fewer cut-outs to make for whoever comes first.
+    # Fewer cut-outs to make for the first run.
     build_cache(prepared, prepared.split(None)[0], read_recipe(recipe), workers=1)
     os.environ.update({"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"})
     for name, launcher in launchers.items():
@@ -214,7 +214,7 @@ def _print_synthesis(console: Console, arguments: Arguments) -> None:
 
 
 def _painted(folder: Path | None, recipe_file: Path, pairs: int, whole: bool) -> tuple[float, float]:
-    """Seconds a pair, and the peak memory with the volumes, of which there are three at most."""
+    """Seconds per pair, and the peak memory including at most three volumes."""
     torch.set_num_threads(1)
     recipe = read_recipe(recipe_file)
     sources = (
@@ -232,13 +232,13 @@ def _painted(folder: Path | None, recipe_file: Path, pairs: int, whole: bool) ->
 
 
 def _apart(job: Callable[..., tuple[float, float]], *arguments: Any) -> tuple[float, float]:
-    """Does a job in a process of its own, whose peak memory is nobody else's."""
+    """Runs a job in a separate process, so that its peak memory is its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         return process.submit(job, *arguments).result()
 
 
 def _print_augmentation(console: Console, recipe: Recipe) -> None:
-    """Encoding a batch with the published recipe's augmentation, with this one's, and with none."""
+    """Times the encoding of a batch with the published recipe's augmentation, with this recipe's, and without."""
     sources = synthesis_sources(None, recipe)[0][:1]
     lesions = SyntheticLesions(sources, recipe, seed=0)
     samples: Sequence[Sample] = [lesions[index] for index in range(4 * recipe.batch_size)]

@@ -1,4 +1,4 @@
-"""The cases of a patient: Grand Challenge has two scans per time point, so that a third makes another case."""
+"""The cases of a patient: Grand Challenge has two scans per time point, so a third belongs to another case."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from training.preparation.selection import EdgeRule, KeptLesion, select_lesions
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Plan:
-    """A case before its voxels are put together: the numbers of its images by scan, and its lesions."""
+    """A case before its voxels are assembled: the numbers of its images by scan, and its lesions."""
 
     case_id: str
     baselines: Mapping[ScanName, int]
@@ -43,7 +43,7 @@ class _Plan:
 
 
 def read_outlines(files: PatientFiles) -> Outlines:
-    """Reads a patient's images; raises InputError for one that cannot be used, or a mask of another size."""
+    """Reads a patient's images; raises InputError for an unusable image, or a mask of another size."""
     return {
         time_point: {number: _outlined(image) for number, image in files.images[time_point].items()}
         for time_point in TIME_POINTS
@@ -53,7 +53,7 @@ def read_outlines(files: PatientFiles) -> Outlines:
 def made_patient(
     files: PatientFiles, table: LesionTable, outlines: Outlines, *, edge: EdgeRule, warnings: Sequence[str] = ()
 ) -> Made:
-    """The cases of a patient, and what became of all images and lesions."""
+    """The cases of a patient, and a record of all images and lesions."""
     selection = select_lesions(table, outlines, edge=edge)
     if selection.patient is not None:
         return _none(files, selection.patient, selection.left_out)
@@ -114,7 +114,7 @@ def _plans(files: PatientFiles, outlines: Outlines, kept: Sequence[KeptLesion]) 
     for number in sorted(outlines["followup"].keys() - set(main)):
         own = [lesion for lesion in kept if lesion.row.followup_image == number]
         needed = Counter(lesion.row.baseline_image for lesion in own)
-        # The most frequent first, of equally many the lowest number.
+        # The most frequent first; of equally frequent ones the lowest number.
         numbers = sorted(outlines["baseline"], key=lambda image: (-needed[image], image))
         used = [image for image in numbers if needed[image]][: len(SCAN_NAMES)] or numbers[:1]
         before = dict(zip(SCAN_NAMES, used, strict=False))
@@ -131,7 +131,7 @@ def _named(images: Collection[int], numbers: Sequence[int]) -> dict[ScanName, in
 
 
 def _placed(lesions: Iterable[KeptLesion], baselines: Mapping[ScanName, int]) -> tuple[KeptLesion, ...]:
-    """The lesions of which a case says where to look: by a follow-up point, or else by the baseline."""
+    """The lesions with a position in a case: a follow-up point, or else the baseline."""
     return tuple(
         lesion
         for lesion in lesions
@@ -183,7 +183,7 @@ def _content(patient: str, plan: _Plan, outlines: Outlines) -> CaseContent:
 
 
 def _only(image: OutlinedImage, lesion_ids: Collection[int | None]) -> LesionMap:
-    """The map with some of its lesions; only their own voxels are touched, so that it takes no memory elsewhere."""
+    """The map with some of its lesions; only their own voxels are written, so that the rest takes no memory."""
     ids = np.zeros_like(image.lesions.ids)
     for lesion_id, region in image.regions.items():
         if lesion_id in lesion_ids:
@@ -204,7 +204,7 @@ def _click(
 
 
 def _image_records(plans: Sequence[_Plan], outlines: Outlines) -> Iterator[ImageRecord]:
-    """An image for each case that it is in, or why it is in none."""
+    """A record of each image for each case that contains it, or the reason why none does."""
     for time_point in TIME_POINTS:
         for number, image in outlines[time_point].items():
             used = [
@@ -218,7 +218,7 @@ def _image_records(plans: Sequence[_Plan], outlines: Outlines) -> Iterator[Image
 
 
 def _apart(plans: Sequence[_Plan]) -> Iterator[str]:
-    """Lesions whose baseline image is not in their case."""
+    """A remark for each lesion whose baseline image is not in its case."""
     for plan in plans:
         for lesion in plan.lesions:
             if lesion.row.fate != "new" and lesion.row.baseline_image not in plan.baselines.values():

@@ -1,4 +1,4 @@
-"""Case folders: the input that Grand Challenge would send, and the truth beside it."""
+"""Case folders: the input in Grand Challenge's layout, and the ground truth."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from longilesion.geometry import Grid
 from longilesion.images import open_image
 from training.preparation.patient import CaseContent
 
-# File names are arbitrary, but the same at every run.
+# File names are arbitrary, but the same in every run.
 _NAMESPACE = uuid.UUID("a3f1b8de-6a0e-4a4f-9c6b-0d6c1c7b2f10")
-# The highest level makes CT smaller by a few hundredths only, and takes many times longer.
+# The highest level reduces CT by a few percent only, and takes many times longer.
 _FAST = 1
 
 ManifestKey = Literal["socket", "interface"]
 
 
 def write_case(content: CaseContent, folder: Path) -> None:
-    """Writes a case folder, all of it or nothing; one that is there already is complete, and left as it is.
+    """Writes a case folder, completely or not at all; an existing one is complete and stays unchanged.
 
     Raises InputError where it cannot be written.
     """
@@ -59,7 +59,7 @@ def write_input(
 ) -> None:
     """Writes scans, baseline masks, click lists and inputs.json (none where the key is None).
 
-    `headers` names, by slug, the file whose header an image takes over.
+    `headers` names, by slug, the file whose header is copied to an image.
     """
     headers, entries = headers or {}, []
 
@@ -93,7 +93,7 @@ def write_truth(
     headers: Mapping[ScanName, Path | None] | None = None,
     compression_level: int = _FAST,
 ) -> None:
-    """Writes the true lesion maps in the tree of an output; and by lesion its fate, and its id in the truth if any."""
+    """Writes the true lesion maps in the layout of an output, and each lesion's fate and its id in the truth if any."""
     for name, lesion_map in truth.items():
         path = folder / "images" / f"{name}-followup-ct-tumor-lesion-seg" / "output.mha"
         header = (headers or {}).get(name)
@@ -148,7 +148,7 @@ def _save(path: Path, voxels: np.ndarray, grid: Grid, *, header: Path | None, co
 
 
 def _geometry(grid: Grid, header: Path | None) -> tuple[list[float], list[float], list[float]]:
-    """Spacing, origin and direction: the header's very numbers, or the grid's to nine digits of the spacing.
+    """Spacing, origin and direction: the header's own numbers, or the grid's to nine digits of the spacing.
 
     A grid holds only the product of spacing and direction.
     """

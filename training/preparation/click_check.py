@@ -1,4 +1,4 @@
-"""Whether the click lists that come with a data set say what its lesion tables say; the tables count."""
+"""Comparison of a data set's click lists with its lesion tables; the tables take precedence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TOLERANCE_VOXELS = 0.5 + 1e-3
 def click_differences(
     clicks: Mapping[tuple[TimePoint, int], Path], table: LesionTable, outlines: Outlines
 ) -> Iterator[str]:
-    """Where click lists, by time point and image, say something else than the table, a line each."""
+    """A line for each difference between click lists, by time point and image, and the table."""
     known = {row.lesion_id for row in table.rows} | {record.lesion_id for record in table.left_out}
     for (time_point, number), path in sorted(clicks.items()):
         image = outlines[time_point].get(number)
@@ -59,7 +59,7 @@ def _difference(
         return
     said_zyx = said_xyz[::-1]
     if not grid.contains(said_zyx):
-        # The click has been moved to the border too.
+        # The click has been moved to the border, too.
         said_zyx = grid.clamped(said_zyx)
     if np.abs(np.subtract(clicked_zyx, said_zyx)).max() > _TOLERANCE_VOXELS:
         found, expected = (" ".join(f"{value:.4g}" for value in point) for point in (clicked_zyx[::-1], said_xyz))

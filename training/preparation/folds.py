@@ -17,7 +17,7 @@ FEWEST_PATIENTS = 2
 
 
 class Members(BaseModel):
-    """Some patients, by their place in the sorted list of patients and by their ids."""
+    """Some patients, by their index in the sorted list of patients and by their ids."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -26,7 +26,7 @@ class Members(BaseModel):
 
 
 class Split(BaseModel):
-    """Who trains and who validates."""
+    """Patients for training and for validation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -37,7 +37,7 @@ class Split(BaseModel):
 class Folds(BaseModel):
     """The splits of a data set, as folds.json holds them.
 
-    `patients` is the sorted list that indices count in. `released` holds the splits that came with the data, by name;
+    `patients` is the sorted list that indices refer to. `released` holds the splits released with the data, by name;
     the patients of its test split are in none of the others.
     """
 
@@ -52,7 +52,7 @@ class Folds(BaseModel):
 
     @model_validator(mode="after")
     def _check_members(self) -> Folds:
-        """Every split has to part the patients, and its indices and ids have to be the same patients."""
+        """Every split has to partition the patients, and its indices and ids have to agree."""
         if list(self.patients) != sorted(set(self.patients)):
             raise ValueError("patients are not sorted and distinct")
         for number, split in enumerate((*self.folds, self.single)):
@@ -78,7 +78,7 @@ class Folds(BaseModel):
 
 
 def members(patients: Sequence[str], ids: Collection[str]) -> Members:
-    """Those of the sorted patients whose ids are given."""
+    """The members of the sorted patients with the given ids."""
     chosen = set(ids)
     indices = [index for index, patient in enumerate(patients) if patient in chosen]
     return Members(indices=tuple(indices), ids=tuple(patients[index] for index in indices))
@@ -99,7 +99,7 @@ def make_folds(
 ) -> Folds:
     """Draws the folds and the single split of some patients; no folds at all where their number is 0.
 
-    The sorted ids and the seed decide everything, not the order in which the patients come.
+    The result depends on the sorted ids and the seed, not on the order of the patients.
     """
     ordered = tuple(sorted(set(patients)))
     check_patient_count(len(ordered), folds=folds, source="folds")

@@ -29,9 +29,9 @@ COLUMNS = (
 
 
 def read_lesion_rows(path: Path, *, keep_unclear: bool) -> LesionTable:
-    """Reads a patient's lesions, and says which of them the table itself rules out.
+    """Reads a patient's lesions, and those excluded by the table itself.
 
-    Raises InputError where the file is no table, or lacks a column.
+    Raises InputError where the file is no table or lacks a column.
     """
     lines, nameless = lines_by_lesion(read_table(path, columns=COLUMNS))
     read = [_lesion(lesion_id, same, keep_unclear=keep_unclear) for lesion_id, same in lines.items()]
@@ -48,7 +48,7 @@ def read_lesion_rows(path: Path, *, keep_unclear: bool) -> LesionTable:
 
 
 def lines_by_lesion(lines: Iterable[Row]) -> tuple[dict[int, list[Row]], list[LesionRecord]]:
-    """The lines of a table by lesion id, and what to say of those without one."""
+    """The lines of a table by lesion id, and records of those without one."""
     found: dict[int, list[Row]] = {}
     nameless = []
     for line in lines:
@@ -60,12 +60,12 @@ def lines_by_lesion(lines: Iterable[Row]) -> tuple[dict[int, list[Row]], list[Le
 
 
 def unreadable(line: Row, error: CellError) -> LeftOut:
-    """Why a lesion is left out whose line cannot be read."""
+    """The reason to leave out a lesion whose line cannot be read."""
     return LeftOut(reason="unreadable line of the table", detail=f"line {line.line}: {error}")
 
 
 def _lesion(lesion_id: int, lines: Sequence[Row], *, keep_unclear: bool) -> LesionRow | LesionRecord:
-    """The lesion that its lines describe; of two different lines, neither is used."""
+    """The lesion that its lines describe; of two different lines neither is used."""
     first = lines[0]
     if any(line.cells != first.cells for line in lines):
         named = ", ".join(str(line.line) for line in lines)
@@ -94,7 +94,7 @@ def _row(line: Row) -> LesionRow:
         baseline_image=line.whole("img_id_bl"),
         followup_image=line.whole("img_id_fu"),
         baseline_xyz=line.point(before),
-        # As at test time: the place propagated by registration, and only without it the true centre.
+        # As at test time: the position propagated by registration, and only without it the true centre.
         followup_xyz=line.point("cog_propagated") or line.point("cog_fu"),
     )
 

@@ -1,6 +1,6 @@
 """Longitudinal-CT, the challenge's training data: its files by patient, and its patients as cases.
 
-All namings are read: `<id>_BL_img_00.nii.gz`, the earlier `<id>_BL_img_BL_img_00.nii.gz`, and release 2, whose
+All naming schemes are read: `<id>_BL_img_00.nii.gz`, the earlier `<id>_BL_img_BL_img_00.nii.gz`, and release 2, whose
 data_split.json names the patients of its splits.
 """
 
@@ -52,7 +52,7 @@ class _Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Patient:
-    """The files of a patient; `images` holds all that were found, by time point, kind and number."""
+    """The files of a patient; `images` holds all files found, by time point, kind and number."""
 
     name: str
     table: Path
@@ -61,7 +61,7 @@ class _Patient:
 
 
 def find_longitudinal_ct(root: Path, *, edge: EdgeRule, keep_unclear: bool) -> DataSource:
-    """Finds the patients; raises InputError where the folder is not laid out as the challenge's training data."""
+    """Finds the patients; raises InputError where the folder lacks the layout of the challenge's training data."""
     folder = root / INPUTS
     if not folder.is_dir():
         raise InputError(f"{root}: no folder {INPUTS}; expected Longitudinal-CT with {INPUTS} and {TARGETS}")
@@ -118,7 +118,7 @@ def _made(patient: _Patient, *, edge: EdgeRule, keep_unclear: bool) -> Made:
 
 
 def _patient_files(patient: _Patient) -> PatientFiles:
-    """The images that have their masks; raises InputError where the first one of a time point is not among them."""
+    """The images that have their masks; raises InputError where the first image of a time point is not among them."""
     for paths in patient.images.values():
         if len(paths) > 1:
             raise InputError(f"{paths[1]}: the same image as {paths[0].name}; expected one of them")

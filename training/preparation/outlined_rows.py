@@ -1,4 +1,4 @@
-"""What the outlines tell of the lesions of a case, and what a user's table adds."""
+"""Lesions of a case, from the outlines and a user's table."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from training.preparation.record import LesionRecord
 def completed_rows(
     lines: Mapping[int, Sequence[Row]], nameless: Sequence[LesionRecord], outlines: Outlines
 ) -> LesionTable:
-    """The lesions of a case: those of its table, completed from the outlines; all that are outlined without a table."""
+    """The lesions of a case: those of its table, completed from the outlines; without a table, all outlined ones."""
     outlined = {row.lesion_id: row for row in _outlined_rows(outlines)}
     if not lines and not nameless:
         return LesionTable(rows=tuple(outlined.values()))
@@ -74,7 +74,7 @@ def _centre(lesion_id: int, number: int | None, outlines: Outlines, time_point: 
 
 
 def _completed(lesion_id: int, lines: Sequence[Row], outlined: LesionRow | None, outlines: Outlines) -> LesionRow:
-    """The row of a lesion; values that the table lacks come from the outlines."""
+    """The row of a lesion; missing values of the table come from the outlines."""
     line = lines[0]
     if len(lines) > 1:
         raise CellError(f"lesion {lesion_id} a second time in line {lines[1].line}; expected one line each")
@@ -85,7 +85,7 @@ def _completed(lesion_id: int, lines: Sequence[Row], outlined: LesionRow | None,
     before, after = _image(line, "baseline_scan"), _image(line, "followup_scan")
     baseline_image = known.baseline_image if before is None else before
     followup_image = known.followup_image if after is None else after
-    # A point that was computed belongs to the image it was computed in.
+    # A computed point belongs to the image that it was computed in.
     own = {
         "baseline": known.baseline_xyz if baseline_image == known.baseline_image else None,
         "followup": known.followup_xyz if followup_image == known.followup_image else None,

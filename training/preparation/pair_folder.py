@@ -1,4 +1,4 @@
-"""A folder of a user's own scan pairs: pairs.csv, one line per pair of scans, and lesions.csv where more is known."""
+"""A folder of a user's own scan pairs: pairs.csv, one line per pair of scans, and optionally lesions.csv."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _lesion_lines(path: Path, cases: Iterable[str]) -> tuple[dict[str, list[Row]
 
 
 def _files(root: Path, case_id: str, pairs: Sequence[Row]) -> PatientFiles:
-    """The files of a case; raises InputError where its lines do not make one."""
+    """The files of a case; raises InputError where its lines do not form a case."""
     images: dict[TimePoint, dict[int, ImageFiles]] = {time_point: {} for time_point in TIME_POINTS}
     patients = {line.text("patient") for line in pairs}
     if len(patients) > 1:
@@ -115,7 +115,7 @@ def _scan(line: Row) -> int:
 
 
 def _images(root: Path, line: Row) -> Iterator[tuple[TimePoint, ImageFiles]]:
-    """The images of a line; a secondary scan may be there at one time point only."""
+    """The images of a line; a secondary scan may exist at one time point only."""
     for time_point in TIME_POINTS:
         named = {column: line.text(column) for column in (time_point, f"{time_point}_mask")}
         if not any(named.values()):

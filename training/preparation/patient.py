@@ -41,7 +41,7 @@ class PatientFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class OutlinedImage:
-    """A scan and the file it was read from, its lesion map, and where each lesion lies in that."""
+    """A scan and its file, its lesion map, and the region of each lesion."""
 
     file: Path
     scan: Scan
@@ -54,10 +54,10 @@ Outlines: TypeAlias = Mapping[TimePoint, Mapping[int, OutlinedImage]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LesionRow:
-    """What a table says of a lesion.
+    """A lesion in a table.
 
-    `baseline_image` and `followup_image` number the images that show it, or its place where it is not there; None
-    where the table does not say. Points are fractional voxel indices in these images.
+    `baseline_image` and `followup_image` are the numbers of the images that show it, or its position if it is absent;
+    None where the table lacks them. Points are fractional voxel indices in these images.
     """
 
     lesion_id: int
@@ -73,7 +73,7 @@ class LesionRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LesionTable:
-    """The lesions of a table that can be used, and those that the table itself rules out."""
+    """The usable lesions of a table, and those excluded by the table itself."""
 
     rows: tuple[LesionRow, ...]
     left_out: tuple[LesionRecord, ...] = ()
@@ -82,9 +82,9 @@ class LesionTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CaseContent:
-    """A case as it is to be written, with its truth.
+    """A case to be written, with its ground truth.
 
-    `headers` names, by slug, the file whose header an image takes over; without it, the header follows from the grid.
+    `headers` names, by slug, the file whose header is copied to an image; without it, the header is that of the grid.
     """
 
     case_id: str
@@ -97,7 +97,7 @@ class CaseContent:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Made:
-    """Result of a job: cases to write, and the record to keep."""
+    """Result of a job: cases to write, and their record."""
 
     cases: tuple[CaseContent, ...]
     record: Record
@@ -105,7 +105,7 @@ class Made:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Job:
-    """Making the cases of a patient, or a synthetic one; `memory_bytes` is about what it takes."""
+    """Making the cases of a patient, or a synthetic one; `memory_bytes` is an estimate."""
 
     name: str
     patient: str
@@ -115,9 +115,9 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DataSource:
-    """A data set that was found: its jobs, the splits it came with, and what decided them.
+    """A data set: its jobs, its released splits, and the arguments that determine them.
 
-    `left_out` are patients of which it is clear beforehand that they cannot be used.
+    `left_out` are patients that are known beforehand to be unusable.
     """
 
     kind: str

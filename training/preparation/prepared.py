@@ -33,9 +33,9 @@ class CaseEntry(BaseModel):
 
 
 class DatasetFile(BaseModel):
-    """What dataset.json holds; `cases` is empty until the preparation is complete.
+    """The contents of dataset.json; `cases` is empty until the preparation is complete.
 
-    `arguments` is what decided the contents: another preparation into the same folder has to have the same.
+    `arguments` determine the contents: another preparation into the same folder needs the same ones.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -51,7 +51,7 @@ class DatasetFile(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedCase:
-    """A case and its folder, whose `input` is what Grand Challenge would send and whose `truth` is what is true."""
+    """A case and its folder, with the input in Grand Challenge's layout and the ground truth."""
 
     case_id: str
     patient: str
@@ -68,7 +68,7 @@ class PreparedData:
     folds: Folds
 
     def split(self, fold: int | None) -> tuple[tuple[PreparedCase, ...], tuple[PreparedCase, ...]]:
-        """The cases that train and those that validate in a fold, or in the 80/20 split for None.
+        """The training and validation cases of a fold, or of the 80/20 split for None.
 
         All cases of a patient are on the same side. Raises InputError where there is no such fold.
         """
@@ -88,7 +88,7 @@ def is_prepared(folder: Path) -> bool:
 
 
 def read_prepared(folder: Path) -> PreparedData:
-    """Reads a prepared data set; raises InputError where it is incomplete, damaged, or none at all."""
+    """Reads a prepared data set; raises InputError where it is incomplete, damaged or missing."""
     dataset = read_dataset_file(folder)
     if not dataset.is_complete:
         raise InputError(f"{folder / DATASET_FILE}: preparation has not ended; expected it complete, run it again")
@@ -112,6 +112,6 @@ def read_dataset_file(folder: Path) -> DatasetFile:
 
 
 def write_json(path: Path, model: BaseModel) -> None:
-    """Writes a file of a prepared data set, all of it or nothing."""
+    """Writes a file of a prepared data set, completely or not at all."""
     with written_together({path: valid(type(model))}) as (temporary,):
         temporary.write_text(json.dumps(model.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")

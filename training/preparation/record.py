@@ -1,4 +1,4 @@
-"""What became of a patient in the preparation: which images and lesions were found, kept and left out, and why."""
+"""The record of a patient's preparation: images and lesions that were found, kept and left out, with reasons."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RECORDS_FOLDER = "records"
 
 
 class LeftOut(BaseModel):
-    """Why something was left out; an error is what does not fit together, the rest are the rules' own exclusions."""
+    """The reason for leaving something out; an error is a contradiction in the data, other kinds are rules."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -26,7 +26,7 @@ class LeftOut(BaseModel):
 
 
 class ImageRecord(BaseModel):
-    """An image of a patient, and the case and scan that it became."""
+    """An image of a patient, and its case and scan."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -37,7 +37,7 @@ class ImageRecord(BaseModel):
 
 
 class LesionRecord(BaseModel):
-    """A lesion of a patient, and the case that it lies in; its id is None where not even that could be read."""
+    """A lesion of a patient, and its case; its id is None where it could not be read."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -48,7 +48,7 @@ class LesionRecord(BaseModel):
 
 
 class Record(BaseModel):
-    """What became of a patient, or of one case where every case is made on its own."""
+    """The record of a patient, or of one case where cases are made separately."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -61,7 +61,7 @@ class Record(BaseModel):
     left_out: LeftOut | None = None
 
     def all_left_out(self) -> Iterator[tuple[str, LeftOut]]:
-        """Everything that was left out, with what it is: the patient or case, or else its images and lesions."""
+        """Everything left out, with its name: the patient or case, or else its images and lesions."""
         whose = f"patient {self.patient}" if self.name == self.patient else f"patient {self.patient}, case {self.name}"
         if self.left_out is not None:
             yield whose, self.left_out
@@ -76,5 +76,5 @@ class Record(BaseModel):
 
 
 def record_path(folder: Path, name: str) -> Path:
-    """Where a data set keeps a record; that it is there says that its cases are complete."""
+    """The path of a record in a data set; its existence marks the cases as complete."""
     return folder / RECORDS_FOLDER / f"{name}.json"

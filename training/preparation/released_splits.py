@@ -14,9 +14,9 @@ _EXPECTED = "splits by name, each a list of patients"
 
 
 def read_released_splits(path: Path, patients: Collection[str]) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
-    """Reads the patients of each split by its name, and says who of them is not there; nothing where there is no file.
+    """Reads the patients of each split by its name, and those missing in the data; empty where there is no file.
 
-    The file is a JSON object from names to lists of patients, however deep these lie in it, or from patients to names.
+    The file is a JSON object from names to lists of patients, at any depth, or from patients to names.
     """
     if not path.is_file():
         return {}, ()
@@ -36,13 +36,13 @@ def read_released_splits(path: Path, patients: Collection[str]) -> tuple[dict[st
 
 
 def patients_for_testing(released: Mapping[str, Collection[str]]) -> set[str]:
-    """The patients who were released for testing."""
+    """The patients of the released test splits."""
     return {patient for name, ids in released.items() if name.lower().startswith("test") for patient in ids}
 
 
 def _by_name(content: dict[str, Any]) -> dict[str, list[str]]:
     while len(content) == 1 and isinstance(next(iter(content.values())), dict):
-        # Wrapped in an object of its own.
+        # Wrapped in another object.
         content = next(iter(content.values()))
     if all(isinstance(value, str) for value in content.values()):
         splits: dict[str, list[str]] = {}
@@ -53,7 +53,7 @@ def _by_name(content: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """All the texts in lists, whatever these lie in."""
+    """All texts in lists, at any depth."""
     if isinstance(value, dict):
         value = list(value.values())
     for part in value if isinstance(value, list) else ():
@@ -64,7 +64,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _patient(text: str, patients: Collection[str]) -> str:
-    """The patient that a text names: itself, or that of the file or image it names."""
+    """The patient of a text: its name, or that of a file or image."""
     name = text.rpartition("/")[2].partition(".")[0]
     stem = re.sub(r"_(BL|FU)(_.*)?$", "", name)
     return next((option for option in (text, name, stem) if option in patients), text)

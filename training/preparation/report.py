@@ -1,4 +1,4 @@
-"""The report of a preparation: what was found, kept and left out, and why."""
+"""The report of a preparation: numbers found, kept and left out, with reasons."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from training.preparation.record import Record
 
 
 class Count(BaseModel):
-    """How many of a kind were found, kept and left out."""
+    """The numbers of one kind that were found, kept and left out."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -23,7 +23,7 @@ class Count(BaseModel):
 
 
 class Reason(BaseModel):
-    """Why something was left out, and how often."""
+    """A reason for leaving something out, and how often it occurred."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -33,9 +33,9 @@ class Reason(BaseModel):
 
 
 class Report(BaseModel):
-    """What report.json holds; `records` tells of each patient with its images and lesions.
+    """The contents of report.json; `records` has each patient with its images and lesions.
 
-    The lesions of a patient who is left out count as left out as far as they were looked at.
+    The lesions of a patient left out count as left out as far as they were read.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -82,7 +82,7 @@ def make_report(
 
 
 def to_rich(report: Report) -> Table:
-    """What was kept, and why the rest was left out, for a terminal."""
+    """The numbers kept, and the reasons for the rest, for a terminal."""
     table = Table("", "found", "kept", "left out", title=f"{report.name}: {report.cases} cases")
     for column in table.columns[1:]:
         column.justify = "right"
@@ -94,7 +94,7 @@ def to_rich(report: Report) -> Table:
 
 
 def to_markdown(report: Report) -> str:
-    """The report for people: the sums, the reasons, and each thing that was left out."""
+    """The report in Markdown: numbers, reasons, and everything left out."""
     return "\n".join([*_summary(report), *_reasons(report), *_things(report), *_warnings(report)]) + "\n"
 
 

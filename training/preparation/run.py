@@ -1,4 +1,4 @@
-"""Preparing a data set: every patient on its own, then the report, the folds and the list of cases."""
+"""Preparing a data set: every patient separately, then the report, the folds and the list of cases."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ _log = logging.getLogger("training")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How a data set is prepared, whatever its source; `folds` may be 0, `workers` follow from cores and memory if 0.
+    """Options for all sources; `folds` may be 0, `workers` depend on cores and memory if 0.
 
-    `strict` makes an error of what does not fit together.
+    `strict` makes contradictions in the data an error.
     """
 
     output: Path
@@ -55,14 +55,14 @@ class Options:
 
 
 def prepare(source: DataSource, options: Options) -> Report:
-    """Writes a data set, of which a part may be there from an earlier run, and prints what was left out.
+    """Writes a data set, resuming an earlier run if there is one, and prints what was left out.
 
     Raises InputError where nothing of the source can be used, there are too few patients for the folds, the folder
-    holds another data set, or cannot be written; cases that are there then stay, and the next run goes on with them.
+    contains another data set, or cannot be written; existing cases then stay for the next run.
     """
     testing = patients_for_testing(source.released)
     if source.jobs:
-        # Before the work; once more behind it, as patients may be left out.
+        # Before the work, and again after it, as patients may be left out.
         _check_count({job.patient for job in source.jobs} - testing, source, options)
     started = _begin(source, options)
     records = [*source.left_out, *_made_records(source.jobs, options)]
@@ -81,7 +81,7 @@ def prepare(source: DataSource, options: Options) -> Report:
     _check_count(kept - testing, source, options)
     folds = make_folds(kept - testing, folds=options.folds, seed=options.seed, released=source.released)
     write_json(options.output / FOLDS_FILE, folds)
-    # Last, as it says that the data set is complete.
+    # Last, as it marks the data set as complete.
     cases = tuple(case for record in records for case in record.cases)
     write_json(options.output / DATASET_FILE, started.model_copy(update={"cases": cases, "is_complete": True}))
     _log.info(
@@ -96,7 +96,7 @@ def prepare(source: DataSource, options: Options) -> Report:
 
 
 def _begin(source: DataSource, options: Options) -> DatasetFile:
-    """Notes what decides the data set, or compares it with what was noted."""
+    """Writes the arguments of the data set, or compares them with those of an earlier run."""
     check_writable(options.output)
     started = DatasetFile(
         name=options.name,
@@ -113,13 +113,13 @@ def _begin(source: DataSource, options: Options) -> DatasetFile:
             what = name.removeprefix("arguments.")
             path = options.output / DATASET_FILE
             raise InputError(f"{path}: prepared with {what} {was!r}, not {asked!r}; expected another --output")
-    # Incomplete until the end, also where it was complete: a patient may come to it.
+    # Incomplete until the end, also if it was complete: a patient may be added.
     write_json(options.output / DATASET_FILE, started)
     return started
 
 
 def _made_records(jobs: Sequence[Job], options: Options) -> Iterator[Record]:
-    """The records of all patients; those that an earlier run has completed are not made again."""
+    """The records of all patients; those completed by an earlier run are not made again."""
     missing = []
     for job in jobs:
         record = _earlier_record(options.output, job)
@@ -146,14 +146,14 @@ def _earlier_record(output: Path, job: Job) -> Record | None:
 
 
 def _make(job: Job, output: Path) -> Record:
-    """Makes a patient's cases; a patient who cannot be used is no error, but a folder that cannot be written is."""
-    # In this process too, so that sums are taken in the same order with any number of workers.
+    """Makes a patient's cases; an unusable patient is no error, but a folder that cannot be written is."""
+    # In this process, too, so that sums have the same order with any number of workers.
     single_threaded()
     try:
         with _quiet_library():
             made = job.make()
     except InputError as error:
-        # No record is kept, so that the next run tries again.
+        # No record is written, so that the next run tries again.
         why = LeftOut(reason="files that cannot be used", detail=str(error))
         return Record(name=job.name, patient=job.patient, left_out=why)
     for content in made.cases:
@@ -165,7 +165,7 @@ def _make(job: Job, output: Path) -> Record:
 
 @contextmanager
 def _quiet_library() -> Iterator[None]:
-    """The library's warnings would not say of which patient they are; the report does."""
+    """Suppresses the library's warnings, which do not name the patient; the report does."""
     library = logging.getLogger("longilesion")
     level = library.level
     library.setLevel(logging.ERROR)
@@ -183,7 +183,7 @@ def _write_report(report: Report, output: Path) -> None:
 
 
 def _check_errors(records: Sequence[Record], source: DataSource, options: Options) -> None:
-    """Raises InputError where no patient is left, and where anything does not fit together that must."""
+    """Raises InputError where no patient is left, and, with `strict`, for any contradiction in the data."""
     errors = [(thing, why) for record in records for thing, why in record.all_left_out() if why.is_error]
     if not any(record.cases for record in records):
         first = f"; {errors[0][0]}: {errors[0][1]}" if errors else ""

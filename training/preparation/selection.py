@@ -1,4 +1,4 @@
-"""Which lesions of a patient are kept: those whose table, outlines and points fit together."""
+"""Selection of a patient's lesions: those with consistent table, outlines and points are kept."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from longilesion.geometry import Grid, Triple
 from training.preparation.patient import TIME_NAMES, LesionRow, LesionTable, Outlines, TimePoint
 from training.preparation.record import LeftOut, LesionRecord
 
-# What to do about a point at the edge of its scan: leave out the lesion, leave out the patient, or nothing.
+# Treatment of a point at the edge of its scan: leave out the lesion, leave out the patient, or keep it.
 EdgeRule: TypeAlias = Literal["lesion", "patient", "keep"]
 
-# From the centre of a border voxel inwards; what lies outside is at the edge too.
+# From the centre of a border voxel inwards; points outside are at the edge, too.
 _EDGE_VOXELS = 0.5
 _AT_EDGE = "point at the edge of its scan"
 
@@ -30,7 +30,7 @@ class KeptLesion:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Selection:
-    """The lesions of a patient that are kept and those that are not; `patient` is why all of them are left out."""
+    """The lesions of a patient that are kept and left out; `patient` is the reason for leaving out all of them."""
 
     kept: tuple[KeptLesion, ...]
     left_out: tuple[LesionRecord, ...]
@@ -38,7 +38,7 @@ class Selection:
 
 
 def select_lesions(table: LesionTable, outlines: Outlines, *, edge: EdgeRule) -> Selection:
-    """Compares a table with the outlines, and keeps the lesions on which they agree."""
+    """Compares a table with the outlines, and keeps the lesions for which they agree."""
     rows = {row.lesion_id: _with_images(row, outlines) for row in table.rows}
     kept: dict[int, KeptLesion] = {}
     left_out = list(table.left_out)
@@ -77,7 +77,7 @@ def images_with(lesion_id: int, outlines: Outlines, time_point: TimePoint) -> li
 
 
 def _with_images(row: LesionRow, outlines: Outlines) -> LesionRow:
-    """The row with the only image of a time point where it names none."""
+    """The row, with the only image of a time point where the row names none."""
     only = {time_point: next(iter(images)) if len(images) == 1 else None for time_point, images in outlines.items()}
     return replace(
         row,
@@ -87,7 +87,7 @@ def _with_images(row: LesionRow, outlines: Outlines) -> LesionRow:
 
 
 def _true_id(row: LesionRow, rows: Mapping[int, LesionRow], outlines: Outlines) -> int | None:
-    """The id of the lesion's voxels in the follow-up; of one that merged, that of the last in the chain of hosts."""
+    """The id of the lesion's voxels in the follow-up; of a merged one, that of the last in its chain."""
     if row.fate == "gone":
         return None
     host, seen = row, {row.lesion_id}
@@ -100,7 +100,7 @@ def _true_id(row: LesionRow, rows: Mapping[int, LesionRow], outlines: Outlines) 
 
 
 def _mismatches(row: LesionRow, true_id: int | None, outlines: Outlines) -> Iterator[LeftOut]:
-    """Why a lesion's row and its outlines do not fit together."""
+    """The contradictions between a lesion's row and its outlines."""
     numbers: dict[TimePoint, int | None] = {"followup": row.followup_image, "baseline": row.baseline_image}
     for time_point, number in numbers.items():
         if number not in outlines[time_point] and (time_point == "followup" or row.fate != "new"):
@@ -152,7 +152,7 @@ def is_at_edge(index_xyz: Triple, grid: Grid) -> bool:
 
 
 def _strays(outlines: Outlines, *, known: set[int | None]) -> Iterator[LesionRecord]:
-    """Lesions that are outlined and that the table does not know."""
+    """Outlined lesions that are not in the table."""
     found: dict[int, list[str]] = {}
     for time_point, images in outlines.items():
         for number, image in images.items():

@@ -19,7 +19,7 @@ from training.synthesis.settings import SynthesisSettings
 from training.synthesis.sources import Source, find_volumes, load_sources, phantom_sources
 
 _CPU = torch.device("cpu")
-# Other phantoms than those that training and its evaluation draw when they have no data.
+# Seeds other than those of the phantoms in training and its evaluation.
 _FIRST_PHANTOM = 1000
 
 
@@ -33,10 +33,10 @@ def find_synthetic(
     whole: bool,
     device: torch.device = _CPU,
 ) -> DataSource:
-    """Plans pairs of the volumes of a folder (`<name>/ct.nii.gz`), or of phantoms; volumes take turns.
+    """Plans pairs of the volumes of a folder (`<name>/ct.nii.gz`), or of phantoms; volumes alternate.
 
-    The pairs of a volume are one patient's. A pair follows from the seed and its number alone. Raises InputError where
-    the folder has no volumes.
+    The pairs of a volume belong to one patient. A pair depends on the seed and its number alone. Raises InputError
+    where the folder has no volumes.
     """
     if data is None:
         names = [f"phantom_{_FIRST_PHANTOM * (seed + 1) + number}" for number in range(min(phantoms, cases))]
@@ -51,7 +51,7 @@ def find_synthetic(
     return DataSource(
         kind="synthetic",
         place="phantoms" if data is None else str(data),
-        # A worker keeps the volume that it has read: pairs of the same one follow each other.
+        # A worker keeps the volume that it has read: pairs of the same volume are consecutive.
         jobs=tuple(sorted(jobs, key=lambda job: job.patient)),
         arguments={
             "data": None if data is None else str(data.resolve()),

@@ -1,1 +1,1 @@
-"""Synthetic longitudinal pairs: a real scan or a phantom seen twice, with lesions that persist, change, come and go."""
+"""Synthetic longitudinal pairs: a real scan or a phantom imaged twice, with lesions of all fates."""

@@ -1,6 +1,6 @@
 """Simulated acquisition: kernel, noise and contrast phase, drawn for each time point.
 
-All of it follows from the protocol, slice by slice, so that a scan can be made in slabs.
+Everything is determined by the protocol, slice by slice, so that a scan can be made in slabs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from longilesion.case import AIR_HU
 from training.synthesis.deformation import Axes, SmoothField
 from training.synthesis.settings import ProtocolChanges
 
-# Noise of neighbouring slices is hardly alike: they were measured apart.
+# Noise of neighbouring slices is almost uncorrelated, as they are measured separately.
 _GRAIN_Z_VOXELS = 0.3
 
 
@@ -62,7 +62,7 @@ def random_acquisition(generator: np.random.Generator, *, coarseness: float) -> 
 def random_acquisitions(
     generator: np.random.Generator, changes: ProtocolChanges, *, coarseness: float
 ) -> tuple[Acquisition, Acquisition]:
-    """Draws the protocols of both scans, which share what does not change; their noise is never the same."""
+    """Draws the protocols of both scans, which share everything that does not change, except the noise."""
     before, after = (random_acquisition(generator, coarseness=coarseness) for _ in range(2))
     if not changes.contrast:
         after = replace(after, enhancement_hu=before.enhancement_hu, regional_hu=before.regional_hu)
@@ -76,9 +76,9 @@ def random_acquisitions(
 
 
 def enhanced(hu: Float32[Tensor, "z y x"], acquisition: Acquisition, axes: Axes) -> Float32[Tensor, "z y x"]:
-    """Tissue as another phase of contrast shows it; applied before lesions are painted.
+    """Tissue in another contrast phase; applied before lesions are painted.
 
-    The axes say where the voxels lie in the scan, which reaches from -1 to 1.
+    The axes hold the voxels' coordinates in the scan, which reaches from -1 to 1.
     """
     weight = ((hu - 20) / 150).clamp(0, 1) * ((700 - hu) / 300).clamp(0, 1)
     result = hu + acquisition.enhancement_hu * weight
@@ -91,7 +91,7 @@ def enhanced(hu: Float32[Tensor, "z y x"], acquisition: Acquisition, axes: Axes)
 def acquired(
     hu: Float32[Tensor, "z y x"], acquisition: Acquisition, *, first_slice: int = 0
 ) -> Int16[np.ndarray, "z y x"]:
-    """The slices that the scanner gives, from that number on: kernel, noise, offset, rounding."""
+    """The slices as acquired, from that number on: kernel, noise, offset, rounding."""
     image = hu + acquisition.offset_hu
     if acquisition.sharpness:
         blurred = torch.nn.functional.avg_pool3d(hu[None, None], (1, 3, 3), 1, (0, 1, 1), count_include_pad=False)
@@ -102,14 +102,14 @@ def acquired(
 
 
 def _noise(like: Float32[Tensor, "z y x"], acquisition: Acquisition, *, first_slice: int) -> Float32[Tensor, "z y x"]:
-    """Grainy noise of unit deviation; drawn on the CPU, so that it is the same on every device."""
+    """Correlated noise of unit deviation; drawn on the CPU, so that it is the same on every device."""
     across, along = _kernel(acquisition.noise_grain_voxels), _kernel(_GRAIN_Z_VOXELS)
     margin, reach = len(across) - 1, len(along) // 2
     count, rows, columns = like.shape
     white = torch.empty(rows + margin, columns + margin)
     source = torch.Generator()
     result = torch.zeros_like(like)
-    # Slice by slice, the working set stays in the CPU's cache.
+    # Slice by slice, so that the working set stays in the CPU's cache.
     for number in range(-reach, count + reach):
         white.normal_(generator=source.manual_seed(acquisition.noise_seed + first_slice + number))
         grain = _smeared(_smeared(white.to(like.device), across, axis=0), across, axis=1)
@@ -120,7 +120,7 @@ def _noise(like: Float32[Tensor, "z y x"], acquisition: Acquisition, *, first_sl
 
 
 def _smeared(image: Float32[Tensor, "a b"], kernel: tuple[float, ...], *, axis: int) -> Float32[Tensor, "c d"]:
-    """The image's part that a kernel covers fully, along an axis."""
+    """The image convolved with a kernel along an axis, where the kernel fits completely."""
     length = image.shape[axis] - len(kernel) + 1
     result = image.narrow(axis, 0, length) * kernel[0]
     for start, weight in enumerate(kernel[1:], start=1):
@@ -129,7 +129,7 @@ def _smeared(image: Float32[Tensor, "a b"], kernel: tuple[float, ...], *, axis: 
 
 
 def _kernel(deviation_voxels: float) -> tuple[float, ...]:
-    """A Gaussian that leaves white noise with the same deviation."""
+    """A Gaussian kernel that preserves the deviation of white noise."""
     reach = int(2.5 * deviation_voxels + 0.5)
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / deviation_voxels) ** 2)
     return tuple((weights / np.linalg.norm(weights)).tolist())

@@ -1,7 +1,7 @@
 """A real lesion grown or shrunk together with the anatomy around it.
 
-Anatomy-informed deformation (Kovacs et al., MICCAI 2023), with which the synthetic baselines of LesionLocator are made
-that Promptable LongiSeg is pretrained on (section 2.2): tissue moves along the gradient of the smoothed lesion mask.
+Anatomy-informed deformation (Kovacs et al., MICCAI 2023), as in LesionLocator's synthetic baselines, which Promptable
+LongiSeg is pretrained on (section 2.2): tissue moves along the gradient of the smoothed lesion mask.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch.nn.functional import avg_pool3d, grid_sample
 from longilesion.geometry import box_slices
 from training.synthesis.solids import Window
 
-# The lesion's longest side spans at most so many voxels of the lattice on which the field is found.
+# Largest number of voxels along the lesion's longest side on the lattice of the field.
 _LONGEST_VOXELS = 28
 # No entry of a step's derivative exceeds this, so that no step folds; a fold needs 1.
 _STEEPEST = 0.25
-# The least share of its volume to which tissue is compressed: beside bone, steps add up.
+# The smallest share of its volume to which tissue is compressed: beside bone, steps add up.
 _LEAST_SHARE = 0.08
 _STEPS = 40
 # The mask is smoothed by this share of its radius, but not by less than a few voxels.
@@ -34,9 +34,9 @@ _BONE_REACH_MM = 4.0
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AnatomyGrowth:
-    """A displacement on a lattice around `middle_zyx_mm`, zero beyond it; the same role as `deformation.Growth`.
+    """A displacement on a lattice around `middle_zyx_mm`, zero outside it; same interface as `deformation.Growth`.
 
-    `volume_factor` is by how much the lesion's volume really changes: bone around it can keep it from what was wanted.
+    `volume_factor` is the factor of the lesion's volume that was reached: bone around it can prevent the target.
     """
 
     middle_zyx_mm: Float[np.ndarray, "3"]
@@ -45,7 +45,7 @@ class AnatomyGrowth:
     volume_factor: float
 
     def mapped(self, points_zyx_mm: Float32[Tensor, "z y x 3"]) -> Float32[Tensor, "z y x 3"]:
-        """Where points of the scan with the changed lesion lie in the anatomy that it was outlined in."""
+        """Positions in the original anatomy of points of the scan with the changed lesion."""
         device = points_zyx_mm.device
         field = self.displacement_zyx_mm.to(device)
         middle = torch.from_numpy(self.middle_zyx_mm.astype(np.float32)).to(device)
@@ -65,10 +65,10 @@ def anatomy_growth(
 ) -> AnatomyGrowth:
     """Finds the field that multiplies the volume of a lesion, whose mask covers a box of its scan.
 
-    Positions are in mm from the scan's first voxel. Air and lung yield most, fat less, soft tissue least, and bone
-    outside the lesion does not move, so that a lesion in bone keeps its size. The field is made of small steps, each
-    along the gradient of the lesion as the steps before have left it: none folds, and neither does the whole. It fades
-    over about the lesion's own radius.
+    Positions are in mm from the scan's first voxel. The mobility is highest in air and lung, lower in fat, lowest in
+    soft tissue; bone outside the lesion does not move, so that a lesion in bone keeps its size. The field consists of
+    small steps, each along the gradient of the lesion as changed by the previous steps: neither a step nor the whole
+    folds. It fades over about the lesion's own radius.
     """
     spacing = spacing_zyx_mm.astype(float)
     radius_mm = (3 * float(mask.sum()) * float(np.prod(spacing)) / (4 * np.pi)) ** (1 / 3)
@@ -79,7 +79,7 @@ def anatomy_growth(
     start, stop = np.array([side.start for side in box]), np.array([side.stop for side in box])
     low, high = np.maximum(start - margin, 0), np.minimum(stop + margin, hu.shape)
     lesion = np.pad(mask, np.stack([start - low, high - stop], axis=1).tolist())
-    # Voxels are averaged, not resampled, until they are about as fine as the lesion needs.
+    # Voxels are averaged, not resampled, to about the spacing that the lesion needs.
     blocks = np.floor(longest_mm / _LONGEST_VOXELS / spacing).astype(int).clip(1, high - low)
     share, mean_hu = (_averaged(part, blocks) for part in (lesion, hu[box_slices(low, high)]))
     lattice = blocks * spacing
@@ -101,7 +101,7 @@ def _grown(
     smoothing_mm: float,
     volume_factor: float,
 ) -> tuple[Float32[Tensor, "3 z y x"], float]:
-    """The displacement, and the factor that it reaches."""
+    """The displacement, and the volume factor reached."""
     half_mm = _half_mm(lesion.shape, spacing_zyx_mm)
     fixed = torch.from_numpy(np.stack([lesion, mobility]))
     axes = [torch.linspace(-half, half, count) for half, count in zip(half_mm.tolist(), lesion.shape, strict=True)]
@@ -125,7 +125,7 @@ def _grown(
         if np.linalg.det(np.moveaxis(derivative, (0, 1), (-2, -1)) + np.eye(3)).min() < _LEAST_SHARE:
             break
         displacement = moved
-    # A lesion with stiff surroundings ends here before the factor is reached.
+    # With stiff surroundings the steps end here before the target factor is reached.
     reached = float(_looked_up(fixed[:1], places + displacement, half_mm).sum()) / before
     return displacement, reached
 
@@ -149,25 +149,25 @@ def _mobility(
 def _averaged(
     volume: Bool[np.ndarray, "z y x"] | Int16[np.ndarray, "z y x"], blocks: np.ndarray
 ) -> Float32[np.ndarray, "a b c"]:
-    """Means of blocks of voxels; a rest at the end is left out."""
+    """Means of blocks of voxels; incomplete blocks at the end are left out."""
     return np.asarray(avg_pool3d(torch.from_numpy(volume.astype(np.float32))[None], tuple(blocks.tolist()))[0].numpy())
 
 
 def _gradient(
     volume: Float32[np.ndarray, "z y x"], spacing_zyx_mm: Float[np.ndarray, "3"]
 ) -> tuple[Float[np.ndarray, "z y x"], ...]:
-    """The derivatives along z, y, x."""
+    """Derivatives along z, y, x."""
     return tuple(np.gradient(volume, *spacing_zyx_mm.tolist()))
 
 
 def _half_mm(shape_zyx: tuple[int, ...], spacing_zyx_mm: Float[np.ndarray, "3"]) -> Float32[Tensor, "3"]:
-    """From the lattice's middle to its outermost voxels' centres."""
+    """Distances from the lattice's centre to the centres of its outermost voxels."""
     return torch.from_numpy(((np.array(shape_zyx) - 1) / 2 * spacing_zyx_mm).astype(np.float32)).clamp(min=1e-3)
 
 
 def _looked_up(
     channels: Float32[Tensor, "n z y x"], places_zyx_mm: Float32[Tensor, "3 z y x"], half_mm: Float32[Tensor, "3"]
 ) -> Float32[Tensor, "n z y x"]:
-    """Linear interpolation at places in mm from the lattice's middle; beyond its border as at its border."""
+    """Linear interpolation at positions in mm from the lattice's centre; outside, the value at the border."""
     scaled = (places_zyx_mm / half_mm[:, None, None, None]).permute(1, 2, 3, 0).flip(-1)
     return grid_sample(channels[None], scaled[None], align_corners=True, padding_mode="border")[0]

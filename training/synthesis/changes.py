@@ -26,7 +26,7 @@ _SPLIT_FROM_MM = 9.0
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Site:
-    """Where a lesion is to be: the tissue, what the challenge calls a lesion there, and its middle."""
+    """The site of a lesion: the tissue, the challenge's lesion type there, and the centre."""
 
     tissue: Tissue
     lesion_type: str
@@ -45,7 +45,7 @@ def random_lesion(
     """Draws a lesion of 8 to 60 mm and its change."""
     is_node = site.tissue == "fat" and generator.random() < settings.node_share
     largest_mm = _LARGEST_NODE_MM if is_node else _LARGEST_MM[site.tissue]
-    # Nodes are smooth and oval; the shapes of real tumours would be too rough.
+    # Lymph nodes are smooth and oval; the shapes of real tumours would be too irregular.
     is_real = bool(real_shapes) and not is_node and generator.random() < settings.real_shape_share
     shape = real_shapes[int(generator.integers(len(real_shapes)))] if is_real else _shape(generator, is_node=is_node)
     mean_hu, core_hu = _mean_hu(site.tissue, generator, is_node=is_node)
@@ -75,7 +75,7 @@ def random_lesion(
 
 
 def merging(lesion: Lesion, generator: np.random.Generator, *, other_id: int) -> tuple[Lesion, Lesion]:
-    """A persisting lesion and a second one beside it, of which the follow-up shows one outline, with the first's id.
+    """A persisting lesion and a second one beside it, with one outline in the follow-up, with the first's id.
 
     Both grow towards each other until they overlap.
     """
@@ -89,7 +89,7 @@ def merging(lesion: Lesion, generator: np.random.Generator, *, other_id: int) ->
     apart_mm = float(generator.uniform(1.2, 1.4)) * (first.radius_mm + second.radius_mm)
     growth = float(generator.uniform(1.1, 1.5))
     radii_mm = first.radius_mm * growth, second.radius_mm * growth
-    # Overlapping so far, even lumpy lesions touch.
+    # With this overlap even lumpy lesions touch.
     closer_mm = max(apart_mm - float(generator.uniform(0.65, 0.8)) * sum(radii_mm), 0.0) / 2
     followup = (
         replace(later, radius_mm=radii_mm[0], shift_zyx_mm=direction * closer_mm),
@@ -107,7 +107,7 @@ def merging(lesion: Lesion, generator: np.random.Generator, *, other_id: int) ->
 
 
 def splitting(lesion: Lesion, generator: np.random.Generator) -> Lesion:
-    """A persisting lesion of which two parts are left, with a gap between them; a small one is left as it is."""
+    """A persisting lesion that splits into two parts with a gap between them; a small one is unchanged."""
     (first,), (later,) = lesion.baseline, lesion.followup
     if first.radius_mm < _SPLIT_FROM_MM:
         return lesion
@@ -125,12 +125,12 @@ def _shape(generator: np.random.Generator, *, is_node: bool) -> Shape:
 
 
 def _mean_hu(tissue: Tissue, generator: np.random.Generator, *, is_node: bool) -> tuple[float, float]:
-    """The mean HU, and what the core adds to it."""
+    """The mean HU, and the core's offset."""
     core_hu = float(generator.uniform(-30, 12)) * float(generator.random() < 0.4)
     if tissue == "lung":
         if generator.random() < 0.85:
             return float(generator.normal(20, 35)), core_hu
-        # Ground glass, every third one of which has a solid part.
+        # Ground glass, a third of it with a solid part.
         hazy_hu = float(generator.uniform(-500, -150))
         return hazy_hu, 30.0 - hazy_hu if generator.random() < 1 / 3 else core_hu
     if is_node:
@@ -152,7 +152,7 @@ def _evolved(
     low, high = ranges[int(generator.choice(3, p=shares / shares.sum()))]
     mean_hu = first.mean_hu * float(generator.uniform(0.7, 1.2)) + float(generator.normal(0, 5))
     if tissue == "soft":
-        # Below this contrast an expert would not find it again.
+        # Below this contrast an expert could not identify it again.
         mean_hu = float(np.sign(first.mean_hu)) * max(abs(mean_hu), 14.0)
     return replace(
         first,
@@ -163,7 +163,7 @@ def _evolved(
 
 
 def _scar_hu(tissue: Tissue, generator: np.random.Generator) -> float:
-    """What a healed lesion leaves: a band in lung, strands in fat, sclerosis in bone, slight contrast elsewhere."""
+    """The HU of a healed lesion's remains: bands in lung, strands in fat, sclerosis in bone, else slight contrast."""
     low, high = {"soft": (4.0, 10.0), "lung": (40.0, 200.0), "fat": (15.0, 45.0), "bone": (80.0, 250.0)}[tissue]
     sign = float(generator.choice([-1.0, 1.0])) if tissue == "soft" else 1.0
     return sign * float(generator.uniform(low, high))

@@ -1,7 +1,7 @@
-"""Where the points of a second scan lie in the first one's anatomy: rigid motion, bending, breathing, growth.
+"""Mapping of a second scan's points to the first one's anatomy: rigid motion, bending, breathing, growth.
 
 Anatomy is measured in z, y, x mm from the first voxel of the source's volume. A motion maps points on demand, for a
-lattice at a time, so that no whole scan's points are held in memory and smooth parts are interpolated cheaply.
+lattice at a time, so that the points of a whole scan are never in memory, and smooth parts are interpolated cheaply.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from training.synthesis.settings import MotionSettings
 
 # The coordinates of a lattice's points along z, y and x.
 Axes: TypeAlias = tuple[Float32[Tensor, " z"], Float32[Tensor, " y"], Float32[Tensor, " x"]]
-# Where points of the changed anatomy lay before the change.
+# Original positions of points of the changed anatomy.
 Mapped: TypeAlias = Callable[[Tensor], Tensor]
 
-# Of the smooth part, about one period's length in a scan; its fewest control points along each axis.
+# Smooth part: about the length of a period in a scan; smallest number of control points along each axis.
 _CONTROL_MM = 70.0
 _CONTROLS_ZYX = (5, 6, 6)
-# Craniocaudal motion is half as strong again.
+# Craniocaudal motion is stronger by half.
 _BENDING_ZYX = (1.5, 1.0, 1.0)
 
 
@@ -39,12 +39,12 @@ class SmoothField:
 
     @classmethod
     def random(cls, generator: np.random.Generator, *, components: int, controls_zyx: Sequence[int]) -> SmoothField:
-        """Of unit deviation where the controls are; values between them are interpolated."""
+        """A random field of unit deviation at the control points, interpolated in between."""
         values = generator.normal(size=(components, *controls_zyx))
         return cls(controls=torch.from_numpy(values.astype(np.float32)))
 
     def rounded(self) -> SmoothField:
-        """Without the kinks of interpolation, and again of unit deviation."""
+        """The field, smoothed against kinks of the interpolation, again of unit deviation."""
         fine = torch.nn.functional.interpolate(
             self.controls[None], scale_factor=4, mode="trilinear", align_corners=True
         )
@@ -52,7 +52,7 @@ class SmoothField:
         return SmoothField(controls=smooth[0] / smooth.std())
 
     def at(self, axes: Axes) -> Float32[Tensor, "c z y x"]:
-        """Values on a lattice of the box, linear between controls; beyond the box, those of its border."""
+        """Values on a lattice of the box, linear between control points; outside the box, those at its border."""
         values = self.controls.to(axes[0].device)
         z, y, x = (_weights(axis, length) for axis, length in zip(axes, values.shape[1:], strict=True))
         along = torch.einsum("zi,cijk->czjk", z, values)
@@ -68,7 +68,7 @@ class Growth:
     reach_mm: float
 
     def mapped(self, points_zyx_mm: Float32[Tensor, "z y x 3"]) -> Float32[Tensor, "z y x 3"]:
-        """Where points of the grown anatomy lay before."""
+        """Original positions of points of the grown anatomy."""
         offset = points_zyx_mm - _vector(self.centre_zyx_mm, points_zyx_mm)
         fade = torch.exp(-(offset**2).sum(-1, keepdim=True) / self.reach_mm**2)
         return points_zyx_mm + offset * fade * (1 / self.factor - 1)
@@ -78,7 +78,7 @@ class Growth:
 class Breathing:
     """The diaphragm, at `diaphragm_mm` along z, moves by `amplitude_mm` down as the lungs above it fill.
 
-    The motion fades to nothing at the lungs' apex, `height_mm` higher, and as far below.
+    The motion fades to zero at the lungs' apex, `height_mm` higher, and as far below.
     """
 
     amplitude_mm: float
@@ -87,20 +87,20 @@ class Breathing:
 
     @property
     def lung_density(self) -> float:
-        """The density of the lungs against that before: the same tissue in another volume."""
+        """The density of the lungs relative to that before: the same tissue in another volume."""
         return 1.0 / (1.0 + self.amplitude_mm / self.height_mm)
 
     def shift_mm(self, heights_mm: Float32[Tensor, "z y x"]) -> Float32[Tensor, "z y x"]:
-        """How much higher what is seen at those heights along z lay in the first breath."""
+        """The offset along z, at those heights, of the tissue's position in the first scan."""
         distance = ((heights_mm - self.diaphragm_mm) / self.height_mm).clamp(-1, 1)
         return self.amplitude_mm * torch.cos(distance * (np.pi / 2)) ** 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Motion:
-    """All that has moved between two scans; the patient turns around `centre_zyx_mm`.
+    """The whole motion between two scans; the patient is rotated about `centre_zyx_mm`.
 
-    The bending, in mm, belongs to a box of that half size around the centre.
+    The bending, in mm, is defined on a box of that half size around the centre.
     """
 
     centre_zyx_mm: Float[np.ndarray, "3"]
@@ -111,7 +111,7 @@ class Motion:
     growths: tuple[Mapped, ...] = ()
 
     def mapped(self, axes: Axes) -> Float32[Tensor, "z y x 3"]:
-        """Where the points of a lattice of the second scan lie in the anatomy of the first."""
+        """Positions in the first scan's anatomy of a lattice's points in the second scan."""
         offsets = [axis - centre for axis, centre in zip(axes, self.centre_zyx_mm.tolist(), strict=True)]
         moved = [
             _outer_sum(*(offset * float(share) for offset, share in zip(offsets, column, strict=True))) + centre
@@ -131,7 +131,7 @@ class Motion:
 
 
 def lattice(axes: Axes) -> Float32[Tensor, "z y x 3"]:
-    """The points whose coordinates are those of the axes."""
+    """The points of the lattice with these axes."""
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
 
 
@@ -144,7 +144,7 @@ def random_motion(
     lungs_mm: tuple[float, float] | None,
     growths: tuple[Mapped, ...],
 ) -> Motion:
-    """Draws a motion; breathing needs to know from where to where along z the lungs reach."""
+    """Draws a motion; breathing needs the extent of the lungs along z."""
     limit = settings.rotation_deg
     turn = Rotation.from_euler("zyx", generator.uniform(-limit, limit, 3), degrees=True).as_matrix()
     controls = np.maximum(_CONTROLS_ZYX, np.ceil(2 * half_zyx_mm / _CONTROL_MM)).astype(int).tolist()
@@ -169,7 +169,7 @@ def random_motion(
 def sampled(
     volume: Float32[Tensor, "z y x"], points_zyx_mm: Float32[Tensor, "a b c 3"], spacing_zyx_mm: NDArray[np.floating]
 ) -> Float32[Tensor, "a b c"]:
-    """Linear interpolation of a volume, whose middle is the origin, at points; zero beyond it."""
+    """Linear interpolation of a volume, whose centre is the origin, at points; zero outside it."""
     half_mm = (np.array(volume.shape) - 1) / 2 * spacing_zyx_mm
     scaled = points_zyx_mm / _vector(np.maximum(half_mm, 1e-3), points_zyx_mm)
     values = torch.nn.functional.grid_sample(volume[None, None], scaled.flip(-1)[None], align_corners=True)
@@ -183,7 +183,7 @@ def _outer_sum(
 
 
 def _weights(axis: Float32[Tensor, " n"], controls: int) -> Float32[Tensor, "n controls"]:
-    """What each control adds to the values along an axis that runs from -1 to 1."""
+    """The weight of each control point for values along an axis from -1 to 1."""
     places = ((axis.clamp(-1, 1) + 1) / 2 * (controls - 1))[:, None]
     return (1 - (places - torch.arange(controls, device=axis.device)).abs()).clamp(min=0)
 

@@ -1,4 +1,4 @@
-"""Synthetic pairs as the evaluation wants them."""
+"""Synthetic pairs as exams of the evaluation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ REAL, INSERTED = "real tumour", "inserted"
 
 
 def exam_of(name: str, pair: SyntheticPair) -> Exam:
-    """What is true of a synthetic pair, as the evaluation wants it."""
+    """The ground truth of a synthetic pair as an exam."""
     prior = pair.case.baselines["primary"]
     return Exam(
         name=name,

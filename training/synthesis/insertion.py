@@ -1,4 +1,4 @@
-"""How a lesion is painted into a scan, and its outline into the map."""
+"""Painting of a lesion into a scan, and of its outline into the map."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from training.synthesis.lesions import Appearance, Lesion, Tissue
 from training.synthesis.shapes import signed_distance_mm
 
-# Parts of a lesion run into each other over this distance.
+# Parts of a lesion blend over this distance.
 _JOINT_MM = 1.5
 # A healed lesion's remains are smaller than it was, and blurred.
 _SCAR_SIZE, _SCAR_EDGE_MM = 0.75, 3.0
@@ -28,7 +28,7 @@ def paint(
 ) -> None:
     """Paints a lesion's parts, in place, into an image whose voxels lie at those points of the anatomy.
 
-    The outline goes into the map under that label; nothing does where it is 0.
+    The outline is written into the map with that label, unless it is 0.
     """
     distances = torch.stack([_distance_mm(part, lesion, points_zyx_mm) for part in parts])
     distance = distances[0] if len(parts) == 1 else -_JOINT_MM * torch.logsumexp(-distances / _JOINT_MM, 0)
@@ -53,7 +53,7 @@ def paint(
 
 
 def paint_scar(hu: Float32[Tensor, "z y x"], *, points_zyx_mm: Float32[Tensor, "z y x 3"], lesion: Lesion) -> None:
-    """Paints what is left of a healed lesion, in place."""
+    """Paints the remains of a healed lesion, in place."""
     for part in lesion.baseline:
         distance = _distance_mm(part, lesion, points_zyx_mm) + (1 - _SCAR_SIZE) * part.radius_mm
         hu += lesion.scar_hu * torch.sigmoid(-distance / (_SCAR_EDGE_MM / 2)) * _room(hu, lesion.tissue)
@@ -70,7 +70,7 @@ def _distance_mm(
 def _level_hu(hu: Float32[Tensor, "z y x"], distance: Float32[Tensor, "z y x"]) -> float:
     """The mean HU of the soft tissue around a lesion."""
     shell = hu[(distance > 0) & (distance < 5)]
-    # Beside bowel gas or bone the shell's median is no tissue.
+    # Beside bowel gas or bone the shell's median is not that of tissue.
     return min(max(float((shell if len(shell) else hu).median()), 0.0), 180.0)
 
 
@@ -82,7 +82,7 @@ def _texture(hu: Float32[Tensor, "z y x"], generator: np.random.Generator) -> Fl
 def _room(hu: Float32[Tensor, "z y x"], tissue: Tissue) -> Float32[Tensor, "z y x"]:
     """Where a lesion may lie: bone lesions in bone only, others not in cortical bone, nor outside the lungs in air."""
     if tissue == "bone":
-        # Marrow has gaps of fat, which smoothing closes.
+        # Marrow contains fat, whose gaps smoothing closes.
         smooth = torch.nn.functional.avg_pool3d(
             hu.clamp(-100, 400)[None, None], (3, 5, 5), 1, (1, 2, 2), count_include_pad=False
         )

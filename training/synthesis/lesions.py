@@ -1,4 +1,4 @@
-"""Synthetic lesions: what they are in each of two scans.
+"""Synthetic lesions: their appearance in each of two scans.
 
 Positions are z, y, x in mm from the first voxel of the source's volume.
 """
@@ -39,8 +39,8 @@ class Lesion:
 
     `lesion_id` is `UNMARKED` for a distractor that is not outlined; `true_id` is the id of its voxels in the follow-up:
     its own, or that of the lesion it merged into. `lesion_type` is one of the challenge's. `scar_hu` is the mean HU
-    against its surroundings that is left where it has healed. A lesion that is not `is_marked_before` is missing in the
-    baseline's mask; one that is not `is_painted` is marked there, but no lesion.
+    of a healed lesion's remains, relative to the surroundings. A lesion that is not `is_marked_before` is missing in
+    the baseline's mask; one that is not `is_painted` is marked there, but no lesion.
     """
 
     lesion_id: int

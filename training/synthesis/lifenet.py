@@ -1,7 +1,7 @@
 """LiFE-Net's lesions (section 2.2, appendices B and C): deformed ellipsoids in an organ, between its vessels.
 
-The paper builds on Hu et al. (CVPR 2023), whose lesions lower the HU of an organ and leave its structure. Where the
-paper leaves something open, a docstring calls what is done here a choice.
+The paper builds on Hu et al. (CVPR 2023), whose lesions lower the HU of an organ and keep its structure. Where the
+paper leaves something open, a docstring calls the decision a choice.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SPLINES = zoom(np.eye(_POINTS), (_SIDE / _POINTS, 1), order=3, mode="nearest")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Plan:
-    """What is decided of a lesion before it is drawn; `change` is what happens to one that is in both scans."""
+    """The plan of a lesion before it is drawn; `change` is that of a lesion in both scans."""
 
     size: LifenetSize
     in_baseline: bool
@@ -49,7 +49,7 @@ class Plan:
 def lifenet_lesions(source: Source, generator: np.random.Generator, settings: LifenetSettings) -> list[Lesion]:
     """Draws an exam's lesions, numbered from 1; none where it is healthy, fewer than planned where the organ is full.
 
-    They lie in the organs of the settings, or in a tissue around a random site where the source has no such mask.
+    They lie in the organs of the settings, or in tissue around a random site where the source has no such mask.
     """
     planned = planned_exam(generator, settings)
     room = find_room(source, generator, settings) if planned else None
@@ -67,7 +67,7 @@ def lifenet_lesions(source: Source, generator: np.random.Generator, settings: Li
 
 
 def planned_exam(generator: np.random.Generator, settings: LifenetSettings) -> list[Plan]:
-    """Draws how many lesions of each class an exam has, in which scans they are and how they change.
+    """Draws the number of an exam's lesions by class, the scans that contain them, and their changes.
 
     An exam has lesions of one class, or of each where it mixes them. The change is drawn for the exam; where that is
     the mix of stability and growth, each lesion stays or grows with equal chance (a choice).
@@ -89,9 +89,9 @@ def planned_exam(generator: np.random.Generator, settings: LifenetSettings) -> l
 def drawn_parts(
     plan: Plan, generator: np.random.Generator, settings: LifenetSettings
 ) -> tuple[tuple[Appearance, ...], tuple[Appearance, ...]] | None:
-    """Draws a lesion's look in the baseline and in the follow-up; None where its diameter in a scan is too small.
+    """Draws a lesion's appearance in the baseline and in the follow-up; None where its diameter in a scan is too small.
 
-    A lesion that grows or shrinks is an ellipsoid of other semi-axes that is deformed anew; a stable one keeps its
+    A lesion that grows or shrinks is an ellipsoid with other semi-axes, deformed anew; a stable one keeps its
     shape. The mean HU, relative to the tissue around, is the same in both scans (a choice).
     """
     semi_axes_mm = plan.size.radius_mm * generator.uniform(*settings.axis_factor, 3)
@@ -137,12 +137,12 @@ def deformed_ellipsoid(
 def _placed(
     plan: Plan, room: Room, generator: np.random.Generator, settings: LifenetSettings
 ) -> tuple[Lesion, Room] | None:
-    """A lesion that collides with nothing, not yet named, and the room that it leaves."""
+    """A lesion without collision, without id, and the remaining room."""
     for _ in range(_DRAWS):
         drawn = drawn_parts(plan, generator, settings)
         if drawn is None:
             continue
-        # The largest ball in a lesion lies near its centre, so that nothing is lost by looking no nearer to a border.
+        # The largest ball in a lesion lies near its centre, so positions nearer to a border need not be tried.
         inner_mm = max(-float(part.shape.distance.min()) * part.radius_mm for part in chain(*drawn))
         for _ in range(_PLACES):
             centre = room.random_place(generator, depth_mm=0.8 * inner_mm)
@@ -186,7 +186,7 @@ def _lesion(
         rotation=np.eye(3),
         edge_mm=float(generator.uniform(*settings.edge_mm)),
         texture_hu=float(generator.uniform(*settings.texture_hu)),
-        # The organ's own structure stays, lowered by the contrast.
+        # The organ's own structure is kept, lowered by the contrast.
         kept_structure=1.0,
         baseline=baseline,
         followup=followup,
@@ -205,7 +205,7 @@ def _appearance(outline: Outline, mean_hu: float) -> Appearance:
 
 
 def _contrast_hu(radius_mm: float, generator: np.random.Generator, settings: LifenetSettings) -> float:
-    """The mean difference to the tissue around: small lesions from the upper part of the range, large from the lower.
+    """The mean difference to the surrounding tissue: from the upper part of the range if small, the lower if large.
 
     The paper gives no formula. The choice is a triangular distribution over the range; its mode moves from the upper
     end, for the radius of the smallest class, to the lower end, for that of the largest.
@@ -217,5 +217,5 @@ def _contrast_hu(radius_mm: float, generator: np.random.Generator, settings: Lif
 
 
 def _drawn(shares: list[float], generator: np.random.Generator) -> int:
-    """The index of a share of 1, or the number of shares for what they leave of 1."""
+    """The index of a randomly drawn share, or the number of shares for the remainder to 1."""
     return int(np.searchsorted(np.cumsum(shares), generator.random(), side="right"))

@@ -1,6 +1,6 @@
-"""From solids to a scan: where a scan finds the phantom, its voxels' values, their noise.
+"""Painting of solids into a scan: the phantom's position, the voxels' values, their noise.
 
-A pose says where the phantom's points lie in a scan's world, so that one anatomy is seen twice, moved and bent.
+A pose maps the phantom's points to a scan's world, so that one anatomy is imaged twice, moved and bent.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from training.synthesis.solids import Field, Points, Solid, Window
 
 # Voxels that are painted at a time: large enough to make NumPy's overhead negligible, small enough for a few MB.
 _CHUNK_VOXELS = 1_000_000
-# Slices thicker than this are averaged over several positions, as the scanner averages over their thickness.
+# Thicker slices are averaged over several positions, as a scanner averages over their thickness.
 _SAMPLE_MM = 2.5
 
 
@@ -54,14 +54,14 @@ class Waves:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Pose:
-    """Where a scan finds the phantom: the world position of its middle, and how its points are displaced."""
+    """The phantom's pose in a scan: world position of its centre, and displacement of its points."""
 
     middle_xyz_mm: Triple
     waves: Waves
 
     @property
     def reach_mm(self) -> float:
-        """How far a point can be displaced along an axis."""
+        """The largest displacement of a point along an axis."""
         return float(np.abs(self.waves.amplitudes_xyz_mm).sum(axis=0).max(initial=0.0))
 
     def points(self, grid: Grid, window: Window, *, shift_zyx: Triple = (0.0, 0.0, 0.0)) -> Points:
@@ -80,7 +80,7 @@ class Pose:
         return self._displaced(*(np.asarray(values, np.float32) for values in (x, y, z)))
 
     def world_xyz_mm(self, point_xyz_mm: Triple) -> Triple:
-        """Where a point of the phantom lies in the scan's world."""
+        """The world position of a point of the phantom."""
         world = np.array(point_xyz_mm)
         for _ in range(30):
             here = self._displaced(*(np.full((1, 1, 1), value, np.float32) for value in world))
@@ -88,7 +88,7 @@ class Pose:
         return triple(world + self.middle_xyz_mm)
 
     def window(self, solid: Solid, grid: Grid) -> Window:
-        """The voxels of a grid among which the solid lies; empty where it lies outside."""
+        """The window of a grid that contains the solid; empty where it lies outside."""
         box = solid.box_xyz_mm
         if box is None:
             return box_slices((0, 0, 0), grid.shape_zyx)
@@ -112,9 +112,9 @@ class Pose:
 
 
 def paint(solids: Sequence[Solid], grid: Grid, pose: Pose, *, generator: np.random.Generator, noise_hu: float) -> Scan:
-    """The scan of solids, of which later ones cover earlier ones, with noise of that deviation.
+    """A scan of solids, where later ones cover earlier ones, with noise of that deviation.
 
-    The volume is painted in chunks of slices, so that memory hardly exceeds the result's.
+    The volume is painted in chunks of slices, so that it takes little more memory than the result.
     """
     hu = np.empty(grid.shape_zyx, np.int16)
     placed = [(solid, pose.window(solid, grid)) for solid in solids]
@@ -132,7 +132,7 @@ def paint(solids: Sequence[Solid], grid: Grid, pose: Pose, *, generator: np.rand
 
 
 def outline(solid: Solid, grid: Grid, pose: Pose) -> tuple[Window, Bool[np.ndarray, "z y x"]]:
-    """The voxels whose centres lie in a solid, in the window of the grid that holds them all."""
+    """The voxels whose centres lie in a solid, in the window of the grid that contains them all."""
     window = pose.window(solid, grid)
     return window, solid.distance_mm(pose.points(grid, window)) < 0
 
@@ -147,7 +147,7 @@ def _painted(placed: Sequence[tuple[Solid, Window]], chunk: Window, points: Poin
         distance = solid.distance_mm(points.part(box))
         part = image[box]
         for depth, hu in solid.layers:
-            # A voxel on the surface holds half of what lies on either side.
+            # A voxel on the surface is half of each side.
             part += np.clip(np.float32(0.5 - depth / edge_mm) - distance / np.float32(edge_mm), 0, 1) * (hu - part)
     return image
 
@@ -160,7 +160,7 @@ def _chunks(grid: Grid) -> Iterator[Window]:
 
 
 def _shifts(grid: Grid) -> Iterator[Triple]:
-    """Where along the longest side of a voxel it is sampled."""
+    """Sampling offsets along the longest side of a voxel."""
     axis = int(np.argmax(grid.spacing_zyx_mm))
     count = int(np.ceil(grid.spacing_zyx_mm[axis] / _SAMPLE_MM))
     for position in (np.arange(count) + 0.5) / count - 0.5:

@@ -1,4 +1,4 @@
-"""A longitudinal pair: a source seen twice, whole or in a cut-out, with lesions, their clicks and the truth."""
+"""A longitudinal pair: a source imaged twice, whole or in a cut-out, with lesions, clicks and ground truth."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def synthetic_pair(
     whole: bool = False,
     device: torch.device = _CPU,
 ) -> SyntheticPair:
-    """Draws a pair: two scans of the whole source, or a cut-out around one of its lesions as training wants it.
+    """Draws a pair: two scans of the whole source, or a cut-out around one of its lesions for training.
 
-    The real lesions of `shapes` lend their shapes to painted ones. Frames of the two scans are unrelated. The pair
-    follows from the generator alone, on every device but for rounding.
+    Painted lesions take shapes from the real lesions of `shapes`. Frames of the two scans are unrelated. The pair
+    depends on the generator alone, on every device except for rounding.
     """
     scene = random_scene(source, generator, shapes=shapes, settings=settings, whole=whole)
     protocols = random_acquisitions(generator, settings.protocol_changes, coarseness=scene.coarseness)

@@ -22,7 +22,7 @@ _FAT, _MUSCLE, _LUNG, _GAS, _BONE, _MARROW = -102.0, 58.0, -860.0, -950.0, 480.0
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Anatomy:
-    """One person: solids in painting order, the displacement that sets the person apart, the organs by name."""
+    """One person: solids in painting order, the person's individual displacement, the organs by name."""
 
     solids: tuple[Solid, ...]
     waves: Waves
@@ -30,7 +30,7 @@ class Anatomy:
 
 
 def torso(generator: np.random.Generator, *, grid: Grid, noise_hu: float = 12.0) -> Scan:
-    """The scan of a random person whose middle lies in the middle of the grid."""
+    """The scan of a random person, centred in the grid."""
     anatomy = random_anatomy(generator)
     pose = Pose(middle_xyz_mm=grid.centre_xyz_mm, waves=anatomy.waves)
     return paint(anatomy.solids, grid, pose, generator=generator, noise_hu=noise_hu)
@@ -67,7 +67,7 @@ def random_anatomy(generator: np.random.Generator) -> Anatomy:
 
 
 def _organs(generator: np.random.Generator, blood: float) -> dict[str, Ellipsoid]:
-    """The organs in which lesions lie; the mesentery is the fat between the bowel's loops."""
+    """The organs for lesions; the mesentery is the fat between the bowel's loops."""
     places: dict[str, tuple[Triple, Triple, float]] = {
         "right lung": ((-72.0, 2.0, 112.0), (58.0, 76.0, 112.0), _LUNG),
         "left lung": ((74.0, 4.0, 112.0), (54.0, 74.0, 112.0), _LUNG),
@@ -93,7 +93,7 @@ def _back_muscles() -> Iterator[Solid]:
 
 
 def _ribs(trunk: Trunk, *, depth_mm: float) -> Iterator[Solid]:
-    """Ribs run from the spine around the chest, falling towards the front; the breastbone closes them."""
+    """Ribs from the spine around the chest, descending towards the front, and the breastbone."""
     for number in range(11):
         for side in (0.0, np.pi):
             turn = 1.0 if side == 0.0 else -1.0
@@ -153,7 +153,7 @@ def _great_vessels(blood: float) -> Iterator[Solid]:
 
 
 def _bowel(generator: np.random.Generator) -> Iterator[Solid]:
-    """Small bowel as loops in the fat of the mesentery, framed by the colon, with some gas and some contrast agent."""
+    """Small bowel loops in the fat of the mesentery, surrounded by the colon, with some gas and contrast agent."""
     for row in range(5):
         for column in range(7):
             centre = np.array([(column - 3) * 27.0, -28.0, -66.0 - row * 34.0]) + generator.normal(0, (6, 16, 6))
@@ -184,11 +184,11 @@ def _tree(
     hu: float,
     generations: int,
 ) -> list[Solid]:
-    """Vessels that enter an organ at the root and fork, each into two thinner ones that lead away from it."""
+    """Vessels that enter an organ at the root and branch, each into two thinner ones that lead away from it."""
     radii = np.array(organ.radii_xyz_mm)
     branches: list[Solid] = []
     tips = []
-    # The first vessels fan out, so that they reach the whole organ.
+    # The first branches diverge, so that vessels reach the whole organ.
     for offset in generator.normal(size=(9, 3)):
         stop = np.array(organ.centre_xyz_mm) + _unit(offset) * radii * 0.5
         branches.append(_pipe(root_xyz_mm, triple(stop), (radius_mm, radius_mm * 0.6), hu))

@@ -1,4 +1,4 @@
-"""Pictures of synthetic pairs for a person to judge: each row is one pair, plain and outlined, before and after."""
+"""Pictures of synthetic pairs: each row is one pair, plain and outlined, before and after."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from longilesion.files import check_picture, written_together
 from longilesion.geometry import Triple
 from training.synthesis.pairs import SyntheticPair
 
-# Lowest and highest HU that are shown.
+# Lowest and highest displayed HU.
 WINDOWS: Mapping[str, tuple[float, float]] = {
     "soft tissue": (-125.0, 225.0),
     "lung": (-1350.0, 150.0),
     "bone": (-500.0, 1300.0),
 }
-# A picture is so many times as wide as the lesion, within limits.
+# Width of a picture relative to the lesion, within limits.
 _FIELD, _FIELD_MM = 3.5, (80.0, 220.0)
 _BASELINE, _TRUTH, _OTHERS, _CLICK = LOOKS[2][0], LOOKS[5][0], "#ffffff", LOOKS[1][0]
 _ROW_INCHES, _WIDTH_INCHES = 2.65, 9.4
@@ -34,7 +34,7 @@ _ROW_INCHES, _WIDTH_INCHES = 2.65, 9.4
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Example:
-    """A lesion of a pair, to be shown in a row; the source's name goes into its caption."""
+    """A lesion of a pair, to be shown in a row; the source's name is in its caption."""
 
     source: str
     pair: SyntheticPair
@@ -45,7 +45,7 @@ class Example:
 class View:
     """One scan of an example; `outline` is None where it does not outline the lesion.
 
-    The slice goes through `middle_xyz_mm`: the lesion's centre or, where it is not outlined, where it is looked for.
+    The slice goes through `middle_xyz_mm`: the lesion's centre or, where it is not outlined, its expected position.
     """
 
     scan: Scan
@@ -63,7 +63,7 @@ class View:
 
 
 def views_of(example: Example, model: ModelSettings) -> tuple[View, View]:
-    """The baseline's view and the follow-up's; what is gone is looked for where the model's pipeline would look."""
+    """The baseline's view and the follow-up's; a gone lesion is shown where the model's pipeline would look."""
     case, fact = example.pair.case, example.pair.facts[example.lesion_id]
     prior, scan = case.baselines["primary"], case.followups["primary"]
     clicks = next(click for click in case.clicks if click.lesion_id == example.lesion_id)
@@ -102,7 +102,7 @@ def views_of(example: Example, model: ModelSettings) -> tuple[View, View]:
 
 
 def window_of(lesion_type: str, around_hu: float) -> str:
-    """The window in which a reader looks at a lesion of that type, with tissue of that mean HU around it."""
+    """The window of a reader for a lesion of that type, with surrounding tissue of that mean HU."""
     if lesion_type == "Skeleton":
         return "bone"
     return "lung" if around_hu < -400 else "soft tissue"
@@ -143,7 +143,7 @@ def write_examples(path: Path, examples: Sequence[Example], model: ModelSettings
 
 
 def _show(axes: Axes, view: View, *, field_mm: float, window: str) -> None:
-    """Shows the slice as it is read: the patient's right on the left, the front on top."""
+    """Shows the slice in radiological orientation: the patient's right on the left, the front on top."""
     low, high = WINDOWS[window]
     plane = view.scan.hu[_slice_index(view)]
     axes.imshow(plane, cmap="gray", vmin=low, vmax=high, extent=_extent_mm(view), interpolation="bilinear")
@@ -159,7 +159,7 @@ def _show(axes: Axes, view: View, *, field_mm: float, window: str) -> None:
 
 
 def _mark(axes: Axes, view: View) -> None:
-    """Outlines the lesion and its neighbours, and marks the click wherever in z it lies."""
+    """Outlines the lesion and its neighbours, and marks the click whatever its z."""
     ids = view.lesions.ids[_slice_index(view)]
     _, row_mm, column_mm = view.scan.grid.spacing_zyx_mm
     rows, columns = (np.arange(length) * step for length, step in zip(ids.shape, (row_mm, column_mm), strict=True))
@@ -212,7 +212,7 @@ def _extent_mm(view: View) -> tuple[float, float, float, float]:
 
 
 def _around_hu(view: View) -> float:
-    """The median HU in a slice around the lesion, which it does not count itself."""
+    """The median HU in a slice around the lesion, without the lesion."""
     _, row, column = view.scan.grid.index_zyx(view.middle_xyz_mm)
     _, row_mm, column_mm = view.scan.grid.spacing_zyx_mm
     reach_mm = 0.6 * view.diameter_mm + 8.0

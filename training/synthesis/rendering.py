@@ -1,4 +1,4 @@
-"""One time point of a pair: a source sampled where a scan's voxels lie in its anatomy, in slabs of slices."""
+"""One time point of a pair: a source sampled at the positions of a scan's voxels in its anatomy, in slabs."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from training.synthesis.shapes import REACH
 from training.synthesis.solids import Window
 from training.synthesis.sources import RealLesion, Source
 
-# Points, and what is calculated from them, take some 100 bytes per voxel.
+# Points and intermediate results take some 100 bytes per voxel.
 SLAB_VOXELS = 2_000_000
-# Every so many voxels along each axis, a time point remembers where they lie.
+# Stride along each axis of the voxels whose positions a time point stores.
 _STRIDE = 4
-# As far beyond the scan may motion reach.
+# Margin around the scan for motion.
 MARGIN_MM = 15.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Frame:
-    """A scan's voxels before anything has moved, around their middle; in mm from the volume's first voxel."""
+    """A scan's voxels before any motion, around their centre; in mm from the volume's first voxel."""
 
     shape_zyx: ZYX
     spacing_zyx_mm: Triple
@@ -39,17 +39,17 @@ class Frame:
 
     @property
     def half_zyx_mm(self) -> Float[np.ndarray, "3"]:
-        """From the middle to the outermost voxels' centres."""
+        """Distances from the centre to the centres of the outermost voxels."""
         return np.asarray((np.array(self.shape_zyx) - 1) / 2 * self.spacing_zyx_mm)
 
     @property
     def whole(self) -> Window:
-        """All of its voxels."""
+        """The window of all voxels."""
         z, y, x = (slice(0, length) for length in self.shape_zyx)
         return z, y, x
 
     def axes(self, window: Window, device: torch.device, *, stride: int = 1) -> Axes:
-        """Where every `stride`-th voxel of a window lies along z, y and x."""
+        """The coordinates of every `stride`-th voxel of a window along z, y and x."""
         z, y, x = (
             torch.arange(side.start, side.stop, stride, device=device) * step + float(first)
             for side, first, step in zip(
@@ -59,7 +59,7 @@ class Frame:
         return z, y, x
 
     def relative(self, axes: Axes) -> Axes:
-        """The same places, for which the frame reaches from -1 to 1."""
+        """The same positions, in coordinates where the frame reaches from -1 to 1."""
         z, y, x = (
             (axis - middle) / half
             for axis, middle, half in zip(axes, self.middle_zyx_mm.tolist(), self.half_zyx_mm.tolist(), strict=True)
@@ -76,7 +76,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class View:
-    """How a scan sees the anatomy; `coarse_zyx_mm` says where every fourth voxel lies."""
+    """A scan's view of the anatomy; `coarse_zyx_mm` has the position of every fourth voxel."""
 
     frame: Frame
     motion: Motion | None
@@ -84,16 +84,16 @@ class View:
 
     @classmethod
     def of(cls, frame: Frame, motion: Motion | None, device: torch.device) -> View:
-        """Looks where the voxels lie."""
+        """Computes the positions of the voxels."""
         coarse = _moved(frame.axes(frame.whole, device, stride=_STRIDE), motion)
         return cls(frame=frame, motion=motion, coarse_zyx_mm=coarse)
 
     def points(self, window: Window) -> Float32[Tensor, "z y x 3"]:
-        """Where a window's voxels lie in the anatomy."""
+        """The positions of a window's voxels in the anatomy."""
         return _moved(self.frame.axes(window, self.coarse_zyx_mm.device), self.motion)
 
     def box(self, centre_zyx_mm: Float[np.ndarray, "3"], *, reach_mm: float) -> Window | None:
-        """The voxels around a place, found on every fourth voxel and widened by as much; None where there are none."""
+        """The window around a position, found on every fourth voxel and widened by four; None where it is empty."""
         margin = max(6.0, 0.75 * _STRIDE * max(self.frame.spacing_zyx_mm))
         offsets = self.coarse_zyx_mm - _tensor(centre_zyx_mm, self.coarse_zyx_mm.device)
         near = offsets.abs().amax(-1).cpu().numpy() < reach_mm + margin
@@ -107,7 +107,7 @@ class View:
         return sides[0], sides[1], sides[2]
 
     def nearest_voxel(self, place_zyx_mm: Float[np.ndarray, "3"]) -> Triple:
-        """The voxel that shows a place of the anatomy, or comes closest to it."""
+        """The voxel nearest to a position of the anatomy."""
         place = _tensor(place_zyx_mm, self.coarse_zyx_mm.device)
         distance = (self.coarse_zyx_mm - place).pow(2).sum(-1)
         around = [int(index) * _STRIDE for index in np.unravel_index(int(distance.argmin()), distance.shape)]
@@ -124,7 +124,7 @@ class View:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Exposure:
-    """A scan as the scanner gives it, and its lesion map."""
+    """An acquired scan and its lesion map."""
 
     view: View
     hu: Int16[np.ndarray, "z y x"]
@@ -133,7 +133,7 @@ class Exposure:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TimePoint:
-    """A scan while it is painted, and its lesion map."""
+    """A scan being painted, and its lesion map."""
 
     view: View
     acquisition: Acquisition
@@ -166,13 +166,13 @@ class TimePoint:
             )
 
     def insert_scar(self, lesion: Lesion) -> None:
-        """Paints what is left of a healed lesion."""
+        """Paints the remains of a healed lesion."""
         box = self.view.box(lesion.centre_zyx_mm, reach_mm=_reach_mm(lesion.baseline))
         if box is not None:
             paint_scar(self.hu[box], points_zyx_mm=self.view.points(box), lesion=lesion)
 
     def developed(self, *, slab_voxels: int = SLAB_VOXELS) -> Exposure:
-        """The scan that the scanner gives."""
+        """The acquired scan."""
         image = np.empty(self.hu.shape, np.int16)
         for slab in self.view.frame.slabs(slab_voxels):
             image[slab] = acquired(self.hu[slab], self.acquisition, first_slice=slab[0].start)
@@ -192,13 +192,13 @@ def rendered(
 ) -> TimePoint:
     """Samples a time point, contrast included, before lesions and noise.
 
-    Beyond the source there is air or, where `repeats_ends`, its first or last slice, as if the body went on.
+    Outside the source there is air or, with `repeats_ends`, its first or last slice, to continue the body.
     """
     window, middle = _window(source, frame, margin_mm)
     own_mm, slice_mm = float(source.spacing_zyx_mm[0]), frame.spacing_zyx_mm[0]
     voxels = source.hu[window]
     if slice_mm > own_mm:
-        # A thick slice averages over its thickness.
+        # A thick slice is averaged over its thickness.
         deviation = np.sqrt(slice_mm**2 - own_mm**2) / 2.355 / own_mm
         voxels = gaussian_filter1d(voxels, deviation, axis=0, output=np.float32, truncate=2.5)
     volume = torch.from_numpy(np.asarray(voxels, np.float32)).to(device).sub_(AIR_HU)
@@ -211,7 +211,7 @@ def rendered(
             local[..., 0].clamp_(-end_mm, end_mm)
         image = sampled(volume, local, source.spacing_zyx_mm)
         if motion is not None and motion.breathing is not None:
-            # Air weighs nothing: the density of lung over that of air follows from its volume alone.
+            # Air has no mass: the density of lung above that of air follows from its volume alone.
             lung = ((-500 - AIR_HU - image) / 200).clamp(0, 1)
             image *= 1 + lung * (motion.breathing.lung_density - 1)
         hu[slab] = enhanced(image + AIR_HU, acquisition, frame.relative(axes))
@@ -225,7 +225,7 @@ def label_of(lesion: Lesion) -> int:
 
 
 def _window(source: Source, frame: Frame, margin_mm: float) -> tuple[Window, Float[np.ndarray, "3"]]:
-    """The part of the source that a scan shows, with a margin for motion, and its middle."""
+    """The part of the source in a scan's field of view, with a margin for motion, and its centre."""
     half = frame.half_zyx_mm + margin_mm
     shape = np.array(source.hu.shape)
     start = np.clip(np.floor((frame.middle_zyx_mm - half) / source.spacing_zyx_mm), 0, shape - 2).astype(int)

@@ -1,4 +1,4 @@
-"""Where in an organ a lesion has room: between its vessels, ducts and cavities, and the lesions already there."""
+"""Free space for a lesion in an organ: between vessels, ducts, cavities and other lesions."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from training.synthesis.lesions import Tissue
 from training.synthesis.settings import LifenetSettings
 from training.synthesis.sources import Source
 
-# The scan's voxels are averaged up to about this spacing, and then smoothed, to tell vessels from noise.
+# The scan's voxels are averaged to about this spacing, and then smoothed, to separate vessels from noise.
 _SPACING_MM, _SMOOTHING_MM = 2.0, 1.2
-# A tissue without a mask is followed this far around a site, as far as its HU stay this near to the site's.
+# Tissue without a mask: reach around a site, and largest difference of its HU from the site's.
 _REACH_MM = 60.0
 _SPREAD_HU: Mapping[Tissue, float] = {"soft": 40.0, "lung": 120.0, "fat": 35.0, "bone": 150.0}
-# Half the width of the bridges that do not join neighbours of similar HU.
+# Half the width of connections that are too narrow to join neighbours of similar HU.
 _BRIDGE_MM = 3.0
 _SITES = 8
 
@@ -43,7 +43,7 @@ class Room:
     median_hu: float
 
     def random_place(self, generator: np.random.Generator, *, depth_mm: float) -> Float[np.ndarray, "3"] | None:
-        """A random position of at least that depth, None where there is no such position."""
+        """A random position of at least that depth; None where there is none."""
         deep = int(np.searchsorted(self.depths_mm, depth_mm))
         if deep == len(self.order):
             return None
@@ -58,12 +58,12 @@ class Room:
         return np.stack(np.meshgrid(*ranges, indexing="ij"), axis=-1)
 
     def is_free(self, voxels: Int[np.ndarray, "n 3"]) -> bool:
-        """Whether all of them are free, and inside the lattice."""
+        """Whether all voxels are free, and inside the lattice."""
         is_inside = bool(((voxels >= 0) & (voxels < self.free.shape)).all())
         return is_inside and bool(self.free[tuple(voxels.T)].all())
 
     def without(self, taken: Sequence[Int[np.ndarray, "_ 3"]]) -> Room:
-        """The room that is left."""
+        """The remaining room."""
         free = self.free.copy()
         for voxels in taken:
             free[tuple(voxels.T)] = False
@@ -71,10 +71,10 @@ class Room:
 
 
 def find_room(source: Source, generator: np.random.Generator, settings: LifenetSettings) -> Room | None:
-    """The room in a source's organs, or else in a tissue around a random site; None where there is neither.
+    """The room in a source's organs, or else in tissue around a random site; None where there is neither.
 
-    HU alone do not tell an organ from its neighbours, so lesions of a source without masks lie in connected tissue of
-    similar HU, which is given no organ's name.
+    HU alone do not distinguish an organ from its neighbours, so lesions of a source without masks lie in connected
+    tissue of similar HU, without an organ's name.
     """
     if any(name in source.organs for name in settings.organs):
         return _organ_room(source, settings)
@@ -88,7 +88,7 @@ def find_room(source: Source, generator: np.random.Generator, settings: LifenetS
 
 @lru_cache(maxsize=16)
 def _organ_room(source: Source, settings: LifenetSettings) -> Room | None:
-    """An organ is the same in every exam; sources are told apart by identity."""
+    """The room in an organ, cached by the identity of the source."""
     mask = np.any([source.organs[name] for name in settings.organs if name in source.organs], axis=0)
     if not mask.any():
         return None
@@ -98,7 +98,7 @@ def _organ_room(source: Source, settings: LifenetSettings) -> Room | None:
     blocks = _blocks(source, stop - start)
     share = _averaged(mask[z, y, x], blocks)
     hu = _averaged(np.where(mask[z, y, x], source.hu[z, y, x], 0), blocks)
-    # Smoothing and averaging look at the organ alone, so that its border is no outlier.
+    # Smoothing and averaging use the organ's voxels alone, so that its border is no outlier.
     spacing = blocks * source.spacing_zyx_mm.astype(float)
     blur = _SMOOTHING_MM / spacing
     smooth = gaussian_filter(hu, blur) / np.maximum(gaussian_filter(share, blur), 1e-3)
@@ -135,7 +135,7 @@ def _room(
     tissue: Tissue,
     settings: LifenetSettings,
 ) -> Room:
-    """What of a mask is neither brighter (vessels) nor darker (bile ducts, cavities) than its bulk."""
+    """The part of a mask that is neither brighter (vessels) nor darker (bile ducts, cavities) than most of it."""
     values = smooth_hu[mask]
     median = float(np.median(values))
     deviation = 1.4826 * float(np.median(np.abs(values - median)))
@@ -158,7 +158,7 @@ def _room(
 
 
 def _blocks(source: Source, shape_zyx: Int[np.ndarray, "3"]) -> Int[np.ndarray, "3"]:
-    """How many voxels are averaged along each axis."""
+    """The number of voxels to average along each axis."""
     return np.floor(_SPACING_MM / source.spacing_zyx_mm + 0.1).astype(int).clip(1, shape_zyx)
 
 
@@ -170,5 +170,5 @@ def _averaged(
 
 
 def _first_mm(source: Source, start: Int[np.ndarray, "3"], blocks: Int[np.ndarray, "3"]) -> Float[np.ndarray, "3"]:
-    """Where the centre of the first block lies."""
+    """The position of the first block's centre."""
     return np.asarray((start + (blocks - 1) / 2) * source.spacing_zyx_mm)

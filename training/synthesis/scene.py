@@ -1,4 +1,4 @@
-"""What a pair is to show, before any voxel is sampled: where it looks, and which lesions are there."""
+"""The plan of a pair, before any voxel is sampled: its field of view and its lesions."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from training.synthesis.shapes import Shape
 from training.synthesis.sites import lesion_type_of, organ_at
 from training.synthesis.sources import RealLesion, Source
 
-# Lesions of a cut-out lie so near to its middle.
+# Largest distance of a cut-out's lesions from its centre.
 _NEAR_MM = 55.0
 _FATES: tuple[Fate, ...] = ("persists", "new", "gone")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ShownLesion:
-    """A real lesion that a pair shows; it persists, changed by `growth`."""
+    """A real lesion of a pair; it persists, changed by `growth`."""
 
     lesion_id: int
     lesion_type: str
@@ -38,7 +38,7 @@ class ShownLesion:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Scene:
-    """Where a pair looks, in mm from the volume's first voxel, and its real and painted lesions.
+    """A pair's field of view, in mm from the volume's first voxel, and its real and painted lesions.
 
     `coarseness` scales the voxels, 1 for those of a clinical scan.
     """
@@ -59,9 +59,9 @@ def random_scene(
     settings: SynthesisSettings,
     whole: bool,
 ) -> Scene:
-    """Draws what a pair shows: the whole volume, or a cut-out around a real or a painted lesion.
+    """Draws the scene of a pair: the whole volume, or a cut-out around a real or a painted lesion.
 
-    A cut-out around a painted lesion marks no real one: those that it shows count as not outlined.
+    A cut-out around a painted lesion marks no real one: those in it count as not outlined.
     """
     anchor = None if whole or settings.generator == "lifenet" else _random_real(source, generator, settings)
     real = source.lesions if whole or anchor is not None else ()
@@ -119,7 +119,7 @@ def _general_lesions(
 
 
 def _developed(lesion: Lesion, generator: np.random.Generator, settings: SynthesisSettings) -> tuple[Lesion, ...]:
-    """A lesion, which may fall apart or take in a second one."""
+    """A lesion, which may split or merge with a second one."""
     if lesion.baseline and lesion.followup:
         kind = generator.random()
         if kind < settings.merging_share:
@@ -130,7 +130,7 @@ def _developed(lesion: Lesion, generator: np.random.Generator, settings: Synthes
 
 
 def _real_places(source: Source) -> list[tuple[NDArray[np.floating], float]]:
-    """Where the volume's own lesions lie, shown or not, and how far they reach."""
+    """Positions and reach of all of the volume's own lesions."""
     return [(lesion.centre_zyx_mm, lesion.radius_mm) for lesion in source.lesions]
 
 
@@ -148,7 +148,7 @@ def random_site(
     *,
     near: Float[np.ndarray, "3"] | None,
 ) -> Site:
-    """A random site, within 55 mm of a point where one is given and anything lies there."""
+    """A random site, within 55 mm of a point if one is given and there is a site."""
     found: dict[Tissue, np.ndarray] = {}
     for tissue, positions in source.sites.items():
         inside = positions if near is None else positions[np.linalg.norm(positions - near, axis=1) < _NEAR_MM]
@@ -168,7 +168,7 @@ def random_site(
 
 
 def _in_organs(source: Source, positions: NDArray[np.floating], settings: SynthesisSettings) -> NDArray[np.floating]:
-    """Those of the positions that lie in the settings' organs; all of them where none does."""
+    """The positions in the settings' organs; all of them where none is."""
     index = tuple(np.round(positions / source.spacing_zyx_mm).astype(int).T)
     names = settings.organs or tuple(source.organs)
     inside = [source.organs[name][index] for name in names if name in source.organs]
@@ -177,7 +177,7 @@ def _in_organs(source: Source, positions: NDArray[np.floating], settings: Synthe
 
 
 def _random_real(source: Source, generator: np.random.Generator, settings: SynthesisSettings) -> RealLesion | None:
-    """The real lesion that a cut-out is drawn around, if it is."""
+    """The real lesion that a cut-out is drawn around, or None."""
     if generator.random() >= settings.real_share or not source.lesions:
         return None
     return source.lesions[int(generator.integers(len(source.lesions)))]
@@ -210,9 +210,9 @@ def _with_mask_errors(
     *,
     first_id: int,
 ) -> list[Lesion]:
-    """The lesions after a reader with errors has marked the baseline (LiFE-Net, section 3.1).
+    """The lesions with simulated reader errors in the baseline (LiFE-Net, section 3.1).
 
-    Of those that persist, some are missed; normal tissue is marked where no lesion is.
+    Some persisting lesions are missed; some normal tissue is marked.
     """
     merged = {lesion.true_id for lesion in lesions if lesion.true_id != lesion.lesion_id}
     marked = []
@@ -236,14 +236,14 @@ def _with_mask_errors(
 def _middle(
     source: Source, anchor: RealLesion | None, generator: np.random.Generator, settings: SynthesisSettings
 ) -> Float[np.ndarray, "3"]:
-    """What the lesions of a cut-out lie around."""
+    """The centre of a cut-out's lesions."""
     if anchor is not None:
         return anchor.centre_zyx_mm
     return random_site(source, generator, settings, near=None).centre_zyx_mm
 
 
 def _everything(source: Source) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"], float]:
-    """A whole volume's middle, sides and coarseness; voxels much finer than the source's would only take memory."""
+    """A whole volume's centre, sides and coarseness; voxels much finer than the source's would only take memory."""
     spacing = source.spacing_zyx_mm.astype(float)
     shape = np.array(source.hu.shape)
     return (shape - 1) / 2 * spacing, shape * spacing, max(1.0, float(spacing[1:].mean()) / 1.3)
@@ -256,7 +256,7 @@ def _cut_out(
     generator: np.random.Generator,
     settings: SynthesisSettings,
 ) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"], float]:
-    """A cut-out's middle, sides and coarseness, which follow from the extent of the lesion that it is drawn around."""
+    """A cut-out's centre, sides and coarseness, from the extent of the lesion that it is drawn around."""
     if anchor is not None:
         middle, extent_mm = anchor.centre_zyx_mm, anchor.extent_mm
     elif lesions:

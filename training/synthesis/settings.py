@@ -1,4 +1,4 @@
-"""What kind of synthetic pairs are drawn; a part of every recipe."""
+"""Settings of the synthetic pairs; a part of every recipe."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class LifenetSettings(Settings):
 
     @property
     def sizes(self) -> tuple[LifenetSize, ...]:
-        """The classes; the probability that they leave is that of the exams that mix them (appendix C)."""
+        """The classes; the remaining probability is that of exams that mix them (appendix C)."""
         return self.tiny, self.small, self.medium, self.large
 
     @model_validator(mode="after")
@@ -105,7 +105,7 @@ class LifenetSettings(Settings):
 
 
 class FateShares(Settings):
-    """How often a lesion that is no distractor has which fate; weights, whose sum counts as 1."""
+    """Shares of the fates of lesions other than distractors; weights, normalised to 1."""
 
     persists: float = Field(default=0.42, ge=0)
     new: float = Field(default=0.28, ge=0)
@@ -113,7 +113,7 @@ class FateShares(Settings):
 
 
 class ChangeShares(Settings):
-    """How often a lesion that persists stays, grows or shrinks; weights, whose sum counts as 1."""
+    """Shares of stable, growing and shrinking among persisting lesions; weights, normalised to 1."""
 
     stays: float = Field(default=0.30, ge=0)
     grows: float = Field(default=0.35, ge=0)
@@ -121,7 +121,7 @@ class ChangeShares(Settings):
 
 
 class TissueShares(Settings):
-    """How often a lesion lies in which tissue; weights among those that lie near by."""
+    """Shares of the tissues; weights among the tissues near by."""
 
     soft: float = Field(default=0.65, ge=0)
     lung: float = Field(default=0.25, ge=0)
@@ -130,7 +130,7 @@ class TissueShares(Settings):
 
 
 class MotionSettings(Settings):
-    """How the patient and the organs move between the scans."""
+    """Motion of the patient and the organs between the scans."""
 
     rotation_deg: float = Field(default=6.0, ge=0, le=30, description="up to as much about each axis")
     deformation_mm: tuple[float, float] = Field(
@@ -142,7 +142,7 @@ class MotionSettings(Settings):
 
 
 class ProtocolChanges(Settings):
-    """What differs between the two scans' protocols; what does not is drawn once for both."""
+    """Differences between the two scans' protocols; everything else is drawn once for both."""
 
     contrast: bool = Field(default=True, description="the phase of enhancement")
     dose: bool = Field(default=True, description="the noise's strength and grain")
@@ -151,9 +151,9 @@ class ProtocolChanges(Settings):
 
 
 class SynthesisSettings(Settings):
-    """Which generator draws the lesions, ours for all tissues or LiFE-Net's for one organ, and what changes.
+    """The generator of the lesions (general for all tissues, or LiFE-Net's for one organ), and the changes.
 
-    The defaults are what the shipped model was trained on.
+    The shipped model was trained with the defaults.
     """
 
     generator: Literal["general", "lifenet"] = "general"

@@ -51,7 +51,7 @@ def shape_of_mask(mask: Bool[np.ndarray, "z y x"], spacing_zyx_mm: Float32[np.nd
 
 
 def blended(first: Shape, second: Shape, weight: float) -> Shape:
-    """A shape between two shapes."""
+    """A shape interpolated between two shapes."""
     return Shape(distance=(1 - weight) * first.distance + weight * second.distance)
 
 
@@ -68,7 +68,7 @@ def signed_distance_mm(
     sampled = torch.nn.functional.grid_sample(
         shape.distance.to(device)[None, None], turned.flip(-1)[None], align_corners=True, padding_mode="border"
     )
-    # Beyond the cube the border's value is too small; the distance to the cube makes up for it.
+    # Outside the cube the border's value is too small; the distance to the cube is added.
     beyond = (turned.abs() - 1).clamp(min=0).norm(dim=-1) * REACH
     distance: Float32[torch.Tensor, "z y x"] = (sampled[0, 0] + beyond) * radius_mm
     return distance

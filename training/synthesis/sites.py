@@ -1,4 +1,4 @@
-"""Where in a volume a lesion may lie, and what the challenge would call one there."""
+"""Possible sites of lesions in a volume, and the challenge's lesion types there."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TYPES_BY_TISSUE: Mapping[Tissue, str] = {
     "fat": "Soft tissue / Skin",
     "bone": "Skeleton",
 }
-# Words in the names of organs, as TotalSegmentator and others give them.
+# Words in the names of organs, as in TotalSegmentator and others.
 _TYPES_BY_WORD = {
     "adrenal": "Adrenals",
     "brain": "CNS",
@@ -46,7 +46,7 @@ def lesion_sites(
     smooth = uniform_filter(coarse, 3)
     masks: dict[Tissue, np.ndarray] = {
         "soft": body & (smooth > -10) & (smooth < 220) & (coarse > -40) & (coarse < 250),
-        # Lung holds tissue, and the bowel's gas none, but for its wall.
+        # Lung contains tissue; the bowel's gas none, except its wall.
         "lung": _parts_over(coarse, binary_erosion(body & (smooth < -600)), median, over_hu=-930.0),
         "fat": body & (smooth > -130) & (smooth < -60),
         "bone": body & _marrow(coarse, smooth),
@@ -60,7 +60,7 @@ def organ_at(
     spacing_zyx_mm: Float32[np.ndarray, "3"],
     position_zyx_mm: Float32[np.ndarray, "3"],
 ) -> str | None:
-    """The organ that holds a position, if any does."""
+    """The organ at a position, or None."""
     z, y, x = np.round(position_zyx_mm / spacing_zyx_mm).astype(int).tolist()
     for name, mask in organs.items():
         if all(0 <= index < length for index, length in zip((z, y, x), mask.shape, strict=True)) and mask[z, y, x]:
@@ -69,7 +69,7 @@ def organ_at(
 
 
 def lesion_type_of(tissue: Tissue, organ: str | None) -> str:
-    """What the challenge calls a lesion there; an organ that it has no word for is among the others."""
+    """The challenge's lesion type there; organs that it does not name belong to its type for all others."""
     if organ is None or tissue != "soft":
         return _TYPES_BY_TISSUE[tissue]
     return next((known for word, known in _TYPES_BY_WORD.items() if word in organ.lower()), "Others")
@@ -82,7 +82,7 @@ def _parts_over(
     *,
     over_hu: float,
 ) -> Bool[np.ndarray, "z y x"]:
-    """The mask's connected parts whose mean HU is above that."""
+    """The mask's connected parts with a mean HU above that."""
     labels = cc3d.connected_components(mask, connectivity=6)
     numbers = np.arange(int(labels.max()) + 1)
     is_kept = np.asarray(average(coarse, labels, numbers)) > over_hu
@@ -92,7 +92,7 @@ def _parts_over(
 
 
 def _marrow(coarse: Float32[np.ndarray, "z y x"], smooth: Float32[np.ndarray, "z y x"]) -> Bool[np.ndarray, "z y x"]:
-    """Spongy bone: above 150 HU but for gaps, and near a cortex, which bright vessels and kidneys lack."""
+    """Spongy bone: above 150 HU except gaps, and near a cortex, unlike bright vessels and kidneys."""
     bone = binary_closing(_parts_over(coarse, coarse > 150, mean, over_hu=250.0), np.ones((3, 3, 3)))
     near_cortex = uniform_filter((coarse > 350).astype(np.float32), 5) > 0.08
     inside: Bool[np.ndarray, "z y x"] = binary_erosion(bone) & near_cortex & (smooth > 100)

@@ -1,6 +1,6 @@
-"""The solids that a phantom is built of: ellipsoids, tubes and a layered trunk.
+"""The solids of a phantom: ellipsoids, tubes and a layered trunk.
 
-They live in the phantom's own frame: LPS mm (x, y, z), with the middle of the body as the origin.
+They are defined in the phantom's own frame: LPS mm (x, y, z), with the centre of the body as the origin.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class Solid(Protocol):
 
     @property
     def box_xyz_mm(self) -> tuple[Triple, Triple] | None:
-        """The lowest and highest corner of what it fills; None where that is most of the body."""
+        """The lowest and highest corner of its bounding box; None where that is most of the body."""
 
     def distance_mm(self, points: Points) -> Field:
-        """About the signed distance to the surface, negative inside."""
+        """The approximate signed distance to the surface, negative inside."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +70,7 @@ class Ellipsoid:
         slope = np.sqrt((u / a) ** 2 + (v / b) ** 2 + (w / c) ** 2) + np.float32(1e-6)
         distance: Field = (radius - 1) * radius / slope
         if self.lumpiness:
-            # The phases depend on the place, so that no two lesions have the same lumps.
+            # The phases depend on the position, so that no two lesions have the same lumps.
             lumps = np.sin(4 * u + 3 * v + x) + np.sin(4 * v - 3 * w + y) + np.sin(4 * w + 3 * u + z)
             distance += lumps * np.float32(self.lumpiness * min(a, b, c) / 3)
         return distance
@@ -93,7 +93,7 @@ class Tube:
         return triple(ends.min(axis=0) - reach), triple(ends.max(axis=0) + reach)
 
     def distance_mm(self, points: Points) -> Field:
-        """Exact but for the taper."""
+        """Exact except for the taper."""
         along = np.subtract(self.stop_xyz_mm, self.start_xyz_mm)
         x, y, z = (
             values - start for values, start in zip((points.x, points.y, points.z), self.start_xyz_mm, strict=True)
@@ -122,7 +122,7 @@ class Trunk:
         return
 
     def distance_mm(self, points: Points) -> Field:
-        """Right on the surface, and right in slope where the body is shallowest."""
+        """Exact on the surface, with the exact slope where the body is shallowest."""
         width = np.interp(points.z, self.heights_mm, self.half_widths_mm).astype(np.float32)
         depth = np.interp(points.z, self.heights_mm, self.half_depths_mm).astype(np.float32)
         u, v = (points.x / width) ** 2, (points.y / depth) ** 2

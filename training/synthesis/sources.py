@@ -1,4 +1,4 @@
-"""Where synthetic pairs come from: a folder of CT volumes, or phantoms where there is none."""
+"""Sources of synthetic pairs: a folder of CT volumes, or phantoms where there is none."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from training.synthesis.solids import Window
 
 # Smaller components are artefacts of contouring.
 FEWEST_VOXELS = 10
-# Files beside a volume that are no organ's mask.
+# Files beside a volume that are no organ masks.
 _NO_ORGANS = ("ct", "lesions")
 # The phantom's organs in painting order: a later one covers those before it.
 _PHANTOM_ORGANS = ("right lung", "left lung", "spleen", "stomach", "liver", "right kidney", "left kidney")
@@ -58,7 +58,7 @@ class Source:
 
     @property
     def lungs_mm(self) -> tuple[float, float] | None:
-        """From where to where along z the lungs reach, but for outliers; None where there are none."""
+        """The extent of the lungs along z without outliers; None where there are none."""
         if "lung" not in self.sites:
             return None
         low, high = np.quantile(self.sites["lung"][:, 0], (0.02, 0.98))
@@ -102,7 +102,7 @@ def source_of(name: str, hu: Int16[np.ndarray, "z y x"], grid: Grid) -> Source:
 
 
 def real_lesions(ids: UInt16[np.ndarray, "z y x"], spacing_zyx_mm: Float32[np.ndarray, "3"]) -> tuple[RealLesion, ...]:
-    """The lesions of a map, largest first: its labels, or the connected components (26 neighbours) of its only one."""
+    """The lesions of a map, largest first: its labels, or the connected components (26 neighbours) of a single one."""
     regions = lesion_regions(ids)
     if len(regions) == 1:
         ids = cc3d.connected_components(ids, connectivity=26, out_dtype=np.uint16)

@@ -1,4 +1,4 @@
-"""What synthetic pairs are like, in numbers, beside published numbers of real and of other synthetic lesions."""
+"""Statistics of synthetic pairs, beside published numbers of real and of other synthetic lesions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from training.synthesis.pairs import SyntheticPair
 # Click errors are published in voxels of this size.
 CHALLENGE_VOXEL_XYZ_MM = (0.775, 0.775, 3.0)
 _SHELL_MM = 5.0
-# Their Hounsfield units have nothing to do with those of the tissue around.
+# Their Hounsfield units are independent of those of the surrounding tissue.
 _NOT_SOFT = ("Lung", "Lymph node", "Skeleton", "Soft tissue / Skin")
 
 _CHALLENGE = "the challenge's 300 patients, 4,530 lesions"
@@ -45,9 +45,9 @@ class Measured:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LesionNumbers:
-    """What is measured of one lesion of a pair; None where a scan does not outline it.
+    """Measurements of one lesion of a pair; None where it is not outlined in a scan.
 
-    The follow-up click's error is its way from the lesion's centre.
+    The follow-up click's error is its offset from the lesion's centre.
     """
 
     lesion_id: int
@@ -60,7 +60,7 @@ class LesionNumbers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A quantity of the drawn pairs, what is published for it, and of what; empty where nothing is."""
+    """A quantity of the drawn pairs, its published value, and the population of that; empty where unpublished."""
 
     quantity: str
     drawn: str
@@ -69,7 +69,7 @@ class Row:
 
 
 def lesion_numbers(pair: SyntheticPair) -> list[LesionNumbers]:
-    """Measures the lesions of a pair; one that has merged has no follow-up of its own."""
+    """Measures the lesions of a pair; one that has merged has no follow-up outline."""
     prior, scan = pair.case.baselines["primary"], pair.case.followups["primary"]
     before = {} if prior.lesions is None else _outlines(prior.lesions)
     after = _outlines(pair.truth)
@@ -97,7 +97,7 @@ def lesion_numbers(pair: SyntheticPair) -> list[LesionNumbers]:
 
 
 def measured(outline: Outline, scan: Scan, lesions: LesionMap) -> Measured:
-    """Measures an outline of a map in its scan; the shell around it leaves out other lesions."""
+    """Measures an outline of a map in its scan; the shell around it excludes other lesions."""
     margin = np.ceil(_SHELL_MM / np.array(scan.grid.spacing_zyx_mm)).astype(int)
     low = np.maximum(np.array(outline.start_zyx) - margin, 0)
     high = np.minimum(np.array(outline.stop_zyx) + margin, scan.grid.shape_zyx)
@@ -115,7 +115,7 @@ def measured(outline: Outline, scan: Scan, lesions: LesionMap) -> Measured:
 
 
 def statistics_table(pairs: Sequence[Sequence[LesionNumbers]]) -> list[Row]:
-    """Sums up the lesions of many pairs."""
+    """Summarises the lesions of many pairs."""
     lesions = [lesion for pair in pairs for lesion in pair]
     return [
         Row(quantity="pairs", drawn=str(len(pairs)), published="300", source=_CHALLENGE),

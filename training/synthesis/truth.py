@@ -1,4 +1,4 @@
-"""What is true of a pair, and where a person would have clicked, once its scans are painted."""
+"""Ground truth and clicks of a pair, once its scans are painted."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from training.synthesis.sources import FEWEST_VOXELS
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SyntheticFact(LesionFact):
-    """What is true of one lesion as a reader of the baseline's mask sees it.
+    """Ground truth of one lesion relative to the baseline's mask.
 
-    A lesion that the mask misses is new, and an outline of normal tissue is gone. `real` says that an expert outlined
+    A lesion that the mask misses is new, and an outline of normal tissue is gone. `real` means that an expert outlined
     it, and `diameter_mm` is that of the sphere of equal volume, in the baseline where it is gone or merged.
     """
 
@@ -34,7 +34,7 @@ class SyntheticFact(LesionFact):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Planned:
-    """What the maps should show of a lesion, and its place in the anatomy."""
+    """The planned labels of a lesion in the maps, and its position in the anatomy."""
 
     lesion_id: int
     fate: Fate
@@ -46,7 +46,7 @@ class _Planned:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Map:
-    """A time point's lesions where they came to lie."""
+    """A time point's lesions as rendered."""
 
     exposure: Exposure
     grid: Grid
@@ -79,8 +79,8 @@ def facts_and_clicks(
 ) -> tuple[dict[int, SyntheticFact], tuple[ClickPair, ...]]:
     """The facts by lesion id, and the clicks of each lesion.
 
-    A lesion that does not come out as planned, since it has too few voxels or lies beyond one of the scans, is erased
-    from the maps.
+    A lesion that differs from the plan, as it has too few voxels or lies outside one of the scans, is erased from the
+    maps.
     """
     before, after = (
         _Map(exposure=image, grid=grid, regions=lesion_regions(image.ids))
@@ -88,7 +88,7 @@ def facts_and_clicks(
     )
     facts: dict[int, SyntheticFact] = {}
     clicks = []
-    # What a lesion merged into comes before it.
+    # A lesion comes after the one that it merged into.
     for planned in sorted(_planned(scene), key=lambda one: one.fate == "merged"):
         if not _is_as_planned(planned, before, after, facts):
             before.erase(planned.lesion_id)
@@ -110,7 +110,7 @@ def facts_and_clicks(
 def click_error_mm(generator: np.random.Generator) -> Float[np.ndarray, "3"]:
     """The error of a propagated click (z, y, x), from the published quantiles in voxels of 0.775 x 0.775 x 3 mm.
 
-    The tail beyond the 97th percentile is cut: such clicks point into another part of the body.
+    The tail beyond the 97th percentile is cut: such clicks lie in another part of the body.
     """
     voxels = np.interp(
         generator.uniform(0, 0.97), [0, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0], [0, 1.2, 3.7, 11.1, 23.1, 34, 45]
