@@ -1,4 +1,4 @@
-"""Voxel grids in patient space: the only place where axis order and millimetres/voxels change.
+"""Voxel grids in patient space: the only module that converts axis order, and voxels to millimetres.
 
 Arrays are indexed z, y, x; world points are x, y, z in LPS millimetres (left, posterior, superior are positive).
 """
@@ -94,7 +94,7 @@ class Grid:
         return self.lattice(start_zyx=start_zyx, step_zyx=(1, 1, 1), shape_zyx=(z, y, x))
 
     def axis_steps(self, other: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Where the voxels of `other`, a lattice along the same axes, lie in this grid: `start + k * step`, in z, y, x.
+        """The indices (z, y, x) in this grid of the voxels of `other`, a lattice along its axes: `start + k * step`.
 
         Raises ValueError where the axes of the two grids are not parallel.
         """
