@@ -208,7 +208,7 @@ def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def is_bundle(directory: Path) -> bool:
-    """Whether a directory looks like a bundle."""
+    """Whether a directory contains a bundle's settings file."""
     return (directory / SETTINGS_FILE).is_file()
 
 

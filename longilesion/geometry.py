@@ -78,7 +78,7 @@ class Grid:
         return bool(np.all(index >= -0.5) and np.all(index <= np.array(self.shape_zyx) - 0.5))
 
     def clamped(self, index_zyx: ArrayLike) -> Triple:
-        """The nearest fractional index on a voxel centre's span."""
+        """The nearest fractional index between the first and last voxel centres."""
         z, y, x = np.clip(np.asarray(index_zyx, float), 0.0, np.array(self.shape_zyx) - 1.0)
         return float(z), float(y), float(x)
 

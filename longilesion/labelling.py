@@ -63,7 +63,7 @@ def label_lesions(
     A lesion below the presence threshold gets no voxels. Of the others each keeps the component (18 neighbours)
     nearest to its click in millimetres, as in LongiNet (section 2.4). Prompts whose outlines are one and the same
     component, as those of merged lesions are, give one label, that of the nearest click. A voxel that two lesions
-    claim goes to the higher probability, then to the nearer click.
+    claim is assigned to the one of higher probability, then to that of the nearer click.
     """
     notes: dict[int, str] = {}
     merged_into: dict[int, int] = {}

@@ -19,7 +19,7 @@ PATIENT_VALUES = ("dice", "false_positive_ml", "false_negative_ml", *(f"lesion_{
 
 
 class Difference(BaseModel):
-    """First less second method, patient by patient: the mean with its interval, and Wilcoxon's signed-rank p value.
+    """First minus second method, patient by patient: the mean with its interval, and Wilcoxon's signed-rank p value.
 
     Only patients for whom both are defined are included; the p value is None where no two values differ.
     """

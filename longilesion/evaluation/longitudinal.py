@@ -31,7 +31,7 @@ ROUNDING_MM = 1e-6
 
 
 class Confusion(BaseModel):
-    """How often each true category (row) was predicted as each category (column), and Cohen's kappa of the two.
+    """The confusion matrix of true (rows) and predicted (columns) categories, and Cohen's kappa of the two.
 
     The weighted kappa weights an error by the distance of the categories (None where they have no order).
     """

@@ -122,7 +122,7 @@ def _body(hu: Float32[np.ndarray, "z y x"]) -> Bool[np.ndarray, "z y x"]:
 
 
 def _on_lattice(mask: Bool[np.ndarray, "z y x"], shape_zyx: ZYX, scale: float) -> Bool[np.ndarray, "a b c"]:
-    """A mask resampled (nearest) to a lattice with the same centre; `scale` is the mask's spacing over the lattice's."""
+    """A mask resampled (nearest) to a concentric lattice; `scale` is the mask's spacing over the lattice's."""
     nearest = [
         np.clip(np.rint((np.arange(length) - (length - 1) / 2) / scale + (own - 1) / 2), 0, own - 1).astype(int)
         for length, own in zip(shape_zyx, mask.shape, strict=True)
