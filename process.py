@@ -1,7 +1,7 @@
-"""Segments one case as Grand Challenge hands it over: from /input to /output, one process per case.
+"""Segments one case in the layout of Grand Challenge: from /input to /output, one process per case.
 
-What a person should read goes to stdout. A line on stderr marks the job with a warning, and the last one is what its
-user sees when it fails; then the exit code is not 0.
+Progress is logged to stdout. Grand Challenge marks a job that writes to stderr with a warning, and shows the user the
+last line of stderr when the job fails (the exit code is not 0).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _log = logging.getLogger("process")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one case and returns the exit code."""
     wait_passively()
-    # A line that cannot be printed shall not cost the case.
+    # A case does not fail because its log cannot be printed.
     return run_program(partial(_load, arguments), needs_stdout=False)
 
 
 def _load(arguments: Sequence[str] | None) -> Callable[[], object]:
-    # Imported here and below: signals are handled here, and torch asks only once how threads are to wait.
+    # Imported here and below: signals are handled by now, and torch reads the wait policy of threads once, on import.
     with lasting_imports():
         import longilesion.pipeline
         import longilesion.report  # noqa: F401
@@ -76,7 +76,7 @@ def _run(options: argparse.Namespace) -> None:
     try:
         write_report(options.report, make_report(case, segmentation, seconds=watch.seconds))
     except InputError as error:
-        # An exit code would cost the maps.
+        # A non-zero exit code would discard the lesion maps.
         _log.warning("%s; the lesion maps are complete", error)
 
 
@@ -107,7 +107,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _log_to_streams() -> None:
-    """Sends INFO to stdout and warnings to stderr, but for Python's own warnings, which are for developers."""
+    """Sends INFO to stdout and warnings to stderr, except Python's own warnings, which are for developers."""
     ordinary, serious = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
     ordinary.addFilter(lambda record: not _is_serious(record))
     serious.addFilter(_is_serious)

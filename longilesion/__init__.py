@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from longilesion.ensemble import load_ensemble
     from longilesion.images import read_scan, write_lesion_map
 else:
-    # Imported when they are first asked for: torch takes seconds.
+    # Imported on first access: torch takes seconds to load.
     _MODULES = {
         "load_ensemble": "longilesion.ensemble",
         "read_scan": "longilesion.images",

@@ -1,4 +1,4 @@
-"""Local alignment: where the baseline lesion's neighbourhood lies in the follow-up scan, and how wide to look.
+"""Local alignment: the position of the lesion's neighbourhood in the follow-up scan, and the zoom of its VOIs.
 
 Clicks are often off by more than the lesion's size; two lattices centred on them would show different anatomy.
 """
@@ -18,8 +18,8 @@ def place_vois(case: Case, prompt: LesionPrompt, settings: ModelSettings) -> Pla
     """Chooses the centres and the zoom of a lesion's two lattices.
 
     The baseline lattice is centred on the lesion's outline (on the click where there is none); the follow-up lattice on
-    the spot that looks most like it near the follow-up click. Where the baseline click lies beside the middle of the
-    outline, so does the follow-up click; one outside the outline says nothing of that.
+    the most similar position near the follow-up click. The offset of the baseline click from the outline's centre is
+    assumed for the follow-up click as well, unless the baseline click lies outside the outline.
     """
     if prompt.baseline is None or prompt.baseline.scan_name not in case.baselines:
         return Placement(
@@ -53,7 +53,7 @@ def place_vois(case: Case, prompt: LesionPrompt, settings: ModelSettings) -> Pla
 def _zoom(share: float, confidence: float, settings: VoiSettings) -> float:
     """Zoom at which a lesion spanning `share` of the lattice spans `lesion_fraction`, within limits; 1 if unknown.
 
-    The less sure the click, the wider.
+    The zoom grows as the click's confidence falls.
     """
     wanted = share / settings.lesion_fraction if share else 1.0
     wider = 1.0 + (1.0 - confidence) * (settings.unsure_zoom - 1.0)
@@ -78,7 +78,7 @@ def best_shift(
     extent_mm: float,
     settings: AlignmentSettings,
 ) -> tuple[Float[np.ndarray, "3"], float | None]:
-    """The translation (x, y, z in mm) of the follow-up centre that maximises correlation less a penalty on distance.
+    """The translation (x, y, z in mm) of the follow-up centre that maximises correlation minus a distance penalty.
 
     The lesion between the two `centres_xyz_mm` (baseline, follow-up) spans `extent_mm`. Also returns the correlation
     there; None, with no translation, where the baseline shows a single HU value.
@@ -134,7 +134,8 @@ def _correlation(
 
 def _products(searched: Float[np.ndarray, "m m m"], template: Float[np.ndarray, "n n n"]) -> Float[np.ndarray, "k k k"]:
     """The sum of products wherever the template lies wholly inside, by Fourier transform."""
-    # It needs no padding: what is wrapped around lies outside. A multiple of four has small factors, hence is fast.
+    # No padding is needed: only positions outside the result wrap around. Sizes that are multiples of four have small
+    # prime factors and are fast to transform.
     axes = (0, 1, 2)
     size = (-(-searched.shape[0] // 4) * 4,) * 3
     spectrum = np.fft.rfftn(searched, size, axes) * np.fft.rfftn(template, size, axes).conj()
@@ -146,7 +147,7 @@ def _box_sums(volume: Float[np.ndarray, "m m m"], side: int) -> Float[np.ndarray
     """The sums over all cubes of a side."""
     length = volume.shape[0]
     shape = (length - side + 1, length)
-    # Row k is one from k to k + side - 1.
+    # Row k is 1 from column k to k + side - 1, else 0.
     window = np.tri(*shape, side - 1) - np.tri(*shape, -1)
     return np.tensordot(window, window @ (volume @ window.T), axes=1)
 

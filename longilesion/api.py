@@ -1,4 +1,4 @@
-"""Outlines for Python programs, from image files; `longilesion` offers it by name."""
+"""Python interface: segmentation of image files; `longilesion` exports it."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def segment(
 ) -> Segmentation:
     """Outlines the lesions of a baseline scan in a follow-up scan, as `longilesion segment` does, and writes nothing.
 
-    The files are those of the command; `lesions`, clicks or both say which lesions to look for. The result's
-    `maps["primary"]` has the voxels of the follow-up scan, its `lesions` say what became of each. Without `ensemble`
-    the shipped model is loaded anew; give one from `load_ensemble` to segment several cases.
+    The files are those of the command; `lesions`, clicks or both determine which lesions to segment. The result's
+    `maps["primary"]` has the voxels of the follow-up scan, its `lesions` the outcome of each lesion. Without `ensemble`
+    the shipped model is loaded at every call; pass one from `load_ensemble` to segment several cases.
 
     Raises InputError for files that cannot be used, BundleError for a model that cannot.
     """

@@ -1,4 +1,4 @@
-"""Types that pass through the library: scans, lesion maps, clicks, prompts, predictions. No input or output."""
+"""Data types of the library: scans, lesion maps, clicks, prompts, predictions. No input or output."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ ScanName: TypeAlias = Literal["primary", "secondary"]
 
 SCAN_NAMES: tuple[ScanName, ...] = ("primary", "secondary")
 AIR_HU = -1024
-# What a voxel of 16 bits can hold.
+# The highest value of a 16-bit voxel.
 HIGHEST_ID = 65535
-# A click that was propagated with less confidence is more likely wrong than right.
+# A propagated click of lower confidence is more likely wrong than right.
 LOW_CONFIDENCE = 0.5
-# What lies no farther from a lesion's outline is taken to belong to it: a part of it, or a click on it.
+# Stray parts and clicks up to this distance from a lesion's outline are taken to belong to it.
 NEAR_MM = 10.0
 
 
@@ -41,7 +41,7 @@ class LesionMap:
 
     @property
     def compact_ids(self) -> UInt8[np.ndarray, "z y x"] | UInt16[np.ndarray, "z y x"]:
-        """The ids for a file: 8 bit where they fit."""
+        """The ids for a file, as 8 bits where they fit."""
         fits = self.ids.max(initial=0) <= np.iinfo(np.uint8).max
         return self.ids.astype(np.uint8) if fits else self.ids
 
@@ -56,10 +56,10 @@ class StrayPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LesionRegion:
-    """Where one lesion lies in a lesion map: the half-open box of its voxels, and their number.
+    """The region of one lesion in a lesion map: the half-open box of its voxels, and their number.
 
     Of an outlined lesion of the baseline, the box is that of the largest component. `voxels` counts the parts within
-    10 mm of that, too; those that are farther away are in `stray`, the largest first, and count for nothing.
+    10 mm of that, too; those that are farther away are in `stray`, the largest first, and are ignored.
     """
 
     start_zyx: ZYX
@@ -128,7 +128,7 @@ class Baseline:
 class Click:
     """A point in one of a time point's scans, in that scan's own LPS frame.
 
-    `clamped` says that the point that was read lay outside the scan and was moved to its border.
+    `clamped` is true where the point in the file was outside the scan and was moved to its border.
     """
 
     scan_name: ScanName
@@ -147,12 +147,12 @@ class ClickPair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LesionPrompt:
-    """A lesion to look for: where to look in the follow-up, and where it was in the baseline if that is known.
+    """A lesion to segment: its click in the follow-up, and in the baseline if that is known.
 
-    `propagated` says that the follow-up click was computed and not given, `refined` that it was given and corrected.
-    `confidence` is the probability that a computed click lies near the lesion's place; it is 1 for a given one.
-    `baseline_corrected` says that the baseline click that was given lies outside the lesion's outline, whose centre it
-    is now.
+    `propagated` is true for a follow-up click that was computed, `refined` for one that was given and corrected.
+    `confidence` is the probability that a computed click lies near the lesion's position; it is 1 for a given one.
+    `baseline_corrected` is true where the given baseline click lies outside the lesion's outline and was replaced by
+    its centre.
     """
 
     lesion_id: int
@@ -166,7 +166,7 @@ class LesionPrompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutsideLesion:
-    """A lesion of the baseline that no follow-up scan shows; `confidence` is the probability that this is so."""
+    """A lesion of the baseline outside all follow-up scans; `confidence` is the probability that this is so."""
 
     lesion_id: int
     baseline: Click
@@ -184,9 +184,9 @@ class Case:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LesionPrediction:
-    """What the networks say of one lesion: a probability per voxel of a lattice, and one that it is there at all.
+    """The networks' prediction for one lesion: a probability per voxel of a lattice, and one of its presence.
 
-    `presence` is None where the networks do not judge it; the outline alone then says whether the lesion is there.
+    `presence` is None where the networks do not predict it; then the lesion is present where its outline is not empty.
     """
 
     prompt: LesionPrompt
@@ -195,12 +195,12 @@ class LesionPrediction:
     grid: Grid
 
     def is_gone(self, presence_threshold: float) -> bool:
-        """Whether the networks say that it is not there any more."""
+        """Whether the predicted presence is below the threshold."""
         return self.presence is not None and self.presence < presence_threshold
 
 
 def lesion_regions(ids: UInt16[np.ndarray, "z y x"]) -> dict[int, LesionRegion]:
-    """Where each lesion of a map lies, by id; one pass over the volume, then only over the few voxels of lesions."""
+    """The region of each lesion of a map, by id; one pass over the volume, then only over the voxels of lesions."""
     return {lesion_id: _region(voxels) for lesion_id, voxels in lesion_voxels(ids).items()}
 
 

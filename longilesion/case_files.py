@@ -1,4 +1,4 @@
-"""What the commands share: reading a case from single files, and keeping outputs apart from inputs."""
+"""Functions shared by the commands: reading a case from single files, and checking outputs against inputs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def read_case(
         prior = read_baseline(read_scan(baseline), lesions, split_components=split_components)
         baselines["primary"] = prior
         if baseline_clicks is not None:
-            # Names that count for nothing cannot contradict the ids of components.
+            # With split components the clicks' names are ignored, so they cannot contradict the outlines.
             outlines = None if split_components else prior
             grid = prior.scan.grid
             before.append(ClickFile(path=baseline_clicks, scan_name="primary", grid=grid, prior=outlines))

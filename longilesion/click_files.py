@@ -1,4 +1,4 @@
-"""Clicks from and to files of points, paired by lesion id over the scans of both time points."""
+"""Reading and writing clicks as point lists, paired by lesion id over the scans of both time points."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ClickFile:
-    """A point list, and the scan that its points lie in; `grid` is None where that scan is missing.
+    """A point list, and the scan that its points refer to; `grid` is None where that scan is missing.
 
-    `prior` is what the baseline's points are held against: their scan with its outlined lesions.
+    `prior` is the baseline scan with its outlined lesions, against which baseline clicks are checked.
     """
 
     path: Path
@@ -39,9 +39,9 @@ def read_click_pairs(
     """Reads the point lists of both time points and pairs their clicks by lesion id, sorted by id.
 
     Where no point of any list has a name, a point's id is its position among all points of its time point, from 1.
-    A click outside its scan is moved to the border. One warning per file says so, and which clicks lie outside the
-    outlines of their lesions; it guesses the reason. A baseline click whose scan is missing counts as none.
-    `may_lack_points` takes a Grand Challenge list without its `points` for an empty one. Raises InputError for anything
+    A click outside its scan is moved to the border. One warning per file lists these, and the clicks that lie outside
+    the outlines of their lesions, with the probable reason. A baseline click whose scan is missing counts as none.
+    `may_lack_points` accepts a Grand Challenge list without `points` as an empty one. Raises InputError for anything
     else that is no list of points with distinct ids.
     """
     lists = {file.path: read_points(file.path, may_lack_points=may_lack_points) for file in (*baseline, *followup)}
@@ -64,7 +64,7 @@ def read_click_pairs(
 def point_list(clicks: Mapping[int, Click], grid: Grid) -> dict[str, Any]:
     """Clicks by lesion id in the format of Grand Challenge, as x, y, z voxel indices of a grid.
 
-    Three digits are plenty, and cannot move a click out of the scan.
+    Rounding to three decimals is accurate enough, and cannot move a click out of the scan.
     """
     points = [
         {"name": str(lesion_id), "point": [round(index, 3) for index in grid.index_zyx(click.point_xyz_mm)[::-1]]}
@@ -103,7 +103,7 @@ def _warn(file: ClickFile, points: Mapping[int, NamedPoint], priors: Mapping[Sca
     if file.grid is None:
         return
     said, are_doubtful = contradiction(points, file.scan_name, priors)
-    # Where an outline has the word, or the click is not trusted, it does not matter that it lies outside the scan.
+    # Where the outline takes precedence, or the click is not trusted, a click outside the scan does not matter.
     outlined = {lesion_id for prior in priors.values() for lesion_id in prior.regions}
     unknown = {lesion_id: point for lesion_id, point in points.items() if lesion_id not in outlined}
     findings = [said, "" if are_doubtful else points_outside(unknown, file.grid)]

@@ -1,6 +1,6 @@
 """Lesions of a label map by the coordinates of their voxels, and their connected components.
 
-A scan has a hundred million voxels and its lesions a hundred thousand: the map is passed over once to find them.
+A scan has a hundred million voxels and its lesions a hundred thousand, so they are found in one pass over the map.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from jaxtyping import Float, Integer, UInt16
 
 from longilesion.geometry import Triple
 
-# What was drawn by hand may hang together by a corner.
+# In hand-drawn outlines, voxels may touch at a corner only.
 _CONNECTIVITY: Final = 26
 
 
@@ -25,12 +25,12 @@ def lesion_voxels(ids: UInt16[np.ndarray, "z y x"]) -> dict[int, Integer[np.ndar
     lesion_ids, first = np.unique(ids.ravel()[voxels], return_index=True)
     indices_zyx = np.stack(np.unravel_index(voxels, ids.shape))
     parts = np.split(indices_zyx, first[1:], axis=1)
-    # Of a map without lesions, `split` gives one part.
+    # For a map without lesions, `split` returns one empty part.
     return dict(zip(lesion_ids.tolist(), parts, strict=False))
 
 
 def connected_components(indices_zyx: Integer[np.ndarray, "3 n"]) -> list[Integer[np.ndarray, "3 _"]]:
-    """The components (26 neighbours) of a set of voxels, the largest first; equal ones in the order of their voxels."""
+    """The components (26 neighbours) of a set of voxels, largest first; ties in the order of their voxels."""
     components = [component for cluster in _clusters(indices_zyx) for component in _components_in_box(cluster)]
     return sorted(components, key=lambda component: (-component.shape[1], component[:, 0].tolist()))
 
@@ -38,8 +38,8 @@ def connected_components(indices_zyx: Integer[np.ndarray, "3 n"]) -> list[Intege
 def distances_mm(
     components: Sequence[Integer[np.ndarray, "3 _"]], main: Integer[np.ndarray, "3 n"], spacing_zyx_mm: Triple
 ) -> Float[np.ndarray, "k"]:
-    """How far from the voxels of the main component the nearest voxel of each other one is, centre to centre."""
-    # Only now: few masks need it, and it takes a while to load.
+    """The distance, between voxel centres, of each component to the main component."""
+    # Imported late: few masks need it, and it takes a while to load.
     from scipy.spatial import KDTree
 
     scale = np.array(spacing_zyx_mm)
@@ -50,7 +50,7 @@ def distances_mm(
 
 
 def _clusters(indices_zyx: Integer[np.ndarray, "3 n"]) -> Iterator[Integer[np.ndarray, "3 _"]]:
-    """Parts with an empty plane between them, so that each one's box holds little else."""
+    """Parts that are separated by an empty plane, so that each one's bounding box has few empty voxels."""
     for axis in range(3):
         along = indices_zyx[axis] - indices_zyx[axis].min()
         gaps = np.bincount(along) == 0

@@ -1,6 +1,6 @@
-"""Everything that must be equal in training and inference; nothing here concerns training alone, which recipes hold.
+"""Settings that must be equal in training and inference; those of training alone are in recipes.
 
-It travels in the model bundle, and inference has no other source for it.
+They are stored in the model bundle, the only source of settings for inference.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from longilesion.geometry import ZYX, Triple
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Channel = Literal["image", "lesion_likelihood", "lesion_mask", "click_heatmap"]
-# The order in which they stand in every stream: first those that come from the scan's Hounsfield units.
+# Their order in every stream: first those computed from the scan's Hounsfield units.
 CHANNELS: tuple[Channel, ...] = ("image", "lesion_likelihood", "lesion_mask", "click_heatmap")
 PositiveTriple = Annotated[Triple, Field(description="z, y, x; each over 0")]
 
@@ -54,7 +54,7 @@ class VoiSettings(Settings):
 
 
 class AlignmentSettings(Settings):
-    """The local translation search that brings the baseline's neighbourhood onto the follow-up's."""
+    """The local translation search that aligns the lesion's neighbourhood in both scans."""
 
     spacing_mm: float = Field(default=2.5, gt=0)
     template_radius_mm: float = Field(default=20.0, gt=0)
@@ -87,7 +87,7 @@ class LikelihoodSettings(Settings):
 
 
 class EncodingSettings(Settings):
-    """How a pair of VOIs becomes the channels of the two streams, which stand in the order of `CHANNELS`.
+    """The channels of the two streams, in the order of `CHANNELS`, and how they are computed from a pair of VOIs.
 
     `image` gives one channel per HU window, `lesion_likelihood` one: how likely each voxel's HU is inside the lesion.
     """
@@ -119,7 +119,7 @@ class EncodingSettings(Settings):
         return "lesion_mask" in self.baseline_channels
 
     def width(self, channels: Iterable[Channel]) -> int:
-        """How many channels of a tensor these are."""
+        """The number of a tensor's channels that these are encoded in."""
         return sum(len(self.clip_hu) if channel == "image" else 1 for channel in channels)
 
 
@@ -148,7 +148,7 @@ class UNetSettings(Settings):
 
     @property
     def factor_zyx(self) -> ZYX:
-        """What the stem and the strides divide a lattice's voxels by, along each axis."""
+        """The total downsampling of the stem and the strides, along each axis."""
         z, y, x = (prod(along) for along in zip(self.stem_zyx, *self.strides, strict=True))
         return z, y, x
 
@@ -160,7 +160,7 @@ class NetworkSettings(Settings):
 
     @property
     def lattice_factor_zyx(self) -> ZYX:
-        """What the number of a lattice's voxels has to be a multiple of, along each axis."""
+        """The factor of which a lattice's number of voxels has to be a multiple, along each axis."""
         return 1, 1, 1
 
     @property
@@ -181,7 +181,7 @@ class DualEncoderSettings(NetworkSettings):
     @model_validator(mode="before")
     @classmethod
     def _refuse_flat(cls, values: Any) -> Any:
-        """Up to version 0.1, recipes had the U-Net's settings beside these; says where they belong now."""
+        """Refuses the layout of version 0.1, with the U-Net's settings beside these, and names the present one."""
         misplaced = [name for name in UNetSettings.model_fields if isinstance(values, Mapping) and name in values]
         if misplaced:
             raise ValueError(f"{misplaced[0]} stands beside kind; expected it in the table unet ([model.network.unet])")
@@ -194,7 +194,7 @@ class DualEncoderSettings(NetworkSettings):
 
     @property
     def lattice_least_zyx(self) -> ZYX:
-        """The presence head looks two voxels around a lesion, after the stem."""
+        """The presence head pools up to two voxels around a lesion, after the stem."""
         z, y, x = self.unet.stem_zyx
         return 5 * z, 5 * y, 5 * x
 
@@ -219,7 +219,7 @@ AnyNetworkSettings: TypeAlias = Annotated[SerializeAsAny[NetworkSettings], Befor
 
 
 class InferenceSettings(Settings):
-    """Decisions after the network."""
+    """Post-processing of the networks' outputs."""
 
     threshold: float = Field(default=0.5, gt=0, lt=1)
     presence_threshold: float = Field(default=0.5, ge=0, le=1)

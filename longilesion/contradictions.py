@@ -1,6 +1,7 @@
-"""Clicks that contradict the scan or the outlines that they belong to, and a guess why.
+"""Clicks that contradict their scan or the outlines of their lesions, and the probable reason.
 
-A guess is another way to read a file's numbers. It is said where that puts nearly all of them where they should be.
+A reason is another interpretation of a file's numbers, such as another axis order or frame. It is reported where nearly
+all points are consistent under that interpretation.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from longilesion.case import NEAR_MM, Baseline, ScanName
 from longilesion.geometry import Grid, Triple
 from longilesion.point_formats import NamedPoint, Space, index_in_space
 
-# How many points of a file a guess has to explain.
+# Share of a file's points that an interpretation has to explain.
 _NEARLY_ALL = 0.8
-# So many clicks that contradict their outlines, and more than half of all, discredit the others of their scan.
+# The other clicks of a scan are doubtful where at least so many, and more than half of all, contradict their outlines.
 _FEWEST_DOUBTFUL = 2
 _FEW_NAMES = 8
 _SPACES: Mapping[Space, str] = {
@@ -29,7 +30,7 @@ _SPACES: Mapping[Space, str] = {
 def is_elsewhere(prior: Baseline, lesion_id: int, point_xyz_mm: Triple) -> bool:
     """Whether a click lies farther from its lesion's outline than 10 mm, or in the outline of another lesion.
 
-    Inside the outline's box it is near: the middle of a ring is no error.
+    A click inside the outline's bounding box counts as near, for instance in the middle of a ring-shaped lesion.
     """
     at_point = prior.lesions_at(point_xyz_mm)
     if lesion_id in at_point:
@@ -38,16 +39,16 @@ def is_elsewhere(prior: Baseline, lesion_id: int, point_xyz_mm: Triple) -> bool:
 
 
 def are_doubtful(elsewhere: Sequence[bool]) -> bool:
-    """Whether so many clicks of a scan contradict their outlines that those without an outline cannot be trusted."""
+    """Whether so many clicks of a scan contradict their outlines that its clicks without an outline are unreliable."""
     return sum(elsewhere) >= _FEWEST_DOUBTFUL and 2 * sum(elsewhere) > len(elsewhere)
 
 
 def contradiction(
     points: Mapping[int, NamedPoint], scan_name: ScanName, priors: Mapping[ScanName, Baseline]
 ) -> tuple[str, bool]:
-    """A sentence on the clicks of a baseline scan that lie elsewhere than their outlines, empty if there are none.
+    """A warning about the clicks of a baseline scan that contradict their outlines, empty if there are none.
 
-    Also returns whether these make the others doubtful.
+    Also returns whether these make the scan's other clicks doubtful.
     """
     outlined = {
         lesion_id: point
@@ -79,9 +80,9 @@ def contradiction(
 
 
 def points_outside(points: Mapping[int, NamedPoint], grid: Grid) -> str:
-    """A sentence on the points outside a scan, which are moved to its border; empty if there are none.
+    """A warning about the points outside a scan, which are moved to its border; empty if there are none.
 
-    It guesses why where at least half of the points lie well outside: a noisy click may lie at the border.
+    It gives a reason where at least half of the points lie far outside; an inaccurate click may lie just outside.
     """
     read = {lesion_id: point.index_zyx(grid) for lesion_id, point in points.items()}
     outside = [lesion_id for lesion_id, index in read.items() if not grid.contains(index)]
@@ -102,7 +103,7 @@ def points_outside(points: Mapping[int, NamedPoint], grid: Grid) -> str:
 
 
 def _other_indices(points: Mapping[int, NamedPoint], grid: Grid) -> dict[str, dict[int, Triple]]:
-    """The voxel indices of a file's points if its numbers were something else than it says."""
+    """The voxel indices of a file's points under other interpretations of its numbers, by their description."""
     indices = {
         "in z, y, x order": {
             lesion_id: index_in_space(point.numbers[::-1], point.space, grid) for lesion_id, point in points.items()
@@ -118,7 +119,7 @@ def _other_indices(points: Mapping[int, NamedPoint], grid: Grid) -> dict[str, di
 
 
 def _other_readings(points: Mapping[int, NamedPoint], prior: Baseline) -> dict[str, dict[int, Triple]]:
-    """The same as places in the scan's world."""
+    """The same as world points of the scan."""
     grid = prior.scan.grid
     return {
         words: {lesion_id: grid.world_xyz_mm(index) for lesion_id, index in indices.items()}
@@ -138,7 +139,7 @@ def _is_near(prior: Baseline, lesion_id: int, point_xyz_mm: Triple) -> bool:
 
 
 def _are_names_mixed_up(prior: Baseline, elsewhere: Sequence[int], read: Mapping[int, Triple]) -> bool:
-    """Whether nearly all clicks that lie elsewhere lie at another lesion, or have another click at their own."""
+    """Whether nearly all contradicting clicks lie at another lesion, or another click lies at theirs."""
     meant = {}
     for lesion_id, point in read.items():
         near = prior.lesions_near(point, NEAR_MM)

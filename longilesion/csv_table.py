@@ -1,4 +1,4 @@
-"""Tables as people and spreadsheets write them: rows of named cells, and what a cell can be."""
+"""Reading CSV tables, also as spreadsheets write them: rows of named cells, and conversion of cells."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
 
 class CellError(ValueError):
-    """A cell that does not hold what its column is for; its message says which and what."""
+    """A cell that its column's type does not allow; the message names the column and the content."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Row:
-    """A row of a table, its cells by column; an empty cell, or what pandas writes for no number, is empty text."""
+    """A row of a table, its cells by column; empty cells, and pandas' marks for missing values, are empty text."""
 
     line: int
     cells: Mapping[str, str]

@@ -1,4 +1,4 @@
-"""From pairs of VOIs to the tensors of the two streams: windows, likelihoods, masks, heat maps. No randomness."""
+"""Encoding of VOI pairs as the tensors of the two streams: HU windows, likelihoods, masks, heat maps; deterministic."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _stream(
     *,
     channels: Sequence[Channel],
 ) -> Float32[np.ndarray, "c z y x"]:
-    """The named channels; what is not known is zero."""
+    """The named channels; an unknown mask or likelihood is zero."""
     maps: list[Float32[np.ndarray, "z y x"] | None] = []
     for channel in channels:
         match channel:
@@ -68,7 +68,7 @@ def _stream(
 
 
 def _click_sigma_mm(voi: Voi, settings: EncodingSettings) -> float:
-    """The wider the less sure the click is."""
+    """The deviation of the heat map's Gaussian, which grows as the click's confidence falls."""
     widest = max(settings.click_sigma_mm, settings.unsure_click_sigma_mm)
     return settings.click_sigma_mm + (1.0 - voi.click_confidence) * (widest - settings.click_sigma_mm)
 

@@ -33,14 +33,14 @@ SETTINGS_FILE = "settings.json"
 
 _AXES = {"z": 2, "y": 3, "x": 4}
 _BATCH_SIZE = {"cpu": 2, "cuda": 8}
-# On a CPU, a lattice from this size goes alone: as fast as two at once, in little more than half the memory.
+# On a CPU, lattices from this size are predicted one by one: as fast as two at once, with little over half the memory.
 _LARGE_LATTICE_VOXELS = 2**19
 
 _log = logging.getLogger(__name__)
 
 
 class BundleManifest(BaseModel):
-    """A bundle's `settings.json`; `provenance` says what the weights were trained on, and their licence."""
+    """A bundle's `settings.json`; `provenance` records the training data of the weights, and their licence."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,13 +50,13 @@ class BundleManifest(BaseModel):
 
 
 class _Version(BaseModel):
-    """What can be read of a manifest of any version."""
+    """The part that manifests of all versions share."""
 
     schema_version: int
 
 
 class _ManifestOfSchema1(BaseModel):
-    """A manifest whose settings are still to be brought to the present schema."""
+    """A manifest of schema 1, whose settings are still to be converted to the present schema."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -67,7 +67,7 @@ class _ManifestOfSchema1(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Mean:
-    """Means over networks and views, on their device, and which lesions' logits were all finite numbers."""
+    """Means over networks and views, on their device, and the lesions whose logits were all finite."""
 
     outline: Float[Tensor, "batch z y x"]
     presence: Float[Tensor, " batch"] | None
@@ -76,7 +76,7 @@ class _Mean:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Ensemble:
-    """Networks of one bundle, on their device, ready to predict; `name` is the bundle's in messages."""
+    """Networks of one bundle, on their device, ready to predict; `name` is the bundle's name for messages."""
 
     settings: ModelSettings
     networks: tuple[LesionNetwork, ...]
@@ -87,9 +87,9 @@ class Ensemble:
     def predict(self, batch: NetworkInput) -> tuple[Float[Tensor, "batch z y x"], Float[Tensor, " batch"] | None]:
         """Mean outline probability and mean presence over networks and mirrored views, as float32 on the CPU.
 
-        The presence is None where the networks do not judge it. Where a GPU runs out of memory the batch is halved
-        until it fits; where less than float32 gives outputs that are no finite numbers, it is repeated in float32.
-        Raises BundleError where they are none there either.
+        The presence is None where the networks do not predict it. Where a GPU runs out of memory, the batch is halved
+        until it fits; where outputs in less than float32 are not finite, it is repeated in float32. Raises BundleError
+        where they are not finite in float32 either.
         """
         try:
             return self._predict(batch)
@@ -97,7 +97,7 @@ class Ensemble:
             size = len(batch)
             if size == 1:
                 raise
-        # Not in the handler: the error's traceback holds on to the tensors of the attempt.
+        # Not in the handler: the error's traceback keeps the tensors of the attempt in memory.
         half = (size + 1) // 2
         torch.cuda.empty_cache()
         _log.warning("the GPU ran out of memory with a batch of %d lesions; trying %d", size, half)
@@ -153,7 +153,7 @@ class Ensemble:
 
 @cache
 def _say_repeated(name: str, precision: str) -> None:
-    """Once, however many batches it happens to."""
+    """Warns, once for any number of batches, that lesions are predicted again in float32."""
     _log.warning("%s: gives NaN or infinity in %s; such lesions are predicted again in float32", name, precision)
 
 
@@ -162,7 +162,7 @@ def save_bundle(
 ) -> None:
     """Writes `settings.json` and one float16 `fold_k.safetensors` per network, all or none.
 
-    Raises InputError where it cannot write, and BundleError for weights that are no finite float16 numbers.
+    Raises InputError where writing fails, and BundleError for weights that are not finite in float16.
     """
     manifest = BundleManifest(schema_version=SCHEMA_VERSION, settings=settings, provenance=provenance)
     folds = [directory / f"fold_{fold}.safetensors" for fold in range(len(networks))]
@@ -171,7 +171,7 @@ def save_bundle(
     with written_together(checks) as (*parts, described):
         for halved, part in zip(tensors, parts, strict=True):
             save_file(halved, part)
-            # safetensors lets only the owner read; a container runs as somebody else.
+            # safetensors makes files readable for the owner only; a container runs as another user.
             part.chmod(0o644)
         described.write_text(manifest.model_dump_json(indent=2) + "\n")
     for stale in set(directory.glob("fold_*.safetensors")) - set(folds):
@@ -179,7 +179,7 @@ def save_bundle(
 
 
 def check_weights(path: Path) -> None:
-    """Raises ValueError where a safetensors file is not as long as its header says."""
+    """Raises ValueError where a safetensors file does not have the length that its header implies."""
     try:
         with safe_open(path, framework="pt"):
             pass
@@ -188,9 +188,9 @@ def check_weights(path: Path) -> None:
 
 
 def _halved(network: LesionNetwork, path: Path) -> dict[str, Tensor]:
-    """A network's state in float16, each tensor under the first of its names.
+    """A network's state in float16; a tensor with several names is stored under the first.
 
-    `save_model` would note the other names in the header, in an order that differs each time.
+    `save_model` would list the other names in the header, in an order that differs between runs.
     """
     state = network.state_dict()
     names = [name for name, _ in chain(network.named_parameters(), network.named_buffers()) if name in state]
@@ -208,16 +208,16 @@ def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def is_bundle(directory: Path) -> bool:
-    """Whether a directory looks like a bundle."""
+    """Whether a directory contains a bundle's settings file."""
     return (directory / SETTINGS_FILE).is_file()
 
 
 def load_ensemble(
     directory: str | Path = SHIPPED_MODEL, *, device: Device = "auto", precision: Precision = "auto"
 ) -> Ensemble:
-    """Reads a bundle, by default the shipped one, and puts its networks on a device.
+    """Loads a bundle, by default the shipped one, and moves its networks to a device.
 
-    Raises BundleError for a bundle that is missing, damaged, or of another version, or a device that is not there.
+    Raises BundleError for a bundle that is missing, damaged, or of another version, or a device that is not available.
     """
     directory = Path(directory)
     manifest = read_manifest(directory)
@@ -242,7 +242,7 @@ def read_manifest(directory: Path) -> BundleManifest:
     """Reads and checks `settings.json`, whose settings may be of schema 1; raises BundleError."""
     path = directory / SETTINGS_FILE
     read = partial(read_json, path, expected="the settings of a model bundle", failure=BundleError)
-    # The version first: another one may hold keys that are unknown here.
+    # The version is checked first: other versions may have unknown keys.
     version = read(_Version).schema_version
     if version == SCHEMA_VERSION:
         return read(BundleManifest)
@@ -258,7 +258,7 @@ def read_manifest(directory: Path) -> BundleManifest:
 
 
 class _WithoutInitialisation(TorchFunctionMode):
-    """Draws no numbers for new tensors, as those of a bundle are read into them right after."""
+    """Skips the random initialisation of new tensors, as a bundle's weights are loaded into them."""
 
     def __torch_function__(
         self,
@@ -276,7 +276,7 @@ def _load_network(path: Path, settings: ModelSettings) -> LesionNetwork:
     with _WithoutInitialisation():
         network = build_network(settings)
     try:
-        # Layers that bear two names are stored once; `load_model` knows which belong together.
+        # Layers with two names are stored once; `load_model` detects which names share a tensor.
         missing, unexpected = load_model(network, str(path), strict=False)
     except (SafetensorError, OSError) as error:
         raise BundleError(f"{path}: damaged or not a safetensors file ({error})") from error
@@ -291,7 +291,7 @@ def _load_network(path: Path, settings: ModelSettings) -> LesionNetwork:
 
 
 def find_device(device: Device) -> torch.device:
-    """The device of that name; raises BundleError for one that is not there."""
+    """The device of that name; raises BundleError for one that is not available."""
     if device == "cuda" and not torch.cuda.is_available():
         raise BundleError("--device cuda: no CUDA device is available; expected one, or --device cpu")
     if device == "auto":
@@ -300,10 +300,10 @@ def find_device(device: Device) -> torch.device:
 
 
 def find_precision(precision: Precision, device: torch.device) -> torch.dtype:
-    """The precision of that name; by itself, the fastest that the device multiplies in.
+    """The precision of that name; for "auto", the fastest that the device supports.
 
-    On a GPU that is bfloat16, which has float32's range but 8 bits of precision in place of 24, or on older ones
-    float16, which has 11 bits and ends at 65504; on a CPU bfloat16 where it multiplies that itself, else float32.
+    On a GPU that is bfloat16, which has float32's range but 8 bits of precision instead of 24, or on older ones
+    float16, with 11 bits and a maximum of 65504; on a CPU bfloat16 where it has instructions for it, else float32.
     """
     if precision != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
@@ -313,7 +313,7 @@ def find_precision(precision: Precision, device: torch.device) -> torch.dtype:
 
 
 def _has_cpu_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 itself; elsewhere it is slower than float32."""
+    """Whether the CPU has instructions for bfloat16; without them it is slower than float32."""
     flags = Path("/proc/cpuinfo")
     text = flags.read_text() if os.name == "posix" and flags.exists() else ""
     return "avx512_bf16" in text or "amx_bf16" in text
@@ -328,7 +328,7 @@ def mirrored_views(settings: ModelSettings) -> list[list[int]]:
 
 
 def mirrored(batch: NetworkInput, view: list[int]) -> NetworkInput:
-    """A batch mirrored along those axes, with channels last on a CPU, whose bfloat16 convolutions want that."""
+    """A batch mirrored along those axes, with channels last on a CPU, whose bfloat16 convolutions need that."""
     turned = batch.mirrored(view)
     if batch.followup.device.type != "cpu":
         return turned

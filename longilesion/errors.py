@@ -1,4 +1,4 @@
-"""Errors whose message can be shown to a user as it is: one line that names what, what was found, what was expected."""
+"""Errors with a message for users, in one line: the file or option, what was found, what was expected."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ class BundleError(LongilesionError):
 
 
 def first_error(error: ValidationError) -> str:
-    """The first thing that is wrong with what a file holds, and where in it."""
+    """The first validation error of a file's content, with its location."""
     first = error.errors()[0]
     return f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"

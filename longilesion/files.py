@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all."""
+"""Atomic writing of files: they appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from longilesion.errors import InputError, LongilesionError
 
-# Reads a file that was written; raises one of _DAMAGE where it is not complete.
+# Reads a written file back; raises one of _DAMAGE where it is not complete.
 Check: TypeAlias = Callable[[Path], object]
 
 _PREFIX = ".partial-"
@@ -27,10 +27,10 @@ _DAMAGE = (OSError, EOFError, ValueError, LongilesionError, tarfile.TarError, zi
 
 @contextmanager
 def written_together(files: Mapping[Path, Check]) -> Iterator[tuple[Path, ...]]:
-    """Yields a temporary name beside each path; at the end all files are there, or all are as they were before.
+    """Yields a temporary path beside each path; on exit all files are replaced, or all are as they were before.
 
-    Each is flushed to the disk and read back by its check before any is renamed. The folders are made where they are
-    missing. Raises InputError where a file cannot be written, or is not complete.
+    Each is flushed to the disk and read back by its check before any is renamed. Missing folders are created. Raises
+    InputError where a file cannot be written, or is not complete.
     """
     temporaries = {path: path.with_name(_PREFIX + path.name) for path in files}
     check_replaceable(*files)
@@ -41,7 +41,7 @@ def written_together(files: Mapping[Path, Check]) -> Iterator[tuple[Path, ...]]:
         _rename(temporaries)
     except (OSError, InputError) as error:
         message = str(error) if isinstance(error, InputError) else _unwritable(error, next(iter(files)))
-        # People know nothing of the temporary names.
+        # Messages name the final files, as the user does not know the temporary ones.
         raise InputError(message.replace(f"{os.sep}{_PREFIX}", os.sep).removeprefix(_PREFIX)) from error
     finally:
         for temporary in temporaries.values():
@@ -50,14 +50,14 @@ def written_together(files: Mapping[Path, Check]) -> Iterator[tuple[Path, ...]]:
 
 
 def check_replaceable(*paths: Path) -> None:
-    """Makes the folders where they are missing; raises InputError where a path cannot become a file, or a new one."""
+    """Creates missing folders; raises InputError where a path cannot be written or replaced."""
     for path in paths:
         check_writable(path.parent)
         temporary = path.with_name(_PREFIX + path.name)
         try:
             if path.exists() and not path.is_file():
                 raise InputError(f"{path}: a folder or a device; expected a file, or nothing, to write to")
-            # A run that was killed may have left it.
+            # Left by a run that was killed.
             temporary.unlink(missing_ok=True)
             temporary.touch()
             temporary.unlink()
@@ -66,7 +66,7 @@ def check_replaceable(*paths: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Makes the folder where it is missing, and raises InputError where no file can be made in it."""
+    """Creates the folder where it is missing; raises InputError where no file can be created in it."""
     probe = folder / f"{_PREFIX}probe-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,23 +77,23 @@ def check_writable(folder: Path) -> None:
 
 
 def check_text(path: Path) -> None:
-    """For texts whose last line is complete."""
+    """Check for text files: the last line is complete."""
     if not path.read_text(encoding="utf-8").endswith("\n"):
         raise ValueError("the last line has no end")
 
 
 def check_json(path: Path) -> None:
-    """For JSON of any kind."""
+    """Check for any JSON file."""
     json.loads(path.read_bytes())
 
 
 def valid(model: type[BaseModel]) -> Check:
-    """The check for JSON that holds a model."""
+    """The check for a JSON file that holds a pydantic model."""
     return lambda path: model.model_validate_json(path.read_bytes())
 
 
 def check_archive(path: Path) -> None:
-    """For what is a ZIP archive inside, with a checksum for each member: NumPy's .npz, PyTorch's checkpoints."""
+    """Check for ZIP archives, with a checksum for each member: also NumPy's .npz, PyTorch's checkpoints."""
     with zipfile.ZipFile(path) as archive:
         damaged = archive.testzip()
     if damaged is not None:
@@ -101,7 +101,7 @@ def check_archive(path: Path) -> None:
 
 
 def check_tarball(path: Path) -> None:
-    """For compressed tarballs; reading to the end compares the checksum."""
+    """Check for compressed tarballs; reading to the end compares the checksum."""
     with tarfile.open(path, "r:gz") as archive:
         for member in archive:
             content = archive.extractfile(member)
@@ -110,8 +110,8 @@ def check_tarball(path: Path) -> None:
 
 
 def check_picture(path: Path) -> None:
-    """For pictures of any kind."""
-    # Whoever draws has it loaded.
+    """Check for pictures of any format."""
+    # Imported late: loaded already in programs that draw, and not needed by others.
     from PIL import Image
 
     with Image.open(path) as picture:
@@ -119,7 +119,7 @@ def check_picture(path: Path) -> None:
 
 
 def check_copy(path: Path, *, of: Path) -> None:
-    """For copies of a file."""
+    """Check for copies of a file."""
     if not filecmp.cmp(path, of, shallow=False):
         raise ValueError(f"another content than {of}")
 
@@ -135,8 +135,8 @@ def _read_back(path: Path, check: Check) -> None:
 
 
 def _rename(temporaries: Mapping[Path, Path]) -> None:
-    """Gives all files their names, or none: where one cannot be renamed, those before become what they were."""
-    # A single one is replaced without a moment in which there is none.
+    """Renames all files or none: where one cannot be renamed, the previous files are restored."""
+    # A single file is replaced atomically and needs no copy of the previous one.
     kept = {path: path.with_name(_PREVIOUS + path.name) for path in temporaries if len(temporaries) > 1}
     for previous in kept.values():
         previous.unlink(missing_ok=True)
@@ -160,7 +160,7 @@ def _rename(temporaries: Mapping[Path, Path]) -> None:
 
 
 def _flush_names(folder: Path) -> None:
-    # Not every file system can; the content is on the disk already.
+    # Not every file system supports it; the content is on the disk already.
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

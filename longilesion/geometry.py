@@ -1,4 +1,4 @@
-"""Voxel grids in patient space: the only place where axis order and millimetres/voxels change.
+"""Voxel grids in patient space: the only module that converts axis order, and voxels to millimetres.
 
 Arrays are indexed z, y, x; world points are x, y, z in LPS millimetres (left, posterior, superior are positive).
 """
@@ -78,7 +78,7 @@ class Grid:
         return bool(np.all(index >= -0.5) and np.all(index <= np.array(self.shape_zyx) - 0.5))
 
     def clamped(self, index_zyx: ArrayLike) -> Triple:
-        """The nearest fractional index on a voxel centre's span."""
+        """The nearest fractional index between the first and last voxel centres."""
         z, y, x = np.clip(np.asarray(index_zyx, float), 0.0, np.array(self.shape_zyx) - 1.0)
         return float(z), float(y), float(x)
 
@@ -94,7 +94,7 @@ class Grid:
         return self.lattice(start_zyx=start_zyx, step_zyx=(1, 1, 1), shape_zyx=(z, y, x))
 
     def axis_steps(self, other: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Where the voxels of `other`, a lattice along the same axes, lie in this grid: `start + k * step`, in z, y, x.
+        """The indices (z, y, x) in this grid of the voxels of `other`, a lattice along its axes: `start + k * step`.
 
         Raises ValueError where the axes of the two grids are not parallel.
         """

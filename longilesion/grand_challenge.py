@@ -1,4 +1,4 @@
-"""Cases as Grand Challenge lays them out: one folder of inputs, one folder of outputs."""
+"""Cases in the layout of Grand Challenge: one folder of inputs, one folder of outputs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 class _Sockets(BaseModel):
-    """Where each input and output lies, by slug, relative to its folder."""
+    """The path of each input and output relative to its folder, by slug."""
 
     inputs: dict[str, Path]
     outputs: dict[str, Path]
@@ -43,7 +43,7 @@ class _Socket(BaseModel):
 
 
 class _Entry(BaseModel):
-    """An entry of inputs.json; older ones say `interface`."""
+    """An entry of inputs.json; older versions use `interface`."""
 
     socket: _Socket | None = None
     interface: _Socket | None = None
@@ -52,9 +52,9 @@ class _Entry(BaseModel):
 def read_case(directory: Path) -> tuple[Case, dict[ScanName, Path]]:
     """Reads a case of any of the four interfaces; returns it and the follow-up scans' files, for writing its outputs.
 
-    The primary follow-up scan must be there. Baseline scans, masks and clicks may be missing: there is no prior then.
+    The primary follow-up scan is required. Baseline scans, masks and clicks may be missing: there is no prior then.
     Raises InputError for another layout, or for any file that cannot be used. A scan that cannot be in Hounsfield units
-    is said in a warning: to refuse it would cost the case.
+    is logged as a warning, as an error would fail the whole case.
     """
     inputs = _located(directory)
     for name in SCAN_NAMES:
@@ -84,9 +84,9 @@ def read_case(directory: Path) -> tuple[Case, dict[ScanName, Path]]:
 
 
 def check_outputs(directory: Path, followups: Collection[ScanName]) -> None:
-    """Raises InputError where a folder of outputs holds anything beside which a map of these scans is not the only one.
+    """Raises InputError where a map of these scans would not be the only image in its folder of outputs.
 
-    The maps of an earlier run are no hindrance where new ones take their place.
+    Maps of an earlier run that new ones replace are allowed.
     """
     paths = {name: folder / OUTPUT_NAME for name, folder in _output_folders(directory).items()}
     for name, path in paths.items():
@@ -101,9 +101,9 @@ def check_outputs(directory: Path, followups: Collection[ScanName]) -> None:
 def write_outputs(
     directory: Path, maps: Mapping[ScanName, LesionMap], *, followup_files: Mapping[ScanName, Path]
 ) -> None:
-    """Writes one lesion map per follow-up scan, all of them or none.
+    """Writes one lesion map per follow-up scan, all or none.
 
-    The maps take over the headers of the follow-up scans' files. Raises InputError where it cannot write, or where a
+    The maps get the header geometry of the follow-up scans' files. Raises InputError where writing fails, or where a
     map would not be the only image in its folder.
     """
     check_outputs(directory, maps)
@@ -120,7 +120,7 @@ def find_followup_maps(directory: Path) -> dict[ScanName, Path]:
 
 
 def find_baseline_maps(directory: Path) -> dict[ScanName, Path]:
-    """The lesion maps of the time before in a folder of inputs, by scan."""
+    """The baseline lesion maps in a folder of inputs, by scan."""
     inputs = _inputs(directory)
     slugs = {name: f"{name}-baseline-ct-tumor-lesion-seg" for name in SCAN_NAMES}
     return {name: _only_image(inputs[slug]) for name, slug in slugs.items() if slug in inputs}
@@ -144,7 +144,7 @@ def _located(directory: Path) -> dict[str, Path]:
         raise InputError(f"{directory}: no such folder; expected a case")
     located = _inputs(directory)
     if "primary-followup-ct" not in located:
-        # Two levels are enough to recognise the layout, and never a walk through a whole disk.
+        # Two levels are enough to recognise the layout, and avoid traversing a whole disk.
         present = [path for depth in ("*", "*/*") for path in directory.glob(depth)]
         found = ", ".join(sorted(str(path.relative_to(directory)) for path in present))
         expected = _sockets().inputs["primary-followup-ct"]
@@ -153,7 +153,7 @@ def _located(directory: Path) -> dict[str, Path]:
 
 
 def _inputs(directory: Path) -> dict[str, Path]:
-    """The inputs that are there, by slug: those at their usual places, and those that inputs.json names."""
+    """The inputs that exist, by slug: those at their usual paths, and those that inputs.json names."""
     usual = {slug: directory / path for slug, path in _sockets().inputs.items()}
     return {slug: path for slug, path in usual.items() if path.exists()} | _promised(directory)
 
@@ -163,7 +163,7 @@ def _output_folders(directory: Path) -> dict[ScanName, Path]:
 
 
 def _promised(directory: Path) -> dict[str, Path]:
-    """The inputs that inputs.json names, which must be there; none where that file is missing, as in local runs."""
+    """The inputs that inputs.json names, which must exist; none where that file is missing, as in local runs."""
     manifest = directory / "inputs.json"
     if not manifest.exists():
         return {}
@@ -209,7 +209,7 @@ def _click_files(
 
 
 def _visible(folder: Path) -> list[Path]:
-    """What lies in a folder, if there is one; hidden files do not count."""
+    """The content of a folder, except hidden files; empty if there is no such folder."""
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except FileNotFoundError:

@@ -1,15 +1,15 @@
-"""Whether a scan's values can be Hounsfield units, from its air, its soft tissue and its range.
+"""Plausibility of a scan's values as Hounsfield units, from its air, its soft tissue and its range.
 
-A patient's scan holds air near -1000 HU (or padding below it) and soft tissue near 0, two narrow peaks with little in
-between. Where the values are not Hounsfield units, both peaks are there, elsewhere:
+The histogram of a patient's scan has a narrow peak of air near -1000 HU (or padding below it), another of soft tissue
+near 0, and little in between. Where the values are not Hounsfield units, both peaks are at other values:
 
 - shifted: the scanner's intercept is missing (usually -1024), so air is near 0 and soft tissue near 1050;
 - scaled: to 0..255, 0..1, -1..1, standard deviations or by any other factor;
 - a label map: few whole numbers, constant over whole regions.
 
-A crop may hold one tissue alone, from lung to metal or contrast agent, and then nothing can be said. So each rule asks
-for what no tissue does: a peak of air in a place where there is no tissue, a sharp edge that only clipping leaves, a
-range in which even the scanner's noise has no room. What is too small to have a histogram is not judged.
+A crop may hold a single tissue, from lung to metal or contrast agent, which allows no conclusion. So each rule tests
+for what no tissue produces: a peak of air at a value that no tissue has, a sharp edge that only clipping causes, a
+range narrower than the scanner's noise. Scans too small for a meaningful histogram are not judged.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from numpy.typing import NDArray
 
 from longilesion.geometry import ZYX
 
-# A cube of 50, of three to five centimetres: a smaller one may well hold only what is unusual.
+# 50 x 50 x 50 voxels, a cube of three to five centimetres: a smaller one may hold unusual tissue only.
 _FEWEST_VOXELS = 125_000
 _MOST_SAMPLED = 1 << 17
 _REMEDY = "expected Hounsfield units, with air near -1000 and soft tissue near 0"
-# The distance of soft tissue, fat included, from air, and what lies between the two but for the lungs' edges.
+# The difference of soft tissue, fat included, to air; between the two are only the edges of the lungs.
 _SOFT_ABOVE_AIR = (820.0, 1150.0)
 _BETWEEN = (400.0, 720.0)
-# Below this a low peak may be lung, above the next one it may be fat; in between there is no tissue with a sharp peak.
+# A low peak below _LUNG_HU may be lung, one above _FAT_HU may be fat; no tissue has a sharp peak in between.
 _AIR_HU, _LUNG_HU, _FAT_HU, _FLUID_HU = -900.0, -700.0, -180.0, -30.0
-# Soft tissue is fat, muscle and organs, so that it varies by more than noise; a pool of contrast agent is all alike.
+# Soft tissue is fat, muscle and organs, and varies by more than noise; a pool of contrast agent is homogeneous.
 _LEAST_DEVIATION_HU, _LEAST_DEVIATION_OVER_NOISE = 35.0, 1.4
-# Where shifted air can be: near 0, or further up than any tissue by the width of the whole scale.
+# Ranges of shifted air: near 0, or above any tissue, when the offset is the width of the whole scale.
 _SHIFTED_AIR = ((-60.0, 150.0), (900.0, np.inf))
 _SOFT_HU = (-170.0, 120.0)
 _LEAST_PEAK = 0.05
@@ -54,7 +54,7 @@ class IntensitySample:
         self._rows: list[NDArray[Any]] = []
 
     def taken(self, planes: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:
-        """Passes slices on, and keeps some rows of some of them."""
+        """Yields the slices unchanged, and samples some rows of some of them."""
         for index, plane in enumerate(planes):
             self.low, self.high = min(self.low, float(plane.min())), max(self.high, float(plane.max()))
             self.is_8_bit = plane.dtype.itemsize == 1
@@ -64,12 +64,12 @@ class IntensitySample:
 
     @property
     def rows(self) -> Float64[np.ndarray, "rows x"]:
-        """The rows that were kept."""
+        """The sampled rows."""
         return np.concatenate(self._rows).astype(np.float64)
 
 
 def implausibility(sample: IntensitySample) -> str | None:
-    """What shows that a scan's values are not Hounsfield units, and what to do about it; None where nothing does."""
+    """Why a scan's values are not Hounsfield units, and the remedy, in a sentence; None where they may be."""
     if sample.voxels < _FEWEST_VOXELS or sample.low == sample.high:
         return None
     values = _Intensities(rows=sample.rows, low=sample.low, high=sample.high, is_8_bit=sample.is_8_bit)
@@ -86,7 +86,7 @@ def implausibility(sample: IntensitySample) -> str | None:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Intensities:
-    """What the rules look at."""
+    """Statistics of the sampled values, and the rules that are applied to them."""
 
     rows: Float64[np.ndarray, "rows x"]
     low: float
@@ -110,12 +110,12 @@ class _Intensities:
         return float(self.ordered[round(share * (self.ordered.size - 1))])
 
     def inner_quantile(self, share: float) -> float:
-        """A quantile of what is above air and padding."""
+        """A quantile of the values above air and padding."""
         return self.quantile(1.0 - (1.0 - share) * self.share(_AIR_HU, np.inf))
 
     @property
     def is_label_map(self) -> bool:
-        """Whole numbers from 0 up, most of them 0, or neighbours nearly always equal where they are not."""
+        """Whether all are whole numbers from 0, and most are 0 or nearly all neighbours that are not 0 are equal."""
         if self.low != 0 or not self.is_whole:
             return False
         background = self.share(0, 0)
@@ -123,12 +123,12 @@ class _Intensities:
 
     @property
     def air_and_soft(self) -> tuple[float, float] | None:
-        """Where air and soft tissue are, if both are there, as far apart as in Hounsfield units, and both too high."""
+        """The peaks of air and soft tissue, where both exist at the distance of Hounsfield units and are too high."""
         air = self.inner_quantile(_LEAST_PEAK)
         soft_low, soft_high = air + _SOFT_ABOVE_AIR[0], air + _SOFT_ABOVE_AIR[1]
         soft = self.share(soft_low, soft_high)
         between = self.share(air + _BETWEEN[0], air + _BETWEEN[1])
-        # Thick bone has softer bone around it, and denser one within.
+        # Thick bone is surrounded by less dense bone, and contains denser one.
         is_bone = between > 0.2 * soft or self.share(soft_high, np.inf) > 0.5 * soft
         is_shifted = any(low <= air <= high for low, high in _SHIFTED_AIR)
         if not is_shifted or soft < 2 * _LEAST_PEAK or is_bone:
@@ -139,25 +139,25 @@ class _Intensities:
 
     @property
     def is_scaled(self) -> bool:
-        """Whether the range, an edge or a peak is one that no tissue has."""
+        """Whether the range, a clipped edge or a peak is one that no tissue has."""
         return self.is_8_bit or self.is_without_noise or self.is_clipped or self.is_display or self.has_peak_in_the_gap
 
     @property
     def is_without_noise(self) -> bool:
-        """All within three units, or fractions that vary by less than a scanner's noise, as standard deviations do."""
+        """Whether the range is within three units, or fractions vary by less than a scanner's noise, as z-scores do."""
         if self.low >= -1.5 and self.high <= 1.5:
             return True
         return not self.is_whole and self.low > -100 and float(self.rows.std()) < 2
 
     @property
     def is_clipped(self) -> bool:
-        """Many voxels of exactly the lowest value, which is above that of fat, or a fraction."""
+        """Whether many voxels have exactly the lowest value, and that is above the values of fat, or a fraction."""
         is_air = self.low <= _LUNG_HU or (self.low <= _FLUID_HU and self.low == round(self.low))
         return not is_air and self.share(self.low, self.low) >= _LEAST_PEAK
 
     @property
     def is_display(self) -> bool:
-        """From 0 to 255 or 100, reaching both or clipped there, or with a peak near 0 that no noise blurs below 0."""
+        """Whether 0 to 255 or 100 is reached at both ends, or clipped, or a peak near 0 has no noise below 0."""
         if self.low < 0 or self.high > 255:
             return False
         is_full = self.high in (100, 255) and (self.low == 0 or self.share(self.high, self.high) >= 0.01)
@@ -165,7 +165,7 @@ class _Intensities:
 
     @property
     def has_peak_in_the_gap(self) -> bool:
-        """A low peak between lung and fat, narrower than dense lung, and soft tissue as close to 0 as on that scale."""
+        """Whether scaled air, a peak narrower than dense lung, is between lung and fat, with soft tissue to match."""
         lowest, air = self.inner_quantile(0.001), self.inner_quantile(_LEAST_PEAK)
         if lowest < _LUNG_HU or air > _FAT_HU:
             return False
@@ -176,14 +176,14 @@ class _Intensities:
 
 
 def _noise(rows: Float64[np.ndarray, "rows x"], low: float, high: float) -> float:
-    """The standard deviation of noise, from neighbours along x that both lie between two values."""
+    """The standard deviation of noise, from pairs of neighbours along x that both lie between two values."""
     is_tissue = (rows >= low) & (rows <= high)
     steps = np.diff(rows)[is_tissue[:, :-1] & is_tissue[:, 1:]]
     return float(steps.std() / np.sqrt(2)) if steps.size else 0.0
 
 
 def _equal_neighbours(rows: Float64[np.ndarray, "rows x"]) -> float:
-    """How often two neighbours along x, neither of them 0, are equal; 0 where there are none."""
+    """The share of equal pairs among neighbours along x that are both not 0; 0 where there are none."""
     first, second = rows[:, :-1], rows[:, 1:]
     both: Bool[np.ndarray, "rows x"] = (first != 0) & (second != 0)
     return float((first == second)[both].mean()) if both.any() else 0.0

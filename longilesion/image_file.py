@@ -1,4 +1,4 @@
-"""An image file that has been opened: where its voxels lie, and its voxels, slice by slice."""
+"""An opened image file: its geometry, and its voxels slice by slice."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 from longilesion.errors import InputError
 from longilesion.geometry import ZYX, Grid
 
-# How far an entry of the direction matrix may lie from the nearest rotation or reflection.
+# Largest deviation of an entry of the direction matrix from the nearest rotation or reflection.
 DIRECTION_TOLERANCE = 1e-2
-# What a CT's voxels may measure along an axis, in mm: anything else is another unit.
+# Plausible spacing of CT voxels along an axis, in mm; anything else is in another unit.
 LEAST_SPACING_MM, MOST_SPACING_MM = 0.01, 100.0
 GZIP_MAGIC = b"\x1f\x8b"
-# Deflate cannot compress further.
+# Greatest compression ratio of the deflate algorithm.
 MOST_COMPRESSION = 1032
-# Little, as what is left of it is copied at each read.
+# Small, as the unused rest is copied at each read.
 _PACKED_BYTES = 1 << 17
-# Tells zlib to take its own format and gzip's.
+# Lets zlib detect its own format and gzip's.
 _ZLIB_OR_GZIP = 47
 
 Plane: TypeAlias = NDArray[Any]
@@ -36,8 +36,8 @@ class ImageFile:
     """A 3D volume with one real value per voxel, whose header has been read.
 
     `spacing_xyz_mm`, `origin_xyz_mm` and `direction` (by rows) are the geometry as ITK describes one, in LPS. `nifti`
-    is the header of a NIfTI file. `planes` gives the slices along the last axis, each of y and x. `remarks` are what a
-    person should know of the header.
+    is the header of a NIfTI file. `planes` gives the slices along the last axis, each of y and x. `remarks` are
+    warnings about inconsistencies of the header.
     """
 
     path: Path
@@ -51,9 +51,9 @@ class ImageFile:
 
 
 class InflatedStream(RawIOBase):
-    """The content of a zlib stream, or of a gzip file with one or more members; raises zlib.error where it is damaged.
+    """The content of a zlib stream, or of a gzip file with one or more members; raises zlib.error for damaged data.
 
-    Python's gzip module takes longer, as it unpacks a few kilobytes at a time.
+    Python's gzip module is slower, as it decompresses a few kilobytes at a time.
     """
 
     def __init__(self, file: BufferedIOBase) -> None:
@@ -83,7 +83,7 @@ class InflatedStream(RawIOBase):
 
 
 def check_geometry(path: Path, world_from_voxel: Float64[np.ndarray, "4 4"], *, remark: str = "") -> None:
-    """Raises InputError for a geometry that is no regular grid of a CT's voxels; `remark` is added about their size."""
+    """Raises InputError for a geometry that is no regular grid of CT voxels; `remark` is appended on their size."""
     columns = world_from_voxel[:3, :3]
     spacing = np.linalg.norm(columns, axis=0)
     if not np.isfinite(world_from_voxel).all() or not spacing.all():
@@ -132,7 +132,7 @@ def read_planes(
                 raise InputError(f"{path}: truncated image, {index} of {slices} slices; expected a complete file")
             bytes_left = bytes_left[count:]
         if index == slices - 1:
-            # A compressed stream's checksum stands after its last byte.
+            # The checksum of a compressed stream follows its last byte, and is compared when that is read.
             stream.read(1)
         yield plane
 

@@ -24,7 +24,7 @@ WRITABLE = (".mha", *NIFTI_SUFFIXES, *NRRD_SUFFIXES)
 
 Implausible: TypeAlias = Literal["refuse", "warn"]
 
-# What files begin with that people hand in by mistake.
+# First bytes of file types that are often given by mistake.
 _SIGNATURES = {
     b"\x1f\x8b": "a gzip file",
     b"BZh": "a bzip2 file",
@@ -53,8 +53,8 @@ _log = logging.getLogger(__name__)
 def read_scan(path: str | Path, *, implausible: Implausible = "refuse") -> Scan:
     """Reads a CT volume of any integer or floating-point type; values below air (padding) become air.
 
-    Raises InputError for anything but a complete 3D volume of single finite values on a regular grid; what cannot be
-    Hounsfield units is refused as well, or, with "warn", said in a warning.
+    Raises InputError for anything but a complete 3D volume of finite scalars on a regular grid. Values that cannot be
+    Hounsfield units raise InputError as well, or, with "warn", are logged as a warning.
     """
     path = Path(path)
     image = _opened(path)
@@ -69,16 +69,16 @@ def read_scan(path: str | Path, *, implausible: Implausible = "refuse") -> Scan:
 
 
 def read_lesion_map(path: Path, *, like: Grid | None = None, of: str = "its scan") -> LesionMap:
-    """Reads the lesion ids that belong to what has the grid `like` (`of`, for messages), which the map takes over.
+    """Reads a label map for the image with the grid `like` (`of` names it in messages); the map gets that grid.
 
-    Without `like`, the map has the grid of its own file. Raises InputError where the file is not a volume of ids, or
-    its voxels are not those of `like`.
+    Without `like`, the map has the grid of its own file. Raises InputError where the file is no volume of lesion ids,
+    or its voxels are not those of `like`.
     """
     image = _opened(path)
     grid = image.grid
     if like is not None and grid.shape_zyx != like.shape_zyx:
         raise InputError(f"{path}: mask of {_size(grid)} voxels; expected {_size(like)}, the size of {of}")
-    # Below half a voxel, looking up the nearest voxel would change nothing: the header was merely rounded.
+    # Below half a voxel, nearest-neighbour resampling would change nothing: the header was merely rounded.
     if like is not None and not grid.matches(like, tolerance_mm=min(like.spacing_zyx_mm) / 2):
         raise InputError(
             f"{path}: mask with another origin, spacing or direction than {of}: {_place(grid)}; expected {_place(like)}"
@@ -89,8 +89,8 @@ def read_lesion_map(path: Path, *, like: Grid | None = None, of: str = "its scan
 def write_lesion_map(path: Path, lesion_map: LesionMap, *, like: Path) -> None:
     """Writes a lesion map with the header geometry of the image `like`, in the format of the path's suffix.
 
-    It is equal to the last bit from MetaImage or NRRD to .mha, and from NIfTI to NIfTI, where both forms are copied;
-    other pairs of formats round it to their own precision. It is copied from the file because a grid holds the product
+    It is bit-identical from MetaImage or NRRD to .mha, and from NIfTI to NIfTI, where sform and qform are copied; other
+    pairs of formats round it to their own precision. It is copied from the file because a grid holds the product
     of spacing and direction, which cannot be taken apart exactly.
     """
     check_writable_format(path)
@@ -110,7 +110,7 @@ def write_lesion_map(path: Path, lesion_map: LesionMap, *, like: Path) -> None:
 
 
 def check_lesion_map(path: Path, *, written: LesionMap) -> None:
-    """Raises InputError unless a file holds the lesion map that was written to it: its place, and each voxel."""
+    """Raises InputError unless a file holds the lesion map that was written to it: equal geometry and voxels."""
     image = open_image(path)
     if not image.grid.matches(written.grid, tolerance_mm=min(written.grid.spacing_zyx_mm) / 2):
         raise InputError(f"{path}: {_place(image.grid)}; expected the map's {_place(written.grid)}")
@@ -120,17 +120,17 @@ def check_lesion_map(path: Path, *, written: LesionMap) -> None:
 
 
 def check_writable_format(path: Path) -> None:
-    """Raises InputError where a path's suffix names no format that lesion maps are written in."""
+    """Raises InputError where a path's suffix is not that of a format in which lesion maps can be written."""
     if not path.name.lower().endswith(WRITABLE):
         raise InputError(f"{path}: unknown image format; expected one of {', '.join(WRITABLE)}")
 
 
 def open_image(path: Path) -> ImageFile:
-    """Reads a file's header, by the reader of its format; raises InputError for what is no 3D volume on a CT's grid."""
+    """Reads a file's header by the reader of its format; raises InputError for any but a 3D volume on a CT grid."""
     _check_is_image(path)
     if not path.name.lower().endswith(NIFTI_SUFFIXES):
         return open_itk(path)
-    # Only now: nibabel takes a while to load, and no other format needs it.
+    # Imported late: nibabel takes a while to load, and no other format needs it.
     from longilesion.nifti import open_nifti
 
     return open_nifti(path)
@@ -144,7 +144,7 @@ def _opened(path: Path) -> ImageFile:
 
 
 def _check_is_image(path: Path) -> None:
-    """Raises InputError where a path is no file of a format that is read, and says what it is instead."""
+    """Raises InputError, with what was found, where a path is no file of a supported format."""
     if path.is_dir():
         raise InputError(f"{path}: a folder{_dicom_hint(path)}; expected an image file")
     if not path.exists():
@@ -166,7 +166,7 @@ def _check_is_image(path: Path) -> None:
 
 
 def _content(path: Path) -> str | None:
-    """What a file is by its first bytes, where it is not what it should be or well known."""
+    """The type of a file by its first bytes, where it is a known one other than a supported image."""
     try:
         with path.open("rb") as file:
             start = file.read(132)
@@ -204,7 +204,7 @@ def _lesion_ids(image: ImageFile) -> UInt16[np.ndarray, "z y x"]:
     highest = np.iinfo(np.uint16).max
     for target, plane in zip(ids, image.planes(), strict=True):
         if not plane.any():
-            # Most slices; as nothing is written to them, they take no memory.
+            # Most slices are empty; pages of zeros that are never written take no memory.
             continue
         if np.issubdtype(plane.dtype, np.floating) and not (plane == np.rint(plane)).all():
             raise InputError(f"{image.path}: mask with fractional or NaN values; expected lesion ids")
@@ -217,7 +217,7 @@ def _lesion_ids(image: ImageFile) -> UInt16[np.ndarray, "z y x"]:
 
 
 def _place(grid: Grid) -> str:
-    """Where a grid lies, as ITK says it: of the direction, only the columns of the axes."""
+    """A grid's geometry in ITK's terms, for messages; of the direction, only the columns of the axes."""
     step_xyz = grid.spacing_zyx_mm[::-1]
     named = {
         "origin": grid.world_xyz_mm((0, 0, 0)),

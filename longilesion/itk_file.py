@@ -1,7 +1,7 @@
-"""MetaImage (.mha, .mhd) and NRRD files, by ITK, but for the voxels of a MetaImage.
+"""MetaImage (.mha, .mhd) and NRRD files, read and written by ITK, except the voxels of a MetaImage.
 
-ITK reads those too, but it takes what a damaged compressed file leaves in memory for voxels, without an error, and says
-so on stderr alone.
+ITK raises no error for a damaged compressed MetaImage: it only writes to stderr, and returns what decompression left in
+memory. So these voxels are read here.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ _DTYPES: Mapping[int, str] = {
     sitk.sitkFloat32: "f4",
     sitk.sitkFloat64: "f8",
 }
-# A header is text and ends with the entry that says where the voxels are.
+# The header is text; its last entry names the file with the voxels, or LOCAL.
 _LAST_ENTRY = "ElementDataFile"
 _LONGEST_HEADER = 1 << 20
 _NEEDED_ENTRIES = {"NDims", "DimSize", "ElementType"}
 
 
 def open_itk(path: Path) -> ImageFile:
-    """Reads the header; raises InputError for anything but a 3D volume of real values on a CT's grid."""
+    """Reads the header; raises InputError for anything but a 3D volume of real values on a CT grid."""
     is_metaimage = _is_metaimage(path)
     if is_metaimage:
-        # Of a damaged header ITK speaks on stderr.
+        # ITK would write to stderr about a damaged header.
         _metaimage_header(path)
     reader = sitk.ImageFileReader()
     reader.SetImageIO("MetaImageIO" if is_metaimage else "NrrdImageIO")
@@ -78,12 +78,12 @@ def open_itk(path: Path) -> ImageFile:
 
 
 def write_itk(path: Path, ids: UInt8[np.ndarray, "z y x"] | UInt16[np.ndarray, "z y x"], *, like: ImageFile) -> None:
-    """Writes a label map with the geometry of its scan's file; raises RuntimeError where it cannot."""
+    """Writes a label map with the geometry of its scan's file; raises RuntimeError where writing fails."""
     image = sitk.GetImageFromArray(ids)
     image.SetSpacing(like.spacing_xyz_mm)
     image.SetOrigin(like.origin_xyz_mm)
     image.SetDirection(like.direction)
-    # ITK takes .MHA for a header without voxels.
+    # With the suffix .MHA in capitals, ITK would write a header without voxels.
     written = path.with_name(path.stem + path.suffix.lower())
     sitk.WriteImage(image, str(written), useCompression=True)
     if written != path:
@@ -125,7 +125,7 @@ def _nrrd_planes(reader: sitk.ImageFileReader, path: Path, grid: Grid) -> Iterat
 
 
 def _voxels_of_metaimage(path: Path, grid: Grid, dtype: np.dtype[Any]) -> Callable[[], Iterator[Plane]]:
-    """Where and how a MetaImage's voxels are stored; raises InputError where they cannot all be there."""
+    """A reader for a MetaImage's voxels; raises InputError where the file is too short for all of them."""
     entries, header_bytes = _metaimage_header(path)
     if entries.get("BinaryData", "True").lower() != "true":
         raise InputError(f"{path}: voxels written as text; expected binary ones")

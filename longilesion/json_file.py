@@ -19,7 +19,7 @@ def read_json(
 ) -> _Content:
     """Reads a file as a model, or as any other type that pydantic can validate, such as dict[str, int].
 
-    Raises `failure` with the first invalid entry and its place, and with what was expected.
+    Raises `failure` with the first invalid entry, its location, and what was expected.
     """
     try:
         text = read_text(path, expected=expected)

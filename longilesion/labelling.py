@@ -63,7 +63,7 @@ def label_lesions(
     A lesion below the presence threshold gets no voxels. Of the others each keeps the component (18 neighbours)
     nearest to its click in millimetres, as in LongiNet (section 2.4). Prompts whose outlines are one and the same
     component, as those of merged lesions are, give one label, that of the nearest click. A voxel that two lesions
-    claim goes to the higher probability, then to the nearer click.
+    claim is assigned to the one of higher probability, then to that of the nearer click.
     """
     notes: dict[int, str] = {}
     merged_into: dict[int, int] = {}
@@ -134,9 +134,10 @@ def _outline(prediction: LesionPrediction, lps: Grid, threshold: float) -> _Outl
 
 
 def _likely_part(prediction: LesionPrediction, lps: Grid, threshold: float) -> LesionPrediction:
-    """The part of the lattice that decides which voxels of the scan reach the threshold: usually a small one."""
+    """The part of the lattice on which the voxels of the scan above the threshold depend: usually a small one."""
     box = occupied_box(prediction.probability >= threshold)
-    # A voxel is a mean over `reach`: it may lie that far outside the box, and depend on what is as far again.
+    # A scan voxel averages lattice voxels up to `reach` away: it may lie that far outside the box, and then depends on
+    # lattice voxels as far again.
     reach = np.maximum(1, np.ceil(np.divide(lps.spacing_zyx_mm, prediction.grid.spacing_zyx_mm)))
     low = np.maximum(0, [axis.start for axis in box] - 2 * reach)
     high = np.minimum(prediction.grid.shape_zyx, [axis.stop for axis in box] + 2 * reach)
@@ -221,7 +222,7 @@ def _write(outlines: Sequence[_Outline], view: UInt16[np.ndarray, "z y x"], lps:
 
 
 def _largest_piece(view: UInt16[np.ndarray, "z y x"], outline: _Outline) -> Bool[np.ndarray, "a b c"]:
-    """The voxels that a lesion keeps: an overlap may have cut off crumbs, which are erased."""
+    """The largest component of a lesion's voxels; smaller ones that an overlap has separated are erased."""
     region = view[outline.box]
     own = region == outline.lesion_id
     pieces, count = _connected(own)

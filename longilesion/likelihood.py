@@ -1,4 +1,4 @@
-"""Likelihood that a voxel belongs to the lesion, from its Hounsfield units alone.
+"""Likelihood that a voxel belongs to the lesion, from Hounsfield units alone.
 
 A lesion is brighter or darker than the tissue around it, so the sign of its contrast varies; the likelihood is high
 inside the lesion either way.
@@ -18,7 +18,7 @@ from longilesion.voi import Voi, VoiPair
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TissueHu:
-    """Mean and deviation, in HU, of a lesion and of the tissue around it; None where that cannot be told apart."""
+    """Mean and deviation, in HU, of a lesion and of the tissue around it; None where that cannot be determined."""
 
     lesion: tuple[float, float]
     around: tuple[float, float] | None
@@ -64,7 +64,7 @@ def _since(
     inside: Bool[np.ndarray, "z y x"],
     settings: LikelihoodSettings,
 ) -> TissueHu:
-    """The HU to expect in the follow-up: the baseline's, plus the change of tissue that was similar to the shell."""
+    """The expected HU in the follow-up: the baseline's, plus the change of tissue similar to that around the lesion."""
     if before.around is None:
         return before
     alike = (np.abs(baseline - before.around[0]) < settings.alike_hu) & ~inside
@@ -81,7 +81,7 @@ def _since(
 
 
 def _at_click(voi: Voi, smooth: Float32[np.ndarray, "z y x"], settings: LikelihoodSettings) -> TissueHu:
-    """What lies at the click, or at the nearest voxel where the click lies outside, and in a ring around it."""
+    """The HU at the click (or the nearest voxel where it lies outside), and in a ring around it."""
     axes = [
         (np.arange(count) - np.clip(round(centre), 0, count - 1)) * spacing
         for count, centre, spacing in zip(voi.hu.shape, voi.click_zyx, voi.grid.spacing_zyx_mm, strict=True)

@@ -10,7 +10,7 @@ def markdown_table(
 ) -> list[str]:
     """The lines of a table, whose columns from `numbers_from` on are aligned to the right.
 
-    Bars and line breaks in a cell are written so that it stays one cell.
+    Bars and line breaks in a cell are escaped.
     """
     texts = len(headings) if numbers_from is None else numbers_from
     return [_row(headings), _row(["---"] * texts + ["---:"] * (len(headings) - texts)), *map(_row, rows)]

@@ -1,7 +1,7 @@
-"""NIfTI-1 and NIfTI-2 files, compressed or not: where their voxels lie, what they hold, and label maps that match them.
+"""NIfTI-1 and NIfTI-2 files, compressed or not: geometry, voxels, and writing label maps that match them.
 
-A NIfTI header has up to two forms of its geometry. As the standard and nibabel have it, the sform has the word where
-its code is not 0, else the qform, else the voxel sizes alone. What contradicts it becomes a remark.
+A NIfTI header has up to two forms of its geometry. As in the standard and in nibabel, the sform takes precedence where
+its code is not 0, then the qform, then the voxel sizes alone. Contradictions between them are reported as remarks.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ SUFFIXES = (".nii", ".nii.gz")
 Header: TypeAlias = Any  # nibabel has no types
 
 _LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-# The codes of xyzt_units' three lowest bits. Many programs leave them 0, "unknown", and mean millimetres.
+# By the three lowest bits of xyzt_units. Many programs leave them 0, "unknown", and mean millimetres.
 _MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 _UNIT_NAMES = {1: "metre", 3: "micrometre"}
-# All that says where the voxels lie.
+# The header fields of the geometry.
 _GEOMETRY = (
     *("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
     *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
 )
-# How far apart two statements on a voxel's place may be, in voxels, before it is worth a remark.
+# Largest distance, in voxels, between the positions of a voxel by two forms that is not reported.
 _TOLERANCE_VOXELS = 0.1
 _SCANNER = 1
 
-# Of what nibabel finds in a header and mends, nothing concerns the voxels' values or places.
+# Discards nibabel's messages: the header fields that it corrects affect neither the voxels' values nor their positions.
 _silent = Logger(f"{__name__}.header")
 _silent.addHandler(NullHandler())
 
 
 def open_nifti(path: Path) -> ImageFile:
-    """Reads the header; raises InputError for anything but a 3D volume of real values on a CT's grid."""
+    """Reads the header; raises InputError for anything but a 3D volume of real values on a CT grid."""
     stored = _stored_header(path)
     header = stored.copy()
     try:
@@ -98,9 +98,9 @@ def open_nifti(path: Path) -> ImageFile:
 
 
 def write_nifti(path: Path, ids: UInt8[np.ndarray, "z y x"] | UInt16[np.ndarray, "z y x"], *, like: ImageFile) -> None:
-    """Writes a label map; where its scan is a NIfTI file, both forms of its geometry are those of that file to the bit.
+    """Writes a label map; sform and qform are bit-identical to those of its scan where that is a NIfTI file.
 
-    Raises OSError where it cannot.
+    Raises OSError where writing fails.
     """
     header = (Nifti1Header if like.nifti is None else type(like.nifti))()
     header.set_data_shape(ids.shape[::-1])
@@ -113,7 +113,7 @@ def write_nifti(path: Path, ids: UInt8[np.ndarray, "z y x"] | UInt16[np.ndarray,
             header[field] = like.nifti[field]
     with path.open("wb") as file:
         if path.name.lower().endswith(".gz"):
-            # Without a name and a time, so that equal maps are equal files.
+            # Without a file name and a time, so that equal maps give identical files.
             with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0) as compressed:
                 _write(compressed, header, ids)
         else:
@@ -127,7 +127,7 @@ def _write(file: Any, header: Header, ids: NDArray[Any]) -> None:
 
 
 def _set_geometry(header: Header, grid: Grid) -> None:
-    """Both forms of a grid, or the sform alone where the qform, which has right angles, cannot say the same."""
+    """Sets sform and qform to a grid, or the sform alone where the qform, which is orthogonal, cannot represent it."""
     affine = _LPS_FROM_RAS @ grid.world_from_voxel
     header.set_xyzt_units("mm")
     header.set_qform(affine, _SCANNER)
@@ -171,14 +171,14 @@ def _world_from_voxel(header: Header, path: Path) -> Float64[np.ndarray, "4 4"]:
 
 
 def _spacing_xyz_mm(header: Header, world_from_voxel: Float64[np.ndarray, "4 4"]) -> Float64[np.ndarray, "3"]:
-    """The voxels' sizes by the matrix, in the very digits of pixdim where those say the same."""
+    """The voxels' sizes by the matrix; those of pixdim, without rounding errors, where both agree."""
     spacing = np.linalg.norm(world_from_voxel[:3, :3], axis=0)
     said = header["pixdim"][1:4].astype(np.float64) * _MM_PER_UNIT[int(header["xyzt_units"]) % 8]
     return np.asarray(np.where(np.isclose(said, spacing, rtol=1e-6, atol=0), said, spacing))
 
 
 def _remarks(header: Header) -> Iterator[str]:
-    """What pixdim or the qform say against the sform, or that there is neither form."""
+    """Contradictions of pixdim or the qform to the sform, or that the header has neither form."""
     if not int(header["sform_code"]):
         if not int(header["qform_code"]):
             yield "neither sform nor qform; its place, and which side is left, are a guess"
@@ -200,7 +200,7 @@ def _remarks(header: Header) -> Iterator[str]:
 
 
 def _distance_voxels(grid: Grid, other: Float64[np.ndarray, "4 4"]) -> float:
-    """How far apart a voxel's places by two matrices are at most, in the smallest spacing."""
+    """The largest distance between a voxel's positions by two matrices, in multiples of the smallest spacing."""
     last_xyz = np.array(grid.shape_zyx[::-1]) - 1
     corners = np.array([[*(last_xyz * np.array(corner)), 1] for corner in np.ndindex(2, 2, 2)], np.float64)
     apart = corners @ (grid.world_from_voxel - other)[:3].T
@@ -218,7 +218,7 @@ def _planes(
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BufferedIOBase | InflatedStream]:
-    """The file's content, unpacked where it is compressed, whatever its suffix says."""
+    """The file's content, decompressed where it is compressed, regardless of its suffix."""
     with BufferedReader(FileIO(path), 1 << 20) as file:
         if _is_gzip(path):
             yield InflatedStream(file)
@@ -227,7 +227,7 @@ def _opened(path: Path) -> Iterator[BufferedIOBase | InflatedStream]:
 
 
 def _read(stream: BufferedIOBase | InflatedStream, count: int) -> bytes:
-    """So many bytes, or those that there are."""
+    """`count` bytes, or fewer at the end of the stream."""
     content = b""
     while len(content) < count and (more := stream.read(count - len(content))):
         content += more

@@ -1,4 +1,4 @@
-"""The lesions outlined in a baseline scan: their mask read, parts told apart, and what is odd about them said."""
+"""The lesions outlined in a baseline scan: reading their mask, splitting it into components, warning of stray parts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from longilesion.components import connected_components, lesion_voxels
 from longilesion.errors import InputError
 from longilesion.images import read_lesion_map
 
-# A part as large as a ball of 4 mm may be a lesion of its own.
+# Volume of a ball of 4 mm diameter: a stray part of this size may be a lesion of its own.
 _LESION_ML = 0.0335
 _FEWEST_VOXELS = 4
 _FEW_NAMES = 8
@@ -25,9 +25,9 @@ _log = logging.getLogger(__name__)
 def read_baseline(scan: Scan, mask: Path | None, *, split_components: bool = False) -> Baseline:
     """A baseline scan with the lesions of a mask file, if there is one.
 
-    A warning says which lesions have parts away from their main component; these are left out. `split_components`
-    gives each component an id instead, the largest 1, whatever its id was. Raises InputError where the file is no mask
-    of the scan, or has more components than there are ids.
+    Parts away from their lesion's main component are left out, and logged as a warning. `split_components` gives each
+    component an id instead, the largest 1, regardless of the ids in the file. Raises InputError where the file is no
+    mask of the scan, or has more components than there are ids.
     """
     if mask is None:
         return Baseline.of(scan, None)
@@ -40,10 +40,10 @@ def read_baseline(scan: Scan, mask: Path | None, *, split_components: bool = Fal
 
 
 def match_clicks(clicks: tuple[ClickPair, ...], baseline: Baseline) -> tuple[ClickPair, ...]:
-    """Clicks under the ids of the components that their baseline clicks lie in or near.
+    """Gives clicks the ids of the components that their baseline clicks lie in or near.
 
-    Others keep their ids where no component has them, else take the next free one. Where no lesion has a baseline
-    click, the names count. Raises InputError where one component has two clicks.
+    Others keep their ids where no component has them, else get the next free one. Where no lesion has a baseline
+    click, the ids in the file are used. Raises InputError where one component has two clicks.
     """
     if all(pair.baseline is None for pair in clicks):
         return clicks
@@ -70,7 +70,7 @@ def match_clicks(clicks: tuple[ClickPair, ...], baseline: Baseline) -> tuple[Cli
 
 
 def _split(lesions: LesionMap, path: Path) -> LesionMap:
-    """The map with an id for each component, from 1, the largest first; equal ones in the order of their voxels."""
+    """The map with an id for each component, from 1, largest first; ties in the order of their voxels."""
     components = [part for voxels in lesion_voxels(lesions.ids).values() for part in connected_components(voxels)]
     if len(components) > HIGHEST_ID:
         raise InputError(f"{path}: {len(components)} components; expected at most {HIGHEST_ID}, one for each id")
@@ -82,7 +82,7 @@ def _split(lesions: LesionMap, path: Path) -> LesionMap:
 
 
 def _stray_parts(stray: Mapping[int, LesionRegion], baseline: Baseline) -> str:
-    """What is odd about lesions with stray parts, in a sentence."""
+    """A warning about lesions with stray parts."""
     voxel_ml = baseline.scan.grid.voxel_volume_ml
     separate = {lesion_id: 1 + _lesions_among(region, voxel_ml) for lesion_id, region in stray.items()}
     many = [lesion_id for lesion_id, count in separate.items() if count > 1]

@@ -1,4 +1,4 @@
-"""The main job: a case and an ensemble in, one label map per follow-up scan out. No input or output."""
+"""The segmentation pipeline: from a case and an ensemble to one label map per follow-up scan. No input or output."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ from longilesion.prompts import complete_prompts
 from longilesion.timing import Stopwatch
 from longilesion.voi import Placement, sample_voi_pair
 
-# How the note of a lesion without a follow-up click begins.
+# Beginning of the note of a lesion without a follow-up click.
 PROPAGATED = "no follow-up click, propagated from the baseline"
-# A given click leads nowhere alike below the first similarity, and one of several below the second, if most do.
+# Below the first similarity, the surroundings at a given click do not match the baseline's; below the second, if the
+# median of several clicks is below it, too.
 UNLIKE = 0.1
 UNLIKE_MEDIAN = 0.4
 _FEWEST_FOR_MEDIAN = 3
@@ -44,13 +45,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LesionOutcome:
-    """What became of one lesion: presence and probability 0..1, volumes, and a note, which every empty lesion has.
+    """The outcome of one lesion: presence and probability 0..1, volumes, and a note, which every empty lesion has.
 
-    `place_xyz_mm` is where alignment looked for it, from the prompt's click, `similarity` the correlation of its
-    surroundings there with those in the baseline, None where there is nothing to compare; `is_unlike` says that it is
-    too low for a click that was given. Place and `presence` are None for a lesion that no follow-up scan shows.
-    `is_present` says that the presence reaches the threshold, whatever became of the outline. `merged_into` is the
-    lesion whose outline is this one's too.
+    `place_xyz_mm` is the position found by alignment, starting from the prompt's click, `similarity` the correlation of
+    its surroundings there with those in the baseline, None where there is nothing to compare; `is_unlike` is true where
+    it is too low for a given click. Position and `presence` are None for a lesion outside all follow-up scans.
+    `is_present` is true where the presence reaches the threshold, even if the outline is empty. `merged_into` is the
+    lesion with which this one shares its outline.
     """
 
     prompt: LesionPrompt | OutsideLesion
@@ -67,15 +68,15 @@ class LesionOutcome:
 
     @property
     def is_unsure(self) -> bool:
-        """Whether the lesion may have been looked for, or missed, in the wrong place."""
+        """Whether the lesion may have been segmented, or missed, at a wrong position."""
         return self.is_unlike or self.prompt.confidence < LOW_CONFIDENCE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Segmentation:
-    """The label map of every follow-up scan, what became of every lesion by id, and the seconds of each stage.
+    """The label map of every follow-up scan, the outcomes of all lesions sorted by id, and the seconds of each stage.
 
-    `left_out` are the ids of clicked lesions that nothing places in a follow-up scan.
+    `left_out` are the ids of clicked lesions without a position in any follow-up scan.
     """
 
     maps: Mapping[ScanName, LesionMap]
@@ -87,9 +88,9 @@ class Segmentation:
 def segment_case(
     case: Case, ensemble: Ensemble, *, labels: Labels = "lesion_ids", refine_clicks: bool = False
 ) -> Segmentation:
-    """Outlines every lesion of a case in its follow-up scans, or says why it has no outline.
+    """Outlines every lesion of a case in its follow-up scans; a note explains each empty outline.
 
-    With `refine_clicks`, registration moves given follow-up clicks that it contradicts confidently.
+    With `refine_clicks`, given follow-up clicks are corrected where registration contradicts them with high confidence.
     """
     watch = Stopwatch("propagate", "sample", "network", "label")
     with watch("propagate"):
@@ -141,7 +142,7 @@ def _place(case: Case, prompts: Sequence[LesionPrompt], ensemble: Ensemble, watc
 
 
 def _unlike(prompts: Sequence[LesionPrompt], placements: Sequence[Placement]) -> set[int]:
-    """The lesions whose given follow-up clicks lead to nothing that looks like their surroundings in the baseline."""
+    """The lesions whose surroundings at the given follow-up click do not match those in the baseline."""
     given = {
         prompt.lesion_id: placement.similarity
         for prompt, placement in zip(prompts, placements, strict=True)
@@ -171,7 +172,7 @@ def _predict(
 ) -> Sequence[LesionPrediction]:
     """Predicts all lesions; those that reach their VOI's border are sampled again, twice as wide.
 
-    The first look has the word where the wider one does not find the lesion at all.
+    The prediction of the smaller VOI is kept where the lesion is not found in the larger one.
     """
     placements = list(placements)
     predictions = _predict_placed(case, prompts, placements, ensemble, watch)
@@ -226,13 +227,13 @@ def _predict_placed(
 
 @contextmanager
 def _lesion_threads() -> Iterator[ThreadPoolExecutor]:
-    """Threads that take a lesion each: a lesion's matrices are too small for several threads to share them."""
+    """A pool with one lesion per thread: a lesion's matrices are too small for several threads to share."""
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor() as pool:
         yield pool
 
 
 def _aligned(prompt: LesionPrompt, placement: Placement) -> LesionPrompt:
-    """The prompt with its click where alignment found the lesion's place: what is nearest to that is the lesion."""
+    """The prompt with its click at the aligned position, to which the lesion's component is the nearest."""
     click = Click(scan_name=prompt.followup.scan_name, point_xyz_mm=placement.followup_xyz_mm)
     return replace(prompt, followup=click)
 

@@ -21,10 +21,10 @@ from longilesion.errors import InputError
 from longilesion.geometry import Grid, Triple
 from longilesion.text_files import read_text
 
-# What the three numbers of a point are: voxel indices x, y, z, or millimetres of one of the two world frames.
+# Coordinate system of a point's three numbers: voxel indices x, y, z, or millimetres in one of two world frames.
 Space: TypeAlias = Literal["voxels", "LPS", "RAS"]
 
-# Far outside every scan, and near enough to compute with.
+# Coordinates are clipped to this magnitude: far outside every scan, and small enough not to overflow.
 _FAR = 1e9
 TABLES = (".csv", ".tsv", ".txt")
 _EXPECTED = (
@@ -32,12 +32,12 @@ _EXPECTED = (
     "3D Slicer's markups (.mrk.json) or a table (.csv) with the columns id, x, y, z"
 )
 _POINT_LIST_KEYS: Final = frozenset({"name", "type", "version", "points"})
-# Slicer numbers what nobody has named: F-1, F_1, MarkupsFiducial-1, "Point list-1".
+# Slicer's default labels, which it numbers: F-1, F_1, MarkupsFiducial-1, "Point list-1".
 _SLICER_LABEL = re.compile(r"(?:[^\W\d_]\D*)?(\d+)")
 _SLICER_SPACES: Mapping[Any, Space] = {"LPS": "LPS", "RAS": "RAS", "1": "LPS", "0": "RAS", 1: "LPS", 0: "RAS"}
 
 _ID_COLUMNS = ("id", "lesion_id", "lesion", "name", "label")
-# What may follow an axis's name in a heading, as in x_mm or "x (mm, RAS)"; without it, voxels are meant.
+# Words that follow an axis' name in a heading, as in x_mm or "x (mm, RAS)"; without any, the unit is voxels.
 _COLUMN_WORDS: Mapping[Space, tuple[tuple[str, ...], ...]] = {
     "voxels": ((), ("voxel",), ("voxels",), ("vox",), ("index",)),
     "LPS": (("mm",), ("lps",), ("lps", "mm")),
@@ -47,9 +47,9 @@ _COLUMN_WORDS: Mapping[Space, tuple[tuple[str, ...], ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedPoint:
-    """A point as it stands in a file: its name, empty where it has none, and its three numbers, in `space`.
+    """A point as read from a file: its name, empty where it has none, and its three numbers, in `space`.
 
-    `entry` says where in the file it stands, for messages.
+    `entry` is its position in the file, for messages.
     """
 
     entry: str
@@ -104,7 +104,7 @@ def read_points(path: Path, *, may_lack_points: bool) -> list[NamedPoint]:
     """Reads the points of a file.
 
     `may_lack_points` allows a Grand Challenge list whose `points` is missing or null, as the platform's schema does.
-    Raises InputError for anything that is no list of points, or leaves open what its numbers are.
+    Raises InputError for anything that is no list of points, or whose coordinate system is ambiguous.
     """
     if path.name.lower().endswith(TABLES):
         return _from_table(path)
@@ -112,7 +112,7 @@ def read_points(path: Path, *, may_lack_points: bool) -> list[NamedPoint]:
     try:
         content = from_json(text)
     except ValueError:
-        # Pydantic says it shorter, below.
+        # Validation below raises the error, with a shorter message.
         content = None
     try:
         if isinstance(content, dict) and "markups" in content:
@@ -135,7 +135,7 @@ def read_points(path: Path, *, may_lack_points: bool) -> list[NamedPoint]:
 
 
 def _from_slicer(path: Path, file: _SlicerFile) -> list[NamedPoint]:
-    """The points that were placed; others are in the list, but nowhere yet."""
+    """The points that were placed; others in the list have no position yet."""
     found = []
     for node, markups in enumerate(file.markups):
         for position, point in enumerate(markups.controlPoints):
@@ -173,14 +173,14 @@ def _from_table(path: Path) -> list[NamedPoint]:
                 raise CellError(f"{', '.join(axes)} empty; expected a number in each")
         except CellError as error:
             raise InputError(f"{path}: line {row.line}: {error}") from error
-        # A spreadsheet may have made 7.0 of 7.
+        # Spreadsheets may write 7 as 7.0.
         name = row.text(named[0]).removesuffix(".0") if named else ""
         found.append(NamedPoint(entry=f"{path}: line {row.line}", name=name, numbers=numbers, space=space))
     return found
 
 
 def _axes(path: Path, headings: Sequence[str]) -> tuple[Space, list[str]]:
-    """What the numbers of a table are, and the columns of x, y and z."""
+    """The coordinate system of a table, and its columns of x, y and z."""
     found: dict[Space, dict[str, str]] = {}
     for heading in headings:
         axis, *words = _normalised(heading).split("_")

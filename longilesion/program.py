@@ -1,4 +1,4 @@
-"""The edges of a program: what its streams bear, how it is stopped, and how it ends, in one line and an exit code."""
+"""Entry and exit of a program: its standard streams, signals, memory limits, error message and exit code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# How NumPy, PyTorch, ITK and the loader of shared libraries say that memory ran out, where it is no MemoryError.
+# Messages by which NumPy, PyTorch, ITK and the loader of shared libraries report lack of memory without a MemoryError.
 _OUT_OF_MEMORY = (
     "allocate memory",
     "bad_alloc",
@@ -28,20 +28,20 @@ _OUT_OF_MEMORY = (
     "failed to map segment",
     "can't start new thread",
 )
-# What the libraries take while they are loaded; where it is not there, some of them abort, or try again for ever.
+# Memory that the libraries need while they are loaded; without it some of them abort, or retry without end.
 _BYTES_TO_LOAD = 1 << 29
-# Given back where memory runs out, so that there is some to say so.
+# Released when memory runs out, so that the error can still be reported.
 _RESERVED_BYTES = 1 << 22
 
 _log = logging.getLogger(__name__)
 
 
 def run_program(load: Callable[[], Callable[[], object]], *, needs_stdout: bool) -> int:
-    """Runs the job that `load` imports, and returns the exit code; whatever goes wrong is one line on stderr.
+    """Runs the job that `load` imports, and returns the exit code; any error is reported in one line on stderr.
 
-    The code is 0, 1 for an error, or 128 and the signal's number where one stopped the program. Streams that are closed
-    or full stop nothing; the code is 1 only where `needs_stdout` and what the job printed was lost. SystemExit (of a
-    command line that cannot be parsed, of --help) goes on to the caller.
+    The code is 0 on success, 1 for an error, or 128 plus the signal's number where one stopped the program. Streams
+    that are closed or full do not stop the job; the code is then 1 only if `needs_stdout` and printed output was lost.
+    SystemExit (of a command line that cannot be parsed, of --help) is passed on to the caller.
     """
     reserve = bytearray(_RESERVED_BYTES)
     with _lasting_streams() as stdout, _Stop() as stop:
@@ -56,9 +56,9 @@ def run_program(load: Callable[[], Callable[[], object]], *, needs_stdout: bool)
             if stop.signal is None and (stdout is None or stdout.failure is None or end.code):
                 raise
         except KeyboardInterrupt:
-            # Without a signal of ours where somebody else's handler, or a test, has raised it.
+            # `stop.signal` is not set where another handler, or a test, has raised the exception.
             stop.signal = stop.signal or signal.SIGINT
-        except BaseException as error:  # noqa: BLE001 - whatever happens, the last line on stderr has to say what
+        except BaseException as error:  # noqa: BLE001 - the last line on stderr has to report any error
             del reserve
             if stop.signal is None:
                 return _fail(_described(error))
@@ -71,9 +71,9 @@ def run_program(load: Callable[[], Callable[[], object]], *, needs_stdout: bool)
 
 
 class _Stop:
-    """Turns signals into an orderly end: at once while nothing but imports is going on, else by an exception.
+    """Handles signals that end the program: exits at once during the imports, and raises an exception afterwards.
 
-    A library may replace the exception by one of its own; `signal` still tells. Ignored signals stay ignored.
+    `signal` is kept, as a library may replace the exception by one of its own. Ignored signals stay ignored.
     """
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ class _Stop:
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> _Stop:
-        # Python lets no other thread handle signals.
+        # Python allows signal handlers in the main thread only.
         for number in _SIGNALS if threading.current_thread() is threading.main_thread() else ():
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._handle)
@@ -94,7 +94,7 @@ class _Stop:
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self.is_loading:
-            # An exception may get lost in an import; and there is nothing to clean up.
+            # An import may swallow an exception, and there is nothing to clean up.
             _fail(_stopped(number))
             os._exit(128 + number)
         self.signal = number
@@ -102,7 +102,7 @@ class _Stop:
 
 
 class _LastingStream(io.FileIO):
-    """A file descriptor that takes whatever is written to it, and remembers why it could not pass it on."""
+    """A file descriptor to which writing never fails; the first error is kept."""
 
     failure: OSError | None = None
 
@@ -117,11 +117,12 @@ class _LastingStream(io.FileIO):
 
 @contextmanager
 def _lasting_streams() -> Iterator[_LastingStream | None]:
-    """Replaces Python's own streams by lasting ones and yields that of stdout, None where it is somebody else's.
+    """Replaces Python's standard streams by lasting ones; yields that of stdout, None where a caller has replaced it.
 
-    Descriptors that are closed are opened first: a file would get their number, and a library's messages.
+    Descriptors that are closed are opened first: else the next opened file would get their number, and with it the
+    messages that libraries write there.
     """
-    # Writing to descriptor 1 shall fail as on a closed one.
+    # Opened for reading, so that writing to descriptor 1 fails as on a closed one.
     for number, flags in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
         try:
             os.fstat(number)
@@ -141,7 +142,7 @@ def _lasting_streams() -> Iterator[_LastingStream | None]:
 
 
 def _text(stream: _LastingStream) -> io.TextIOWrapper:
-    """Lines arrive as they are said, whatever characters they hold."""
+    """A line-buffered text stream that can write any character."""
     encoding = sys.__stdout__.encoding if sys.__stdout__ is not None else "utf-8"
     return io.TextIOWrapper(
         io.BufferedWriter(stream), encoding=encoding, errors="backslashreplace", line_buffering=True
@@ -149,7 +150,7 @@ def _text(stream: _LastingStream) -> io.TextIOWrapper:
 
 
 def _check_memory() -> None:
-    """Raises MemoryError where the limits of the process do not let the libraries be loaded; touches no memory."""
+    """Raises MemoryError where the memory limits of the process are too low to load the libraries; uses no memory."""
     try:
         mmap.mmap(-1, _BYTES_TO_LOAD, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
     except OSError as error:
@@ -163,7 +164,7 @@ def _described(error: BaseException) -> str:
             reason = str(cause) or type(cause).__name__
             return f"not enough memory ({reason.splitlines()[0]}); expected more, or smaller scans"
         cause = cause.__cause__ or cause.__context__
-    # Only now: what that module needs takes longer to load than a person to think again.
+    # Imported late: pydantic takes long to load, and while this module is imported signals are not handled yet.
     from longilesion.errors import LongilesionError
 
     if isinstance(error, LongilesionError):

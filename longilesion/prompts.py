@@ -1,7 +1,7 @@
-"""Complete prompts: every lesion that is clicked or outlined gets a place to look for it in a follow-up scan, or none.
+"""Complete prompts: each clicked or outlined lesion gets a position in a follow-up scan, or is outside all of them.
 
 A missing follow-up click is the baseline click propagated by registration (`longilesion.registration`), once per
-pair of scans. Of several follow-up scans the one that shows the lesion is chosen.
+pair of scans. Of several follow-up scans, the one that contains the lesion is chosen.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from longilesion.registration.propagation import PropagatedPoint
     from longilesion.registration.result import Registration
 
-# A given click is corrected where registration is at least so sure, and so far away.
+# A given click is corrected where the propagated point has at least this confidence, and at least this distance to it.
 REFINE_CONFIDENCE = 0.8
 REFINE_DISTANCE_MM = 12.0
-# The most for a lesion whose baseline click was moved to its scan's border.
+# Upper limit of the confidence for a lesion whose baseline click was moved to its scan's border.
 _CLAMPED_CONFIDENCE = 0.3
 
 _log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompts:
-    """The lesions to look for, and those that no follow-up scan shows; both sorted by id."""
+    """The lesions to segment, and those outside all follow-up scans; both sorted by id."""
 
     lesions: tuple[LesionPrompt, ...]
     outside: tuple[OutsideLesion, ...]
@@ -54,12 +54,12 @@ def complete_prompts(
     refine_clicks: bool = False,
     register: Callable[[Scan, Scan], Registration] | None = None,
 ) -> Prompts:
-    """Gives each lesion of a case a follow-up click, and a baseline click where the baseline shows it.
+    """Gives each lesion of a case a follow-up click, and a baseline click where it is in the baseline scan.
 
-    Lesions are those with clicks and those outlined in a baseline map. Where only the outline says where a lesion was,
-    its centre is the baseline click, as it is where the given one lies outside the outline. Given follow-up clicks stay
-    as they are; with `refine_clicks`, registration moves those that it contradicts confidently. A lesion that nothing
-    places is logged as a warning and left out. `register` is `register_scans` where it is not given.
+    Lesions are those with clicks and those outlined in a baseline map. Where there is no baseline click, or it lies
+    outside the outline, the outline's centre is the baseline click. Given follow-up clicks stay unchanged; with
+    `refine_clicks`, they are corrected where registration contradicts them with high confidence. A lesion without any
+    usable click or outline is logged as a warning and left out. `register` defaults to `register_scans`.
     """
     pairs = {pair.lesion_id: pair for pair in case.clicks}
     outlined = {lesion_id for baseline in case.baselines.values() for lesion_id in baseline.regions}
@@ -145,11 +145,11 @@ def _is_corrected(case: Case, prompt: LesionPrompt, pairs: Mapping[int, ClickPai
 def _propagated(
     case: Case, pairs: list[ClickPair], register: Callable[[Scan, Scan], Registration] | None
 ) -> dict[int, dict[ScanName, PropagatedPoint]]:
-    """Where each lesion would lie in each follow-up scan, by id; every pair of scans is registered once."""
+    """Each lesion's propagated position in each follow-up scan, by id; every pair of scans is registered once."""
     propagated: dict[int, dict[ScanName, PropagatedPoint]] = {pair.lesion_id: {} for pair in pairs}
     if not pairs:
         return propagated
-    # Only now: the libraries of registration take long to load, and a case with clicks needs none of them.
+    # Imported late: the libraries of registration take long to load, and a case with clicks needs none of them.
     from longilesion.registration.propagation import propagate_points
     from longilesion.registration.register import register_scans
 
@@ -187,9 +187,9 @@ def _extent_mm(baseline: Baseline, lesion_id: int) -> float:
 def _placed(
     lesion_id: int, baseline: Click, propagated: Mapping[ScanName, PropagatedPoint]
 ) -> LesionPrompt | OutsideLesion:
-    """The lesion where the surest scan shows it, or outside all of them.
+    """The lesion in the scan of highest confidence, or outside all of them.
 
-    What a scan of another part of the body makes of the lesion does not count against one that surely goes on there.
+    Scans that do not show the lesion are ignored where a trusted registration places it inside another one.
     """
     shown = {name: point for name, point in propagated.items() if point.is_shown}
     absent = [point.trust for point in propagated.values() if not point.is_shown]
@@ -208,14 +208,14 @@ def _placed(
 
 def _confidence(baseline: Click, point: PropagatedPoint) -> float:
     if not point.is_shown:
-        # A place on the border, for want of one inside, is a guess.
+        # A position clamped to the border is a guess.
         return 0.0
-    # So is the place of a lesion that was clicked outside its scan, whatever registration says.
+    # The position of a lesion that was clicked outside its scan is uncertain, regardless of the registration.
     return min(point.confidence, _CLAMPED_CONFIDENCE) if baseline.clamped else point.confidence
 
 
 def _given(pair: ClickPair, followup: Click, propagated: Mapping[ScanName, PropagatedPoint]) -> LesionPrompt:
-    """A lesion with a follow-up click, which is moved where a propagated point, if there is one, contradicts it."""
+    """A lesion with a given follow-up click, corrected where the propagated point, if there is one, contradicts it."""
     point = propagated.get(followup.scan_name)
     is_refined = (
         point is not None

@@ -1,4 +1,4 @@
-"""The run report: what was done to which lesion, how sure that is, and what it cost; JSON for machines."""
+"""The run report in JSON: every lesion's outcome with its confidence, and the run's time and memory."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _PACKAGES = ("torch", "numpy", "SimpleITK", "connected-components-3d", "picsl_gr
 class LesionReport(BaseModel):
     """One lesion; the click is the follow-up click that was used, as x, y, z voxel index in the follow-up scan `scan`.
 
-    `confidence` is 1 for a click that was given, lower for one that was `propagated` from the baseline; `refined` says
-    that a given one was corrected by registration, `baseline_corrected` that the baseline click was given outside the
+    `confidence` is 1 for a given click, lower for one that was `propagated` from the baseline; `refined` is true where
+    a given one was corrected by registration, `baseline_corrected` where the given baseline click was outside the
     outline, whose centre was used. `similarity` is the correlation of the lesion's surroundings in both scans, None
-    where there is nothing to compare; `unsure` says that the lesion was perhaps looked for in the wrong place.
+    where there is nothing to compare; `unsure` is true where the position may be wrong.
     `presence` is the probability that the lesion is still there, `probability` the mean one inside its outline. `note`
-    says why the outline is empty if it is; `merged_into` is the lesion whose outline holds this one too. A lesion
+    gives the reason for an empty outline; `merged_into` is the lesion whose outline includes this one. A lesion
     outside the follow-up's field of view has no scan, no click and no presence; its confidence is that it is outside.
     """
 
@@ -57,7 +57,7 @@ class LesionReport(BaseModel):
 class RunReport(BaseModel):
     """One run. `peak_gpu_memory_bytes` is None where no GPU was used.
 
-    `left_out` are lesions that could not be looked for: their only click is in a baseline scan that is missing.
+    `left_out` are lesions that could not be segmented: their only click is in a baseline scan that is missing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -87,7 +87,7 @@ def make_report(case: Case, segmentation: Segmentation, *, seconds: Mapping[str,
 
 
 def write_report(path: Path, report: RunReport) -> None:
-    """Writes the report; raises InputError where it cannot."""
+    """Writes the report; raises InputError where writing fails."""
     with written_together({path: valid(RunReport)}) as (temporary,):
         temporary.write_text(report.model_dump_json(indent=2) + "\n")
 
@@ -122,6 +122,6 @@ def _index_xyz(case: Case, click: Click) -> Triple:
 
 
 def _peak_memory_bytes() -> int:
-    """The most memory this process has held; Linux counts in kilobytes, macOS in bytes."""
+    """The peak memory of this process, which Linux reports in kilobytes and macOS in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -1,6 +1,6 @@
-"""Where the files lie that come with the code: the shipped model, and the layout of Grand Challenge's folders.
+"""Paths of the data files shipped with the code: the model, and the layout of Grand Challenge's folders.
 
-A wheel holds them inside the package. A checkout, an editable install and the container hold them beside it.
+In a wheel they are inside the package; in a checkout, an editable install and the container they are beside it.
 """
 
 from __future__ import annotations

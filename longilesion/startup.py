@@ -1,4 +1,4 @@
-"""What a program does before it imports torch; the library itself leaves its process alone."""
+"""Process-wide settings that a program makes before it imports torch; importing the library makes none."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from contextlib import contextmanager
 
 
 def wait_passively() -> None:
-    """Lets torch's threads sleep while they wait for each other, unless the environment says how they wait.
+    """Lets torch's threads sleep while they wait for each other, unless the environment sets a wait policy.
 
-    Threads that spin hold the cores that others want, each other's among them. It has no effect once torch is imported.
+    Threads that spin occupy cores that other threads could use. It has no effect once torch is imported.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @contextmanager
 def lasting_imports() -> Iterator[None]:
-    """Keeps what is imported meanwhile from being searched for garbage, then and later, as it lasts until the end.
+    """Excludes what is imported in this context from garbage collection, as modules last until the process ends.
 
-    Torch brings hundreds of thousands of objects. To search them again and again during imports, and when Python ends,
-    takes as long as half of torch's import.
+    Torch creates hundreds of thousands of objects. Traversing them repeatedly during the imports, and when Python ends,
+    takes half as long as the import of torch.
     """
     was_on = gc.isenabled()
     gc.disable()

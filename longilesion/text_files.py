@@ -1,4 +1,4 @@
-"""Text from files of any of the encodings that programs write it in."""
+"""Reading text files in UTF-8 or UTF-16."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from longilesion.errors import InputError
 
 
 def read_text(path: Path, *, expected: str) -> str:
-    """Reads UTF-8 or UTF-16, with a byte order mark or without; raises InputError, which says what was expected."""
+    """Reads UTF-8 or UTF-16, with or without a byte order mark; raises InputError, with what was `expected`."""
     try:
         content = path.read_bytes()
-        # By the zero bytes of the first characters, which are ASCII in tables as in JSON.
+        # Detected by the zero bytes of the first characters, which are ASCII in tables as in JSON.
         return content.decode(json.detect_encoding(content)).removeprefix("\ufeff")
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; expected {expected}") from error

@@ -1,4 +1,4 @@
-"""How long the stages of some work take."""
+"""Timing of stages."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from contextlib import contextmanager
 
 
 class Stopwatch:
-    """Adds up the seconds of stages that may alternate; those named at the start come first, and are 0 until run."""
+    """Adds up the seconds of stages that may alternate; stages named on construction come first, and start at 0."""
 
     def __init__(self, *stages: str) -> None:
         self.seconds = dict.fromkeys(stages, 0.0)
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        """Counts what runs within to that stage, also where it fails."""
+        """Adds the duration of the context to that stage, also where it raises."""
         begun = time.perf_counter()
         try:
             yield

@@ -1,4 +1,4 @@
-"""Volumes of interest: a lattice around a lesion sampled straight from a native scan, and probabilities pasted back.
+"""Volumes of interest: sampling a lattice around a lesion from the original scan, and resampling probabilities back.
 
 A lattice runs along the scan's own axes (viewed in LPS order), so sampling is separable: one small matrix per axis,
 which interpolates where the lattice is finer than the scan and averages where it is coarser. No intensities are changed
@@ -17,13 +17,13 @@ from longilesion.case import AIR_HU, Case, LesionMap, LesionPrediction, LesionPr
 from longilesion.config import VoiSettings
 from longilesion.geometry import ZYX, Box, Grid, Triple, box_slices
 
-# Enough for the matrix products to be efficient, few enough to need few slices of the scan.
+# Enough for efficient matrix products, few enough to read few slices of the scan at once.
 _SLICES_AT_A_TIME = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Placement:
-    """Where the two lattices of a lesion lie: corresponding centres, and a factor on the lattice's spacing.
+    """The position of a lesion's two lattices: corresponding centres, and a factor on the lattice's spacing.
 
     `similarity` is the correlation of the two neighbourhoods there; None where there was nothing to compare.
     """
@@ -38,7 +38,7 @@ class Placement:
 class Voi:
     """Hounsfield units on a lattice, with the click as a fractional lattice index (which may lie outside).
 
-    `click_confidence` is that of a click that was propagated, 1 for a given one.
+    `click_confidence` is the confidence of a propagated click, 1 for a given one.
     """
 
     hu: Float32[np.ndarray, "z y x"]
@@ -124,7 +124,7 @@ def resample(
         _axis_weights(start_zyx[axis], step_zyx[axis], count=shape_zyx[axis], window=window[axis]) for axis in range(3)
     )
     sampled = np.zeros(shape_zyx, np.float32)
-    # A few slices at a time: each needs only those around it, and the window as a whole would fill the memory.
+    # A few slices at a time: each needs only those around it, and the whole window would take too much memory.
     for first in range(0, shape_zyx[0], _SLICES_AT_A_TIME):
         rows = slice(first, first + _SLICES_AT_A_TIME)
         needed = occupied_box(along_z[rows])[1]
@@ -142,7 +142,7 @@ def occupied_box(mask: Shaped[np.ndarray, "..."]) -> tuple[slice, ...]:
     """The smallest box that holds everything that is not zero, axis by axis; empty slices where all is zero."""
     box: list[slice] = []
     for axis in range(mask.ndim):
-        # What is cut off along one axis need not be looked at along the next.
+        # What is cropped along one axis need not be searched along the next.
         rest = mask[tuple(box)]
         hits = np.flatnonzero(rest.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
         box.append(slice(int(hits[0]), int(hits[-1]) + 1) if len(hits) else slice(0, 0))
@@ -153,7 +153,7 @@ def sampled_window(
     start_zyx: NDArray[np.float64], step_zyx: NDArray[np.float64], *, shape_zyx: ZYX, extent_zyx: tuple[int, ...]
 ) -> Box:
     """The part of an array of size `extent_zyx` that `resample` reads."""
-    # How far the kernel reaches.
+    # The kernel's half-width.
     width = 1 + _averaged_length(step_zyx) / 2
     extent = np.array(extent_zyx)
     low = np.clip(np.floor(start_zyx - width), 0, extent).astype(int)

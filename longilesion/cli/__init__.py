@@ -1,6 +1,6 @@
-"""The command `longilesion`, for people with image files.
+"""The command `longilesion`, for use on image files.
 
-`segment` outlines lesions, `register` shows how two scans lie to each other, `evaluate` scores outlines.
+`segment` outlines lesions, `register` registers two scans and draws the result, `evaluate` scores outlines.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from longilesion.startup import wait_passively
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a subcommand and returns the exit code."""
-    # The commands import torch when they need it, so this is early enough.
+    # Takes effect, as the commands import torch only when they need it.
     wait_passively()
     return run_program(partial(_load, arguments), needs_stdout=True)
 
@@ -30,7 +30,7 @@ def _load(arguments: Sequence[str] | None) -> Callable[[], object]:
     if given == ["--version"]:
         return partial(print, f"longilesion {__version__}")
 
-    # Used below; what is imported here can be interrupted cleanly.
+    # Imported here for use below, as an interruption during these imports ends the program cleanly.
     import tyro  # noqa: F401
 
     import longilesion.cli.evaluate
@@ -59,7 +59,7 @@ def _run(arguments: Sequence[str]) -> None:
             args=arguments,
         )
     except SystemExit as stopped:
-        # The parser has said what it does not know; the last line says what is probably meant.
+        # The parser has reported the unknown option; the last line suggests the one that was probably meant.
         for hint in hints(arguments) if stopped.code else ():
             print(hint, file=sys.stderr)
         raise

@@ -1,4 +1,4 @@
-"""`longilesion evaluate`: how good outlines are, of files or of a model."""
+"""`longilesion evaluate`: scores of outlines, from files or from a model."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def evaluate(
     if output is not None:
         check_writable(output)
     exams = find_exams(predictions if truth is None else truth, inputs=inputs)
-    # Only now: torch and the libraries of metrics and plots take seconds to load.
+    # Imported late: torch and the libraries of metrics and plots take seconds to load.
     from longilesion.ensemble import is_bundle
     from longilesion.evaluation.output import report_sections, write_evaluation
     from longilesion.evaluation.run import evaluate_methods
@@ -110,7 +110,7 @@ def evaluate(
         draws=draws,
         seed=seed,
     )
-    # First what lasts.
+    # The files first, so that they are complete if printing fails.
     written = [] if output is None else write_evaluation(output, run)
     console = Console() if Console().is_terminal else Console(width=160)
     for section in report_sections(run.report):
@@ -139,7 +139,7 @@ def _method(
 
 
 def _names(folders: Sequence[Path], first_step: Path | None) -> list[str]:
-    """Each folder's name, or its whole path where others have the same name; last, that of the first step."""
+    """Each folder's name, or its whole path where several have the same name; last, that of the first step."""
     resolved = [folder.resolve() for folder in folders]
     given = [*folders, *([first_step] if first_step is not None and first_step is not folders[0] else [])]
     for place, folder in enumerate(given):

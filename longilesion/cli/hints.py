@@ -1,4 +1,4 @@
-"""Options that people try and that have another name here."""
+"""Suggestions for common options of other programs that have another name here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`longilesion register`: where lesions of a baseline scan lie in a follow-up scan, and a picture to judge it by."""
+"""`longilesion register`: propagates lesions from a baseline to a follow-up scan, with a picture to verify it."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def register(
     points: Path | None = None,
     split_components: bool = False,
 ) -> None:
-    """Register two scans of a patient, propagate lesions from one to the other, and draw a picture to judge it by.
+    """Register two scans of a patient, propagate lesions from one to the other, and draw a picture to verify it.
 
-    Scans and masks are .nii.gz, .nii, .mha or .nrrd files. A lesion's place is its baseline click, else the middle of
-    its outline. What is propagated can be looked at, corrected and given to `longilesion segment` as its
+    Scans and masks are .nii.gz, .nii, .mha or .nrrd files. A lesion's position is its baseline click, else the centre
+    of its outline. Propagated points can be checked, corrected and given to `longilesion segment` as its
     --followup-clicks.
 
     Args:
@@ -61,7 +61,7 @@ def register(
     if output.suffix.lower() != ".png":
         raise InputError(f"{output}: unknown picture format; expected .png")
     check_replaceable(*outputs)
-    # Only now and below: the libraries that register and draw take a second to load.
+    # Imported late, here and below: the libraries that register and draw take a second to load.
     from longilesion.registration.register import register_scans
 
     output_console = console(piped_width=120)
@@ -77,7 +77,7 @@ def register(
         )
         before, after = case.baselines["primary"].scan, case.followups["primary"]
         status.update("registering")
-        # Once for the picture and the lesions.
+        # Registered once, for both the picture and the lesions.
         registered = cache(register_scans)
         registration = registered(before, after)
         prompts = complete_prompts(case, register=registered)
@@ -97,12 +97,12 @@ def register(
 
 
 def summary(registration: Registration) -> str:
-    """How far registration came, in a line."""
+    """The last registration step that succeeded, and the similarity, in a line."""
     return f"registration: {STAGES[registration.stage]}; overall similarity {registration.overall_similarity:.2f}"
 
 
 def lesion_table(prompts: Prompts, baseline: Grid, followup: Grid) -> Table:
-    """A row per lesion: its id, its place in both scans, how sure that is, and what there is to say."""
+    """A row per lesion: its id, its position in both scans, the confidence, and a note."""
     places = "baseline (x, y, z voxel)", "follow-up (x, y, z voxel)"
     table = line_table("lesion", *places, "confidence", "note", numbers=("lesion", "confidence"))
     lesions: list[LesionPrompt | OutsideLesion] = [*prompts.lesions, *prompts.outside]

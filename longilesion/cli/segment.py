@@ -1,4 +1,4 @@
-"""`longilesion segment`: outlines for people with image files."""
+"""`longilesion segment`: outlines lesions in image files."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def segment(
     check_replaceable(*outputs)
     if lesions is None and baseline_clicks is None and followup_clicks is None:
         raise InputError("nothing to look for; expected --lesions, --baseline-clicks or --followup-clicks")
-    # Only now: torch takes a second to load, and --help, or an option that is wrong, does not need it.
+    # Imported late: torch takes a second to load, and --help, or an invalid option, does not need it.
     with lasting_imports():
         from longilesion.ensemble import load_ensemble
         from longilesion.pipeline import segment_case
@@ -105,13 +105,13 @@ def segment(
         ):
             write_lesion_map(temporary, lesion_map, like=followup)
     output_console.print(lesion_table(segmentation.lesions))
-    # Last: where it cannot be written, the map and the table are there.
+    # Last, so that the map and the table are complete if the report cannot be written.
     if report is not None:
         write_report(report, make_report(case, segmentation, seconds=watch.seconds))
 
 
 def lesion_table(lesions: Sequence[LesionOutcome]) -> Table:
-    """A row per lesion: its id, volumes, their change, its click, how sure and how alike its place is, and a note."""
+    """A row per lesion: its id, volumes, their change, its click, confidence and similarity, and a note."""
     numbers = ("lesion", "before ml", "after ml", "change", "confidence", "similarity")
     headings = ("lesion", "before ml", "after ml", "change", "click", "confidence", "similarity", "note")
     table = line_table(*headings, numbers=numbers)
@@ -131,14 +131,14 @@ def lesion_table(lesions: Sequence[LesionOutcome]) -> Table:
 
 
 def _volume(ml: float) -> str:
-    """Three digits that mean something; a lesion that is there never has 0."""
+    """The volume to three significant digits; never 0 for a lesion with voxels."""
     if 0 < ml < LEAST_ML:
         return f"<{LEAST_ML:g}"
     return f"{ml:.0f}" if ml >= 100 else f"{ml:.3g}"
 
 
 def _change(outcome: LesionOutcome) -> str:
-    """The change of the volume in percent, where it can be said: a lesion that was overlooked is not gone."""
+    """The change of the volume in percent, where it is known: a lesion that may have been missed is not gone."""
     before, after = outcome.volume_baseline_ml, outcome.volume_followup_ml
     if isinstance(outcome.prompt, OutsideLesion) or outcome.merged_into is not None or before is None:
         return "-"
@@ -146,7 +146,7 @@ def _change(outcome: LesionOutcome) -> str:
         return "-100%" if before > 0 and not (outcome.is_unsure or outcome.is_present) else "-"
     if before == 0:
         return "new"
-    # Two digits mean something; what is left is not gone, however little.
+    # Two significant digits; above -100 %, as a lesion with any voxels left is not gone.
     percent = max(float(f"{100 * (after / before - 1):.2g}"), -99.0)
     return f"{percent:+.0f}%" if percent < MOST_PERCENT else f">+{MOST_PERCENT}%"
 
@@ -160,8 +160,8 @@ def _click(outcome: LesionOutcome) -> str:
 
 
 def _note(outcome: LesionOutcome) -> str:
-    """What the other columns do not say, the warning first: the end may not fit."""
-    # Whoever has an outcome has loaded it.
+    """The notes that no other column shows, the warning first, as the end may be cut off."""
+    # Imported here, as --help does not need it; outcomes come from this module, so it is loaded already.
     from longilesion.pipeline import PROPAGATED
 
     notes = [part for part in outcome.note.split("; ") if part and not part.startswith(PROPAGATED)]

@@ -1,4 +1,4 @@
-"""What the commands print for people: a line a lesion, as wide as the terminal."""
+"""Terminal output of the commands: tables with a line per lesion, as wide as the terminal."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-# Said of a lesion whose place may be wrong.
+# Note on a lesion whose position may be wrong.
 LOOK_AT_IT = "low: look at it"
 
 
 def console(*, piped_width: int = 100) -> Console:
-    """The standard output, of a fixed width where it is no terminal."""
+    """The standard output, with a fixed width where it is no terminal."""
     standard = Console()
     return standard if standard.is_terminal else Console(width=piped_width)
 
 
 def line_table(*headings: str, numbers: Collection[str]) -> Table:
-    """A table with a line per row; columns of numbers are flush right, and the last one, of notes, gives way."""
+    """A table with a line per row; columns of numbers are aligned right, and the last one, of notes, is cut to fit."""
     table = Table(pad_edge=False)
     for heading in headings:
         is_last = heading == headings[-1]
@@ -28,5 +28,5 @@ def line_table(*headings: str, numbers: Collection[str]) -> Table:
 
 
 def note(text: str) -> Text:
-    """A cell that stays a line: what does not fit ends in an ellipsis."""
+    """A cell of a single line; text that does not fit is cut with an ellipsis."""
     return Text(text, no_wrap=True, overflow="ellipsis")

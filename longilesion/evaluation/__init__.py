@@ -1,1 +1,1 @@
-"""How good outlines are: the challenge's score, and what researchers report of lesions, exams and patients."""
+"""Evaluation of outlines: the challenge's score, and measures that studies report of lesions, exams and patients."""

@@ -1,4 +1,4 @@
-"""Intervals by drawing patients anew, for statistics that pool the lesions of all patients as well as for means."""
+"""Bootstrap intervals over patients, for statistics that pool the lesions of all patients as well as for means."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pydantic import BaseModel, ConfigDict
 from sklearn.metrics import roc_auc_score
 
 CONFIDENCE = 0.95
-# So many numbers of a statistic are in memory at once (8 MB), whatever the number of draws.
+# Largest number of values of a statistic in memory at once (8 MB), for any number of draws.
 _NUMBERS_AT_ONCE = 2**20
 
-# From how often each patient counts, a row per draw, to the statistic of each draw; NaN where it is not defined.
+# Maps the patients' weights, a row per draw, to the statistic of each draw; NaN where it is not defined.
 Statistic: TypeAlias = Callable[[Float[np.ndarray, "draws patients"]], Float[np.ndarray, " draws"]]
 
 
 class Estimate(BaseModel):
-    """A statistic with its 95 % interval, and the number of patients, lesions or whatever it is a figure of.
+    """A statistic with its 95 % interval, and the number of patients, lesions or other samples that it is based on.
 
-    The value is None where it is not defined, the interval where there are not two patients that it comes from.
+    The value is None where it is not defined, the interval where fewer than two patients contribute.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,12 +33,12 @@ class Estimate(BaseModel):
 
 
 class Bootstrap:
-    """Draws of as many patients as there are (at least one), with replacement, the same ones for every statistic."""
+    """Draws of all patients (at least one) with replacement, the same for every statistic."""
 
     def __init__(self, patients: int, *, draws: int, seed: int) -> None:
         self.patients = patients
         generator, even = np.random.default_rng(seed), np.full(patients, 1 / patients)
-        # How often each patient counts, a row per draw.
+        # How often each patient was drawn, a row per draw.
         self._counts = np.empty((draws, patients), np.min_scalar_type(patients))
         for rows in _blocks(draws, patients):
             self._counts[rows] = generator.multinomial(patients, even, size=rows.stop - rows.start)
@@ -46,8 +46,8 @@ class Bootstrap:
     def estimate(self, statistic: Statistic, *, count: int, contributors: int, width: int = 1) -> Estimate:
         """The statistic over all patients, and the percentiles between which it lies in 95 % of the draws.
 
-        It has no interval where fewer than two patients contribute anything to it. `width` is how many numbers it
-        computes for a draw on the way, besides one for each patient; the more, the fewer draws it is given at once.
+        It has no interval where fewer than two patients contribute to it. `width` is the number of intermediate values
+        per draw, besides one for each patient; it limits the number of draws that are computed at once.
         """
         with np.errstate(invalid="ignore", divide="ignore"):
             (value,) = statistic(np.ones((1, self.patients)))
@@ -81,7 +81,7 @@ class Bootstrap:
     def auc(
         self, is_positive: Bool[np.ndarray, " n"], certainty: Float[np.ndarray, " n"], patient_of: np.ndarray
     ) -> Estimate:
-        """The area under the ROC curve of a certainty; not defined where all or none are positive."""
+        """The area under the ROC curve of a confidence; not defined where all or none are positive."""
 
         def area(weights: Float[np.ndarray, " n"]) -> float:
             if not weights[is_positive].any() or not weights[~is_positive].any():

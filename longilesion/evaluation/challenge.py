@@ -28,7 +28,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChallengeScore:
-    """A patient's score; NaN, and left out of means, where nothing is there and nothing was predicted."""
+    """A patient's score; NaN, and left out of means, where there are neither true nor predicted lesions."""
 
     dice: float
     false_positive_ml: float
@@ -50,7 +50,7 @@ def challenge_entries(overlap: Overlap, *, voxel_ml: float) -> list[Entry]:
 
 
 def lesion_entries(overlap: Overlap, true_id: int, *, voxel_ml: float) -> list[Entry]:
-    """The entries of one true lesion: one for each label that touches it, or one that says that it was missed."""
+    """The entries of one true lesion: one for each label that touches it, or one of Dice 0 if it was missed."""
     voxels = overlap.truth[true_id].voxels
     labels = [label for label in overlap.predicted if (true_id, label) in overlap.shared]
     if not labels:
@@ -80,7 +80,7 @@ def challenge_score(entries: Sequence[Entry]) -> ChallengeScore:
 def rank_scores(submissions: Mapping[str, ChallengeScore]) -> dict[str, float]:
     """Half the rank by Dice and a quarter each of the ranks by false volumes; the lowest wins.
 
-    Takes each submission's means over patients. Equal ones share the mean of their ranks; one without a figure is last.
+    Takes each submission's means over patients. Ties share the mean of their ranks; undefined values rank last.
     """
     ranks = {
         "dice": _ranks([-score.dice for score in submissions.values()]),

@@ -19,9 +19,9 @@ PATIENT_VALUES = ("dice", "false_positive_ml", "false_negative_ml", *(f"lesion_{
 
 
 class Difference(BaseModel):
-    """First less second method, patient by patient: the mean with its interval, and Wilcoxon's signed-rank p value.
+    """First minus second method, patient by patient: the mean with its interval, and Wilcoxon's signed-rank p value.
 
-    Only patients count for whom both are defined; the p value is None where no two differ.
+    Only patients for whom both are defined are included; the p value is None where no two values differ.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,7 +45,8 @@ class Rank(BaseModel):
 class Interaction(BaseModel):
     """A score after each interactive step, without and with the follow-up's clicks, and the area under the curve.
 
-    Steps are one apart, so that the area of two steps is their mean. Only patients count for whom both are defined.
+    Steps have a distance of 1, so that the area of two steps is their mean. Only patients for whom both are defined are
+    included.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,7 +58,7 @@ class Interaction(BaseModel):
 
 
 def compare(evaluations: Sequence[Evaluation], bootstrap: Bootstrap) -> list[Difference]:
-    """Every pair of methods by every value."""
+    """The differences of every pair of methods in every value."""
     return [
         _difference(first, second, key, bootstrap)
         for first, second in combinations(evaluations, 2)
@@ -66,7 +67,7 @@ def compare(evaluations: Sequence[Evaluation], bootstrap: Bootstrap) -> list[Dif
 
 
 def rank(evaluations: Sequence[Evaluation]) -> list[Rank]:
-    """The methods by the challenge's rank, the best first."""
+    """The methods sorted by the challenge's rank, the best first."""
     means = {
         evaluation.name: ChallengeScore(
             dice=_number(evaluation.challenge.dice.value),

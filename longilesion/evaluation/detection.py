@@ -1,8 +1,8 @@
-"""Detection as LiFE-Net (section 3.2) and Difference Weighting (section 3.2) report it.
+"""Detection measures as in LiFE-Net (section 3.2) and Difference Weighting (section 3.2).
 
-A predicted lesion finds a true one if they overlap by an IoU of 0.1; lesions and predictions under 3 mm3 are left out
-beforehand. Where only lesions over a diameter count, smaller true ones, predictions that find them, and smaller
-predictions that find nothing are neither right nor wrong.
+A predicted lesion matches a true one if they overlap by an IoU of 0.1; lesions and predictions under 3 mm3 are left
+out beforehand. Where only lesions over a diameter are evaluated, smaller true ones, predictions that match them, and
+smaller predictions without a match are ignored.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SMALLEST_ML = 0.003
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ExamLesions:
-    """The true and predicted lesions of an exam, and how much they overlap; one that is sure gives confidence 1."""
+    """The true and predicted lesions of an exam, and their overlaps; a prediction's confidence is 1 if not given."""
 
     true_mm: Float[np.ndarray, " true"]
     true_ml: Float[np.ndarray, " true"]
@@ -38,7 +38,7 @@ class ExamLesions:
 
 
 class Detection(BaseModel):
-    """The figures for lesions over one diameter; `..._at_...` are per false positives per exam."""
+    """The figures for lesions over one diameter; `sensitivity` is by the number of false positives per exam."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -54,7 +54,7 @@ class Detection(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Ranking:
-    """Every exam's predictions at one overlap, surest first: right or wrong, and where equal confidences end."""
+    """Every exam's predictions at one overlap, by decreasing confidence: the exam, and whether they are right."""
 
     exam: Int[np.ndarray, " predicted"]
     is_right: Bool[np.ndarray, " predicted"]
@@ -120,7 +120,7 @@ def without_specks(exam: ExamLesions) -> ExamLesions:
 
 
 def ranked(exams: Sequence[ExamLesions], *, iou: float, over_mm: float) -> Ranking:
-    """Matches every exam's predictions, the surest first, each to the true lesion that it overlaps most."""
+    """Matches every exam's predictions, by decreasing confidence, each to the true lesion that it overlaps most."""
     exams = [without_specks(exam) for exam in exams]
     verdicts = [_judged(exam, iou=iou, over_mm=over_mm) for exam in exams]
     exam_of = np.repeat(np.arange(len(exams)), [len(right) for _, right in verdicts])
@@ -136,7 +136,7 @@ def ranked(exams: Sequence[ExamLesions], *, iou: float, over_mm: float) -> Ranki
 
 
 def curve(ranking: Ranking, weights: Float[np.ndarray, "draws exams"]) -> Curve:
-    """The curve where each exam counts as often as its weight says; equal confidences are one step.
+    """The curve, with a weight for each exam; equal confidences are one step.
 
     Without true lesions, the sensitivity is NaN.
     """
@@ -153,7 +153,7 @@ def curve(ranking: Ranking, weights: Float[np.ndarray, "draws exams"]) -> Curve:
 
 
 def average_precision(ranking: Ranking, weights: Float[np.ndarray, "draws exams"]) -> Float[np.ndarray, " draws"]:
-    """Precision averaged over the steps in sensitivity, as scikit-learn's; lesions never found add nothing."""
+    """Precision averaged over the steps in sensitivity, as in scikit-learn; lesions never found contribute 0."""
     steps = curve(ranking, weights)
     gains = np.diff(steps.sensitivity, axis=1, prepend=0.0)
     return np.asarray(np.where(weights @ ranking.true_counts > 0, (gains * steps.precision).sum(axis=1), np.nan))
@@ -169,7 +169,7 @@ def sensitivity_at(
 
 
 def exam_f1(exam: ExamLesions, *, over_mm: float) -> float:
-    """The harmonic mean of lesion precision and recall, each on its own; NaN where no lesion is true or predicted."""
+    """The harmonic mean of lesion precision and recall; NaN where there are neither true nor predicted lesions."""
     exam = without_specks(exam)
     true_counts: Bool[np.ndarray, " true"] = np.asarray(exam.true_mm >= over_mm)
     touches = np.asarray(exam.iou >= MATCH_IOU)
@@ -183,7 +183,7 @@ def exam_f1(exam: ExamLesions, *, over_mm: float) -> float:
 
 
 def _exam_auc(exams: Sequence[ExamLesions], bootstrap: Bootstrap, *, over_mm: float) -> Estimate:
-    """How well the surest prediction tells exams with lesions from those without."""
+    """The ROC area of an exam's highest confidence, for telling exams with lesions from those without."""
     exams = [without_specks(exam) for exam in exams]
     is_ill = np.array([(exam.true_mm >= over_mm).any() for exam in exams], np.bool_)
     surest = np.array([_judged(exam, iou=MATCH_IOU, over_mm=over_mm)[0].max(initial=0.0) for exam in exams], np.float64)
@@ -193,14 +193,14 @@ def _exam_auc(exams: Sequence[ExamLesions], bootstrap: Bootstrap, *, over_mm: fl
 def _judged(
     exam: ExamLesions, *, iou: float, over_mm: float
 ) -> tuple[Float[np.ndarray, " judged"], Bool[np.ndarray, " judged"]]:
-    """The confidence of each prediction that counts, and whether it is right."""
+    """The confidence of each prediction that is not ignored, and whether it is right."""
     true_counts, big_enough = exam.true_mm >= over_mm, exam.predicted_mm >= over_mm
     is_free = np.ones(len(exam.true_mm), np.bool_)
     confidences, verdicts = [], []
     for prediction in np.lexsort((-exam.iou.max(axis=0, initial=0.0), -exam.confidence)):
         touched = exam.iou[:, prediction] >= iou
         free = np.flatnonzero(touched & is_free)
-        # Lesions that count come first, then the greatest overlap.
+        # Lesions that are not ignored come first, then the greatest overlap.
         found = max(free, key=lambda true: (true_counts[true], exam.iou[true, prediction]), default=None)
         if found is not None:
             is_free[found] = False

@@ -21,11 +21,11 @@ FATES: tuple[Fate, ...] = get_args(Fate)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LesionFact:
-    """What is known of a lesion besides the maps.
+    """Facts of a lesion besides the maps.
 
     `true_id` is its id in the true follow-up maps: its own, or that of the lesion it merged into; None where it is
-    gone. `fate` is None where nothing tells what was there before. `is_target` says whether it is measured for the
-    response to therapy, None where it is not stated.
+    gone. `fate` is None where it is unknown whether the lesion was in the baseline. `is_target` is whether it is
+    measured for the response to therapy, None where it is not stated.
     """
 
     fate: Fate | None
@@ -36,7 +36,7 @@ class LesionFact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaselineLesion:
-    """A lesion outlined before therapy, measured."""
+    """Measures of a lesion outlined in the baseline scan."""
 
     volume_ml: float
     diameter_mm: float
@@ -44,7 +44,7 @@ class BaselineLesion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FollowupClick:
-    """A click that was given for the follow-up."""
+    """A given click in a follow-up scan."""
 
     scan: str
     point_xyz_mm: Triple
@@ -54,7 +54,7 @@ class FollowupClick:
 class Exam:
     """One patient's follow-up: its true maps by scan, and by lesion id the facts, baselines and clicks.
 
-    `baseline` is None where nothing is known of the time before.
+    `baseline` is None where there are no baseline maps.
     """
 
     name: str
@@ -66,10 +66,10 @@ class Exam:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Prediction:
-    """What a method says of an exam: its maps by scan (one that is missing counts as empty), and of single lesions.
+    """A method's prediction for an exam: its maps by scan (a missing one counts as empty), and values per lesion.
 
-    `presence` is the probability that a lesion is there, `merged_into` names the lesion that has taken in another; both
-    are empty where the method does not say.
+    `presence` is the probability that a lesion is present, `merged_into` the lesion that another has merged into; both
+    are empty where the method does not report them.
     """
 
     maps: Mapping[str, LesionMap]
@@ -78,9 +78,9 @@ class Prediction:
 
 
 class ScoringSettings(BaseModel):
-    """How an exam is scored.
+    """Settings of the scoring.
 
-    `tolerance_mm` is that of the surface Dice, `detection_iou` the overlap from which a lesion is detected. With
+    `tolerance_mm` is for the surface Dice, `detection_iou` the overlap from which a lesion counts as detected. With
     `matching` by overlap, predicted labels first take the id of the true lesion that they match best. With `instances`
     as components, detection counts connected components (18 neighbours) and not labels.
     """

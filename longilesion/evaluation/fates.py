@@ -1,4 +1,4 @@
-"""What became of each lesion, in the truth and in the prediction: it persists, is new, is gone, or has merged."""
+"""The fate of each lesion, in the truth and in the prediction: it persists, is new, is gone, or has merged."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from longilesion.evaluation.overlap import Overlap
 
 
 def predicted_fates(exam: Exam, prediction: Prediction, overlaps: Mapping[str, Overlap]) -> dict[int, Fate | None]:
-    """What the predicted maps say became of each lesion; None where nothing is known of the time before.
+    """The fate of each lesion by the predicted maps; None where there are no baseline maps.
 
-    A lesion without voxels has merged where the method says so; where the method does not report it, if its click lies
-    in another's outline.
+    A lesion without voxels has merged where the method reports that; where the method reports no merging, if its click
+    lies in another lesion's outline.
     """
     outlined = {label for overlap in overlaps.values() for label in overlap.predicted}
     hosts = {
@@ -41,11 +41,11 @@ def _was_new(exam: Exam, lesion_id: int, fate: Fate) -> bool:
 
 
 def _predicted_host(exam: Exam, prediction: Prediction, lesion_id: int, outlined: set[int]) -> int | None:
-    """The label that has taken in a lesion without voxels."""
+    """The label that a lesion without voxels has merged into."""
     if lesion_id in prediction.presence or lesion_id in prediction.merged_into:
         host = prediction.merged_into.get(lesion_id)
         seen = {lesion_id}
-        # What has taken in one lesion may itself have merged into another.
+        # The host of one lesion may itself have merged into another.
         while host is not None and host not in outlined and host not in seen:
             seen.add(host)
             host = prediction.merged_into.get(host)

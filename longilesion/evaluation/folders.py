@@ -1,8 +1,9 @@
-"""Where the files of an evaluation lie.
+"""The folder layouts of an evaluation's files.
 
 True and predicted maps are either files in one folder (`<exam>.nii.gz`; `<patient>_FU_mask_00.nii.gz`, as in the
-challenge's training data), or lie in a folder per exam as Grand Challenge has them, `images/<scan>-followup-ct-tumor-
-lesion-seg/<one image>`, there or in its folder `truth`, predictions in its folder `output`.
+challenge's training data), or are in a folder per exam in the layout of Grand Challenge,
+`images/<scan>-followup-ct-tumor-lesion-seg/<one image>`, there or in its folder `truth`, predictions in its folder
+`output`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from longilesion.images import READABLE
 _CHALLENGE = re.compile(r"(?P<patient>.+?)_FU_(?:mask|img|seg|pred)_(?:FU_img_)?(?P<scan>[0-9]{2})")
 _ONLY_SCAN = "primary"
 _TABLES = (".json", ".csv")
-# Where the challenge's data have the baselines of their truths.
+# The challenge's folder of baselines by the folder of truths.
 _INPUTS_OF = {"targetsTr": "inputsTr", "targetsTs": "inputsTs"}
 
 _log = logging.getLogger(__name__)
@@ -29,9 +30,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ExamFiles:
-    """An exam's true maps by scan and what else is known: baseline maps, follow-up clicks by scan, a lesion table.
+    """The files of an exam: true maps by scan, baseline maps, follow-up clicks by scan, a lesion table.
 
-    `case` is the folder that a model takes as its input.
+    `case` is the input folder for a model.
     """
 
     name: str
@@ -44,7 +45,7 @@ class ExamFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PredictionFiles:
-    """An exam's predicted maps by scan, and its run reports, one for all maps or one for each."""
+    """The files of a prediction: maps by scan, and run reports, one for all maps or one for each."""
 
     maps: Mapping[str, Path]
     reports: tuple[Path, ...]
@@ -54,7 +55,7 @@ def find_exams(truth: Path, *, inputs: Path | None = None) -> list[ExamFiles]:
     """The exams in a folder of truths, sorted by name; raises InputError where there is nothing to score.
 
     `inputs` holds baselines, clicks and lesion tables, laid out like the truths. Without it, a case folder's own
-    `input` is taken, and the challenge's `inputsTr` beside `targetsTr`. What is left out is logged as a warning.
+    `input` is used, and the challenge's `inputsTr` beside `targetsTr`. What is left out is logged as a warning.
     """
     for folder in (truth, inputs):
         if folder is not None and not folder.is_dir():
@@ -187,7 +188,7 @@ def _label_maps(folder: Path) -> dict[str, dict[str, Path]]:
 
 
 def _case_maps(folder: Path, part: str) -> dict[str, Path]:
-    """The follow-up maps of a case folder: in that part of it, or else in itself."""
+    """The follow-up maps of a case folder: in its subfolder `part`, or else in itself."""
     found = (find_followup_maps(place) for place in (folder / part, folder))
     return {str(scan): path for scan, path in next(filter(None, found), {}).items()}
 

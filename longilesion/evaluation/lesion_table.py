@@ -1,4 +1,4 @@
-"""What is known of an exam's lesions: from a table beside the maps, and from the maps where there is none.
+"""Facts of an exam's lesions: from a table beside the maps, and from the maps where there is none.
 
 Two tables are read: `lesions.json`, {"7": {"fate": "merged", "truth_id": 6, "type": "Liver"}, ...}, and the CSV of the
 challenge's training data (columns lesion_id, topology_class, merged_into, lesion_type, target_lesion).
@@ -19,14 +19,14 @@ from longilesion.errors import InputError
 from longilesion.evaluation.exam import FATES, Fate, LesionFact
 from longilesion.json_file import read_json
 
-# What the challenge calls a lesion's fate.
+# The fates by their names in the challenge's data.
 TOPOLOGIES: Mapping[str, Fate] = {
     "UNCHANGED": "persists",
     "NEWLYAPPEARING": "new",
     "DISAPPEARING": "gone",
     "MERGING": "merged",
 }
-# The sample cases tell apart how a persisting lesion's size changed.
+# The sample cases distinguish how the size of a persisting lesion changed.
 _FATES: Mapping[str, Fate] = {**{fate: fate for fate in FATES}, "grows": "persists", "shrinks": "persists"}
 
 LesionId: TypeAlias = Annotated[int, Field(ge=1, le=HIGHEST_ID)]
@@ -54,10 +54,10 @@ def completed_facts(
     baseline_ids: Collection[int] | None,
     clicked_ids: Collection[int],
 ) -> tuple[dict[int, LesionFact], list[str]]:
-    """The facts of every lesion in a table, a map or a click, and what does not fit together; the maps decide.
+    """The facts of every lesion in a table, a map or a click, and warnings of contradictions; maps take precedence.
 
     A lesion that the table lacks persists if it is in both maps, is new if only in the follow-up, else gone. Where
-    there is no baseline (`baseline_ids` None), a lesion in the follow-up has the fate that the table says, or none.
+    there is no baseline (`baseline_ids` None), a lesion in the follow-up has its fate in the table, or none.
     """
     hosts = {fact.true_id for lesion_id, fact in table.items() if fact.fate == "merged" and fact.true_id != lesion_id}
     facts, warnings = {}, []
@@ -76,7 +76,7 @@ def completed_facts(
 
 
 def _with_last_host(lesion_id: int, table: Mapping[int, LesionFact], true_ids: Collection[int]) -> LesionFact:
-    """What the table says of a lesion; where its host has itself merged into another, that one is the host."""
+    """The table's facts of a lesion; where its host has itself merged into another, that one is the host."""
     said = table.get(lesion_id, LesionFact(fate=None, true_id=None))
     host, seen = said.true_id, {lesion_id}
     while host is not None and host not in true_ids and host not in seen and host in table:
@@ -104,7 +104,7 @@ def _contradiction(
     true_ids: Collection[int],
     baseline_ids: Collection[int] | None,
 ) -> str:
-    """What the table says, what the maps show, and what the lesion is taken for."""
+    """A warning: the fate by the table, the fate by the maps, and the fate that is used."""
     into = f" into {said.true_id}" if said.fate == "merged" and said.true_id != lesion_id else ""
     shown = ["has voxels in the truth" if lesion_id in true_ids else "has no voxels in the truth"]
     if into and said.true_id not in true_ids:
@@ -131,7 +131,7 @@ def _from_json(path: Path) -> dict[int, LesionFact]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChallengeRow:
-    """What a line of the challenge's CSV says of a lesion; `merged_into` is None where it has not merged."""
+    """A line of the challenge's CSV; `merged_into` is None where the lesion has not merged."""
 
     lesion_id: int
     fate: Fate
@@ -141,7 +141,7 @@ class ChallengeRow:
 
 
 def challenge_lesion_id(row: Row) -> int:
-    """The lesion of a line; raises CellError where it has none."""
+    """The lesion id of a line; raises CellError where it has none."""
     lesion_id = row.lesion_id("lesion_id")
     if lesion_id is None:
         raise CellError("no lesion_id; expected one")
@@ -149,7 +149,7 @@ def challenge_lesion_id(row: Row) -> int:
 
 
 def challenge_row(row: Row) -> ChallengeRow:
-    """A line of the challenge's CSV; raises CellError for a cell that does not hold what it should."""
+    """Parses a line of the challenge's CSV; raises CellError for an invalid cell."""
     lesion_id, topology = challenge_lesion_id(row), row.text("topology_class")
     fate = TOPOLOGIES.get(topology.upper())
     if fate is None:

@@ -1,4 +1,4 @@
-"""The score of every lesion: as its id says, and by the best match whatever the ids."""
+"""The score of every lesion: by its id, and by the best match regardless of ids."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from longilesion.evaluation.overlap import Overlap
 class LesionScore(BaseModel):
     """One lesion of one exam.
 
-    `diameter_mm` is the largest axial one in the truth, or the one before therapy where the lesion is gone. Merged
-    lesions share one outline, that of `true_id`, and its row holds their measures: what was predicted for any of them
-    is taken as one, as in Promptable LongiSeg (table 1). `challenge_dice` is the mean over the labels that touch the
-    lesion, `match_...` is the best match among single predicted labels, whatever their ids. What does not apply is
-    None: measures of a lesion that is not there, distances to nothing.
+    `diameter_mm` is the largest axial one in the truth, or in the baseline where the lesion is gone. Merged lesions
+    share one outline, that of `true_id`, and its row has their measures: their predictions are united, as in
+    Promptable LongiSeg (table 1). `challenge_dice` is the mean over the labels that touch the lesion, `match_...` is
+    for the best match among single predicted labels, regardless of their ids. Values that are not defined are None,
+    such as measures of an absent lesion, or distances to an empty outline.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,34 +66,34 @@ class LesionScore(BaseModel):
 
     @property
     def is_present(self) -> bool | None:
-        """Whether the lesion is truly there; None where it has merged into another, and is neither there nor gone."""
+        """Whether the lesion is present in the truth; None where it has merged into another."""
         return None if self.dice is None and self.true_id is not None else self.true_id is not None
 
     @property
     def volume_error_ml(self) -> float | None:
-        """Predicted less true volume of a lesion that is there."""
+        """Predicted minus true volume of a present lesion."""
         return None if self.dice is None else self.predicted_volume_ml - self.true_volume_ml
 
     @property
     def diameter_error_mm(self) -> float | None:
-        """Predicted less true diameter of a lesion that is there."""
+        """Predicted minus true diameter of a present lesion."""
         return None if self.dice is None else self.predicted_diameter_mm - self.true_diameter_mm
 
     @property
     def is_kept(self) -> float | None:
-        """Whether a lesion that is there has an outline under its own id; None for others."""
+        """Whether a present lesion has an outline under its own id; None for others."""
         return float(self.predicted_volume_ml > 0) if self.is_present else None
 
     @property
     def is_recognised(self) -> float | None:
-        """Whether a lesion that is gone was left empty; None for others."""
+        """Whether a lesion that is gone has no predicted outline; None for others."""
         return float(self.predicted_volume_ml == 0) if self.is_present is False else None
 
 
 def score_lesions(
     exam: Exam, prediction: Prediction, overlaps: Mapping[str, Overlap], settings: ScoringSettings
 ) -> list[LesionScore]:
-    """A row per lesion and scan in which it truly is, and one per lesion that is gone or merged into another."""
+    """A row per lesion and scan in which it is present, and one per lesion that is gone or merged into another."""
     fates = predicted_fates(exam, prediction, overlaps)
     rows = []
     for scan, overlap in overlaps.items():
@@ -123,13 +123,13 @@ def best_matches(overlap: Overlap) -> dict[int, int]:
 
 
 def merged_ids(exam: Exam, true_id: int) -> set[int]:
-    """The lesions that are one in the truth."""
+    """The lesions that have merged into one in the truth."""
     return {true_id, *(lesion_id for lesion_id, fact in exam.facts.items() if fact.true_id == true_id)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Pair:
-    """A true lesion of one scan, and the labels that were predicted for it or for what has merged into it."""
+    """A true lesion of one scan, and the labels predicted for it and for lesions that have merged into it."""
 
     scan: str
     true_id: int
@@ -150,12 +150,12 @@ class _Pair:
         )
 
     def outline(self, labels: tuple[int, ...]) -> Outline | None:
-        """What was predicted under some labels."""
+        """The predicted outline of some labels."""
         regions = [self.overlap.predicted[label] for label in labels]
         return Outline.of(self.predicted, labels, regions) if labels else None
 
     def surfaces(self, labels: tuple[int, ...], settings: ScoringSettings) -> tuple[float, float | None]:
-        """Surface Dice and Hausdorff distance of what was predicted under some labels."""
+        """Surface Dice and Hausdorff distance of the predicted outline of some labels."""
         outline = self.outline(labels)
         if outline is None:
             return 0.0, None
@@ -191,7 +191,7 @@ def _by_id(exam: Exam, pair: _Pair, settings: ScoringSettings) -> dict[str, Any]
 
 def _by_match(pair: _Pair, match_id: int | None, by_id: Mapping[str, Any], settings: ScoringSettings) -> dict[str, Any]:
     labels = () if match_id is None else (match_id,)
-    # Mostly the label with the lesion's id is the best match, and is measured once.
+    # Usually the label with the lesion's id is also the best match, and need not be measured again.
     is_same = labels == pair.labels
     share, distance_mm = (
         (by_id["surface_dice"], by_id["hausdorff_95_mm"]) if is_same else pair.surfaces(labels, settings)
@@ -227,7 +227,7 @@ def _absent(exam: Exam, prediction: Prediction, overlaps: Mapping[str, Overlap],
 
 
 def _known(exam: Exam, prediction: Prediction, lesion_id: int) -> dict[str, Any]:
-    """What a row says of a lesion whether it is still there or not."""
+    """The values of a row that do not depend on whether the lesion is present."""
     fact = exam.facts[lesion_id]
     nothing = BaselineLesion(volume_ml=0.0, diameter_mm=0.0)
     before = None if exam.baseline is None else exam.baseline.get(lesion_id, nothing)

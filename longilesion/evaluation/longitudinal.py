@@ -1,4 +1,4 @@
-"""What a prediction says of change: volumes, fates, and the response to therapy in the style of RECIST 1.1."""
+"""Agreement on change between scans: volumes, fates, and response to therapy in the style of RECIST 1.1."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ TARGETS = 5
 PARTIAL_RESPONSE = -0.3
 PROGRESSION = 0.2
 PROGRESSION_MM = 5.0
-# Sums of millimetres are not exact, and the limits belong to the response.
+# Tolerance for rounding in sums of diameters, as the limits are inclusive.
 ROUNDING_MM = 1e-6
 
 
 class Confusion(BaseModel):
-    """How often each true category (row) was predicted as each category (column), and Cohen's kappa of the two.
+    """The confusion matrix of true (rows) and predicted (columns) categories, and Cohen's kappa of the two.
 
-    The weighted kappa counts a mistake by the number of categories between (None where they have no order).
+    The weighted kappa weights an error by the distance of the categories (None where they have no order).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,9 +56,9 @@ class Agreement(BaseModel):
 
 
 class PatientResponse(BaseModel):
-    """One patient's response; None where no lesion was measurable before and none is new.
+    """One patient's response; None where no lesion was measurable in the baseline and none is new.
 
-    The sums are of the targets' largest axial diameters; merged lesions count once.
+    The sums are those of the targets' largest axial diameters; merged lesions count once.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,8 +74,8 @@ class PatientResponse(BaseModel):
 class Longitudinal(BaseModel):
     """All figures of change.
 
-    `not_evaluable` patients have no response, neither in the truth nor as predicted; one that has only one of them has
-    stable disease as the other. Patients `without_baseline` are in none of the figures.
+    `not_evaluable` patients have neither a true nor a predicted response; where only one of them is defined, the other
+    counts as stable disease. Patients `without_baseline` are in none of the figures.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -92,7 +92,7 @@ class Longitudinal(BaseModel):
 class PatientChange:
     """One patient's lesions, one row each, their changes of volume, and the response.
 
-    `changes_ml` are the true and predicted changes of the lesions that were there before, merged ones as one.
+    `changes_ml` are the true and predicted changes of the lesions in the baseline, merged ones as one.
     """
 
     lesions: Sequence[LesionScore]
@@ -102,7 +102,7 @@ class PatientChange:
 
 
 def patient_change(rows: Sequence[LesionScore], *, unknown_labels: int, extra_ml: float) -> PatientChange:
-    """How one patient's lesions changed.
+    """The change of one patient's lesions.
 
     `unknown_labels` were predicted under ids that no lesion has; `extra_ml` is their volume, with that of lesions in
     scans where they are not. A lesion that lies in both of the exam's scans is measured where it is larger.
@@ -144,7 +144,7 @@ def longitudinal_figures(
         for lesion in patient.lesions
         if lesion.fate is not None and lesion.predicted_fate is not None
     ]
-    # Where nothing was measurable and nothing is new, there is no progression at least.
+    # A response that is not defined (nothing measurable, nothing new) counts as stable, as it is no progression.
     responses = [
         (place, patient.response.true_response or "SD", patient.response.predicted_response or "SD")
         for place, patient in followed
@@ -161,7 +161,7 @@ def longitudinal_figures(
 
 
 def response_of(baseline_mm: float, followup_mm: float, *, is_new: bool) -> Response | None:
-    """The response of two sums of diameters; None where there was nothing to measure and nothing is new."""
+    """The response by two sums of diameters; None where no lesion was measurable and none is new."""
     growth_mm = followup_mm - baseline_mm
     if is_new or (baseline_mm > 0 and growth_mm >= max(PROGRESSION * baseline_mm, PROGRESSION_MM) - ROUNDING_MM):
         return "PD"
@@ -173,7 +173,7 @@ def response_of(baseline_mm: float, followup_mm: float, *, is_new: bool) -> Resp
 
 
 def agreement(values: Sequence[tuple[int, float, float]], bootstrap: Bootstrap) -> Agreement:
-    """Agreement of values given as patient, truth, prediction."""
+    """Agreement of values given as (patient, truth, prediction)."""
     patient_of = np.array([place for place, _, _ in values], np.int64)
     true, predicted = (np.array([value[side] for value in values], np.float64) for side in (1, 2))
     difference = predicted - true
@@ -194,9 +194,9 @@ def agreement(values: Sequence[tuple[int, float, float]], bootstrap: Bootstrap) 
 def concordance(
     true: Float[np.ndarray, " n"], predicted: Float[np.ndarray, " n"], weights: Float[np.ndarray, "draws n"]
 ) -> Float[np.ndarray, " draws"]:
-    """Lin's concordance correlation coefficient; NaN where all values are one and the same."""
+    """Lin's concordance correlation coefficient; NaN where all values are equal."""
     total = np.maximum(weights.sum(axis=1), 1e-300)
-    # Values far from zero would lose their variance to rounding.
+    # Centred, as the variance of values far from zero would be lost to rounding.
     middle = (true.mean() + predicted.mean()) / 2 if len(true) else 0.0
     true, predicted = true - middle, predicted - middle
     mean_true, mean_predicted = weights @ true / total, weights @ predicted / total
@@ -210,7 +210,7 @@ def concordance(
 def confusion(
     pairs: Sequence[tuple[int, str, str]], categories: Sequence[str], bootstrap: Bootstrap, *, is_ordered: bool
 ) -> Confusion:
-    """Confusion of categories given as patient, truth, prediction."""
+    """Confusion of categories given as (patient, truth, prediction)."""
     patient_of = np.array([place for place, _, _ in pairs], np.int64)
     true, predicted = [pair[1] for pair in pairs], [pair[2] for pair in pairs]
 
@@ -240,7 +240,7 @@ def _kappa(
     scheme: str | None,
 ) -> float:
     drawn = weights > 0
-    # Where all is of one category there is nothing to agree on beyond chance.
+    # With a single category, there is no agreement beyond chance.
     if len({*np.array(true)[drawn], *np.array(predicted)[drawn]}) < 2:
         return float(np.nan)
     return float(cohen_kappa_score(true, predicted, labels=list(categories), weights=scheme, sample_weight=weights))
@@ -249,9 +249,9 @@ def _kappa(
 def _response(lesions: Sequence[LesionScore], *, has_unknown: bool) -> PatientResponse:
     """The response of one patient.
 
-    Targets are the lesions that are marked as such, or else the five largest of at least 10 mm before that are not
-    marked as none. All are
-    measured by their largest axial diameter, lymph nodes too; what has merged into another is measured there.
+    Targets are the lesions marked as such, or else the five largest of at least 10 mm in the baseline that are not
+    marked as non-targets. All are measured by their largest axial diameter, lymph nodes too; a merged lesion is
+    measured as part of its host.
     """
     there = [lesion for lesion in lesions if lesion.baseline_diameter_mm]
     before = sorted(there, key=lambda lesion: -(lesion.baseline_diameter_mm or 0.0))
@@ -278,5 +278,5 @@ def _response(lesions: Sequence[LesionScore], *, has_unknown: bool) -> PatientRe
 
 
 def _is_part(lesion: LesionScore) -> bool:
-    """Whether the lesion has merged into another, whose row measures what was predicted for both."""
+    """Whether the lesion has merged into another, whose row has the measures of both."""
     return lesion.true_id is not None and lesion.true_id != lesion.lesion_id

@@ -1,4 +1,4 @@
-"""Measures of outlines, each in its own box: surface Dice, Hausdorff distance, largest axial diameter, centre."""
+"""Measures of outlines, each in its bounding box: surface Dice, Hausdorff distance, largest axial diameter, centre."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from scipy.spatial.distance import pdist
 from longilesion.case import LesionMap, LesionRegion
 from longilesion.geometry import ZYX, Grid, Triple, box_slices
 
-# A box larger than both is looked at component by component.
+# A box that exceeds both limits is processed component by component.
 SPARSE_VOXELS = 500_000
 SPARSE_RATIO = 50
 
@@ -59,14 +59,14 @@ def surface_dice(truth: Outline, predicted: Outline, *, tolerance_mm: float) -> 
 def hausdorff_95_mm(truth: Outline, predicted: Outline) -> float:
     """The larger of both directions' 95th percentile of distances between border voxels, as evalutils defines it.
 
-    Only the border voxels are looked at, so that two outlines far apart cost no more than two near ones.
+    Only border voxels are used, so that the cost does not depend on the distance of the outlines.
     """
     borders = [_border_mm(outline) for outline in (truth, predicted)]
     return max(_percentile_95(KDTree(there).query(here)[0]) for here, there in (borders, borders[::-1]))
 
 
 def largest_axial_diameter_mm(outline: Outline) -> float:
-    """The longest distance across a lesion in any slice closest to axial, as RECIST measures it; 0 where it is empty.
+    """The longest distance across a lesion within a slice of near-axial orientation (RECIST); 0 if it is empty.
 
     Its ends lie on the contour, half a voxel outside the outermost voxels' centres.
     """
@@ -74,7 +74,7 @@ def largest_axial_diameter_mm(outline: Outline) -> float:
     _, *steps_yx_mm = lps.spacing_zyx_mm
     contours = [_contour_mm(plane, np.array(steps_yx_mm)) for plane in view if plane.any()]
     longest = 0.0
-    # A lesion is no longer than its bounding rectangle's diagonal, so only few slices have to be measured.
+    # A diameter is at most the diagonal of its bounding rectangle, so only few slices have to be measured.
     for contour in sorted(contours, key=_diagonal_mm, reverse=True):
         if _diagonal_mm(contour) <= longest:
             break
@@ -89,35 +89,35 @@ def centre_xyz_mm(outline: Outline) -> Triple:
 
 
 def _surface(outline: Outline) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, " n"]]:
-    """The elements of a surface: where they lie, and their areas in mm2."""
+    """The elements of a surface: their positions, and their areas in mm2."""
     spacing = outline.grid.spacing_zyx_mm
     indices, areas = [], []
     for piece, start in _pieces(outline):
         mask = torch.from_numpy(np.pad(piece, 1))
         edges, _, edge_areas, _ = get_mask_edges(mask, mask, crop=False, spacing=spacing)
-        # An element lies between eight voxels; that half voxel is the same in every outline, and left out.
+        # An element lies between eight voxels; that offset of half a voxel is the same in every outline, and left out.
         indices.append(np.argwhere(edges.numpy()) + start)
         areas.append(edge_areas[edges].numpy().astype(np.float64))
     return _points_mm(indices, spacing), np.concatenate(areas)
 
 
 def _border_mm(outline: Outline) -> Float[np.ndarray, "n 3"]:
-    """Where the voxels with a face outside the outline lie."""
+    """The positions of the voxels with a face outside the outline."""
     borders = [np.argwhere(piece & ~binary_erosion(piece)) + start for piece, start in _pieces(outline)]
     return _points_mm(borders, outline.grid.spacing_zyx_mm)
 
 
 def _points_mm(indices_zyx: Sequence[NDArray[np.integer]], spacing_zyx_mm: Triple) -> Float[np.ndarray, "n 3"]:
-    """Voxel indices in millimetres, for distances only: they begin at one voxel.
+    """Voxel indices in millimetres, with an offset of one voxel, for distances only.
 
-    At 0, SciPy's tree splits between 0 and the next number, which is none where a program lets the processor take such
-    small numbers for 0 (`torch.set_flush_denormal`): the tree would never end.
+    At 0, SciPy's tree would split between 0 and the next larger number, which is denormal; where a program flushes
+    denormals to zero (`torch.set_flush_denormal`), building the tree would never end.
     """
     return np.asarray((np.concatenate(indices_zyx) + 1) * np.array(spacing_zyx_mm))
 
 
 def _pieces(outline: Outline) -> list[tuple[Bool[np.ndarray, "z y x"], ZYX]]:
-    """The outline's mask, or its components where most of its box is empty: one stray voxel can make that a body's."""
+    """The outline's mask, or its components where its box is mostly empty, such as with a stray voxel far away."""
     if outline.mask.size <= SPARSE_VOXELS or outline.mask.size <= SPARSE_RATIO * outline.mask.sum():
         return [(outline.mask, outline.start_zyx)]
     components = cc3d.connected_components(outline.mask, connectivity=26)
@@ -133,7 +133,7 @@ def _percentile_95(distances_mm: Float[np.ndarray, " n"]) -> float:
 
 
 def _contour_mm(plane: Bool[np.ndarray, "y x"], steps_yx_mm: Float[np.ndarray, "2"]) -> Float[np.ndarray, "n 2"]:
-    """The points half a voxel beyond the first and last voxel of each row and column of a slice."""
+    """Points half a voxel beyond the first and last voxel of each row and column of a slice."""
     ends = []
     for axis in (0, 1):
         lines = np.flatnonzero(plane.any(axis=axis))

@@ -1,4 +1,4 @@
-"""Where predictions come from: files that a method has written, or a model that is run on the cases."""
+"""Sources of predictions: files that a method has written, or a model that is run on the cases."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class FilesMethod:
-    """Predictions in a folder; `warnings` say what it lacks or has too much of."""
+    """Predictions in a folder; `warnings` list missing and surplus files."""
 
     name: str
     warnings: list[str]
@@ -30,7 +30,7 @@ class FilesMethod:
 
     @classmethod
     def of(cls, folder: Path, exams: Sequence[ExamFiles], *, name: str) -> FilesMethod:
-        """Finds the predictions for exams; what is missing or belongs to no exam becomes a warning.
+        """Finds the predictions for exams; missing ones, and files that belong to no exam, become warnings.
 
         Raises InputError where the folder has no prediction for any exam.
         """
@@ -73,7 +73,7 @@ class ModelMethod:
     warnings: list[str]
 
     def predict(self, files: ExamFiles, exam: Exam) -> Prediction:
-        """Segments the exam's case; raises InputError where there is none, or its scan is not that of the truth."""
+        """Segments the exam's case; raises InputError where there is none, or its grid is not that of the truth."""
         if files.case is None:
             raise InputError(f"{files.name}: no input beside the truth; expected a case to segment")
         case, followup_files = read_case(files.case)
@@ -94,7 +94,7 @@ Method: TypeAlias = FilesMethod | ModelMethod
 
 
 def prediction_of(result: Segmentation) -> Prediction:
-    """What the pipeline says of a case."""
+    """The pipeline's result as a prediction."""
     return Prediction(
         maps={str(scan): lesions for scan, lesions in result.maps.items()},
         presence={lesion.prompt.lesion_id: lesion.presence for lesion in result.lesions if lesion.presence is not None},
@@ -105,6 +105,6 @@ def prediction_of(result: Segmentation) -> Prediction:
 
 
 def without_followup_clicks(case: Case) -> Case:
-    """The case as the first interactive step gives it; a lesion that only a follow-up click knows is not in it."""
+    """The case as in the first interactive step: without follow-up clicks and lesions known only by these."""
     clicks = tuple(replace(pair, followup=None) for pair in case.clicks if pair.baseline is not None)
     return replace(case, clicks=clicks)

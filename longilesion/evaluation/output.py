@@ -1,4 +1,4 @@
-"""The files of an evaluation: JSON and CSV for machines, Markdown and pictures for people, all of them or none."""
+"""Writing the files of an evaluation, all or none: JSON, CSV, Markdown and plots."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def report_sections(report: EvaluationReport) -> list[Section]:
 def write_evaluation(directory: Path, run: EvaluationRun) -> list[Path]:
     """Writes evaluation.json, evaluation.md, exams.csv, lesions.csv and the plots; returns their paths.
 
-    Raises InputError where it cannot write.
+    Raises InputError where writing fails.
     """
     evaluations = run.report.evaluations
     figures = draw_plots(evaluations, run.detections)
@@ -50,7 +50,7 @@ def write_evaluation(directory: Path, run: EvaluationRun) -> list[Path]:
         for picture, figure in zip(pictures, figures.values(), strict=True):
             figure.savefig(picture, format="png", dpi=_DOTS_PER_INCH)
     for stem in set(PLOTS) - figures.keys():
-        # One that an earlier run has left would seem to belong to this one.
+        # A plot of an earlier run would appear to belong to this one.
         (directory / f"{stem}.png").unlink(missing_ok=True)
     return list(checks)
 
@@ -75,7 +75,7 @@ def _markdown(report: EvaluationReport, figures: Iterable[str]) -> str:
 def _write_rows(path: Path, rows: Mapping[str, Sequence[BaseModel]]) -> None:
     flat = [{"method": method, **_flat(row.model_dump())} for method, own in rows.items() for row in own]
     found = dict.fromkeys(heading for row in flat for heading in row)
-    # Where a group of values is missing in some rows, its name stands for it there, and would be an empty column.
+    # A group of values that is None in some rows appears there as one column with the group's name, which is left out.
     headings = [heading for heading in found if not any(other.startswith(f"{heading}_") for other in found)]
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, headings, extrasaction="ignore")
@@ -84,7 +84,7 @@ def _write_rows(path: Path, rows: Mapping[str, Sequence[BaseModel]]) -> None:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values under joined names, lists as words."""
+    """Nested values flattened under joined names, lists joined to text."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""How methods and axes look in every figure.
+"""Styles of methods and axes in all figures.
 
 Methods differ by marker, line style and hatch, and their colours by lightness, so that they are
 distinguishable in greyscale and with colour vision deficiency.
@@ -34,13 +34,13 @@ LOOKS: tuple[tuple[str, str, Any, str], ...] = (
 INK, FAINT = "#222222", "#999999"
 HALO = [withStroke(linewidth=3.6, foreground="white")]
 LONGEST_LABEL = 36
-# The first letter after Latin, Greek and Cyrillic; the font lacks many of those that follow.
+# The first code point after Latin, Greek and Cyrillic; the font lacks many of those above.
 FOREIGN_LETTERS = 0x530
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Method:
-    """An evaluation and how it is drawn; `measured` are the lesions that are truly there."""
+    """An evaluation and its style; `measured` are the lesions that are present in the truth."""
 
     evaluation: Evaluation
     exams: Sequence[ExamLesions]
@@ -51,7 +51,7 @@ class Method:
 
     @property
     def dots(self) -> dict[str, Any]:
-        """How its lesions are drawn, pale so that their number shows."""
+        """The style of points for single lesions, pale so that their density is visible."""
         pale = {"markersize": 4.5, "alpha": 0.5, "markeredgewidth": 0.0}
         return {**self.look, **pale, "linestyle": "none", "label": self.label}
 
@@ -72,7 +72,7 @@ def styled(evaluations: Sequence[Evaluation], detections: Mapping[str, Sequence[
 
 
 def new_figure(width: float, height: float, title: str, subtitle: str) -> Figure:
-    """An empty figure of a size in inches, with a title and what explains it below."""
+    """An empty figure of a size in inches, with a title and a subtitle."""
     figure = Figure(figsize=(width, height), dpi=150, facecolor="white", layout="constrained")
     lines = [title, *textwrap.wrap(subtitle, int(12 * width))]
     figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=11)
@@ -80,7 +80,7 @@ def new_figure(width: float, height: float, title: str, subtitle: str) -> Figure
 
 
 def tidy(axes: Axes) -> Axes:
-    """Leaves of the frame what is read, and adds faint lines to read values by."""
+    """Removes the top and right of the frame, and adds faint grid lines."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e4e4e4", linewidth=0.6)
     axes.set_axisbelow(True)
@@ -95,7 +95,7 @@ def add_legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) ->
 
 
 def scale_log(axes: Axes, values: Sequence[float], ticks: Sequence[float]) -> None:
-    """Makes x logarithmic, with a linear piece around zero only if there are zeros to be shown."""
+    """Makes x logarithmic, with a linear part around zero only if there are zeros to be shown."""
     positive = [value for value in values if value > 0]
     if len(positive) < len(values):
         axes.set_xscale("symlog", linthresh=min(positive, default=1.0), linscale=0.5)
@@ -108,14 +108,14 @@ def scale_log(axes: Axes, values: Sequence[float], ticks: Sequence[float]) -> No
 
 
 def counted(counts: Sequence[int], noun: str = "") -> str:
-    """How many there are, from the fewest to the most of any method."""
+    """The counts as text, as a range from the fewest to the most of any method."""
     low, high = min(counts), max(counts)
     number = f"{low}" if low == high else f"{low} to {high}"
     return f"{number} {noun}{'' if high == 1 else 's'}" if noun else number
 
 
 def shortened(name: str) -> str:
-    """A name for a figure: not too long, of letters that the font has, taken neither for a formula nor for hidden."""
+    """A name for a figure: short, with letters that the font has, parsed neither as a formula nor as a hidden label."""
     known = "".join(letter if letter.isprintable() and ord(letter) < FOREIGN_LETTERS else "?" for letter in name)
     known, half = known.strip() or "unnamed", LONGEST_LABEL // 2
     short = known if len(known) <= LONGEST_LABEL else f"{known[: half - 1]}…{known[-half:]}"

@@ -1,4 +1,4 @@
-"""The figures of an evaluation: sizes, volumes, detection, presence, and kinds of lesions."""
+"""The figures of an evaluation: sizes, volumes, detection, presence, and strata of lesions."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ DRAWS = 200
 def draw_plots(evaluations: Sequence[Evaluation], detections: Mapping[str, Sequence[ExamLesions]]) -> dict[str, Figure]:
     """Draws the figures that compare one to six methods, by the stem of their file.
 
-    `detections` are the exams' lesions by the evaluation's name. `presence_roc` is left out where no method says how
-    sure it is of lesions that are there and of some that are gone, `strata` where no stratum has a measured lesion.
+    `detections` are the exams' lesions by the evaluation's name. `presence_roc` is left out where no method gives the
+    presence of both present and gone lesions, `strata` where no stratum has a measured lesion.
     """
     methods = styled(evaluations, detections)
     drawings = (_dice_by_diameter, _volume_bland_altman, _froc, _presence_roc, _strata)
@@ -87,7 +87,7 @@ def _dice_by_diameter(methods: Sequence[Method]) -> Figure:
 
 
 def _running_median(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> Points:
-    """Medians of a fifth of the points, at least nine, that follow each other in x."""
+    """Medians over windows of a fifth of the points, at least nine, sorted by x."""
     order = np.argsort(x, kind="stable")
     window = max(9, len(x) // 5)
     across, up = (np.lib.stride_tricks.sliding_window_view(side[order], window) for side in (x, y))
@@ -102,7 +102,7 @@ def _volume_bland_altman(methods: Sequence[Method]) -> Figure:
         max(6.4, 4.6 * columns), 4.0 * rows + 0.8, "Predicted less true volume of each lesion", subtitle
     )
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    # Errors grow with lesions: a linear axis would show those of the largest only.
+    # Errors grow with the size of lesions: on a linear axis only those of the largest would be visible.
     panels[0].set_yscale("symlog", linthresh=1.0)
     panels[0].yaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:+g}" if number else "0"))
     means_ml: list[float] = []
@@ -124,7 +124,7 @@ def _volume_bland_altman(methods: Sequence[Method]) -> Figure:
 
 
 def _draw_limits(axes: Axes, difference_ml: Float[np.ndarray, " n"]) -> str:
-    """Draws the bias and its limits, which need two lesions, and says what they are."""
+    """Draws the bias and its limits of agreement, which need two lesions, and returns their text."""
     if not len(difference_ml):
         return ""
     bias = float(difference_ml.mean())
@@ -154,7 +154,7 @@ def _froc(methods: Sequence[Method]) -> Figure:
     for method, ranking, (false_positives, sensitivity) in zip(methods, rankings, curves, strict=True):
         if not ranking.true_counts.sum():
             continue
-        # To the axis' end, as no more is found where more false positives are allowed.
+        # Extended to the end of the axis, as allowing more false positives finds no more lesions.
         x, y = np.append(false_positives, max(reach, false_positives[-1])), np.append(sensitivity, sensitivity[-1])
         axes.plot(x, y, **{**method.look, "marker": None}, drawstyle="steps-post", label=method.label)
         even = np.ones((1, len(method.exams)))
@@ -169,7 +169,7 @@ def _froc(methods: Sequence[Method]) -> Figure:
 
 
 def _froc_curve(ranking: Ranking) -> Points:
-    """False positives per exam and sensitivity, from where nothing is predicted."""
+    """False positives per exam and sensitivity, starting at 0, 0."""
     if not ranking.true_counts.sum():
         return np.zeros(1), np.zeros(1)
     steps = curve(ranking, np.ones((1, len(ranking.true_counts))))
@@ -204,7 +204,7 @@ def _presence_roc(methods: Sequence[Method]) -> Figure | None:
 
 
 def _judged(method: Method) -> list[LesionScore]:
-    """The lesions that are there or gone of which the method says how sure it is."""
+    """The present and gone lesions for which the method gives a presence."""
     return [row for row in method.evaluation.lesions if None not in (row.presence, row.is_present)]
 
 
@@ -219,7 +219,7 @@ def _roc(rows: Sequence[LesionScore], weights: Float[np.ndarray, " rows"]) -> Po
 
 
 def _roc_band(rows: Sequence[LesionScore], rates: Float[np.ndarray, " rates"]) -> Float[np.ndarray, "2 rates"]:
-    """Between which values the curve lies in 95 % of the draws of patients; NaN where there are not two to draw."""
+    """The 95 % band of the curve over the draws of patients; NaN for fewer than two patients."""
     place_of = {exam: place for place, exam in enumerate(dict.fromkeys(row.exam for row in rows))}
     patients, patient_of = len(place_of), [place_of[row.exam] for row in rows]
     even = np.full(patients, 1 / patients)
@@ -238,7 +238,7 @@ def _auc_label(method: Method) -> str:
 def _strata(methods: Sequence[Method]) -> Figure | None:
     panels: dict[str, dict[str, list[list[float]]]] = {}
     found_by = [{(by, name): rows for by, name, rows in strata_of(method.measured)} for method in methods]
-    # All methods' lesions together have every stratum, in order.
+    # The strata over all methods' lesions, in order.
     for by, name, _ in strata_of([row for method in methods for row in method.measured]):
         groups = [found.get((by, name), []) for found in found_by]
         panels.setdefault(by, {})[name] = [[row.dice for row in rows if row.dice is not None] for rows in groups]
@@ -276,7 +276,7 @@ def _draw_boxes(axes: Axes, methods: Sequence[Method], strata: Mapping[str, Sequ
             meanprops=_mean_look(method),
             flierprops={**_mean_look(method), "markersize": 3, "markerfacecolor": method.look["color"]},
         )
-    # Many names only fit aslant, and two lines of such a name would run into the next.
+    # Many names only fit when rotated, and a rotated name of two lines would overlap the next.
     is_aslant = len(strata) > 6
     names = [shortened(name) if is_aslant else textwrap.fill(shortened(name), 14) for name in strata]
     counts = [counted([len(found) for found in values]) for values in strata.values()]
@@ -287,7 +287,7 @@ def _draw_boxes(axes: Axes, methods: Sequence[Method], strata: Mapping[str, Sequ
 
 
 def _box_look(method: Method) -> dict[str, Any]:
-    """A pale face under a hatch in full colour."""
+    """The style of boxes: a pale face under a hatch in full colour."""
     pale = tuple(0.4 * channel + 0.6 for channel in to_rgb(method.look["color"]))
     return {"facecolor": pale, "edgecolor": method.look["color"], "hatch": method.hatch}
 

@@ -1,4 +1,4 @@
-"""Exams and predictions from their files."""
+"""Reading exams and predictions from their files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from longilesion.report import RunReport
 
 
 def read_exam(files: ExamFiles) -> tuple[Exam, list[str]]:
-    """Reads what is true of an exam, and says what in it does not fit together."""
+    """Reads an exam's ground truth; also returns warnings about contradictions in it."""
     truth = {scan: read_lesion_map(path) for scan, path in files.truth.items()}
     baseline = _read_baseline(files.baselines) if files.baselines else None
     clicks = _read_clicks(files.clicks, truth)
@@ -32,7 +32,7 @@ def read_exam(files: ExamFiles) -> tuple[Exam, list[str]]:
 
 
 def read_prediction(files: PredictionFiles, exam: Exam) -> Prediction:
-    """Reads predicted maps, whose voxels have to be those of the true ones, and the run report beside them."""
+    """Reads predicted maps, which must have the grids of the true ones, and the run reports beside them."""
     lesions = [lesion for path in files.reports for lesion in _read_report(path).lesions]
     return Prediction(
         maps={
@@ -57,7 +57,7 @@ def measured_baseline(lesions: LesionMap) -> dict[int, BaselineLesion]:
 
 
 def _read_baseline(paths: Sequence[Path]) -> dict[int, BaselineLesion]:
-    """Measures the lesions of baseline maps; one that lies in several is measured where it is largest."""
+    """Measures the lesions of baseline maps; one that is in several is measured where it is largest."""
     found: dict[int, BaselineLesion] = {}
     for path in paths:
         for lesion_id, lesion in measured_baseline(read_lesion_map(path)).items():

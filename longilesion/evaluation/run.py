@@ -1,4 +1,4 @@
-"""A whole evaluation: every exam is read once and scored for every method, then the scores are summed up."""
+"""A complete evaluation: every exam is read once and scored for every method, then the scores are summarised."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 class EvaluationReport(BaseModel):
-    """Everything that an evaluation found, as it is written to evaluation.json.
+    """All results of an evaluation, as written to evaluation.json.
 
     `interaction` is the first method's, where it was also scored without the follow-up's clicks.
     """
@@ -60,7 +60,7 @@ def evaluate_methods(
     draws: int = 1000,
     seed: int = 0,
 ) -> EvaluationRun:
-    """Scores methods; `without_clicks` is the first of them as it is without the follow-up's clicks."""
+    """Scores methods; `without_clicks` is the first of them run without the follow-up's clicks."""
     everything = [*methods, *([] if without_clicks is None else [without_clicks])]
     scores: dict[str, list[ExamScore]] = {method.name: [] for method in everything}
     for warning in dict.fromkeys(warning for method in everything for warning in method.warnings):
@@ -72,7 +72,7 @@ def evaluate_methods(
             _log.warning("%s", warning)
         noticed += contradictions
         for method in everything:
-            # Nothing can depend on clicks that a method was not given.
+            # Clicks that a method was not given must not affect its score.
             known = replace(exam, clicks={}) if method is without_clicks else exam
             scores[method.name].append(score_exam(known, method.predict(files, exam), settings))
     warnings = {method.name: [*method.warnings, *noticed] for method in everything}
@@ -89,7 +89,7 @@ def sum_up(
     draws: int = 1000,
     seed: int = 0,
 ) -> EvaluationRun:
-    """Sums up each method's scores of the same exams; `without_clicks` names the first's without clicks."""
+    """Summarises each method's scores of the same exams; `without_clicks` is the key of the first's without clicks."""
     bootstrap = Bootstrap(len(next(iter(scores.values()))), draws=draws, seed=seed)
     summaries = {name: summarise(name, own, bootstrap, warnings=warnings.get(name, ())) for name, own in scores.items()}
     compared = [summary for name, summary in summaries.items() if name != without_clicks]

@@ -1,4 +1,4 @@
-"""One exam against one prediction: the challenge's entries, a row per lesion, and what detection needs of it."""
+"""Scoring one prediction for one exam: the challenge's entries, a row per lesion, and the input of detection."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from longilesion.evaluation.overlap import Overlap
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ExamScore:
-    """All that later figures need of an exam. `missing` are the scans for which nothing was predicted.
+    """The scores of an exam that all later figures are computed from.
 
-    `unknown_labels` are predicted under ids that no lesion has; `extra_ml` is their volume, with that of lesions in
-    scans where they are not.
+    `missing` are the scans without a predicted map. `unknown_labels` are predicted under ids that no lesion has;
+    `extra_ml` is their volume, with that of lesions in scans where they are not.
     """
 
     exam: str
@@ -65,7 +65,7 @@ def score_exam(exam: Exam, prediction: Prediction, settings: ScoringSettings) ->
 
 def _map_of(exam: Exam, prediction: Prediction, scan: str) -> LesionMap:
     truth = exam.truth[scan]
-    # Zeros that are never written to take no memory.
+    # Pages of zeros that are never written take no memory.
     return prediction.maps.get(scan) or LesionMap(ids=np.zeros(truth.grid.shape_zyx, np.uint16), grid=truth.grid)
 
 
@@ -74,7 +74,7 @@ def _overlaps(exam: Exam, prediction: Prediction) -> dict[str, Overlap]:
 
 
 def _extra_ml(exam: Exam, overlaps: Mapping[str, Overlap]) -> float:
-    """The predicted volume that no lesion's row counts."""
+    """The predicted volume that is in no lesion's row."""
     return sum(
         region.voxels * exam.truth[scan].grid.voxel_volume_ml
         for scan, overlap in overlaps.items()
@@ -84,10 +84,10 @@ def _extra_ml(exam: Exam, overlaps: Mapping[str, Overlap]) -> float:
 
 
 def _renamed(exam: Exam, prediction: Prediction, overlaps: Mapping[str, Overlap]) -> Prediction:
-    """The prediction with each label named after the true lesion that it matches, the others with ids of no lesion.
+    """The prediction with each label under the id of the true lesion that it matches, others under unused ids.
 
     Where lesions have merged, the labels that overlap their outline most share the ids of all of them. A label that
-    touches no lesion keeps its id if that is a lesion's that is gone.
+    touches no lesion keeps its id if that belongs to a lesion that is gone.
     """
     taken = {*exam.facts, *(label for overlap in overlaps.values() for label in overlap.truth)}
     unused = (number for number in range(1, HIGHEST_ID + 1) if number not in taken)
@@ -106,7 +106,7 @@ def _renamed(exam: Exam, prediction: Prediction, overlaps: Mapping[str, Overlap]
                 raise InputError(f"{exam.name}: more labels than ids; expected at most {HIGHEST_ID}")
             names[label] = name
         given = prediction.maps[scan]
-        # Box by box, as the rest of the map takes no memory as long as it is not written to.
+        # Written box by box, as the rest of the map takes no memory as long as it is not written.
         maps[scan] = LesionMap(ids=np.zeros(given.ids.shape, np.uint16), grid=given.grid)
         for label, region in overlap.predicted.items():
             maps[scan].ids[region.box][given.ids[region.box] == label] = names[label]
@@ -149,14 +149,14 @@ def _scan_lesions(
         true_ml=true_ml,
         predicted_mm=predicted_mm,
         predicted_ml=predicted_ml,
-        # A method that does not say how sure it is, is sure.
+        # Without a presence, the confidence is 1.
         confidence=np.array([presence.get(label, 1.0) for label in overlap.predicted], np.float64),
         iou=iou,
     )
 
 
 def _together(parts: list[ExamLesions]) -> ExamLesions:
-    """The lesions of several scans, which do not overlap."""
+    """The lesions of several scans as one exam; lesions of different scans have no overlap."""
     true_mm, true_ml, predicted_mm, predicted_ml, confidence = (
         np.concatenate([np.empty(0), *(getattr(part, field) for part in parts)])
         for field in ("true_mm", "true_ml", "predicted_mm", "predicted_ml", "confidence")

@@ -1,4 +1,4 @@
-"""Scores by the kind of lesion: how large, what became of it, of which type, how far off its click was."""
+"""Scores by stratum: the lesion's size, fate, type, and the distance of its click."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CLICK_ERRORS_MM = (0.0, 2.0, 5.0, 15.0, np.inf)
 
 
 class Stratum(BaseModel):
-    """One kind of lesions. Gone lesions have no Dice: `recognised` is the share of them that were left empty."""
+    """The scores of one stratum; for gone lesions, `recognised` is the share without a predicted outline."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -30,7 +30,7 @@ class Stratum(BaseModel):
 
 
 def strata_of(lesions: Sequence[LesionScore]) -> Iterator[tuple[str, str, list[LesionScore]]]:
-    """What is stratified by, the stratum, and its lesions; empty strata are left out."""
+    """The variable, the stratum, and its lesions; empty strata are left out."""
     kinds: dict[str, dict[str, Callable[[LesionScore], bool]]] = {
         "diameter": _intervals(lambda lesion: lesion.diameter_mm, DIAMETERS_MM),
         "fate": _values(lesions, lambda lesion: lesion.fate),

@@ -31,7 +31,7 @@ LESION_VALUES: dict[str, Callable[[LesionScore], float | None]] = {
     "gone_recognised": lambda lesion: lesion.is_recognised,
 }
 
-# Of these, a patient's row has the means, each named `lesion_...`.
+# Values whose means over lesions are in a patient's row, each named `lesion_...`.
 EXAM_VALUES = ("dice", "surface_dice", "hausdorff_95_mm", "absolute_volume_error_ml")
 
 
@@ -62,7 +62,7 @@ class ExamRow(BaseModel):
 class ChallengeFigures(BaseModel):
     """The challenge's score: means over the patients for whom it is defined.
 
-    `dice_with_lesions` leaves out the patients without any true lesion, for whom it is 0 as soon as one is predicted.
+    `dice_with_lesions` leaves out the patients without any true lesion, whose Dice is 0 for any predicted one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -76,8 +76,8 @@ class ChallengeFigures(BaseModel):
 class Evaluation(BaseModel):
     """All figures of one method; `patient_means` are means over patients of their lesions' means.
 
-    `presence_auc` and the detection's ranking need a method that says how sure it is (`has_presence`); `longitudinal`
-    needs baselines.
+    `presence_auc` and the detection's ranking need a method that gives presences (`has_presence`); `longitudinal` needs
+    baselines.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -164,7 +164,7 @@ def _patient_means(
 
 
 def _presence_auc(lesions: Sequence[LesionScore], place_of: np.ndarray, bootstrap: Bootstrap) -> Estimate:
-    """How well the method's certainty tells lesions that are there from those that are gone."""
+    """The ROC area of the method's presence, for telling present lesions from those that are gone."""
     judged = [place for place, lesion in enumerate(lesions) if None not in (lesion.presence, lesion.is_present)]
     is_present = np.array([bool(lesions[place].is_present) for place in judged], np.bool_)
     presence = np.array([lesions[place].presence for place in judged], np.float64)

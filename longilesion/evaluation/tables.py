@@ -1,4 +1,4 @@
-"""The figures as tables, for the terminal and in Markdown."""
+"""Tables of the figures, for the terminal and in Markdown."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _NAMES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A table with a title and, where it needs one, a line that says how to read it."""
+    """A table with a title and, where needed, a line of explanation."""
 
     title: str
     headings: tuple[str, ...]
@@ -57,7 +57,7 @@ def sections(
     steps: Sequence[Interaction],
     tolerance_mm: float,
 ) -> Iterator[Section]:
-    """All tables, those that have nothing to show left out."""
+    """All tables except empty ones."""
     yield _challenge(evaluations, ranks)
     yield _lesions(evaluations, tolerance_mm)
     yield _patients(evaluations)
@@ -78,7 +78,7 @@ def to_rich(section: Section) -> Group:
     for place, heading in enumerate(section.headings):
         table.add_column(Text(heading), justify="right" if place else "left")
     for row in section.rows:
-        # As text, since a name may hold what would be markup.
+        # As text, since a name may contain markup.
         table.add_row(*map(Text, row))
     return Group(Text(section.title, style="bold"), table, Text(f"{section.note}\n"))
 
@@ -94,7 +94,7 @@ def to_markdown(section: Section) -> str:
 
 
 def figure(estimate: Estimate, *, digits: int = 3) -> str:
-    """A value, its 95 % interval, and the number that it is a figure of."""
+    """A value, its 95 % interval, and the number of samples."""
     if estimate.value is None:
         return f"- ({estimate.count})"
     if estimate.low is None or estimate.high is None:
@@ -147,7 +147,7 @@ def _lesions(evaluations: Sequence[Evaluation], tolerance_mm: float) -> Section:
     means = [
         evaluation.lesion_means | {"presence_auc": evaluation.presence_auc}
         if evaluation.has_presence
-        # Another method may have presences, and the rows are the same for all.
+        # Other methods may have presences, and the rows are the same for all.
         else evaluation.lesion_means | {"presence_auc": Estimate(value=None, low=None, high=None, count=0)}
         for evaluation in evaluations
     ]

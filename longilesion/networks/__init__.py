@@ -1,4 +1,4 @@
-"""Networks: tensors in, tensors out. They know settings, never scans."""
+"""Networks: tensors in, tensors out. They depend on settings, never on scans."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from longilesion.config import ModelSettings
 from longilesion.networks.dual_encoder import DualEncoder
 from longilesion.networks.interface import LesionNetwork
 
-# The network of every kind that settings can name.
+# The network class by its kind in the settings.
 NETWORKS: dict[str, Callable[[ModelSettings], LesionNetwork]] = {"dual_encoder": DualEncoder}
 
 

@@ -1,4 +1,4 @@
-"""Dual encoders: one encoder sees each time point in turn, a fusion joins them at every level, one decoder outlines."""
+"""Dual encoders: one encoder for both time points, a fusion of their features at every level, one decoder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from longilesion.networks.unet import Decoder, Encoder
 class DualEncoder(LesionNetwork):
     """LongiNet (section 2.3): two streams through one encoder (shared weights), fused at all skips and the bottleneck.
 
-    The encoder sees all channels that either stream has; those that a stream lacks are zero.
+    The encoder's input has all channels of either stream; those that a stream lacks are zero.
     """
 
     presence: LocalPresence
@@ -57,7 +57,7 @@ class DualEncoder(LesionNetwork):
 
     @property
     def loss_parts(self) -> tuple[LossPart, ...]:
-        """The outline, the presence, and the reconstruction where it has that."""
+        """The outline, the presence, and the auxiliary reconstruction where there is one."""
         reconstruction: tuple[LossPart, ...] = () if self.baseline_decoder is None else ("reconstruction",)
         return *super().loss_parts, *reconstruction
 
@@ -76,7 +76,7 @@ class DualEncoder(LesionNetwork):
             (features, followup[0], baseline[0]),
             (images[:size], images[size:]),
             self._pooled(prior),
-            # Detached: presence must not teach the outline to shrink.
+            # Detached, so that no gradient of the presence loss shrinks the outline.
             self._pooled(logits[0].detach().float().sigmoid()),
         )
         reconstruction = None
@@ -104,7 +104,7 @@ class DualEncoder(LesionNetwork):
         )
 
     def _streams(self, batch: NetworkInput) -> Tensor:
-        """Both streams, the follow-up's first, as the encoder sees them."""
+        """Both streams as the encoder's input, the follow-up's first."""
         size = len(batch)
         streams = batch.followup.new_zeros((2 * size, self.channels, *batch.followup.shape[2:]))
         streams[:size, self.followup_places] = batch.followup
@@ -116,7 +116,7 @@ class DualEncoder(LesionNetwork):
 
 
 def _places(shared: Sequence[Channel], own: Sequence[Channel], encoding: EncodingSettings) -> list[int]:
-    """Where a stream's channels stand among all of the encoder's."""
+    """The indices of a stream's channels among all of the encoder's."""
     places: list[int] = []
     start = 0
     for channel in shared:

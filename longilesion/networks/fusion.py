@@ -1,4 +1,4 @@
-"""Where the two time points meet."""
+"""Fusion of the two time points' features."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Fusion(nn.Module, ABC):
 
     @abstractmethod
     def followup_alone(self) -> dict[str, Tensor]:
-        """The values of its tensors with which it passes on the follow-up's features as they are."""
+        """The values of its tensors with which its output equals the follow-up's features."""
 
 
 class PointwiseFusion(Fusion):

@@ -1,4 +1,4 @@
-"""What everybody else knows of a network: what it gets, what it says, and what training may ask it."""
+"""Interface of networks to the other modules: input, output, and properties that training uses."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class NetworkInput:
         return len(self.followup)
 
     def __getitem__(self, chosen: slice) -> NetworkInput:
-        """Some of the pairs."""
+        """A slice of the batch."""
         return NetworkInput(**{name: tensor[chosen] for name, tensor in self.tensors().items()})
 
     @classmethod
     def joined(cls, parts: Sequence[NetworkInput]) -> NetworkInput:
-        """One batch of several."""
+        """Several batches concatenated."""
         each = [part.tensors() for part in parts]
         return cls(**{name: torch.cat([tensors[name] for tensors in each]) for name in each[0]})
 
@@ -71,12 +71,12 @@ class NetworkInput:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class NetworkOutput:
-    """What a network says of a batch; whatever a kind of network does not say is None.
+    """A network's outputs for a batch; those that a kind of network does not have are None.
 
     `lesion_logits` and `baseline_logits` hold one map per decoder resolution, the finest, at the input's size, first;
-    only the finest outside training. `presence_features` is what the presence was judged by. `baseline_logits` is the
-    auxiliary reconstruction of the prior mask. `queries` describe the lesions that a network finds by itself, and
-    `class_logits` says of each what it is.
+    only the finest outside training. `presence_features` is the input of the presence head. `baseline_logits` is the
+    auxiliary reconstruction of the prior mask. `queries` are embeddings of the lesions that a network detects by
+    itself, and `class_logits` their classes.
     """
 
     lesion_logits: tuple[Float[Tensor, "batch 1 _ _ _"], ...]
@@ -89,11 +89,11 @@ class NetworkOutput:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class NnUnetCounterparts:
-    """Which of a network's tensors an nnU-Net's can fill.
+    """Those of a network's tensors that can be initialised from an nnU-Net.
 
-    `prefixes` leads from the beginning of our names to that of theirs; our first convolution sees the follow-up's HU
-    windows first. `followup_alone` are the values with which the other tensors leave such a network the outline of the
-    follow-up that the nnU-Net would give, once all named ones are filled.
+    `prefixes` maps the prefixes of our tensors' names to those of the nnU-Net's; the first input channels of our first
+    convolution are the follow-up's HU windows. `followup_alone` are values of the other tensors with which the
+    initialised network gives the same outline of the follow-up as the nnU-Net.
     """
 
     unet: UNetSettings
@@ -105,8 +105,8 @@ class LesionNetwork(nn.Module, ABC):
     """A network that outlines one lesion per pair of VOIs.
 
     A kind of network is a subclass that is built from `ModelSettings`, a class of settings, and a row for each in
-    `networks.NETWORKS` and `config.NETWORK_SETTINGS`; the settings say what a lattice has to be a multiple of. Where
-    every resolution is judged, all weights have a share in the loss.
+    `networks.NETWORKS` and `config.NETWORK_SETTINGS`; the settings define the factor of which a lattice's size has to
+    be a multiple. With deep supervision at every resolution, all weights contribute to the loss.
 
     `presence` is the head that turns `NetworkOutput.presence_features` into `presence_logit`, and None where there is
     none.
@@ -121,21 +121,21 @@ class LesionNetwork(nn.Module, ABC):
     @property
     @abstractmethod
     def description(self) -> str:
-        """What it is, for the model card: a noun phrase without an article."""
+        """A description for the model card: a noun phrase without an article."""
 
     @abstractmethod
     def forward(self, batch: NetworkInput) -> NetworkOutput:
-        """Outlines a batch; the finest resolution only, and nothing that only training needs, outside training."""
+        """Outlines a batch; outside training, only the outputs and the resolution that inference needs."""
 
     @abstractmethod
     def output_layers(self) -> Iterable[nn.Module]:
-        """The layers whose output is a lesion's logit, and whose bias says at first that lesions are rare."""
+        """The layers whose output is a lesion's logit, with a bias that is initialised to a low probability."""
 
     @property
     def loss_parts(self) -> tuple[LossPart, ...]:
-        """What it is trained by; each part compares an output with the truth, over samples of its own."""
+        """The parts of the loss; each compares an output with the truth, over samples of its own."""
         return ("outline",) if self.presence is None else ("outline", "presence")
 
     def counterparts(self) -> NnUnetCounterparts | None:
-        """What an nnU-Net's weights can fill; None where that is nothing."""
+        """The tensors that can be initialised from an nnU-Net; None where there are none."""
         return None

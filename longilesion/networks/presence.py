@@ -1,4 +1,4 @@
-"""The presence head: whether the lesion that was looked for is still there."""
+"""The presence head: whether the lesion is still present in the follow-up."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 
 class LocalPresence(nn.Module):
-    """Says whether the lesion is still there, from features pooled around it and not over the whole VOI.
+    """Predicts whether the lesion is still present, from features pooled around it and not over the whole VOI.
 
-    Five regions are pooled: a Gaussian at the VOI's centre, where alignment put the lesion; the baseline outline and
+    Five regions are pooled: a Gaussian at the VOI's centre, where alignment places the lesion; the baseline outline and
     the predicted outline, each with the shell around it. Besides the means, the head gets the contrast of both
     outlines against their shells in both time points' images, since a lesion that is gone has none in the follow-up.
     """
@@ -44,8 +44,8 @@ class LocalPresence(nn.Module):
         outline: Float[Tensor, "batch 1 z y x"],
         probability: Float[Tensor, "batch 1 z y x"],
     ) -> Float[Tensor, "batch d"]:
-        """What the head judges by; `outline` is the baseline lesion, zero if there is none. All at one resolution."""
-        # Sums over 10^5 voxels: bfloat16 would lose small lesions.
+        """The head's input; `outline` is the baseline lesion, zero if there is none. All maps have one resolution."""
+        # Sums over 10^5 voxels: in bfloat16, small lesions would be lost to rounding.
         with torch.autocast(outline.device.type, enabled=False):
             outline, probability = outline.float(), probability.float()
             centre = _centre_gaussian(outline).expand_as(outline)

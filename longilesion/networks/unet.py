@@ -1,4 +1,4 @@
-"""Encoders and decoders out of nnU-Net's building blocks."""
+"""Encoders and decoders built from nnU-Net's blocks."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """An nnU-Net decoder that also gives its features, and logits at the resolution before the encoder's stem."""
+    """An nnU-Net decoder that also returns its features, and logits at the resolution before the encoder's stem."""
 
     def __init__(self, encoder: Encoder, convolutions: Sequence[int], *, norm: bool = True) -> None:
         """Builds the mirror image of an encoder, with that many convolutions per stage, the coarsest first.
 
-        Without `norm`, features keep their scale: normalised per VOI, what says "lesion" is weaker the larger it is.
+        Without `norm`, features keep their scale: instance normalisation weakens a lesion's features the larger it is.
         """
         super().__init__()
         z, y, x = self.stem_zyx = encoder.stem_zyx
@@ -65,7 +65,7 @@ class Decoder(nn.Module):
             deep_supervision=True,
             norm_op=None if norm else nn.Identity,
         )
-        # It keeps the encoder only to compute sizes; without it no tensor stands twice in the state.
+        # nnU-Net's decoder needs the encoder only to compute sizes; removed, so that the state has each tensor once.
         self.unet.encoder = None
 
     def forward(self, skips: Sequence[Tensor], *, all_resolutions: bool) -> tuple[Tensor, tuple[Tensor, ...]]:

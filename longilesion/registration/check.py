@@ -10,14 +10,14 @@ from longilesion.registration.reduction import ReducedScan
 
 # Deviation of the neighbourhood whose intensities are correlated.
 _SIMILARITY_SIGMA_MM = 12.0
-# Below this deviation of intensities there is nothing to correlate.
+# Below this deviation of intensities the correlation is not defined.
 _LEAST_CONTRAST = 0.01
 
 
 def shown_voxels(
     before: ReducedScan, after: ReducedScan, motion: Float64[np.ndarray, "4 4"], *, margin_mm: float = 0.0
 ) -> Bool[np.ndarray, "z y x"]:
-    """Which of a scan's voxels show the body and are moved into the other scan."""
+    """The mask of a scan's voxels that are in the body and are mapped into the other scan."""
     z, y, x = (np.arange(length, dtype=np.float32) * before.spacing_mm for length in before.hu.shape)
     inside = before.body.copy()
     for axis, length in enumerate(after.hu.shape[::-1]):
@@ -31,7 +31,7 @@ def shown_voxels(
 def local_similarity(
     scan: ReducedScan, other: Float32[np.ndarray, "z y x"], shown: Bool[np.ndarray, "z y x"]
 ) -> tuple[Float32[np.ndarray, "z y x"], float]:
-    """The local correlation of two scans' intensities where both are shown, and its mean there; 0 elsewhere."""
+    """The local correlation of two scans' intensities where `shown`, and its mean there; 0 elsewhere."""
     sigma = _SIMILARITY_SIGMA_MM / scan.spacing_mm
     intensities = scan.intensities
 
@@ -50,7 +50,7 @@ def local_similarity(
 def displaced(
     intensities: Float32[np.ndarray, "z y x"], field: Float32[np.ndarray, "z y x 3"], spacing_mm: float
 ) -> Float32[np.ndarray, "z y x"]:
-    """Intensities as the displacements (x, y, z, mm) show them; 0 beyond the lattice."""
+    """Intensities resampled by displacements (x, y, z, mm); 0 beyond the lattice."""
     places = np.indices(intensities.shape, dtype=np.float32) + np.moveaxis(field[..., ::-1], -1, 0) / np.float32(
         spacing_mm
     )

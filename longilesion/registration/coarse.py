@@ -1,7 +1,7 @@
 """Initial translation between two scans' bodies, by exhaustive search.
 
 Normalised correlation at every shift at once (Padfield, Masked Object Registration in the Fourier Domain, 2012, as ITK
-has it) compares only what both scans show of the body. So it needs no common frame, and no common coverage.
+implements it) compares only the parts of the body that both scans show. So it needs no common frame or coverage.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from longilesion.registration.reduction import ReducedScan, reduce_further, tran
 _SPACING_MM = 12.0
 # Shifts at which the bodies overlap by less than this share of the greatest overlap are left out.
 _LEAST_OVERLAP = 0.2
-# How much a small overlap counts against a shift.
+# Penalty on a small overlap.
 _OVERLAP_EXPONENT = 0.3
-# Fewer voxels of the body, or a smaller deviation of their intensities, are nothing to compare.
+# With fewer voxels of the body, or a smaller deviation of their intensities, no comparison is possible.
 _FEWEST_VOXELS = 50
 _LEAST_CONTRAST = 0.01
-# Of the intensities that are compared: lungs and the body's outline, and soft tissue with bone.
+# The windows that are compared: lungs and the body's outline, and soft tissue with bone.
 _WINDOWS_HU = ((-1000.0, 300.0), (-200.0, 300.0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Shift:
-    """What is added to a point of the baseline's local frame, and the correlation of the bodies then."""
+    """A translation that is added to points of the baseline's local frame, and the correlation of the bodies then."""
 
     xyz_mm: Float64[np.ndarray, "3"]
     correlation: float
 
 
 def find_shift(baseline: ReducedScan, followup: ReducedScan) -> Shift | None:
-    """The shift at which the two bodies look most alike; None where nothing can be compared."""
+    """The shift of highest similarity of the two bodies; None where no comparison is possible."""
     before, after = reduce_further(baseline, _SPACING_MM), reduce_further(followup, _SPACING_MM)
     if (
         min(_contrast(before), _contrast(after)) < _LEAST_CONTRAST
@@ -50,12 +50,12 @@ def find_shift(baseline: ReducedScan, followup: ReducedScan) -> Shift | None:
     narrow = _correlation(before, after, (before.body, after.body), _WINDOWS_HU[1])
     correlation = (wide + narrow) / 2
     overlap = _overlap(before.body, after.body)
-    # Where the overlap is small, a limb or a flank also correlates with other parts of itself.
+    # Penalised, as with a small overlap a limb or a flank also correlates with other parts of itself.
     score = correlation * overlap**_OVERLAP_EXPONENT
     best = np.unravel_index(int(score.argmax()), score.shape)
     if score[best] <= 0:
         return None
-    # The map's first voxel is the shift that lays the baseline's last voxel on the follow-up's first.
+    # The first voxel of the score is the shift that maps the baseline's last voxel to the follow-up's first.
     steps_xyz = (np.array(best) - (np.array(before.hu.shape) - 1))[::-1]
     firsts = _first_voxel(after, followup), _first_voxel(before, baseline)
     return Shift(xyz_mm=firsts[0] + steps_xyz * _SPACING_MM - firsts[1], correlation=float(correlation[best]))
@@ -68,7 +68,7 @@ def body_centres_shift(baseline: ReducedScan, followup: ReducedScan) -> Shift:
 
 
 def _first_voxel(coarse: ReducedScan, scan: ReducedScan) -> Float64[np.ndarray, "3"]:
-    """Where a coarser copy's first voxel lies in the local frame of the scan."""
+    """The position of a coarser copy's first voxel in the local frame of the scan."""
     return np.asarray(transformed(scan.local_from_world, coarse.grid.world_from_voxel[None, :3, 3])[0])
 
 
@@ -78,7 +78,7 @@ def _contrast(scan: ReducedScan) -> float:
 
 
 def _overlap(before: Bool[np.ndarray, "z y x"], after: Bool[np.ndarray, "a b c"]) -> Float64[np.ndarray, "i j k"]:
-    """How much of the bodies overlaps at every shift, 1 where it is most."""
+    """The overlap of the bodies at every shift, relative to the greatest."""
     shape = np.add(after.shape, before.shape) - 1
     # As scipy.signal.fftconvolve does it; to import that takes half as long as to import torch.
     size = [next_fast_len(int(length), real=True) for length in shape]
@@ -88,7 +88,7 @@ def _overlap(before: Bool[np.ndarray, "z y x"], after: Bool[np.ndarray, "a b c"]
 
 
 def _with_rim(body: Bool[np.ndarray, "z y x"]) -> Bool[np.ndarray, "z y x"]:
-    """The body with one voxel of air around it in each slice, which makes its outline count."""
+    """The body with one voxel of air around it in each slice, so that its outline contributes."""
     return np.asarray(binary_dilation(body, structure=np.ones((1, 3, 3), bool)))
 
 

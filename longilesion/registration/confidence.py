@@ -2,7 +2,7 @@
 
 Their coefficients are fitted by `python -m benchmarks.registration_confidence` on pairs with a known deformation, easy
 ones, hard ones and scans of different patients. In the fit a wrong result has three times the weight of a right one,
-because confidence in a wrong place does more harm than doubt about a right one.
+because high confidence in a wrong position does more harm than low confidence in a right one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from longilesion.registration.result import Stage
 
-# Factor on the confidence by the last step that succeeded.
+# Factor on the confidence, by the last step that succeeded.
 _STAGE_SHARE: Mapping[Stage, float] = {"deformable": 1.0, "rigid": 0.8, "shift": 0.5, "body centres": 0.2}
 
 # A point within this distance of the true one is near enough to find the lesion.
@@ -28,9 +28,9 @@ _TRUST = (-13.780, 13.006, 11.268)
 class Evidence:
     """The measures from which a propagated point's confidence is computed.
 
-    For the place: the local `similarity` (correlation) of the registered scans, the inverse consistency error, and the
-    correlation and distance of the best match in the local search. For the whole: the mean similarity, and the
-    correlation of the initial translation.
+    For the point: the local `similarity` (correlation) of the registered scans, the inverse consistency error, and the
+    correlation and distance of the best match in the local search. For the whole registration: the mean similarity,
+    and the correlation of the initial translation.
     """
 
     similarity: float
@@ -43,12 +43,12 @@ class Evidence:
 
 
 def confidence_in_place(evidence: Evidence) -> float:
-    """How probable it is that a propagated point lies within 10 mm of the true one."""
+    """The probability that a propagated point lies within 10 mm of the true one."""
     return _STAGE_SHARE[evidence.stage] * _logistic(_PLACE, place_features(evidence))
 
 
 def trust_in_registration(evidence: Evidence) -> float:
-    """How probable it is that the two scans correspond as registration says, and show the same patient."""
+    """The probability that the registration is correct and the two scans are of the same patient."""
     return _STAGE_SHARE[evidence.stage] * _logistic(_TRUST, trust_features(evidence))
 
 

@@ -21,12 +21,12 @@ _SMOOTHING = "3.0vox 1.5vox"
 # Along each axis; fewer leave no neighbourhoods at half resolution.
 _FEWEST_VOXELS = 16
 _THREADS = 2
-# Greedy adds noise, which differs from run to run: switched off. Displacements are stored to a hundredth of a voxel.
+# Switches off the random noise that Greedy adds. Displacements are stored to a hundredth of a voxel.
 _EXACT = "-noise 0 -wp 0.01"
 
 
 def warped(moving: ReducedScan, fixed: ReducedScan, motion: Float64[np.ndarray, "4 4"]) -> Float32[np.ndarray, "z y x"]:
-    """Intensities of one scan where the fixed scan's voxels are moved to; 0 beyond it."""
+    """Intensities of one scan resampled at the fixed scan's voxels by the motion; 0 beyond it."""
     rigid = sitk.AffineTransform(3)
     rigid.SetMatrix(motion[:3, :3].ravel().tolist())
     rigid.SetTranslation(motion[:3, 3].tolist())

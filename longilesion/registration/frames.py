@@ -1,4 +1,4 @@
-"""Reduced scans as ITK's images in their local frames."""
+"""Conversion of reduced scans to ITK images in their local frames."""
 
 from __future__ import annotations
 

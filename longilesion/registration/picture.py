@@ -1,4 +1,4 @@
-"""A picture by which a person judges a registration: three planes of both scans, side by side and over each other."""
+"""A picture for visual verification of a registration: three planes of both scans, side by side and superimposed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _COLUMN_INCHES, _ROW_INCHES, _GAP_INCHES = 3.2, (0.7, 4.8), 0.06
 _LEFT_INCHES, _TOP_INCHES, _BOTTOM_INCHES = 0.3, 0.88, 0.42
 
 
-# As radiologists look at a patient: from the feet, from the front, from the left.
+# Radiological convention: the patient is seen from the feet, from the front, from the left.
 _VIEWS = (
     View(name="axial", across=2, right=0, height=1, left_right=("R", "L"), bottom_top=("P", "A")),
     View(name="coronal", across=1, right=0, height=2, left_right=("R", "L"), bottom_top=("F", "H")),
@@ -54,7 +54,7 @@ _VIEWS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Mark:
-    """A lesion at its place in the baseline's local frame; `is_propagated` says that it has one in the follow-up."""
+    """A lesion's position in the baseline's local frame; `is_propagated` is true if it has one in the follow-up."""
 
     lesion_id: int
     xyz_mm: Float64[np.ndarray, "3"]
@@ -65,10 +65,10 @@ class _Mark:
 def draw_registration(
     registration: Registration, baseline: Scan, followup: Scan, lesions: Sequence[Lesion] = ()
 ) -> Figure:
-    """Draws an axial, a coronal and a sagittal plane of both scans, the follow-up as it was laid over the baseline.
+    """Draws an axial, a coronal and a sagittal plane of both scans, the follow-up resampled to the baseline.
 
-    The planes go through the propagated lesion of lowest confidence, or where there is none through the middle of what
-    both scans show. Lesions count by their baseline clicks, which lie in this baseline scan.
+    The planes go through the propagated lesion of lowest confidence, or where there is none through the middle of the
+    part that both scans show. Lesions are drawn at their baseline clicks, which lie in this baseline scan.
     """
     marks = _marks(registration.baseline, lesions)
     place, where = _telling_place(registration, followup, marks)
@@ -108,7 +108,7 @@ def _marks(scan: ReducedScan, lesions: Sequence[Lesion]) -> list[_Mark]:
 def _telling_place(
     registration: Registration, followup: Scan, marks: Sequence[_Mark]
 ) -> tuple[Float64[np.ndarray, "3"], str]:
-    """Where to look, in the baseline's local frame, and what is there."""
+    """The position that the planes go through, in the baseline's local frame, and its description."""
     propagated = [mark for mark in marks if mark.is_propagated]
     if propagated:
         mark = min(propagated, key=lambda each: each.confidence)
@@ -124,7 +124,7 @@ def _telling_place(
 
 
 def _frame(scan: ReducedScan, place_xyz_mm: Float64[np.ndarray, "3"], baseline: Scan) -> Frame:
-    """The box around the body, and around the place where that lies beyond it, as far as the scan reaches."""
+    """The box around the body, extended to the position of the planes, and limited to the scan."""
     low, high = -scan.spacing_mm / 2, (np.array(scan.hu.shape[::-1]) - 0.5) * scan.spacing_mm
     reach = 2 * _RING_REACH_MM
     _, grid = baseline.grid.lps_view(baseline.hu)
@@ -145,7 +145,7 @@ def _grey(intensities: Float32[np.ndarray, "rows columns"]) -> Float32[np.ndarra
 
 
 def _checkerboard(plane: Plane) -> Float32[np.ndarray, "rows columns 3"]:
-    """Squares of both scans in turn: where they are aligned, edges continue from square to square."""
+    """Alternating squares of both scans: where they are aligned, edges continue from square to square."""
     row, column = (np.arange(length) * PIXEL_MM // _SQUARE_MM for length in plane.before.shape)
     squares = np.where((row[:, None] + column) % 2 == 0, plane.before, plane.after)
     return _grey(np.where(np.isnan(plane.before + plane.after), np.float32(np.nan), squares))
@@ -185,7 +185,7 @@ def _panels(row_inches: Sequence[float]) -> tuple[Figure, list[list[Axes]]]:
 
 
 def _mark_lesions(axes: Axes, view: View, frame: Frame, marks: Sequence[_Mark]) -> None:
-    """Rings, with their ids, the lesions that lie near the plane."""
+    """Draws rings, with ids, around the lesions near the plane."""
     for mark in marks:
         if abs(mark.xyz_mm[view.across] - frame.place_xyz_mm[view.across]) > _RING_REACH_MM:
             continue
@@ -205,13 +205,13 @@ def _mark_lesions(axes: Axes, view: View, frame: Frame, marks: Sequence[_Mark]) 
 
 
 def _name(axes: Axes, view: View, *, height_mm: float) -> None:
-    """Names the row's plane, and says at the panel's edges which side of the patient lies there."""
+    """Labels the row's plane, and the panel's edges with the patient's sides."""
     cell = axes.get_position(original=True)
     middle = (cell.y0 + cell.y1) / 2
     axes.figure.text(cell.x0 / 2, middle, view.name, rotation=90, ha="center", va="center", fontsize=10, color=_INK)
     (left, right), (bottom, top) = view.left_right, view.bottom_top
     sides = [(left, 0.02, 0.5, "left", "center"), (right, 0.98, 0.5, "right", "center")]
-    # In a plane across a few slices they would cover each other.
+    # In a plane across a few slices the labels would overlap.
     if height_mm > _SQUARE_MM:
         sides += [(bottom, 0.5, 0.02, "center", "bottom"), (top, 0.5, 0.98, "center", "top")]
     for letter, x, y, horizontal, vertical in sides:

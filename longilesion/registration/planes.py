@@ -1,4 +1,4 @@
-"""Planes through two registered scans, sampled from their own voxels for a picture."""
+"""Planes through two registered scans, sampled from the original voxels for a picture."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from longilesion.registration.result import Registration
 PIXEL_MM = 1.5
 # A pixel is the mean of this many samples along each side, to reduce noise.
 _SAMPLES = 2
-# From black to white: air and lung differ, but most greys tell soft tissues apart.
+# Piecewise linear grey scale, in which most greys are for soft tissue.
 _INTENSITIES_HU, _INTENSITIES = (-1000.0, -800.0, -170.0, 260.0), (0.0, 0.16, 0.27, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """A plane across one of the axes x, y, z: which of them run right and along its height, and what lies where."""
+    """A plane across one of the axes x, y, z: the axes along its width and height, and the labels of its sides."""
 
     name: str
     across: int
@@ -39,7 +39,7 @@ class View:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Frame:
-    """What is drawn, in the baseline's local frame (x, y, z mm): the box, and the place that all planes go through."""
+    """The box that is drawn, in the baseline's local frame (x, y, z mm), and the point that all planes go through."""
 
     low_xyz_mm: Float64[np.ndarray, "3"]
     high_xyz_mm: Float64[np.ndarray, "3"]
@@ -60,14 +60,14 @@ class Frame:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Plane:
-    """Greys from 0 to 1 of both scans at the same places, in rows from the top; NaN where a scan shows nothing."""
+    """Greys from 0 to 1 of both scans at corresponding points, in rows from the top; NaN beyond a scan."""
 
     before: Float32[np.ndarray, "rows columns"]
     after: Float32[np.ndarray, "rows columns"]
 
 
 def sample_plane(view: View, frame: Frame, registration: Registration, scans: tuple[Scan, Scan]) -> Plane:
-    """Samples both scans on a plane, the follow-up at the places that the registration says."""
+    """Samples both scans on a plane, the follow-up at the registered points."""
     left, right, bottom, top = frame.extent_mm(view)
     columns, rows = (max(1, round(length / PIXEL_MM)) * _SAMPLES for length in frame.size_mm(view))
     points = np.empty((rows, columns, 3))

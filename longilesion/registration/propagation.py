@@ -26,10 +26,10 @@ BORDER_MM = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PropagatedPoint:
-    """Where a point of the baseline lies in the follow-up's world, inside the scan or on its border.
+    """The position of a baseline point in the follow-up's world, inside the scan or on its border.
 
-    `is_shown` says whether the scan shows it, `clamped` that the place was moved to the border. `confidence` is how
-    probable this answer is, `trust` how probable it is that the scans correspond at all as registration says.
+    `is_shown` is whether the scan shows it, `clamped` whether the position was moved to the border. `confidence` is the
+    probability that this result is correct, `trust` the probability that the registration as a whole is.
     """
 
     point_xyz_mm: Triple
@@ -41,7 +41,7 @@ class PropagatedPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where registration and search place a point, `beyond_mm` outside the follow-up scan, and the evidence."""
+    """A point's position by registration and search, its distance `beyond_mm` outside the scan, and the evidence."""
 
     point_xyz_mm: Triple
     beyond_mm: float
@@ -69,7 +69,7 @@ def find_places(
     *,
     extents_mm: Sequence[float],
 ) -> list[Place]:
-    """Places points by registration, corrected by the local search."""
+    """Positions of points by registration, corrected by the local search."""
     points = np.array(points_xyz_mm, np.float64).reshape(-1, 3)
     registered = registration.followup_xyz_mm(points)
     similarity = registration.similarity_at(points)
@@ -109,7 +109,7 @@ def _decided(place: Place, grid: Grid) -> PropagatedPoint:
     return PropagatedPoint(
         point_xyz_mm=place.point_xyz_mm if inside else grid.world_xyz_mm(grid.clamped(index)),
         is_shown=is_shown,
-        # Beyond the scan there is nothing to compare: the answer is as good as the registration.
+        # Beyond the scan there is nothing to compare, so only the trust in the registration counts.
         confidence=min(confidence_in_place(place.evidence), trust) if is_shown else trust,
         trust=trust,
         clamped=not inside,

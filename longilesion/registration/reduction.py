@@ -18,15 +18,15 @@ from longilesion.case import Scan
 from longilesion.geometry import ZYX, Grid
 from longilesion.voi import occupied_box, sample_scan
 
-# What is above it is body, or lies on the table.
+# Voxels above it belong to the body, the table or objects on it.
 BODY_HU = -300
 # Radius of the opening that removes the table, its cover and tubes.
 _THIN_MM = 8.0
-# Bodies are found on a lattice this coarse.
+# Spacing of the lattice on which the body is segmented.
 _BODY_SPACING_MM = 8.0
 # Margin of air around the body.
 _MARGIN_MM = 15.0
-# Of the whole range of intensities, this share tells lung from air; the rest tells soft tissues and bone apart.
+# The share of the intensity range for air to lung; the rest is for soft tissue and bone.
 _LUNG_SHARE = 0.375
 
 
@@ -52,14 +52,14 @@ class ReducedScan:
 
     @property
     def local_from_world(self) -> Float64[np.ndarray, "4 4"]:
-        """Maps homogeneous points of the world into the local frame."""
+        """The matrix from homogeneous world points to the local frame."""
         scale = np.diag([self.spacing_mm] * 3 + [1.0])
         return np.asarray(scale @ np.linalg.inv(self.grid.world_from_voxel))
 
     def at(
         self, values: Float32[np.ndarray, "z y x"], local_xyz_mm: Float64[np.ndarray, "n 3"]
     ) -> Float64[np.ndarray, "n"]:
-        """Values of the lattice at points of the local frame, linear between voxels; beyond it those of its border."""
+        """Lattice values at points of the local frame, by linear interpolation; border values beyond the lattice."""
         places = local_xyz_mm[:, ::-1].T / self.spacing_mm
         return np.asarray(map_coordinates(values, places, order=1, mode="nearest", output=np.float64))
 
@@ -107,7 +107,7 @@ def _sampled(scan: Scan, spacing_mm: float) -> tuple[Float32[np.ndarray, "z y x"
 
 
 def _body(hu: Float32[np.ndarray, "z y x"]) -> Bool[np.ndarray, "z y x"]:
-    """The largest connected part that is not thin, without holes in any slice (lungs, bowel); all if there is none."""
+    """The largest component after opening, with holes in slices (lungs, bowel) filled; everything if there is none."""
     dense = hu > BODY_HU
     reach = round(_THIN_MM / _BODY_SPACING_MM)
     # The body continues beyond the first and the last slice.
@@ -122,7 +122,7 @@ def _body(hu: Float32[np.ndarray, "z y x"]) -> Bool[np.ndarray, "z y x"]:
 
 
 def _on_lattice(mask: Bool[np.ndarray, "z y x"], shape_zyx: ZYX, scale: float) -> Bool[np.ndarray, "a b c"]:
-    """The nearest voxels of a mask on a lattice about the same middle; `scale` is its spacing over the lattice's."""
+    """A mask resampled (nearest) to a concentric lattice; `scale` is the mask's spacing over the lattice's."""
     nearest = [
         np.clip(np.rint((np.arange(length) - (length - 1) / 2) / scale + (own - 1) / 2), 0, own - 1).astype(int)
         for length, own in zip(shape_zyx, mask.shape, strict=True)

@@ -43,7 +43,7 @@ def register_scans(baseline: Scan, followup: Scan) -> Registration:
         return shifted
     rigid = _moved(before, after, "rigid", shift, motion)
     if rigid.overall_similarity < shifted.overall_similarity:
-        # The patient lies as before, or the optimiser has diverged: in both cases the shift is the better start.
+        # The patient has not moved, or the optimiser has diverged: in both cases the shift is the better start.
         _log.info("rigid motion given up: similarity %.2f", rigid.overall_similarity)
         rigid = shifted
     return _deformed(rigid) or rigid
@@ -56,7 +56,7 @@ def _moved(
     shift: Shift,
     motion: Float64[np.ndarray, "4 4"] | None = None,
 ) -> Registration:
-    """The registration by a motion, or else by a shift alone."""
+    """The registration by a motion, or by a shift alone."""
     if motion is None:
         motion = np.eye(4)
         motion[:3, 3] = shift.xyz_mm

@@ -26,9 +26,9 @@ class Deformation:
 class Registration:
     """How two scans of a patient correspond, by the last registration step that succeeded (`stage`).
 
-    `motion` leads from the baseline's local frame to the follow-up's, after the deformation if there is one.
-    `similarity` is the local correlation, at the baseline's voxels, with what lies there in the follow-up,
-    `overall_similarity` its mean over the body that both show, `shift_correlation` that of the first guess.
+    `motion` maps the baseline's local frame to the follow-up's, after the deformation if there is one.
+    `similarity` is the local correlation with the registered follow-up at the baseline's voxels, `overall_similarity`
+    its mean over the part of the body that both show, `shift_correlation` that of the initial translation.
     """
 
     stage: Stage
@@ -41,7 +41,7 @@ class Registration:
     shift_correlation: float
 
     def followup_xyz_mm(self, baseline_xyz_mm: Float64[np.ndarray, "n 3"]) -> Float64[np.ndarray, "n 3"]:
-        """Where points of the baseline's world lie in the follow-up's; they may lie outside the scan."""
+        """Maps points of the baseline's world to the follow-up's; they may lie outside the scan."""
         local = transformed(self.baseline.local_from_world, baseline_xyz_mm)
         return transformed(np.linalg.inv(self.followup.local_from_world), self._forward(local))
 

@@ -18,7 +18,7 @@ _SAMPLED_SHARE = 0.2
 _SEED = 1
 _BINS = 32
 _STEPS = 100
-# Along each axis; fewer leave nothing to smooth and to shrink.
+# Along each axis; fewer are too few to smooth and to shrink.
 _FEWEST_VOXELS = 8
 # Larger rotations or translations are implausible: the optimiser has diverged.
 _GREATEST_TURN_DEG = 35.0
@@ -40,7 +40,7 @@ def find_rigid(baseline: ReducedScan, followup: ReducedScan, shift: Shift) -> Fl
     method.SetMetricAsMattesMutualInformation(_BINS)
     method.SetMetricSamplingStrategy(method.RANDOM)
     method.SetMetricSamplingPercentage(_SAMPLED_SHARE, _SEED)
-    # Sampled within the body and a rim of air, so that its outline counts.
+    # Sampled within the body and a rim of air, so that its outline contributes.
     method.SetMetricFixedMask(_with_rim(baseline, 2))
     method.SetMetricMovingMask(_with_rim(followup, 4))
     method.SetInterpolator(sitk.sitkLinear)
@@ -55,7 +55,7 @@ def find_rigid(baseline: ReducedScan, followup: ReducedScan, shift: Shift) -> Fl
     try:
         method.Execute(to_itk(baseline.intensities, baseline), to_itk(followup.intensities, followup))
     except RuntimeError:
-        # ITK gives up where the bodies do not overlap enough, or one of them has a single intensity.
+        # ITK fails where the bodies do not overlap enough, or one of them has a single intensity.
         return None
     matrix = np.eye(4)
     matrix[:3, :3] = np.array(motion.GetMatrix()).reshape(3, 3)
