@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float32
-from scipy.ndimage import binary_dilation, correlate1d
 
 from longilesion.config import LikelihoodSettings
 from longilesion.voi import Voi, VoiPair
@@ -112,6 +111,9 @@ def _bell(hu: Float32[np.ndarray, "z y x"], statistics_hu: tuple[float, float]) 
 
 def _smooth(hu: Float32[np.ndarray, "z y x"]) -> Float32[np.ndarray, "z y x"]:
     """The mean of each voxel's 3 x 3 x 3 neighbourhood, the border repeated beyond itself."""
+    # Imported here, as below: models without this channel do not need it, and it takes a sixth of torch's import time.
+    from scipy.ndimage import correlate1d
+
     for axis in range(3):
         # Two sums, each rounded to float32, as the shipped weights were trained; `uniform_filter` adds in float64, and
         # its other last digits would change what a recipe learns.
@@ -122,4 +124,6 @@ def _smooth(hu: Float32[np.ndarray, "z y x"]) -> Float32[np.ndarray, "z y x"]:
 
 def _dilated(mask: Bool[np.ndarray, "z y x"], reach: int) -> Bool[np.ndarray, "z y x"]:
     """The voxels up to `reach` steps from a mask along every axis."""
+    from scipy.ndimage import binary_dilation
+
     return np.asarray(binary_dilation(mask, np.ones((3, 3, 3), bool), iterations=reach))
