@@ -241,7 +241,7 @@ def load_ensemble(
 def read_manifest(directory: Path) -> BundleManifest:
     """Reads and checks `settings.json`, whose settings may be of schema 1; raises BundleError."""
     path = directory / SETTINGS_FILE
-    read = partial(read_json, path, expected="the settings of a model bundle", failure=BundleError)
+    read = partial(read_json, path, expected="a model bundle with its settings", failure=BundleError)
     # The version is checked first: other versions may have unknown keys.
     version = read(_Version).schema_version
     if version == SCHEMA_VERSION:
@@ -254,7 +254,7 @@ def read_manifest(directory: Path) -> BundleManifest:
             {**before.model_dump(), "schema_version": SCHEMA_VERSION, "settings": from_schema_1(before.settings)}
         )
     except ValidationError as error:
-        raise BundleError(f"{path}: {first_error(error)}; expected the settings of a model bundle") from error
+        raise BundleError(f"{path}: {first_error(error)}; expected a model bundle with its settings") from error
 
 
 class _WithoutInitialisation(TorchFunctionMode):
