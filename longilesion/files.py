@@ -146,6 +146,7 @@ def _rename(temporaries: Mapping[Path, Path]) -> None:
                 path.replace(kept[path])
             temporary.replace(path)
     except BaseException:
+        # Also on a signal; the exception goes on to the caller.
         for path, previous in kept.items():
             if not temporaries[path].exists():
                 path.unlink(missing_ok=True)

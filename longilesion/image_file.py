@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BufferedIOBase, RawIOBase
 from pathlib import Path
@@ -105,6 +105,19 @@ def check_geometry(path: Path, world_from_voxel: Float64[np.ndarray, "4 4"], *, 
             f"{DIRECTION_TOLERANCE:g}: resample it to a grid with right angles, or convert it from DICOM with a "
             "correction for gantry tilt"
         )
+
+
+def volume_size_xyz(path: Path, size: Sequence[int]) -> tuple[int, int, int]:
+    """The numbers of voxels along x, y and z; raises InputError for anything but one 3D volume that has voxels."""
+    if len(size) < 3:
+        raise InputError(f"{path}: {len(size)}D image; expected a 3D volume")
+    if min(size) < 1:
+        raise InputError(f"{path}: image without voxels; expected a 3D volume")
+    if any(length > 1 for length in size[3:]):
+        found = f"of {size[3]} time points" if len(size) == 4 else f"of {' x '.join(map(str, size))} voxels"
+        raise InputError(f"{path}: {len(size)}D image {found}; expected a 3D volume, one of them in a file of its own")
+    x, y, z = (int(length) for length in size[:3])
+    return x, y, z
 
 
 def check_length(path: Path, *, voxel_bytes: int, file_bytes: int, is_compressed: bool) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int16, UInt16
 from numpy.typing import NDArray
 
-from longilesion.case import AIR_HU, LesionMap, Scan
+from longilesion.case import AIR_HU, HIGHEST_ID, LesionMap, Scan
 from longilesion.errors import InputError
 from longilesion.geometry import Grid
 from longilesion.hounsfield import IntensitySample, implausibility
@@ -201,16 +201,15 @@ def _hounsfield(planes: Iterable[NDArray[Any]], image: ImageFile) -> Int16[np.nd
 
 def _lesion_ids(image: ImageFile) -> UInt16[np.ndarray, "z y x"]:
     ids = np.zeros(image.grid.shape_zyx, np.uint16)
-    highest = np.iinfo(np.uint16).max
     for target, plane in zip(ids, image.planes(), strict=True):
         if not plane.any():
             # Most slices are empty; pages of zeros that are never written take no memory.
             continue
         if np.issubdtype(plane.dtype, np.floating) and not (plane == np.rint(plane)).all():
             raise InputError(f"{image.path}: mask with fractional or NaN values; expected lesion ids")
-        if plane.min() < 0 or plane.max() > highest:
+        if plane.min() < 0 or plane.max() > HIGHEST_ID:
             raise InputError(
-                f"{image.path}: mask with values from {plane.min():g} to {plane.max():g}; expected 0 to {highest}"
+                f"{image.path}: mask with values from {plane.min():g} to {plane.max():g}; expected 0 to {HIGHEST_ID}"
             )
         target[:] = plane
     return ids

@@ -19,7 +19,15 @@ from jaxtyping import UInt8, UInt16
 
 from longilesion.errors import InputError
 from longilesion.geometry import Grid
-from longilesion.image_file import ImageFile, InflatedStream, Plane, check_geometry, check_length, read_planes
+from longilesion.image_file import (
+    ImageFile,
+    InflatedStream,
+    Plane,
+    check_geometry,
+    check_length,
+    read_planes,
+    volume_size_xyz,
+)
 
 METAIMAGE_SUFFIXES = (".mha", ".mhd")
 NRRD_SUFFIXES = (".nrrd",)
@@ -55,7 +63,7 @@ def open_itk(path: Path) -> ImageFile:
         reader.ReadImageInformation()
     except RuntimeError as error:
         raise InputError(f"{path}: unreadable image ({itk_reason(error)}); expected a 3D volume") from error
-    x, y, z = _size_xyz(reader, path)
+    x, y, z = volume_size_xyz(path, reader.GetSize())
     if reader.GetPixelID() not in _DTYPES:
         found = f"{reader.GetNumberOfComponents()} values per voxel (RGB, vector or complex)"
         raise InputError(f"{path}: {found}; expected one")
@@ -85,9 +93,13 @@ def write_itk(path: Path, ids: UInt8[np.ndarray, "z y x"] | UInt16[np.ndarray, "
     image.SetDirection(like.direction)
     # With the suffix .MHA in capitals, ITK would write a header without voxels.
     written = path.with_name(path.stem + path.suffix.lower())
-    sitk.WriteImage(image, str(written), useCompression=True)
-    if written != path:
+    try:
+        sitk.WriteImage(image, str(written), useCompression=True)
         written.replace(path)
+    finally:
+        if written != path:
+            # What a write that failed has left.
+            written.unlink(missing_ok=True)
 
 
 def itk_reason(error: RuntimeError) -> str:
@@ -98,19 +110,6 @@ def itk_reason(error: RuntimeError) -> str:
 
 def _is_metaimage(path: Path) -> bool:
     return path.name.lower().endswith(METAIMAGE_SUFFIXES)
-
-
-def _size_xyz(reader: sitk.ImageFileReader, path: Path) -> tuple[int, int, int]:
-    size = reader.GetSize()
-    if len(size) < 3:
-        raise InputError(f"{path}: {len(size)}D image; expected a 3D volume")
-    if min(size) < 1:
-        raise InputError(f"{path}: image without voxels; expected a 3D volume")
-    if any(length > 1 for length in size[3:]):
-        found = f"of {size[3]} time points" if len(size) == 4 else f"of {' x '.join(map(str, size))} voxels"
-        raise InputError(f"{path}: {len(size)}D image {found}; expected a 3D volume, one of them in a file of its own")
-    x, y, z = size[:3]
-    return x, y, z
 
 
 def _nrrd_planes(reader: sitk.ImageFileReader, path: Path, grid: Grid) -> Iterator[Plane]:

@@ -33,6 +33,7 @@ from longilesion.image_file import (
     check_geometry,
     check_length,
     read_planes,
+    volume_size_xyz,
 )
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -63,7 +64,7 @@ def open_nifti(path: Path) -> ImageFile:
     header = stored.copy()
     try:
         header.check_fix(logger=_silent, error_level=40)
-        x, y, z = _shape_xyz(header, path)
+        x, y, z = volume_size_xyz(path, header.get_data_shape())
         world_from_voxel = _world_from_voxel(header, path)
         slope, intercept = header.get_slope_inter()
         offset = max(int(header["vox_offset"]), header.single_vox_offset)
@@ -145,19 +146,6 @@ def _stored_header(path: Path) -> Header:
         if len(block) >= length and kind.may_contain_header(block[:length]):
             return kind(block[:length], check=False)
     raise InputError(f"{path}: unreadable image, no NIfTI header; expected a 3D volume")
-
-
-def _shape_xyz(header: Header, path: Path) -> tuple[int, int, int]:
-    shape = header.get_data_shape()
-    if len(shape) < 3:
-        raise InputError(f"{path}: {len(shape)}D image; expected a 3D volume")
-    if min(shape) < 1:
-        raise InputError(f"{path}: image without voxels; expected a 3D volume")
-    if any(length > 1 for length in shape[3:]):
-        found = f"of {shape[3]} time points" if len(shape) == 4 else f"of {' x '.join(map(str, shape))} voxels"
-        raise InputError(f"{path}: {len(shape)}D image {found}; expected a 3D volume, one of them in a file of its own")
-    x, y, z = (int(length) for length in shape[:3])
-    return x, y, z
 
 
 def _world_from_voxel(header: Header, path: Path) -> Float64[np.ndarray, "4 4"]:

@@ -30,34 +30,30 @@ def _load(arguments: Sequence[str] | None) -> Callable[[], object]:
     if given == ["--version"]:
         return partial(print, f"longilesion {__version__}")
 
-    # Imported here for use below, as an interruption during these imports ends the program cleanly.
-    import tyro  # noqa: F401
-
-    import longilesion.cli.evaluate
-    import longilesion.cli.register
-    import longilesion.cli.segment  # noqa: F401
-
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    return partial(_run, given)
-
-
-def _run(arguments: Sequence[str]) -> None:
-    import sys
-
     import tyro
 
     from longilesion.cli.evaluate import evaluate
-    from longilesion.cli.hints import hints
     from longilesion.cli.register import register
     from longilesion.cli.segment import segment
 
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    command = partial(
+        tyro.extras.subcommand_cli_from_dict,
+        {"segment": segment, "register": register, "evaluate": evaluate},
+        prog="longilesion",
+        description="Follows tumours from a baseline CT to a follow-up CT. --version says which release this is.",
+        args=given,
+    )
+    return partial(_run, command, given)
+
+
+def _run(command: Callable[[], object], arguments: Sequence[str]) -> None:
+    import sys
+
+    from longilesion.cli.hints import hints
+
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            {"segment": segment, "register": register, "evaluate": evaluate},
-            prog="longilesion",
-            description="Follows tumours from a baseline CT to a follow-up CT. --version says which release this is.",
-            args=arguments,
-        )
+        command()
     except SystemExit as stopped:
         # The parser has reported the unknown option; the last line suggests the one that was probably meant.
         for hint in hints(arguments) if stopped.code else ():

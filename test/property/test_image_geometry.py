@@ -130,14 +130,18 @@ def test_nifti_values_are_scaled_as_nibabel_does(dtype, slope, intercept):
         np.testing.assert_allclose(read_scan(path).hu, np.clip(values, -1024, None), atol=0.5001)
 
 
+def set_geometry(image, affine):
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(affine[:3, 3].tolist())
+    image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
+
+
 @given(affines(), triples(0.0, 511.0), st.sampled_from([".mha", ".mhd", ".nrrd"]))
 def test_other_formats_lie_where_itk_has_them(affine, index_xyz, suffix):
     with folder() as work:
         image = sitk.GetImageFromArray(np.arange(60, dtype=np.int16).reshape(SHAPE_XYZ[::-1]))
-        spacing = np.linalg.norm(affine[:3, :3], axis=0)
-        image.SetSpacing(spacing.tolist())
-        image.SetOrigin(affine[:3, 3].tolist())
-        image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
+        set_geometry(image, affine)
         path = work / f"scan{suffix}"
         sitk.WriteImage(image, str(path))
         read = sitk.ReadImage(str(path))
@@ -181,10 +185,7 @@ def test_map_has_both_forms_of_its_scan_to_the_bit(image, suffix):
 def test_nifti_map_of_another_formats_scan_lies_on_it_by_both_forms(affine, suffix, index_xyz):
     with folder() as work:
         image = sitk.GetImageFromArray(np.zeros(SHAPE_XYZ[::-1], np.int16))
-        spacing = np.linalg.norm(affine[:3, :3], axis=0)
-        image.SetSpacing(spacing.tolist())
-        image.SetOrigin(affine[:3, 3].tolist())
-        image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
+        set_geometry(image, affine)
         path = work / f"scan{suffix}"
         sitk.WriteImage(image, str(path))
         grid = read_scan(path).grid
