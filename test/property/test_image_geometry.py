@@ -185,6 +185,7 @@ def test_map_has_both_forms_of_its_scan_to_the_bit(image, suffix):
 def test_nifti_map_of_another_formats_scan_lies_on_it_by_both_forms(affine, suffix, index_xyz):
     with folder() as work:
         image = sitk.GetImageFromArray(np.zeros(SHAPE_XYZ[::-1], np.int16))
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
         set_geometry(image, affine)
         path = work / f"scan{suffix}"
         sitk.WriteImage(image, str(path))
