@@ -117,7 +117,8 @@ def resample(
 ) -> Float32[np.ndarray, "z y x"]:
     """Samples an array at the fractional indices `start + k * step` (step over 0); beyond its voxels lies `fill`.
 
-    Linear interpolation, averaged over the step where that exceeds a voxel, so nothing is skipped.
+    Linear interpolation, averaged over the step where that exceeds a voxel, so nothing is skipped. `fill`, where it is
+    not 0, is also the lowest value: padding counts as air.
     """
     window = sampled_window(start_zyx, step_zyx, shape_zyx=shape_zyx, extent_zyx=volume.shape)
     along_z, along_y, along_x = (
@@ -131,6 +132,7 @@ def resample(
         values = volume[window][needed].astype(np.float32)
         if fill:
             values -= fill
+            np.maximum(values, 0.0, out=values)
         values = np.tensordot(along_z[rows, needed], values, axes=1)
         sampled[rows] = along_y @ (values @ along_x.T)
     if fill:
@@ -162,7 +164,7 @@ def sampled_window(
 
 
 def sample_scan(scan: Scan, lattice: Grid) -> Float32[np.ndarray, "z y x"]:
-    """Hounsfield units of a scan on a lattice along its axes in LPS order; air beyond the scan."""
+    """Hounsfield units of a scan on a lattice along its axes in LPS order; air beyond the scan and its field of view."""
     hu, grid = scan.grid.lps_view(scan.hu)
     start, step = grid.axis_steps(lattice)
     return resample(hu, start_zyx=start, step_zyx=step, shape_zyx=lattice.shape_zyx, fill=AIR_HU)
