@@ -164,7 +164,7 @@ def sampled_window(
 
 
 def sample_scan(scan: Scan, lattice: Grid) -> Float32[np.ndarray, "z y x"]:
-    """Hounsfield units of a scan on a lattice along its axes in LPS order; air beyond the scan and its field of view."""
+    """Hounsfield units of a scan on a lattice along its axes in LPS order; air beyond its field of view."""
     hu, grid = scan.grid.lps_view(scan.hu)
     start, step = grid.axis_steps(lattice)
     return resample(hu, start_zyx=start, step_zyx=step, shape_zyx=lattice.shape_zyx, fill=AIR_HU)

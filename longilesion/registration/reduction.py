@@ -74,13 +74,15 @@ class ReducedScan:
 
 
 def reduce_scan(scan: Scan, spacing_mm: float) -> ReducedScan:
-    """Averages a scan onto an isotropic lattice, finds the body, and crops to it with a margin."""
+    """Averages a scan onto an isotropic lattice and crops it to the body with a margin; all is body if none is found."""
     hu, grid = _sampled(scan, spacing_mm)
     shown = _shown(scan, grid)
     coarse_hu, _ = _sampled(_as_scan(hu, grid), _BODY_SPACING_MM)
     scale = _BODY_SPACING_MM / spacing_mm
     coarse_body = _body(coarse_hu, _on_lattice(shown, coarse_hu.shape, 1 / scale))
     body = _on_lattice(coarse_body, hu.shape, scale) & shown
+    if not body.any():
+        body = shown
     margin = round(_MARGIN_MM / spacing_mm)
     z, y, x = (
         slice(max(side.start - margin, 0), min(side.stop + margin, length))
@@ -115,21 +117,19 @@ def _sampled(scan: Scan, spacing_mm: float) -> tuple[Float32[np.ndarray, "z y x"
 
 
 def _shown(scan: Scan, lattice: Grid) -> Bool[np.ndarray, "z y x"]:
-    """Whether the scan's voxel nearest to each of a lattice's lies in the scanner's field of view."""
+    """Whether the scan's voxel nearest to each of a lattice's lies in the field of view; all do where none does."""
     hu, grid = scan.grid.lps_view(scan.hu)
     start, step = grid.axis_steps(lattice)
     nearest = [
         np.clip(np.rint(start[axis] + step[axis] * np.arange(length)), 0, grid.shape_zyx[axis] - 1).astype(int)
         for axis, length in enumerate(lattice.shape_zyx)
     ]
-    return np.asarray(hu[np.ix_(*nearest)] > PADDING_HU)
+    shown = np.asarray(hu[np.ix_(*nearest)] > PADDING_HU)
+    return shown if shown.any() else ~shown
 
 
 def _body(hu: Float32[np.ndarray, "z y x"], shown: Bool[np.ndarray, "z y x"]) -> Bool[np.ndarray, "z y x"]:
-    """The largest component of tissue and lungs after opening, with holes in slices (bowel) filled.
-
-    Everything that is shown where there is none.
-    """
+    """The largest component of tissue and lungs after opening, with holes in slices (bowel) filled."""
     dense = (hu > BODY_HU) & shown
     # With its lungs, as an opening removes a thin chest wall, and a lung that the field of view cuts is no hole.
     solid = dense | np.stack([_lungs(*each) for each in zip(hu, ~dense & shown, shown, strict=True)])
@@ -139,10 +139,8 @@ def _body(hu: Float32[np.ndarray, "z y x"], shown: Bool[np.ndarray, "z y x"]) ->
     thick = binary_opening(longer, iterations=reach)[reach:-reach]
     if not thick.any():
         thick = solid
-    if not thick.any():
-        return shown
     body = cc3d.largest_k(np.ascontiguousarray(thick), k=1, connectivity=6) > 0
-    return np.stack([binary_fill_holes(plane) for plane in body]) & shown
+    return np.asarray(np.stack([binary_fill_holes(plane) for plane in body]) & shown)
 
 
 def _lungs(
@@ -151,9 +149,9 @@ def _lungs(
     """Those connected parts of a slice's voxels without tissue that are lung by the HU of their inner voxels."""
     regions, count = label(sparse)
     # At the rim of a region, voxels average tissue and air.
-    inner = np.where(binary_erosion(sparse | ~shown, border_value=1), regions, 0)
+    inner = np.where(binary_erosion(sparse | ~shown, np.ones((3, 3)), border_value=1), regions, 0)
     numbers = np.flatnonzero(np.bincount(inner.ravel(), minlength=count + 1)[1:]) + 1
-    return np.isin(regions, [number for number in numbers if np.median(hu[inner == number]) > _LUNG_HU])
+    return np.asarray(np.isin(regions, [each for each in numbers if np.median(hu[inner == each]) > _LUNG_HU]))
 
 
 def _on_lattice(mask: Bool[np.ndarray, "z y x"], shape_zyx: ZYX, scale: float) -> Bool[np.ndarray, "a b c"]:
