@@ -74,7 +74,7 @@ class ReducedScan:
 
 
 def reduce_scan(scan: Scan, spacing_mm: float) -> ReducedScan:
-    """Averages a scan onto an isotropic lattice and crops it to the body with a margin; all is body if none is found."""
+    """Averages a scan onto an isotropic lattice and crops it to the body with a margin; without a body, all counts."""
     hu, grid = _sampled(scan, spacing_mm)
     shown = _shown(scan, grid)
     coarse_hu, _ = _sampled(_as_scan(hu, grid), _BODY_SPACING_MM)
