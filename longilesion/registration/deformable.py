@@ -14,8 +14,8 @@ from longilesion.registration.reduction import ReducedScan
 
 # Iterations at half and at full resolution; most of the displacement is found at the first.
 _ITERATIONS = "40x10"
-# Radius of the neighbourhood that is correlated, in voxels.
-_METRIC = "NCC 2x2x2"
+# Radius of the neighbourhood that is correlated, in voxels; vessels and organs' borders are thinner than larger ones.
+_METRIC = "NCC 1x1x1"
 # Smoothing of each update and of the whole field, in voxels.
 _SMOOTHING = "3.0vox 1.5vox"
 # Along each axis; fewer leave no neighbourhoods at half resolution.
