@@ -14,14 +14,17 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64
 from scipy.ndimage import binary_erosion, binary_fill_holes, binary_opening, label, map_coordinates
 
-from longilesion.case import PADDING_HU, Scan
+from longilesion.case import AIR_HU, PADDING_HU, Scan
 from longilesion.geometry import ZYX, Grid
 from longilesion.voi import occupied_box, sample_scan
 
 # Voxels above it belong to the body, the table or objects on it.
 BODY_HU = -300
-# The median of a lung is above it, that of the air around the patient below it.
-_LUNG_HU = -975
+# The median of a lung exceeds the scan's air by this much, within limits: emphysema may be as low as -965, and noise
+# that is cut off at -1024 raises air to about -980.
+_LUNG_ABOVE_AIR_HU = 20
+_LEAST_LUNG_HU = (-975, -955)
+_AIR_SHARE = 0.05
 # Radius of the opening that removes the table, its cover and tubes.
 _THIN_MM = 8.0
 # Spacing of the lattice on which the body is segmented.
@@ -132,7 +135,10 @@ def _body(hu: Float32[np.ndarray, "z y x"], shown: Bool[np.ndarray, "z y x"]) ->
     """The largest component of tissue and lungs after opening, with holes in slices (bowel) filled."""
     dense = (hu > BODY_HU) & shown
     # With its lungs, as an opening removes a thin chest wall, and a lung that the field of view cuts is no hole.
-    solid = dense | np.stack([_lungs(*each) for each in zip(hu, ~dense & shown, shown, strict=True)])
+    sparse = ~dense & shown
+    air_hu = np.quantile(hu[sparse], _AIR_SHARE) if sparse.any() else AIR_HU
+    least_hu = float(np.clip(air_hu + _LUNG_ABOVE_AIR_HU, *_LEAST_LUNG_HU))
+    solid = dense | np.stack([_lungs(*each, least_hu) for each in zip(hu, sparse, shown, strict=True)])
     reach = round(_THIN_MM / _BODY_SPACING_MM)
     # The body continues beyond the first and the last slice.
     longer = np.pad(solid, ((reach, reach), (0, 0), (0, 0)), mode="edge")
@@ -144,14 +150,17 @@ def _body(hu: Float32[np.ndarray, "z y x"], shown: Bool[np.ndarray, "z y x"]) ->
 
 
 def _lungs(
-    hu: Float32[np.ndarray, "y x"], sparse: Bool[np.ndarray, "y x"], shown: Bool[np.ndarray, "y x"]
+    hu: Float32[np.ndarray, "y x"],
+    sparse: Bool[np.ndarray, "y x"],
+    shown: Bool[np.ndarray, "y x"],
+    least_hu: float,
 ) -> Bool[np.ndarray, "y x"]:
-    """Those connected parts of a slice's voxels without tissue that are lung by the HU of their inner voxels."""
+    """Those connected parts of a slice's voxels without tissue whose inner voxels have a median above a limit."""
     regions, count = label(sparse)
     # At the rim of a region, voxels average tissue and air.
     inner = np.where(binary_erosion(sparse | ~shown, np.ones((3, 3)), border_value=1), regions, 0)
     numbers = np.flatnonzero(np.bincount(inner.ravel(), minlength=count + 1)[1:]) + 1
-    return np.asarray(np.isin(regions, [each for each in numbers if np.median(hu[inner == each]) > _LUNG_HU]))
+    return np.asarray(np.isin(regions, [each for each in numbers if np.median(hu[inner == each]) > least_hu]))
 
 
 def _on_lattice(mask: Bool[np.ndarray, "z y x"], shape_zyx: ZYX, scale: float) -> Bool[np.ndarray, "a b c"]:

@@ -74,7 +74,7 @@ def test_body_is_all_of_the_chest_in_a_round_field_of_view(
 
 
 @settings(deadline=None, max_examples=12)
-@given(st.integers(17, 30), st.integers(4, 18), st.integers(-960, -700), st.integers(-1024, -985))
+@given(st.integers(17, 30), st.integers(4, 18), st.integers(-950, -700), st.integers(-1024, -980))
 def test_lung_that_a_crop_opens_is_part_of_the_body(right: int, top: int, lung_hu: int, air_hu: int) -> None:
     """The crop runs through the first lung or beyond it; the chest wall is as thin as what is removed as a table."""
     whole = chest(lung_hu=lung_hu, air_hu=air_hu)
@@ -84,6 +84,13 @@ def test_lung_that_a_crop_opens_is_part_of_the_body(right: int, top: int, lung_h
     body = at_the_scans_voxels(reduced.body, reduced, scan)
     assert body[:, 12:24, 12 : min(right, 22)].all()
     assert not body[:, :6].any()
+
+
+def test_emphysema_is_lung_beside_clean_air() -> None:
+    scan = chest(lung_hu=-963)
+    scan = Scan(hu=np.ascontiguousarray(scan.hu[..., :18]), grid=scan.grid.window((0, 0, 0), (20, 40, 18)))
+    reduced = reduce_scan(scan, 5.0)
+    assert at_the_scans_voxels(reduced.body, reduced, scan)[:, 12:24, 12:].all()
 
 
 def test_scan_of_nothing_but_padding_is_body_everywhere() -> None:
