@@ -117,7 +117,8 @@ def resample(
 ) -> Float32[np.ndarray, "z y x"]:
     """Samples an array at the fractional indices `start + k * step` (step over 0); beyond its voxels lies `fill`.
 
-    Linear interpolation, averaged over the step where that exceeds a voxel, so nothing is skipped.
+    Linear interpolation, averaged over the step where that exceeds a voxel, so nothing is skipped. `fill`, where it is
+    not 0, is also the lowest value: padding counts as air.
     """
     window = sampled_window(start_zyx, step_zyx, shape_zyx=shape_zyx, extent_zyx=volume.shape)
     along_z, along_y, along_x = (
@@ -163,7 +164,7 @@ def sampled_window(
 
 
 def sample_scan(scan: Scan, lattice: Grid) -> Float32[np.ndarray, "z y x"]:
-    """Hounsfield units of a scan on a lattice along its axes in LPS order; air beyond the scan."""
+    """Hounsfield units of a scan on a lattice along its axes in LPS order; air beyond its field of view."""
     hu, grid = scan.grid.lps_view(scan.hu)
     start, step = grid.axis_steps(lattice)
     return resample(hu, start_zyx=start, step_zyx=step, shape_zyx=lattice.shape_zyx, fill=AIR_HU)

@@ -47,7 +47,7 @@ class PropagatedPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A point's position by registration and search, its distance `beyond_mm` outside the scan, and the evidence."""
+    """A point's position by registration and search, its distance outside the field of view, and the evidence."""
 
     point_xyz_mm: Triple
     beyond_mm: float
@@ -80,11 +80,12 @@ def find_places(
     registered = registration.followup_xyz_mm(points)
     similarity = registration.similarity_at(points)
     inverse_error_mm = registration.inverse_error_mm(points)
+    unshown_mm = registration.unshown_mm(registered)
     places = []
     for number, point in enumerate(points_xyz_mm):
         start = triple(registered[number])
         border = followup.grid.world_xyz_mm(followup.grid.clamped(followup.grid.index_zyx(start)))
-        beyond_mm = float(np.linalg.norm(np.subtract(start, border)))
+        beyond_mm = float(np.linalg.norm(np.subtract(start, border))) + float(unshown_mm[number])
         match = None
         if beyond_mm <= BORDER_MM:
             match = best_match(
