@@ -46,6 +46,18 @@ def synthetic_pair(
     depends on the generator alone, on every device except for rounding.
     """
     scene = random_scene(source, generator, shapes=shapes, settings=settings, whole=whole)
+    return pair_of_scene(source, scene, generator, settings=settings, device=device)
+
+
+def pair_of_scene(
+    source: Source,
+    scene: Scene,
+    generator: np.random.Generator,
+    *,
+    settings: SynthesisSettings = _DEFAULTS,
+    device: torch.device = _CPU,
+) -> SyntheticPair:
+    """Images a scene twice, with random protocols and motion."""
     protocols = random_acquisitions(generator, settings.protocol_changes, coarseness=scene.coarseness)
     images = (
         _baseline(source, scene, protocols[0], generator, device),
