@@ -91,9 +91,14 @@ class LikelihoodSettings(Settings):
     least_contrast_hu: float = Field(default=15.0, ge=0, description="below it, core and ring are not told apart")
     without_outline: Literal["click", "neighbourhood"] = "click"
     near_mm: float = Field(
-        default=8.0, gt=0, description="deviation of the Gaussian that weights voxels near the click"
+        default=6.0, gt=0, description="deviation of the Gaussian that weights voxels near the click"
     )
-    far_mm: float = Field(default=14.0, gt=0, description="the same of those that count less as elsewhere")
+    far_mm: float = Field(
+        default=14.0, gt=0, description="the same of the Gaussian whose complement weights voxels elsewhere"
+    )
+    elsewhere_weight: float = Field(
+        default=3.0, gt=0, description="weight of the frequency elsewhere against that near the click"
+    )
     bandwidth_hu: float = Field(default=12.0, gt=0, description="of the smoothing of both histograms")
     rare: float = Field(
         default=0.02,
@@ -101,7 +106,7 @@ class LikelihoodSettings(Settings):
         description="frequency, relative to that of a pure tissue, below which a value is in neither",
     )
     unchanged_weight: float = Field(
-        default=0.1, ge=0, le=1, description="weight near the click of a voxel that has not changed"
+        default=0.02, ge=0, le=1, description="weight near the click of a voxel that has not changed"
     )
     soft_tissue_hu: float = Field(default=-50.0, description="tissue above it changes with contrast agent")
     alike_hu: float = Field(default=20.0, gt=0, description="tissue this near to the shell shows how it has changed")

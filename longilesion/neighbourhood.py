@@ -29,9 +29,10 @@ class HuFrequencies:
     def likelihood(
         self, hu: Float32[np.ndarray, "z y x"], settings: LikelihoodSettings
     ) -> Float32[np.ndarray, "z y x"]:
-        """The share, 0..1, of the frequency near the click in both, for each value in HU."""
+        """The share, 0..1, of the frequency near the click in the weighted sum of both, for each value in HU."""
         peak_of_a_pure_tissue = _BIN_HU / (np.sqrt(2 * np.pi) * settings.bandwidth_hu)
-        share = self.near / (self.near + self.elsewhere + settings.rare * peak_of_a_pure_tissue)
+        rest = settings.elsewhere_weight * self.elsewhere + settings.rare * peak_of_a_pure_tissue
+        share = self.near / (self.near + rest)
         return np.interp(hu, _LOWEST_HU + _BIN_HU * np.arange(_BINS), share).astype(np.float32)
 
 
