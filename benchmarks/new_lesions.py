@@ -45,7 +45,7 @@ RECIPE = ROOT / "training" / "recipes" / "compact.toml"
 # Ranges of the radius in mm of a sphere of the same volume: 0.3 to 2, 2 to 17, 20 to 100, 100 to 270 ml.
 SIZES = {"small": (4.0, 8.0), "medium": (8.0, 16.0), "large": (17.0, 28.5), "very large": (29.0, 40.0)}
 TISSUES: tuple[Tissue, ...] = ("soft", "lung", "fat")
-ZOOMS = (0.7, 1.0, 1.5, 2.0, 3.0)
+ZOOMS = (0.7, 1.0, 2.0)
 ERRORS_MM = (0.0, 3.0, 10.0)
 # The scans around a lesion; the widest VOI of the shipped model is 300 mm wide.
 _SIDE_ZYX_MM = (190.0, 230.0, 230.0)
@@ -63,12 +63,10 @@ class Arguments:
     """Folder with one subfolder per CT volume; phantoms where it is not given."""
     model: Path = SHIPPED_MODEL
     """A bundle."""
-    lesions: int = 5
+    lesions: int = 3
     """Of each size in each tissue."""
     mirror: bool = False
     """Average mirrored views as in inference: eight times as long."""
-    zooms: bool = True
-    """Also predict at fixed zooms."""
     seed: int = 11
 
 
@@ -140,7 +138,7 @@ def measure(arguments: Arguments) -> None:
     if not arguments.mirror:
         plain = ensemble.settings.inference.model_copy(update={"mirror_axes": ()})
         ensemble = replace(ensemble, settings=ensemble.settings.model_copy(update={"inference": plain}))
-    methods = _methods(ensemble, fixed=arguments.zooms)
+    methods = {name: replace(ensemble, settings=settings) for name, settings in _methods(ensemble.settings).items()}
     sources = held_out_sources(arguments.data, read_recipe(RECIPE))
     dice, separation = _Values(), _Values()
     drawn = new_lesions(sources, count=arguments.lesions, seed=arguments.seed)
@@ -206,22 +204,19 @@ def _new_lesion(
     )
 
 
-def _methods(ensemble: Ensemble, *, fixed: bool) -> Mapping[str, Ensemble]:
-    def changed(**voi: object) -> Ensemble:
-        settings = ensemble.settings
-        return replace(
-            ensemble, settings=settings.model_copy(update={"voi": settings.voi.model_copy(update=dict(voi))})
-        )
+def _methods(settings: ModelSettings) -> Mapping[str, ModelSettings]:
+    """The settings as they are, at other zooms, and with the other likelihood."""
+    at_zooms = {f"zoom {zoom:.1f}": _at_zoom(settings, zoom) for zoom in ZOOMS if zoom != settings.voi.unoutlined_zoom}
+    likelihoods = {
+        f"likelihood: {name}": own
+        for name, own in _likelihoods(settings).items()
+        if own.encoding.likelihood != settings.encoding.likelihood
+    }
+    return {"as set": settings, **at_zooms, **likelihoods}
 
-    at_zooms = {
-        f"zoom {zoom:.1f}": changed(unoutlined_zoom=zoom, zoom_min=min(ZOOMS), zoom_max=max(ZOOMS), growth_limit=0)
-        for zoom in (ZOOMS if fixed else ())
-    }
-    return {
-        **at_zooms,
-        "zoom 1, again at the border": changed(unoutlined_zoom=1.0),
-        "as set": ensemble,
-    }
+
+def _at_zoom(settings: ModelSettings, zoom: float) -> ModelSettings:
+    return settings.model_copy(update={"voi": settings.voi.model_copy(update={"unoutlined_zoom": zoom})})
 
 
 def _likelihoods(settings: ModelSettings) -> Mapping[str, ModelSettings]:

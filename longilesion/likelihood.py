@@ -42,24 +42,32 @@ def lesion_likelihood(
     """
     followup = _smooth(pair.followup.hu)
     baseline = None if pair.baseline is None else _smooth(pair.baseline.hu)
-    now: TissueHu | HuFrequencies
-    before: TissueHu | HuFrequencies
     mask, others = pair.baseline_mask, pair.baseline_others
     if pair.baseline is None or baseline is None or mask is None or others is None or not mask.any():
-        if settings.without_outline == "neighbourhood":
-            now = before = frequencies_at_click(pair.followup, followup, baseline, settings)
-        else:
-            now = before = _at_click(pair.followup, followup, settings)
-    else:
-        inside = mask > 0.5 * mask.max()
-        border = _dilated(inside, 1)
-        shell = _dilated(border, settings.shell_voxels) & ~border & (others == 0)
-        tissue = TissueHu(
-            lesion=_mean_and_deviation_hu(pair.baseline.hu, baseline, inside, settings),
-            around=_mean_and_deviation_hu(pair.baseline.hu, baseline, shell, settings) if shell.any() else None,
+        tissues = _without_outline(pair.followup, followup, baseline, settings)
+        return tissues.likelihood(followup, settings), None if baseline is None else tissues.likelihood(
+            baseline, settings
         )
-        before, now = tissue, _since(tissue, followup, baseline, inside, settings)
-    return now.likelihood(followup, settings), None if baseline is None else before.likelihood(baseline, settings)
+    inside = mask > 0.5 * mask.max()
+    border = _dilated(inside, 1)
+    shell = _dilated(border, settings.shell_voxels) & ~border & (others == 0)
+    before = TissueHu(
+        lesion=_mean_and_deviation_hu(pair.baseline.hu, baseline, inside, settings),
+        around=_mean_and_deviation_hu(pair.baseline.hu, baseline, shell, settings) if shell.any() else None,
+    )
+    now = _since(before, followup, baseline, inside, settings)
+    return now.likelihood(followup, settings), before.likelihood(baseline, settings)
+
+
+def _without_outline(
+    voi: Voi,
+    followup: Float32[np.ndarray, "z y x"],
+    baseline: Float32[np.ndarray, "z y x"] | None,
+    settings: LikelihoodSettings,
+) -> TissueHu | HuFrequencies:
+    if settings.without_outline == "neighbourhood":
+        return frequencies_at_click(voi, followup, baseline, settings)
+    return _at_click(voi, followup, settings)
 
 
 def _since(

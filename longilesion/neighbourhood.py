@@ -33,7 +33,7 @@ class HuFrequencies:
         peak_of_a_pure_tissue = _BIN_HU / (np.sqrt(2 * np.pi) * settings.bandwidth_hu)
         rest = settings.elsewhere_weight * self.elsewhere + settings.rare * peak_of_a_pure_tissue
         share = self.near / (self.near + rest)
-        return np.interp(hu, _LOWEST_HU + _BIN_HU * np.arange(_BINS), share).astype(np.float32)
+        return np.asarray(np.interp(hu, _LOWEST_HU + _BIN_HU * np.arange(_BINS), share), np.float32)
 
 
 def frequencies_at_click(
@@ -73,7 +73,7 @@ def changed_share(
     is_beyond = beyond > 0
     typical = np.median(beyond[is_beyond]) if is_beyond.any() else 0.0
     deviation = np.clip(typical, *settings.spread_hu)
-    return (1 - np.exp(-0.5 * (beyond.clip(min=0) / deviation) ** 2)).astype(np.float32)
+    return np.asarray(1 - np.exp(-0.5 * (beyond.clip(min=0) / deviation) ** 2), np.float32)
 
 
 def squared_distance_mm(voi: Voi) -> Float32[np.ndarray, "z y x"]:
@@ -83,7 +83,7 @@ def squared_distance_mm(voi: Voi) -> Float32[np.ndarray, "z y x"]:
         for count, centre, spacing in zip(voi.hu.shape, voi.click_zyx, voi.grid.spacing_zyx_mm, strict=True)
     ]
     z, y, x = (axis.astype(np.float32) ** 2 for axis in axes)
-    return z[:, None, None] + y[:, None] + x
+    return np.asarray(z[:, None, None] + y[:, None] + x)
 
 
 def _frequencies(
