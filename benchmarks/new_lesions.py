@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
@@ -47,6 +46,15 @@ SIZES = {"small": (4.0, 8.0), "medium": (8.0, 16.0), "large": (17.0, 28.5), "ver
 TISSUES: tuple[Tissue, ...] = ("soft", "lung", "fat")
 ZOOMS = (0.7, 1.0, 2.0)
 ERRORS_MM = (0.0, 3.0, 10.0)
+FARTHEST_MM = 20.0
+# What each likelihood changes in the settings' one.
+LIKELIHOODS: Mapping[str, Mapping[str, object]] = {
+    "click": {"without_outline": "click"},
+    "neighbourhood": {"without_outline": "neighbourhood"},
+    **{f"neighbourhood, {near:.0f} mm": {"without_outline": "neighbourhood", "near_mm": near} for near in (4.0, 10.0)},
+    "neighbourhood, change counts less": {"without_outline": "neighbourhood", "unchanged_weight": 0.1},
+    "neighbourhood, no baseline": {"without_outline": "neighbourhood"},
+}
 # The scans around a lesion; the widest VOI of the shipped model is 300 mm wide.
 _SIDE_ZYX_MM = (190.0, 230.0, 230.0)
 # Tissue, bone and air leave less of a lesion than planned, or no room for it.
@@ -76,20 +84,21 @@ class _Values:
     def __init__(self) -> None:
         self.values: dict[str, dict[tuple[str, float], list[float]]] = {}
 
-    def add(self, method: str, size: str, error_mm: float, value: float | None) -> None:
-        if value is not None:
-            self.values.setdefault(method, {}).setdefault((size, error_mm), []).append(value)
+    def add(self, method: str, size: str, error_mm: float, value: float) -> None:
+        self.values.setdefault(method, {}).setdefault((size, error_mm), []).append(value)
 
     def table(self, title: str) -> Table:
         table = Table(title=f"{title}, by size and the click's error in mm")
+        columns = list(next(iter(self.values.values()), {}))
+        errors = sorted({error for _, error in columns})
         table.add_column("")
-        columns = [(size, error) for size in SIZES for error in ERRORS_MM]
-        for size, error in columns:
-            table.add_column(f"{size} {error:.0f}", justify="right")
+        for heading in (*(f"all {error:.0f}" for error in errors), *(f"{size} {error:.0f}" for size, error in columns)):
+            table.add_column(heading, justify="right")
         for method, own in self.values.items():
-            table.add_row(method, *(f"{np.mean(own[key]):.2f}" if key in own else "" for key in columns))
-        first = next(iter(self.values.values()), {})
-        table.add_row("lesions", *(str(len(first.get(key, ()))) for key in columns))
+            means = [np.mean([value for key in own if key[1] == error for value in own[key]]) for error in errors]
+            table.add_row(method, *(f"{mean:.2f}" for mean in [*means, *(np.mean(own[key]) for key in columns)]))
+        counts = [len(own) for own in next(iter(self.values.values()), {}).values()]
+        table.add_row("lesions", *("" for _ in errors), *map(str, counts))
         return table
 
 
@@ -117,19 +126,23 @@ class NewLesion:
         truth = self.pair.truth.ids == 1
         return 2 * float((found & truth).sum()) / float(found.sum() + truth.sum())
 
-    def separation(self, settings: ModelSettings, error_mm: float) -> float | None:
-        """How often a voxel of the lesion has a higher likelihood than one up to 30 mm from it (area under the ROC)."""
+    def separations(self, settings: ModelSettings, error_mm: float) -> Iterator[tuple[str, float]]:
+        """By likelihood, how often a voxel of the lesion has a higher one than a voxel up to 30 mm from it.
+
+        That is the area under the ROC curve; nothing where the VOI does not show the lesion.
+        """
         case = self.case(error_mm)
         (prompt,) = complete_prompts(case).lesions
-        voi = settings.voi
-        pair = sample_voi_pair(case, prompt, place_vois(case, prompt, settings), voi)
+        pair = sample_voi_pair(case, prompt, place_vois(case, prompt, settings), settings.voi)
         truth = sample_target(self.pair.truth, 1, pair.followup.grid) > 0
+        if not truth.any():
+            return
         near = squared_distance_mm(pair.followup) < (_NEAR_MM + self.radius_mm) ** 2
-        likelihood: Float32[np.ndarray, "z y x"] = lesion_likelihood(pair, settings.encoding.likelihood)[0]
-        inside, outside = likelihood[near & truth], likelihood[near & ~truth]
-        if not len(inside):
-            return None
-        return float(mannwhitneyu(inside, outside).statistic) / (len(inside) * len(outside))
+        for name, changes in LIKELIHOODS.items():
+            shown = replace(pair, baseline=None) if "no baseline" in name else pair
+            likelihood, _ = lesion_likelihood(shown, settings.encoding.likelihood.model_copy(update=dict(changes)))
+            inside, outside = likelihood[near & truth], likelihood[near & ~truth]
+            yield name, float(mannwhitneyu(inside, outside).statistic) / (len(inside) * len(outside))
 
 
 def measure(arguments: Arguments) -> None:
@@ -143,12 +156,13 @@ def measure(arguments: Arguments) -> None:
     dice, separation = _Values(), _Values()
     drawn = new_lesions(sources, count=arguments.lesions, seed=arguments.seed)
     for lesion in track(drawn, "new lesions", console=Console(stderr=True), transient=True):
+        for error_mm in (*ERRORS_MM, FARTHEST_MM):
+            for name, share in lesion.separations(ensemble.settings, error_mm):
+                separation.add(name, lesion.size, error_mm, share)
         for error_mm in ERRORS_MM:
-            for name, settings in _likelihoods(ensemble.settings).items():
-                separation.add(name, lesion.size, error_mm, lesion.separation(settings, error_mm))
             for name, method in methods.items():
                 dice.add(name, lesion.size, error_mm, lesion.dice(method, error_mm))
-    console = Console(width=140)
+    console = Console(width=160)
     console.print(separation.table("Area under the ROC curve of the likelihood"))
     console.print(dice.table("Dice of new lesions"))
 
@@ -206,25 +220,19 @@ def _new_lesion(
 
 def _methods(settings: ModelSettings) -> Mapping[str, ModelSettings]:
     """The settings as they are, at other zooms, and with the other likelihood."""
-    at_zooms = {f"zoom {zoom:.1f}": _at_zoom(settings, zoom) for zoom in ZOOMS if zoom != settings.voi.unoutlined_zoom}
-    likelihoods = {
-        f"likelihood: {name}": own
-        for name, own in _likelihoods(settings).items()
-        if own.encoding.likelihood != settings.encoding.likelihood
+    voi, encoding = settings.voi, settings.encoding
+    at_zooms = {
+        f"zoom {zoom:.1f}": settings.model_copy(update={"voi": voi.model_copy(update={"unoutlined_zoom": zoom})})
+        for zoom in ZOOMS
+        if zoom != voi.unoutlined_zoom
     }
+    likelihoods = {}
+    for name in ("click", "neighbourhood"):
+        likelihood = encoding.likelihood.model_copy(update=dict(LIKELIHOODS[name]))
+        if likelihood != encoding.likelihood:
+            changed = encoding.model_copy(update={"likelihood": likelihood})
+            likelihoods[f"likelihood: {name}"] = settings.model_copy(update={"encoding": changed})
     return {"as set": settings, **at_zooms, **likelihoods}
-
-
-def _at_zoom(settings: ModelSettings, zoom: float) -> ModelSettings:
-    return settings.model_copy(update={"voi": settings.voi.model_copy(update={"unoutlined_zoom": zoom})})
-
-
-def _likelihoods(settings: ModelSettings) -> Mapping[str, ModelSettings]:
-    def changed(name: str) -> ModelSettings:
-        likelihood = settings.encoding.likelihood.model_copy(update={"without_outline": name})
-        return settings.model_copy(update={"encoding": settings.encoding.model_copy(update={"likelihood": likelihood})})
-
-    return {name: changed(name) for name in ("click", "neighbourhood")}
 
 
 def main() -> int:
