@@ -48,6 +48,8 @@ class Arguments:
     """Pairs that the statistics sum up."""
     statistics: Path | None = None
     """Also write the statistics to this file: a table in Markdown (.md), or with every lesion (.json)."""
+    whole: bool = False
+    """Draw pairs of whole volumes and not of cut-outs."""
 
 
 def preview(arguments: Arguments) -> None:
@@ -60,10 +62,12 @@ def preview(arguments: Arguments) -> None:
     sources = _sources(arguments.data)
     console = Console(width=160)
     if arguments.output is not None:
-        examples = find_examples(sources, settings, count=arguments.examples, seed=arguments.seed)
+        examples = find_examples(
+            sources, settings, count=arguments.examples, seed=arguments.seed, whole=arguments.whole
+        )
         write_examples(arguments.output, examples, recipe.model)
         console.print(f"{len(examples)} examples: {arguments.output}", soft_wrap=True)
-    drawn = _drawn(sources, settings, seed=arguments.seed)
+    drawn = _drawn(sources, settings, seed=arguments.seed, whole=arguments.whole)
     numbers = [
         lesion_numbers(next(drawn)[1])
         for _ in track(range(arguments.pairs), "drawing pairs", console=Console(stderr=True), transient=True)
@@ -76,14 +80,16 @@ def preview(arguments: Arguments) -> None:
             temporary.write_text(text)
 
 
-def find_examples(sources: Sequence[Source], settings: SynthesisSettings, *, count: int, seed: int) -> list[Example]:
+def find_examples(
+    sources: Sequence[Source], settings: SynthesisSettings, *, count: int, seed: int, whole: bool = False
+) -> list[Example]:
     """Draws pairs and chooses a lesion of each, so that all fates that occur are shown in turn.
 
     Raises InputError where almost no pair has a lesion.
     """
     examples: list[Example] = []
     shown = dict.fromkeys(FATES, 0)
-    for tried, (source, pair) in enumerate(_drawn(sources, settings, seed=seed)):
+    for tried, (source, pair) in enumerate(_drawn(sources, settings, seed=seed, whole=whole)):
         if len(examples) == count:
             break
         if tried > count * _TRIES_PER_EXAMPLE:
@@ -103,20 +109,20 @@ def _off_middle_mm(pair: SyntheticPair, lesion_id: int) -> float:
     """Distance of a lesion from the baseline's centre; far off, it may be cut."""
     middle = pair.case.baselines["primary"].scan.grid.centre_xyz_mm
     places = [
-        click.baseline.point_xyz_mm for click in pair.case.clicks if click.lesion_id == lesion_id and click.baseline
+        click.baseline.point_xyz_mm for click in pair.exact_clicks if click.lesion_id == lesion_id and click.baseline
     ]
     return min((float(np.linalg.norm(np.subtract(place, middle))) for place in places), default=np.inf)
 
 
 def _drawn(
-    sources: Sequence[Source], settings: SynthesisSettings, *, seed: int
+    sources: Sequence[Source], settings: SynthesisSettings, *, seed: int, whole: bool
 ) -> Iterator[tuple[Source, SyntheticPair]]:
     """Draws pairs from the sources in turn."""
     number = 0
     while True:
         source = sources[number % len(sources)]
         generator = np.random.default_rng((seed, number))
-        yield source, synthetic_pair(source, generator, shapes=sources, settings=settings)
+        yield source, synthetic_pair(source, generator, shapes=sources, settings=settings, whole=whole)
         number += 1
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from longilesion.case import Baseline, Case, LesionMap, Scan
+from longilesion.case import Baseline, Case, ClickPair, LesionMap, Scan
 from longilesion.geometry import Grid
 from training.synthesis.acquisition import Acquisition, random_acquisitions
+from training.synthesis.clicks import challenge_clicks
 from training.synthesis.deformation import random_motion
 from training.synthesis.rendering import Exposure, Frame, label_of, rendered
 from training.synthesis.scene import Scene, random_scene
@@ -24,11 +25,15 @@ _DEFAULTS = SynthesisSettings()
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SyntheticPair:
-    """A case, the follow-up's true lesion map, and the facts by lesion id; every lesion with a fact has its clicks."""
+    """A case, the follow-up's true lesion map, and the facts by lesion id; every lesion with a fact has its clicks.
+
+    `exact_clicks` are the case's clicks without errors.
+    """
 
     case: Case
     truth: LesionMap
     facts: Mapping[int, SyntheticFact]
+    exact_clicks: tuple[ClickPair, ...]
 
 
 def synthetic_pair(
@@ -52,14 +57,19 @@ def synthetic_pair(
         _followup(source, scene, protocols[1], generator, device, settings),
     )
     grids = _grid(images[0], generator), _grid(images[1], generator)
-    facts, clicks = facts_and_clicks(scene, images, grids, generator)
+    facts, exact_clicks = facts_and_clicks(scene, images, grids)
+    clicks = (
+        challenge_clicks(exact, facts[exact.lesion_id], grids=grids, is_whole=whole, generator=generator)
+        for exact in exact_clicks
+    )
     prior, scan = (Scan(hu=image.hu, grid=grid) for image, grid in zip(images, grids, strict=True))
     case = Case(
         baselines={"primary": Baseline.of(prior, LesionMap(ids=images[0].ids, grid=prior.grid))},
         followups={"primary": scan},
-        clicks=clicks,
+        clicks=tuple(clicks),
     )
-    return SyntheticPair(case=case, truth=LesionMap(ids=images[1].ids, grid=scan.grid), facts=facts)
+    truth = LesionMap(ids=images[1].ids, grid=scan.grid)
+    return SyntheticPair(case=case, truth=truth, facts=facts, exact_clicks=exact_clicks)
 
 
 def _baseline(
