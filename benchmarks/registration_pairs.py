@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int16
 from scipy.spatial.transform import Rotation
 
 from benchmarks.registration_visits import VISITS, Visits, later_source
-from longilesion.case import Scan
+from longilesion.case import PADDING_HU, Scan
 from longilesion.geometry import Grid
 from training.synthesis.acquisition import Acquisition, random_acquisitions
 from training.synthesis.deformation import Growth, Mapped, Motion, random_motion
@@ -43,9 +43,7 @@ _TABLE_THICKNESS_MM = (2.0, 12.0)
 _ARM_RADIUS_MM = (32.0, 45.0)
 # Half the sides of a scan of a part of the body, and the radius of a round field of view over half the longer side.
 _BOX_HALF_MM = (60.0, 120.0)
-_ROUND_SHARE = (0.65, 1.0)
-# Voxels beyond the scanner's field of view; all that is darker than the limit counts as beyond it.
-_PADDING_HU, _DARKEST_HU = -2048, -1500
+_ROUND_SHARE = (0.5, 0.95)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -192,7 +190,7 @@ def _hide_corners(hu: np.ndarray, frame: Frame, generator: np.random.Generator) 
         for length, step in ((rows, row_mm), (columns, column_mm))
     )
     radius = float(generator.uniform(*_ROUND_SHARE)) * max(rows * row_mm, columns * column_mm) / 2
-    hu[:, np.hypot(y[:, None], x) > radius] = _PADDING_HU
+    hu[:, np.hypot(y[:, None], x) > radius] = PADDING_HU
 
 
 def _indices(places_zyx_mm: Float[np.ndarray, "n 3"], frame: Frame) -> Float[np.ndarray, "n 3"]:
@@ -205,7 +203,7 @@ def _is_shown(hu: Int16[np.ndarray, "z y x"], indices_zyx: Float[np.ndarray, "n 
     nearest = np.rint(indices_zyx).astype(int)
     inside = ((nearest >= 0) & (nearest < hu.shape)).all(axis=1)
     z, y, x = np.clip(nearest, 0, np.array(hu.shape) - 1).T
-    return np.asarray(inside & (hu[z, y, x] > _DARKEST_HU))
+    return np.asarray(inside & (hu[z, y, x] > PADDING_HU))
 
 
 def _painted(
