@@ -29,10 +29,10 @@ _SEARCH = AlignmentSettings(
     lesion_weight=1.0,
 )
 # Most control points.
-_COUNT = 40
+_COUNT = 30
 # Distance to the ends of the field of view.
 _MARGIN_MM = 10.0
-# Deviation of the neighbourhood whose contrast is measured, and least contrast of normalised intensities.
+# Deviation of the neighbourhood whose contrast is measured.
 _CONTRAST_SIGMA_MM = 10.0
 # Deviation of the weight of neighbours.
 _NEIGHBOURS_MM = 40.0
@@ -112,10 +112,11 @@ def _control_points(registration: Registration) -> Float64[np.ndarray, "n 3"]:
     if not len(voxels):
         return np.zeros((0, 3))
     side = max(1, round((len(voxels) / _COUNT) ** (1 / 3)))
-    voxels = voxels[np.argsort(-_contrast(scan, shown)[shown], kind="stable")]
-    _, firsts, counts = np.unique(voxels // side, axis=0, return_index=True, return_counts=True)
+    cells = np.ravel_multi_index(tuple((voxels // side).T), np.array(shown.shape) // side + 1)
+    order = np.lexsort((-_contrast(scan, shown)[shown], cells))
+    _, firsts, counts = np.unique(cells[order], return_index=True, return_counts=True)
     fullest = np.argsort(-counts, kind="stable")[:_COUNT]
-    local = voxels[firsts[fullest], ::-1] * scan.spacing_mm
+    local = voxels[order[firsts[fullest]], ::-1] * scan.spacing_mm
     return transformed(np.linalg.inv(scan.local_from_world), local)
 
 
