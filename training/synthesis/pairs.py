@@ -51,6 +51,18 @@ def synthetic_pair(
     depends on the generator alone, on every device except for rounding.
     """
     scene = random_scene(source, generator, shapes=shapes, settings=settings, whole=whole)
+    return pair_of_scene(source, scene, generator, settings=settings, device=device)
+
+
+def pair_of_scene(
+    source: Source,
+    scene: Scene,
+    generator: np.random.Generator,
+    *,
+    settings: SynthesisSettings = _DEFAULTS,
+    device: torch.device = _CPU,
+) -> SyntheticPair:
+    """Images a scene twice, with random protocols and motion."""
     protocols = random_acquisitions(generator, settings.protocol_changes, coarseness=scene.coarseness)
     images = (
         _baseline(source, scene, protocols[0], generator, device),
@@ -59,7 +71,7 @@ def synthetic_pair(
     grids = _grid(images[0], generator), _grid(images[1], generator)
     facts, exact_clicks = facts_and_clicks(scene, images, grids)
     clicks = (
-        challenge_clicks(exact, facts[exact.lesion_id], grids=grids, is_whole=whole, generator=generator)
+        challenge_clicks(exact, facts[exact.lesion_id], grids=grids, is_whole=scene.is_whole, generator=generator)
         for exact in exact_clicks
     )
     prior, scan = (Scan(hu=image.hu, grid=grid) for image, grid in zip(images, grids, strict=True))
