@@ -22,6 +22,7 @@ from training.recipe import read_recipe
 from training.synthesis.pairs import SyntheticPair, synthetic_pair
 from training.synthesis.preview import Example, write_examples
 from training.synthesis.settings import SynthesisSettings
+from training.synthesis.shape_library import ShapeLibrary, read_shape_library
 from training.synthesis.sources import Source, find_volumes, load_sources, phantom_sources
 from training.synthesis.statistics import Row, as_json, as_markdown, lesion_numbers, statistics_table
 
@@ -40,6 +41,8 @@ class Arguments:
     seed: int = 0
     recipe: Path = Path("training/recipes/compact.toml")
     """Its [synthesis] says what is drawn, its [model] where a gone lesion is looked for."""
+    shapes: Path | None = None
+    """A file of lesion shapes (`training.shapes`) for painted lesions, in place of the recipe's."""
     generator: Literal["general", "lifenet"] | None = None
     """Used in place of the recipe's."""
     output: Path | None = None
@@ -53,17 +56,18 @@ class Arguments:
 def preview(arguments: Arguments) -> None:
     """Draws pairs, prints their statistics, and writes the requested files."""
     _check(arguments)
-    recipe = read_recipe(arguments.recipe)
+    recipe = read_recipe(arguments.recipe).with_shapes(arguments.shapes)
+    library = None if recipe.data.shapes is None else read_shape_library(recipe.data.shapes)
     settings = recipe.synthesis
     if arguments.generator is not None:
         settings = settings.model_copy(update={"generator": arguments.generator})
     sources = _sources(arguments.data)
     console = Console(width=160)
     if arguments.output is not None:
-        examples = find_examples(sources, settings, count=arguments.examples, seed=arguments.seed)
+        examples = find_examples(sources, settings, library=library, count=arguments.examples, seed=arguments.seed)
         write_examples(arguments.output, examples, recipe.model)
         console.print(f"{len(examples)} examples: {arguments.output}", soft_wrap=True)
-    drawn = _drawn(sources, settings, seed=arguments.seed)
+    drawn = _drawn(sources, settings, library=library, seed=arguments.seed)
     numbers = [
         lesion_numbers(next(drawn)[1])
         for _ in track(range(arguments.pairs), "drawing pairs", console=Console(stderr=True), transient=True)
@@ -76,14 +80,21 @@ def preview(arguments: Arguments) -> None:
             temporary.write_text(text)
 
 
-def find_examples(sources: Sequence[Source], settings: SynthesisSettings, *, count: int, seed: int) -> list[Example]:
+def find_examples(
+    sources: Sequence[Source],
+    settings: SynthesisSettings,
+    *,
+    library: ShapeLibrary | None = None,
+    count: int,
+    seed: int,
+) -> list[Example]:
     """Draws pairs and chooses a lesion of each, so that all fates that occur are shown in turn.
 
     Raises InputError where almost no pair has a lesion.
     """
     examples: list[Example] = []
     shown = dict.fromkeys(FATES, 0)
-    for tried, (source, pair) in enumerate(_drawn(sources, settings, seed=seed)):
+    for tried, (source, pair) in enumerate(_drawn(sources, settings, library=library, seed=seed)):
         if len(examples) == count:
             break
         if tried > count * _TRIES_PER_EXAMPLE:
@@ -109,14 +120,14 @@ def _off_middle_mm(pair: SyntheticPair, lesion_id: int) -> float:
 
 
 def _drawn(
-    sources: Sequence[Source], settings: SynthesisSettings, *, seed: int
+    sources: Sequence[Source], settings: SynthesisSettings, *, library: ShapeLibrary | None, seed: int
 ) -> Iterator[tuple[Source, SyntheticPair]]:
     """Draws pairs from the sources in turn."""
     number = 0
     while True:
         source = sources[number % len(sources)]
         generator = np.random.default_rng((seed, number))
-        yield source, synthetic_pair(source, generator, shapes=sources, settings=settings)
+        yield source, synthetic_pair(source, generator, shapes=sources, library=library, settings=settings)
         number += 1
 
 

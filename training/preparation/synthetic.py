@@ -16,6 +16,7 @@ from training.preparation.prepared import CaseEntry
 from training.preparation.record import ImageRecord, LeftOut, LesionRecord, Record
 from training.synthesis.pairs import SyntheticPair, synthetic_pair
 from training.synthesis.settings import SynthesisSettings
+from training.synthesis.shape_library import ShapeLibrary, read_shape_library
 from training.synthesis.sources import Source, find_volumes, load_sources, phantom_sources
 
 _CPU = torch.device("cpu")
@@ -31,19 +32,30 @@ def find_synthetic(
     seed: int,
     settings: SynthesisSettings,
     whole: bool,
+    shapes: Path | None = None,
     device: torch.device = _CPU,
 ) -> DataSource:
     """Plans pairs of the volumes of a folder (`<name>/ct.nii.gz`), or of phantoms; volumes alternate.
 
     The pairs of a volume belong to one patient. A pair depends on the seed and its number alone. Raises InputError
-    where the folder has no volumes.
+    where the folder has no volumes, or the file of lesion shapes cannot be used.
     """
+    library = None if shapes is None else read_shape_library(shapes)
     if data is None:
         names = [f"phantom_{_FIRST_PHANTOM * (seed + 1) + number}" for number in range(min(phantoms, cases))]
     else:
         names = find_volumes(data)
     memory = {name: drawing_bytes(None if data is None else data / name / "ct.nii.gz") for name in names}
-    make = partial(_made, data=data, names=tuple(names), seed=seed, settings=settings, whole=whole, device=device)
+    make = partial(
+        _made,
+        data=data,
+        names=tuple(names),
+        seed=seed,
+        settings=settings,
+        whole=whole,
+        shapes=shapes,
+        device=device,
+    )
     jobs = [
         Job(name=_case_id(number), patient=name, memory_bytes=memory[name], make=partial(make, number))
         for number, name in zip(range(cases), cycle(names), strict=False)
@@ -59,7 +71,9 @@ def find_synthetic(
             "volumes": names,
             "settings": settings.model_dump(mode="json"),
             "whole": whole,
+            **({} if library is None else {"shapes": library.description}),
         },
+        licence=None if library is None else library.attribution,
     )
 
 
@@ -77,6 +91,11 @@ def _lenders(data: Path | None, names: tuple[str, ...]) -> tuple[Source, ...]:
 
 
 @lru_cache(maxsize=1)
+def _library(shapes: Path) -> ShapeLibrary:
+    return read_shape_library(shapes)
+
+
+@lru_cache(maxsize=1)
 def _source(data: Path | None, name: str) -> Source:
     if data is not None:
         return load_sources(data, [name])[0]
@@ -91,12 +110,20 @@ def _made(
     seed: int,
     settings: SynthesisSettings,
     whole: bool,
+    shapes: Path | None,
     device: torch.device,
 ) -> Made:
     name = names[number % len(names)]
-    source, shapes = _source(data, name), _lenders(data, names)
-    generator = np.random.default_rng((seed, number))
-    pair = synthetic_pair(source, generator, shapes=shapes, settings=settings, whole=whole, device=device)
+    source = _source(data, name)
+    pair = synthetic_pair(
+        source,
+        np.random.default_rng((seed, number)),
+        shapes=_lenders(data, names),
+        library=None if shapes is None else _library(shapes),
+        settings=settings,
+        whole=whole,
+        device=device,
+    )
     case_id = _case_id(number)
     if not pair.facts:
         why = LeftOut(reason="pair without lesions", is_error=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,26 +10,31 @@ from scipy.spatial.transform import Rotation
 
 from longilesion.evaluation.exam import Fate
 from training.synthesis.lesions import Appearance, Lesion, Tissue
+from training.synthesis.real_shapes import RealShape, RealShapes
 from training.synthesis.settings import ChangeShares, SynthesisSettings
 from training.synthesis.shapes import Shape, blended, random_shape
 
 _NODE = "Lymph node"
-# The largest radius by tissue; the smallest is 4 mm everywhere.
+# The smallest radius that is drawn; the largest by tissue.
+_SMALLEST_DRAWN_MM = 4.0
 _LARGEST_MM = {"soft": 30.0, "lung": 22.0, "fat": 22.0, "bone": 20.0}
 _LARGEST_NODE_MM = 16.0
-# The smallest radius after shrinking or splitting.
+# The smallest radius after shrinking or splitting, and of a real lesion's own size.
 _SMALLEST_MM = 3.5
+# Deviation of the logarithm of the radius from a real lesion's own: 12 % of the volume each way.
+_SIZE_DEVIATION = 0.04
 # A smaller lesion does not split.
 _SPLIT_FROM_MM = 9.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Site:
-    """The site of a lesion: the tissue, the challenge's lesion type there, and the centre."""
+    """The site of a lesion: the tissue, the organ by its mask, the challenge's lesion type there, and the centre."""
 
     tissue: Tissue
     lesion_type: str
     centre_zyx_mm: Float[np.ndarray, "3"]
+    organ: str | None = None
 
 
 def random_lesion(
@@ -39,19 +43,20 @@ def random_lesion(
     *,
     lesion_id: int,
     fate: Fate,
-    real_shapes: Sequence[Shape],
+    real_shapes: RealShapes,
     settings: SynthesisSettings,
 ) -> Lesion:
     """Draws a lesion of 8 to 60 mm and its change."""
     is_node = site.tissue == "fat" and generator.random() < settings.node_share
     largest_mm = _LARGEST_NODE_MM if is_node else _LARGEST_MM[site.tissue]
-    # Lymph nodes are smooth and oval; the shapes of real tumours would be too irregular.
-    is_real = bool(real_shapes) and not is_node and generator.random() < settings.real_shape_share
-    shape = real_shapes[int(generator.integers(len(real_shapes)))] if is_real else _shape(generator, is_node=is_node)
+    fitting = real_shapes.fitting(site.tissue, organ=site.organ, is_node=is_node)
+    is_real = bool(fitting) and generator.random() < settings.real_shape_share
+    real = fitting[int(generator.integers(len(fitting)))] if is_real else None
+    shape = _shape(generator, is_node=is_node) if real is None else real.shape
     mean_hu, core_hu = _mean_hu(site.tissue, generator, is_node=is_node)
     first = Appearance(
         shape=shape,
-        radius_mm=float(np.exp(generator.uniform(np.log(4.0), np.log(largest_mm)))),
+        radius_mm=_radius_mm(real, generator, settings, largest_mm=largest_mm),
         mean_hu=mean_hu,
         core_hu=core_hu,
         shift_zyx_mm=np.zeros(3),
@@ -72,6 +77,17 @@ def random_lesion(
         followup=() if fate == "gone" else (second,),
         scar_hu=_scar_hu(site.tissue, generator) if scars else 0.0,
     )
+
+
+def _radius_mm(
+    real: RealShape | None, generator: np.random.Generator, settings: SynthesisSettings, *, largest_mm: float
+) -> float:
+    """A random radius, or about that of the real lesion, within the tissue's limits."""
+    drawn_mm = float(np.exp(generator.uniform(np.log(_SMALLEST_DRAWN_MM), np.log(largest_mm))))
+    if real is None or not settings.real_size_share or generator.random() >= settings.real_size_share:
+        return drawn_mm
+    own_mm = real.radius_mm * float(np.exp(generator.normal(0.0, _SIZE_DEVIATION)))
+    return float(np.clip(own_mm, _SMALLEST_MM, largest_mm))
 
 
 def merging(lesion: Lesion, generator: np.random.Generator, *, other_id: int) -> tuple[Lesion, Lesion]:

@@ -15,6 +15,7 @@ from training.synthesis.deformation import random_motion
 from training.synthesis.rendering import Exposure, Frame, label_of, rendered
 from training.synthesis.scene import Scene, random_scene
 from training.synthesis.settings import SynthesisSettings
+from training.synthesis.shape_library import ShapeLibrary
 from training.synthesis.sources import Source
 from training.synthesis.truth import SyntheticFact, facts_and_clicks
 
@@ -36,16 +37,17 @@ def synthetic_pair(
     generator: np.random.Generator,
     *,
     shapes: Sequence[Source],
+    library: ShapeLibrary | None = None,
     settings: SynthesisSettings = _DEFAULTS,
     whole: bool = False,
     device: torch.device = _CPU,
 ) -> SyntheticPair:
     """Draws a pair: two scans of the whole source, or a cut-out around one of its lesions for training.
 
-    Painted lesions take shapes from the real lesions of `shapes`. Frames of the two scans are unrelated. The pair
-    depends on the generator alone, on every device except for rounding.
+    Painted lesions take shapes from the real lesions of `shapes`, and from the `library`. Frames of the two scans are
+    unrelated. The pair depends on the generator alone, on every device except for rounding.
     """
-    scene = random_scene(source, generator, shapes=shapes, settings=settings, whole=whole)
+    scene = random_scene(source, generator, shapes=shapes, library=library, settings=settings, whole=whole)
     protocols = random_acquisitions(generator, settings.protocol_changes, coarseness=scene.coarseness)
     images = (
         _baseline(source, scene, protocols[0], generator, device),

@@ -15,8 +15,9 @@ from training.synthesis.changes import Site, merging, random_lesion, splitting
 from training.synthesis.deformation import Growth, Mapped
 from training.synthesis.lesions import UNMARKED, Lesion, Tissue
 from training.synthesis.lifenet import lifenet_lesions
+from training.synthesis.real_shapes import RealShapes
 from training.synthesis.settings import SynthesisSettings
-from training.synthesis.shapes import Shape
+from training.synthesis.shape_library import ShapeLibrary
 from training.synthesis.sites import lesion_type_of, organ_at
 from training.synthesis.sources import RealLesion, Source
 
@@ -56,6 +57,7 @@ def random_scene(
     generator: np.random.Generator,
     *,
     shapes: Sequence[Source],
+    library: ShapeLibrary | None = None,
     settings: SynthesisSettings,
     whole: bool,
 ) -> Scene:
@@ -72,7 +74,8 @@ def random_scene(
         lesions = [_renumbered(lesion, len(shown)) for lesion in apart]
     else:
         near = None if whole else _middle(source, anchor, generator, settings)
-        real_shapes = tuple(lesion.shape for other in shapes for lesion in other.lesions)
+        outlined = tuple(lesion for other in shapes for lesion in other.lesions)
+        real_shapes = RealShapes(outlined=outlined, library=library, organs=tuple(source.organs))
         lesions = list(_general_lesions(source, generator, settings, near=near, shown=shown, real_shapes=real_shapes))
     lesions = _with_mask_errors(lesions, source, generator, settings, first_id=1 + _last_id(shown, lesions))
     middle, side, coarseness = _everything(source) if whole else _cut_out(source, anchor, lesions, generator, settings)
@@ -93,7 +96,7 @@ def _general_lesions(
     *,
     near: Float[np.ndarray, "3"] | None,
     shown: Sequence[ShownLesion],
-    real_shapes: Sequence[Shape],
+    real_shapes: RealShapes,
 ) -> Iterator[Lesion]:
     """Lesions at random sites, near a point if one is given, that collide with no other, painted or real."""
     taken = _real_places(source)
@@ -164,7 +167,12 @@ def random_site(
         positions = _in_organs(source, positions, settings)
     position = positions[int(generator.integers(len(positions)))] + generator.uniform(-2, 2, 3).astype(np.float32)
     organ = organ_at(source.organs, source.spacing_zyx_mm, position)
-    return Site(tissue=tissue, lesion_type=lesion_type_of(tissue, organ), centre_zyx_mm=position.astype(float))
+    return Site(
+        tissue=tissue,
+        lesion_type=lesion_type_of(tissue, organ),
+        centre_zyx_mm=position.astype(float),
+        organ=organ,
+    )
 
 
 def _in_organs(source: Source, positions: NDArray[np.floating], settings: SynthesisSettings) -> NDArray[np.floating]:
@@ -225,7 +233,9 @@ def _with_mask_errors(
     for _ in range(int(generator.poisson(max(outlined, 1) * share / (1 - share))) if share else 0):
         centre = lesions[int(generator.integers(len(lesions)))].centre_zyx_mm if lesions else None
         site = random_site(source, generator, settings, near=centre)
-        false = random_lesion(generator, site, lesion_id=first_id, fate="gone", real_shapes=(), settings=settings)
+        false = random_lesion(
+            generator, site, lesion_id=first_id, fate="gone", real_shapes=RealShapes(), settings=settings
+        )
         taken = [*_real_places(source), *((lesion.centre_zyx_mm, lesion.reach_mm) for lesion in marked)]
         if _is_apart(false, taken, 2.0):
             marked.append(replace(false, is_painted=False, scar_hu=0.0))

@@ -176,6 +176,9 @@ class SynthesisSettings(Settings):
 
     real_share: float = Field(default=0.5, ge=0, le=1, description="of the cut-outs around a real lesion, if there is")
     real_shape_share: float = Field(default=0.4, ge=0, le=1, description="of painted lesions with a real one's shape")
+    real_size_share: float = Field(
+        default=0.0, ge=0, le=1, description="of those that also have its volume, within the tissue's limits"
+    )
     anatomy_share: float = Field(
         default=0.0, ge=0, le=1, description="of real lesions whose change is led by the anatomy around them"
     )
