@@ -36,7 +36,12 @@ def write_bundle(
     folder: Path, settings: ModelSettings = SETTINGS, *, seed: int = 0, networks: int = 1, **said: str
 ) -> Path:
     torch.manual_seed(seed)
-    provenance = {"recipe": "tiny", "data": f"blocks without {folder.name}", "steps": "2 of 2", "licence": "none"} | said
+    provenance = {
+        "recipe": "tiny",
+        "data": f"blocks without {folder.name}",
+        "steps": "2 of 2",
+        "licence": "none",
+    } | said
     save_bundle(folder, settings, [build_network(settings) for _ in range(networks)], provenance=provenance)
     return folder
 

@@ -1,4 +1,4 @@
-"""Appearance and change of a synthetic lesion: stable, growing, shrinking, new, gone, merging, splitting."""
+"""Appearance and changes of a synthetic lesion: stable, growing, shrinking, new, gone, back, merging, splitting."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ _LARGEST_NODE_MM = 16.0
 _SMALLEST_MM = 3.5
 # Deviation of the logarithm of the radius from a real lesion's own: 12 % of the volume each way.
 _SIZE_DEVIATION = 0.04
+# Ranges of the radius against that before.
+_CHANGES = {"stays": (0.93, 1.07), "grows": (1.07, 1.7), "shrinks": (0.45, 0.93)}
+# Deviation of the change of the mean HU after the second time point.
+_LATER_CHANGE_HU = 5.0
 # A smaller lesion does not split.
 _SPLIT_FROM_MM = 9.0
 
@@ -77,6 +81,48 @@ def random_lesion(
         followup=() if fate == "gone" else (second,),
         scar_hu=_scar_hu(site.tissue, generator) if scars else 0.0,
     )
+
+
+def with_history(
+    lesion: Lesion,
+    generator: np.random.Generator,
+    settings: SynthesisSettings,
+    *,
+    times: int,
+    stays: bool = False,
+    largest_mm: float | None = None,
+) -> Lesion:
+    """A lesion of a pair in a series of so many time points.
+
+    A new one appears at any of them; others change, vanish unless it `stays`, and come back. Without `largest_mm` the
+    radius is limited to that of a pair's largest lesion of the tissue.
+    """
+    if lesion.true_id != lesion.lesion_id:
+        # It has merged into another one, and is part of that from then on.
+        return lesion
+    scans = [lesion.baseline, lesion.followup]
+    if not lesion.baseline:
+        scans[1:1] = [()] * int(generator.integers(times - 1))
+    limit_mm = _LARGEST_MM[lesion.tissue] * _CHANGES["grows"][1] if largest_mm is None else largest_mm
+    while len(scans) < times:
+        seen = next(parts for parts in reversed(scans) if parts)
+        if scans[-1]:
+            is_there = stays or generator.random() >= settings.series.vanishing_share
+        else:
+            is_there = generator.random() < settings.series.returning_share
+        now = tuple(_later(part, lesion, generator, settings, limit_mm=limit_mm) for part in seen) if is_there else ()
+        scans.append(now)
+    baseline, followup, *later = scans
+    return replace(lesion, baseline=baseline, followup=followup, later=tuple(later))
+
+
+def _later(
+    part: Appearance, lesion: Lesion, generator: np.random.Generator, settings: SynthesisSettings, *, limit_mm: float
+) -> Appearance:
+    now = _evolved(part, lesion.tissue, generator, settings.changes, is_node=lesion.lesion_type == _NODE)
+    # Changes of density in a pair, one after the other, would end anywhere.
+    mean_hu = part.mean_hu + float(generator.normal(0.0, _LATER_CHANGE_HU))
+    return replace(now, radius_mm=min(now.radius_mm, max(limit_mm, part.radius_mm)), mean_hu=mean_hu)
 
 
 def _radius_mm(
@@ -164,8 +210,7 @@ def _evolved(
     first: Appearance, tissue: Tissue, generator: np.random.Generator, changes: ChangeShares, *, is_node: bool
 ) -> Appearance:
     shares = np.array([changes.stays, changes.grows, changes.shrinks])
-    ranges = ((0.93, 1.07), (1.07, 1.7), (0.45, 0.93))
-    low, high = ranges[int(generator.choice(3, p=shares / shares.sum()))]
+    low, high = tuple(_CHANGES.values())[int(generator.choice(3, p=shares / shares.sum()))]
     mean_hu = first.mean_hu * float(generator.uniform(0.7, 1.2)) + float(generator.normal(0, 5))
     if tissue == "soft":
         # Below this contrast an expert could not identify it again.

@@ -1,4 +1,4 @@
-"""A longitudinal pair: a source imaged twice, whole or in a cut-out, with lesions, clicks and ground truth."""
+"""Longitudinal pairs, and series of them: a source imaged several times, with lesions, clicks and ground truth."""
 
 from __future__ import annotations
 
@@ -8,12 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from longilesion.case import Baseline, Case, LesionMap, Scan
-from longilesion.geometry import Grid
-from training.synthesis.acquisition import Acquisition, random_acquisitions
-from training.synthesis.deformation import random_motion
-from training.synthesis.rendering import Exposure, Frame, label_of, rendered
-from training.synthesis.scene import Scene, random_scene
+from longilesion.case import Baseline, Case, LesionMap, Scan, lesion_regions
+from training.synthesis.series import ImagedScene, imaged_scene
 from training.synthesis.settings import SynthesisSettings
 from training.synthesis.shape_library import ShapeLibrary
 from training.synthesis.sources import Source
@@ -32,6 +28,43 @@ class SyntheticPair:
     facts: Mapping[int, SyntheticFact]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SyntheticSeries:
+    """Consecutive time points of one anatomy as pairs: the follow-up of each is the baseline of the next.
+
+    A lesion has the same id at all time points. One that comes back is new again under its id, and one that is absent
+    from both time points of a pair has no fact there. Only the first baseline's mask has the reader's errors.
+    """
+
+    pairs: tuple[SyntheticPair, ...]
+
+    @property
+    def scans(self) -> tuple[Scan, ...]:
+        """The scans by time point."""
+        return self.pairs[0].case.baselines["primary"].scan, *(pair.case.followups["primary"] for pair in self.pairs)
+
+    @property
+    def lesions(self) -> tuple[LesionMap, ...]:
+        """The lesion maps by time point."""
+        first = self.pairs[0].case.baselines["primary"].lesions
+        if first is None:
+            raise ValueError("the first baseline of a series has no mask")
+        return first, *(pair.truth for pair in self.pairs)
+
+    @property
+    def volumes_ml(self) -> Mapping[int, tuple[float, ...]]:
+        """The volumes of every lesion by time point, 0 where it has no outline."""
+        regions = [lesion_regions(lesions.ids) for lesions in self.lesions]
+        voxels_ml = [lesions.grid.voxel_volume_ml for lesions in self.lesions]
+        return {
+            lesion_id: tuple(
+                found[lesion_id].voxels * voxel_ml if lesion_id in found else 0.0
+                for found, voxel_ml in zip(regions, voxels_ml, strict=True)
+            )
+            for lesion_id in dict.fromkeys(lesion_id for pair in self.pairs for lesion_id in pair.facts)
+        }
+
+
 def synthetic_pair(
     source: Source,
     generator: np.random.Generator,
@@ -47,75 +80,54 @@ def synthetic_pair(
     Painted lesions take shapes from the real lesions of `shapes`, and from the `library`. Frames of the two scans are
     unrelated. The pair depends on the generator alone, on every device except for rounding.
     """
-    scene = random_scene(source, generator, shapes=shapes, library=library, settings=settings, whole=whole)
-    protocols = random_acquisitions(generator, settings.protocol_changes, coarseness=scene.coarseness)
-    images = (
-        _baseline(source, scene, protocols[0], generator, device),
-        _followup(source, scene, protocols[1], generator, device, settings),
+    imaged = imaged_scene(
+        source,
+        generator,
+        shapes=shapes,
+        library=library,
+        settings=settings,
+        whole=whole,
+        times=2,
+        device=device,
     )
-    grids = _grid(images[0], generator), _grid(images[1], generator)
-    facts, clicks = facts_and_clicks(scene, images, grids, generator)
-    prior, scan = (Scan(hu=image.hu, grid=grid) for image, grid in zip(images, grids, strict=True))
+    return _pair(imaged, 0, generator)
+
+
+def synthetic_series(
+    source: Source,
+    generator: np.random.Generator,
+    *,
+    times: int,
+    shapes: Sequence[Source],
+    library: ShapeLibrary | None = None,
+    settings: SynthesisSettings = _DEFAULTS,
+    whole: bool = False,
+    device: torch.device = _CPU,
+) -> SyntheticSeries:
+    """Draws a series of so many time points, at least two; one of two is `synthetic_pair`."""
+    imaged = imaged_scene(
+        source,
+        generator,
+        shapes=shapes,
+        library=library,
+        settings=settings,
+        whole=whole,
+        times=times,
+        device=device,
+    )
+    return SyntheticSeries(pairs=tuple(_pair(imaged, before, generator) for before in range(times - 1)))
+
+
+def _pair(imaged: ImagedScene, before: int, generator: np.random.Generator) -> SyntheticPair:
+    """A time point and the next one."""
+    chosen = slice(before, before + 2)
+    (first, second), grids = imaged.images[chosen], imaged.grids[chosen]
+    scene = imaged.scene.between(before, before + 1)
+    facts, clicks = facts_and_clicks(scene, (first, second), (grids[0], grids[1]), generator)
+    prior, scan = (Scan(hu=image.hu, grid=grid) for image, grid in zip((first, second), grids, strict=True))
     case = Case(
-        baselines={"primary": Baseline.of(prior, LesionMap(ids=images[0].ids, grid=prior.grid))},
+        baselines={"primary": Baseline.of(prior, LesionMap(ids=first.ids, grid=prior.grid))},
         followups={"primary": scan},
         clicks=clicks,
     )
-    return SyntheticPair(case=case, truth=LesionMap(ids=images[1].ids, grid=scan.grid), facts=facts)
-
-
-def _baseline(
-    source: Source, scene: Scene, acquisition: Acquisition, generator: np.random.Generator, device: torch.device
-) -> Exposure:
-    image = rendered(
-        source, _frame(scene, acquisition, generator), None, acquisition, device=device, repeats_ends=scene.is_whole
-    )
-    for shown in scene.shown:
-        if shown.is_marked_before:
-            image.outline(shown.real, shown.lesion_id, source=source)
-    for lesion in scene.lesions:
-        image.insert(lesion, lesion.baseline, label_of(lesion), generator)
-    return image.developed()
-
-
-def _followup(
-    source: Source,
-    scene: Scene,
-    acquisition: Acquisition,
-    generator: np.random.Generator,
-    device: torch.device,
-    settings: SynthesisSettings,
-) -> Exposure:
-    frame = _frame(scene, acquisition, generator)
-    motion = random_motion(
-        generator,
-        settings.motion,
-        centre_zyx_mm=frame.middle_zyx_mm,
-        half_zyx_mm=frame.half_zyx_mm,
-        lungs_mm=source.lungs_mm,
-        growths=tuple(shown.growth for shown in scene.shown),
-    )
-    image = rendered(source, frame, motion, acquisition, device=device, repeats_ends=scene.is_whole)
-    for shown in scene.shown:
-        image.outline(shown.real, shown.lesion_id, source=source)
-    for lesion in scene.lesions:
-        image.insert(lesion, lesion.followup, lesion.true_id, generator)
-        if lesion.scar_hu:
-            image.insert_scar(lesion)
-    return image.developed()
-
-
-def _frame(scene: Scene, acquisition: Acquisition, generator: np.random.Generator) -> Frame:
-    spacing = np.array(acquisition.spacing_zyx_mm)
-    z, y, x = np.maximum(np.round(scene.side_zyx_mm / spacing), 8).astype(int).tolist()
-    shift = generator.uniform(-0.5, 0.5, 3) * spacing
-    return Frame(
-        shape_zyx=(z, y, x), spacing_zyx_mm=acquisition.spacing_zyx_mm, middle_zyx_mm=scene.middle_zyx_mm + shift
-    )
-
-
-def _grid(image: Exposure, generator: np.random.Generator) -> Grid:
-    origin_zyx_mm = generator.uniform(-500, 500, 3) - image.view.frame.half_zyx_mm
-    return Grid.from_spacing(
-        image.view.frame.shape_zyx, image.view.frame.spacing_zyx_mm, origin_xyz_mm=origin_zyx_mm[::-1].copy()
-    )
+    return SyntheticPair(case=case, truth=LesionMap(ids=second.ids, grid=scan.grid), facts=facts)

@@ -150,6 +150,13 @@ class ProtocolChanges(Settings):
     slices: bool = Field(default=True, description="thickness and spacing")
 
 
+class SeriesSettings(Settings):
+    """What becomes of lesions after the second time point of a series, from one time point to the next."""
+
+    vanishing_share: float = Field(default=0.2, ge=0, le=1, description="of the lesions, that are gone")
+    returning_share: float = Field(default=0.2, ge=0, le=1, description="of the lesions that are gone, that come back")
+
+
 class SynthesisSettings(Settings):
     """The generator of the lesions (general for all tissues, or LiFE-Net's for one organ), and the changes.
 
@@ -198,6 +205,7 @@ class SynthesisSettings(Settings):
         default=0.0, ge=0, le=1, description="share of the baseline's outlines, on average, that mark normal tissue"
     )
 
+    series: SeriesSettings = SeriesSettings()
     motion: MotionSettings = MotionSettings()
     protocol_changes: ProtocolChanges = ProtocolChanges()
 
