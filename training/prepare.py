@@ -86,6 +86,8 @@ class Synthetic(Arguments):
     """number of phantoms"""
     recipe: Path | None = None
     """recipe whose synthesis settings are taken"""
+    times: int = 2
+    """time points; of more than two, every pair of consecutive ones is a case"""
     whole: bool = True
     """whole scans instead of cut-outs around a lesion"""
     device: Device = "cpu"
@@ -133,6 +135,8 @@ def _source(arguments: LongitudinalCt | Folder | Synthetic) -> DataSource:
         case Synthetic():
             if arguments.cases < 1 or arguments.phantoms < 1:
                 raise InputError(f"--cases {arguments.cases} --phantoms {arguments.phantoms}; expected at least 1")
+            if arguments.times < 2:
+                raise InputError(f"--times {arguments.times}; expected at least 2")
             recipe = None if arguments.recipe is None else read_recipe(arguments.recipe)
             return find_synthetic(
                 arguments.data,
@@ -142,6 +146,7 @@ def _source(arguments: LongitudinalCt | Folder | Synthetic) -> DataSource:
                 settings=SynthesisSettings() if recipe is None else recipe.synthesis,
                 shapes=arguments.shapes or (None if recipe is None else recipe.data.shapes),
                 whole=arguments.whole,
+                times=arguments.times,
                 device=find_device(arguments.device),
             )
 
