@@ -185,6 +185,19 @@ def test_lymph_nodes_are_smooth_and_small_and_of_soft_tissue() -> None:
     assert 20 <= min(each.mean_hu for each in parts) < max(each.mean_hu for each in parts) <= 120
 
 
+def test_lesions_below_the_skin_are_no_lymph_nodes() -> None:
+    site = Site(tissue="fat", lesion_type="Soft tissue / Skin", centre_zyx_mm=np.zeros(3), is_deep=False)
+    drawn = random_lesion(
+        np.random.default_rng(0),
+        site,
+        lesion_id=1,
+        fate="persists",
+        real_shapes=RealShapes(),
+        settings=SynthesisSettings(node_share=1.0),
+    )
+    assert drawn.lesion_type == "Soft tissue / Skin"
+
+
 def test_some_ground_glass_has_a_solid_part() -> None:
     parts = [one.baseline[0] for one in drawn_lesions(70, "lung", SynthesisSettings())]
     hazy = [each for each in parts if each.mean_hu < -140]

@@ -33,12 +33,16 @@ _SPLIT_FROM_MM = 9.0
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Site:
-    """The site of a lesion: the tissue, the organ by its mask, the challenge's lesion type there, and the centre."""
+    """The site of a lesion: the tissue, the organ by its mask, the challenge's lesion type there, and the centre.
+
+    Fat that is not `is_deep` lies below the skin.
+    """
 
     tissue: Tissue
     lesion_type: str
     centre_zyx_mm: Float[np.ndarray, "3"]
     organ: str | None = None
+    is_deep: bool = True
 
 
 def random_lesion(
@@ -51,7 +55,7 @@ def random_lesion(
     settings: SynthesisSettings,
 ) -> Lesion:
     """Draws a lesion of 8 to 60 mm and its change."""
-    is_node = site.tissue == "fat" and generator.random() < settings.node_share
+    is_node = site.tissue == "fat" and generator.random() < settings.node_share and site.is_deep
     largest_mm = _LARGEST_NODE_MM if is_node else _LARGEST_MM[site.tissue]
     fitting = real_shapes.fitting(site.tissue, organ=site.organ, is_node=is_node)
     is_real = bool(fitting) and generator.random() < settings.real_shape_share

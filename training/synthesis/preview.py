@@ -176,8 +176,8 @@ def draw_series(examples: Sequence[SeriesExample], model: ModelSettings) -> Figu
                 kind = "real" if fact.real else "painted"
                 axes.set_ylabel(f"{fact.lesion_type}, {kind}\n{example.source}, {window} window", fontsize=8, color=INK)
             if view is None:
-                axes.set_xticks([])
-                axes.set_yticks([])
+                axes.set_box_aspect(1)
+                axes.set_axis_off()
                 title = "not there"
             else:
                 _show(axes, view, field_mm=field_mm, window=window)

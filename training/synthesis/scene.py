@@ -18,7 +18,7 @@ from training.synthesis.lifenet import lifenet_lesions
 from training.synthesis.real_shapes import RealShapes
 from training.synthesis.settings import SynthesisSettings
 from training.synthesis.shape_library import ShapeLibrary
-from training.synthesis.sites import lesion_type_of, organ_at
+from training.synthesis.sites import is_deep, lesion_type_of, organ_at
 from training.synthesis.sources import RealLesion, Source
 
 # Largest distance of a cut-out's lesions from its centre.
@@ -206,6 +206,7 @@ def random_site(
         lesion_type=lesion_type_of(tissue, organ),
         centre_zyx_mm=position.astype(float),
         organ=organ,
+        is_deep=not settings.node_share or tissue != "fat" or is_deep(source.hu, source.spacing_zyx_mm, position),
     )
 
 

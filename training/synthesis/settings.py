@@ -179,7 +179,9 @@ class SynthesisSettings(Settings):
     organ_share: float = Field(
         default=0.0, ge=0, le=1, description="of the lesions of soft tissue that are sought in those organs alone"
     )
-    node_share: float = Field(default=0.0, ge=0, le=1, description="of the lesions in fat that are lymph nodes")
+    node_share: float = Field(
+        default=0.0, ge=0, le=1, description="of the lesions in fat, other than below the skin, that are lymph nodes"
+    )
 
     real_share: float = Field(default=0.5, ge=0, le=1, description="of the cut-outs around a real lesion, if there is")
     real_shape_share: float = Field(default=0.4, ge=0, le=1, description="of painted lesions with a real one's shape")

@@ -6,9 +6,17 @@ from collections.abc import Callable, Mapping
 
 import cc3d
 import numpy as np
-from jaxtyping import Bool, Float32, Int16
+from jaxtyping import Bool, Float, Float32, Int16
 from numpy.typing import NDArray
-from scipy.ndimage import binary_closing, binary_erosion, binary_fill_holes, mean, median, uniform_filter
+from scipy.ndimage import (
+    binary_closing,
+    binary_erosion,
+    binary_fill_holes,
+    mean,
+    median,
+    uniform_filter,
+    uniform_filter1d,
+)
 
 from training.synthesis.lesions import Tissue
 
@@ -19,6 +27,9 @@ _TYPES_BY_TISSUE: Mapping[Tissue, str] = {
     "fat": "Soft tissue / Skin",
     "bone": "Skeleton",
 }
+# Rays from a position in fat, and the share of them that has to meet soft tissue.
+_RAYS, _RAY_MM, _RAY_STEP_MM = 24, 200.0, 2.0
+_SOLID_HU, _THICKER_THAN_SKIN_MM, _DEEP_SHARE = -20, 8.0, 0.9
 # Words in the names of organs, as in TotalSegmentator and others.
 _TYPES_BY_WORD = {
     "adrenal": "Adrenals",
@@ -97,3 +108,24 @@ def _marrow(coarse: Float32[np.ndarray, "z y x"], smooth: Float32[np.ndarray, "z
     near_cortex = uniform_filter((coarse > 350).astype(np.float32), 5) > 0.08
     inside: Bool[np.ndarray, "z y x"] = binary_erosion(bone) & near_cortex & (smooth > 100)
     return inside
+
+
+def is_deep(
+    hu: Int16[np.ndarray, "z y x"], spacing_zyx_mm: Float32[np.ndarray, "3"], position_zyx_mm: Float[np.ndarray, "3"]
+) -> bool:
+    """Whether muscle, organs or bone lie between a position in fat and the skin, as around lymph nodes.
+
+    Of rays from there within the slice, most have to meet soft tissue that is thicker than skin.
+    """
+    z, y, x = np.round(position_zyx_mm / spacing_zyx_mm).astype(int)
+    section = hu[min(max(z, 0), len(hu) - 1)]
+    angles = np.linspace(0, 2 * np.pi, _RAYS, endpoint=False)
+    lengths = np.arange(0, _RAY_MM, _RAY_STEP_MM)
+    rows, columns = (
+        np.round(start + np.outer(direction, lengths) / step).astype(int)
+        for start, direction, step in zip((y, x), (np.sin(angles), np.cos(angles)), spacing_zyx_mm[1:], strict=True)
+    )
+    inside = (rows >= 0) & (rows < section.shape[0]) & (columns >= 0) & (columns < section.shape[1])
+    solid = inside & (section[rows * inside, columns * inside] > _SOLID_HU)
+    thick = uniform_filter1d(solid.astype(np.float32), round(_THICKER_THAN_SKIN_MM / _RAY_STEP_MM), axis=1) > 0.99
+    return bool(np.mean(thick.any(axis=1)) > _DEEP_SHARE)
