@@ -1,4 +1,4 @@
-"""`python -m benchmarks.registration_methods`: libraries for the deformable step, on known deformations.
+"""`python -m benchmarks.registration_methods`: libraries for the deformable step, on known deformations and real pairs.
 
 All start from the library's own rigid step, on the same reduced scans. Libraries that are not installed are skipped;
 the versions that were compared are in requirements-compare.txt.
@@ -22,9 +22,11 @@ import SimpleITK as sitk
 import tyro
 from jaxtyping import Float32, Float64
 
+from benchmarks.pair_folder import read_pair
 from benchmarks.registration_candidates import CANDIDATES, THREADS, Answers, Start
-from benchmarks.registration_pairs import COVERAGES, RegistrationPair, registration_pair
+from benchmarks.registration_pairs import COVERAGES, registration_pair
 from benchmarks.runs import ROOT
+from longilesion.case import Scan
 from longilesion.registration.check import shown_voxels
 from longilesion.registration.coarse import body_centres_shift, find_shift
 from longilesion.registration.deformable import warped
@@ -37,7 +39,11 @@ from training.synthesis.sources import Source, find_volumes, load_sources, phant
 # A click with a larger error is useless.
 LOST_MM = 20.0
 _COMMAND = "import sys; from benchmarks.registration_candidates import run_candidate; run_candidate(*sys.argv[1:])"
-_HEADER = ("method", "version", "licence", "failed", "median", "p90", "p97", "> 20 mm", "mean s", "max s", "memory")
+_HEADER = (
+    *("method", "version", "licence", "failed"),
+    *("mean", "median", "p90", "p97", "max", "> 20 mm"),
+    *("mean s", "max s", "memory"),
+)
 
 
 @dataclass
@@ -46,6 +52,8 @@ class Arguments:
 
     data: Path | None = None
     """A folder of CT volumes, the longest of which are taken; phantoms where there is none."""
+    pair: Path | None = None
+    """A folder with a real pair and its landmarks (`benchmarks/pair_folder.py`), for a table of its own."""
     pairs: int = 12
     """How many pairs are drawn."""
     methods: tuple[str, ...] = tuple(CANDIDATES)
@@ -56,9 +64,13 @@ class Arguments:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Prepared:
-    """A pair after the steps common to all methods, and their seconds; `motions` are those of the first rows."""
+    """A pair's corresponding points, and its scans after the steps common to all methods, with the seconds of these.
 
-    pair: RegistrationPair
+    `motions` are those of the first rows.
+    """
+
+    baseline_xyz_mm: Float64[np.ndarray, "n 3"]
+    followup_xyz_mm: Float64[np.ndarray, "n 3"]
     before: ReducedScan
     after: ReducedScan
     motions: dict[str, Float64[np.ndarray, "4 4"] | None]
@@ -83,29 +95,35 @@ class Prepared:
     def errors_mm(
         self, motion: Float64[np.ndarray, "4 4"], field: Float32[np.ndarray, "z y x 3"] | None
     ) -> Float64[np.ndarray, "n"]:
-        """Errors of the points in the follow-up's field of view, in mm."""
-        local = transformed(self.before.local_from_world, self.pair.baseline_xyz_mm)
+        """Errors of the points, in mm."""
+        local = transformed(self.before.local_from_world, self.baseline_xyz_mm)
         if field is not None:
             local = local + self.before.vectors_at(field, local)
         found = transformed(np.linalg.inv(self.after.local_from_world), transformed(motion, local))
-        return np.asarray(np.linalg.norm(found - self.pair.followup_xyz_mm, axis=1)[self.pair.is_shown])
+        return np.asarray(np.linalg.norm(found - self.followup_xyz_mm, axis=1))
 
 
 def main(arguments: Arguments) -> None:
-    """Draws the pairs, runs the methods one by one, and prints their table."""
+    """Draws the pairs, runs the methods one by one, and prints their table, and that of the real pair."""
     unknown = set(arguments.methods) - set(CANDIDATES)
     if unknown:
         sys.exit(f"--methods: {min(unknown)} is none of {', '.join(CANDIDATES)}")
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(THREADS)
     sources = islice(_sources(arguments.data, arguments.pairs), arguments.pairs)
-    prepared = [_prepared(source, number, arguments.seed) for number, source in enumerate(sources)]
+    drawn = [_drawn(source, number, arguments.seed) for number, source in enumerate(sources)]
+    _print_table(f"{len(drawn)} pairs", drawn, arguments.methods)
+    if arguments.pair is not None:
+        _print_table("The real pair", [_real(arguments.pair)], arguments.methods)
+
+
+def _print_table(title: str, prepared: Sequence[Prepared], methods: Sequence[str]) -> None:
     rows = [_motion_row(prepared, name) for name in prepared[0].motions]
     with tempfile.TemporaryDirectory(prefix="longilesion-bench-") as name:
         starts = Path(name) / "starts"
         starts.write_bytes(pickle.dumps([each.start for each in prepared]))
-        rows += [_row(prepared, method, starts) for method in arguments.methods]
-    points = sum(int(each.pair.is_shown.sum()) for each in prepared)
-    print(f"\n{len(prepared)} pairs, {points} points; errors in mm; {THREADS} threads, {os.cpu_count()} cores.\n")
+        rows += [_row(prepared, method, starts) for method in methods]
+    points = sum(len(each.followup_xyz_mm) for each in prepared)
+    print(f"\n{title}, {points} points; errors in mm; {THREADS} threads, {os.cpu_count()} cores.\n")
     _print_markdown([_HEADER, *rows])
 
 
@@ -126,11 +144,23 @@ def _length_mm(path: Path) -> float:
     return float(header.GetSize()[2] * header.GetSpacing()[2])
 
 
-def _prepared(source: Source, number: int, seed: int) -> Prepared:
+def _drawn(source: Source, number: int, seed: int) -> Prepared:
     print(f"pair {number + 1}: {source.name} ...", file=sys.stderr)
     generator = np.random.default_rng((seed, number))
     pair = registration_pair(source, generator, coverage=COVERAGES[number % len(COVERAGES)])
-    before, after = reduce_scan(pair.baseline, SPACING_MM), reduce_scan(pair.followup, SPACING_MM)
+    points = pair.baseline_xyz_mm[pair.is_shown], pair.followup_xyz_mm[pair.is_shown]
+    return _prepared((pair.baseline, pair.followup), points)
+
+
+def _real(folder: Path) -> Prepared:
+    pair = read_pair(folder)
+    return _prepared((pair.baseline, pair.followup), (pair.baseline_xyz_mm, pair.followup_xyz_mm))
+
+
+def _prepared(
+    scans: tuple[Scan, Scan], points_xyz_mm: tuple[Float64[np.ndarray, "n 3"], Float64[np.ndarray, "n 3"]]
+) -> Prepared:
+    before, after = (reduce_scan(scan, SPACING_MM) for scan in scans)
     watch = Stopwatch()
     with watch("body centres"):
         centres = body_centres_shift(before, after)
@@ -144,7 +174,8 @@ def _prepared(source: Source, number: int, seed: int) -> Prepared:
         "rigid": rigid,
     }
     return Prepared(
-        pair=pair,
+        baseline_xyz_mm=points_xyz_mm[0],
+        followup_xyz_mm=points_xyz_mm[1],
         before=before,
         after=after,
         motions=motions,
@@ -192,11 +223,11 @@ def _row(prepared: Sequence[Prepared], method: str, starts: Path) -> tuple[str, 
 
 def _figures(failed: int, errors_mm: Sequence[Float64[np.ndarray, "n"]], seconds: Sequence[float]) -> tuple[str, ...]:
     errors = np.concatenate(errors_mm)
-    quantiles = np.quantile(errors, (0.5, 0.9, 0.97))
+    summary = errors.mean(), *np.quantile(errors, (0.5, 0.9, 0.97)), errors.max()
     lost = 100 * float((errors > LOST_MM).mean())
     return (
         str(failed),
-        *(f"{value:.1f}" for value in quantiles),
+        *(f"{value:.1f}" for value in summary),
         f"{lost:.1f} %",
         f"{np.mean(seconds):.1f}",
         f"{max(seconds):.1f}",

@@ -16,6 +16,9 @@ ScanName: TypeAlias = Literal["primary", "secondary"]
 
 SCAN_NAMES: tuple[ScanName, ...] = ("primary", "secondary")
 AIR_HU = -1024
+# Voxels outside the scanner's field of view: what is at or below the limit in a file has this value in a scan.
+PADDING_HU = -2048
+HIGHEST_PADDING_HU = -1500
 # The highest value of a 16-bit voxel.
 HIGHEST_ID = 65535
 # A propagated click of lower confidence is more likely wrong than right.
@@ -26,7 +29,7 @@ NEAR_MM = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Scan:
-    """A CT volume in Hounsfield units; padding beyond the scanner's field of view is air."""
+    """A CT volume in Hounsfield units from AIR_HU up; voxels outside the scanner's field of view are PADDING_HU."""
 
     hu: Int16[np.ndarray, "z y x"]
     grid: Grid

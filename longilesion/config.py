@@ -53,16 +53,60 @@ class VoiSettings(Settings):
         return self
 
 
-class AlignmentSettings(Settings):
-    """The local translation search that aligns the lesion's neighbourhood in both scans."""
+class SearchStep(Settings):
+    """One step of the local translation search: a template of the baseline, correlated with the follow-up."""
 
-    spacing_mm: float = Field(default=2.5, gt=0)
-    template_radius_mm: float = Field(default=20.0, gt=0)
-    search_radius_mm: float = Field(default=30.0, ge=0)
-    clip_hu: tuple[float, float] = (-300.0, 300.0)
+    spacing_mm: float = Field(gt=0)
+    template_radius_mm: float = Field(gt=0, description="of the template; up to twice as much for a large lesion")
+    falloff_mm: float | None = Field(
+        default=None,
+        gt=0,
+        description="deviation of the Gaussian by which the template's weight falls from the lesion on",
+    )
+    search_radius_mm: float = Field(ge=0)
     distance_penalty: float = Field(
         default=0.1, ge=0, description="loss of correlation at the search radius, growing with the squared distance"
     )
+
+
+class AlignmentSettings(Settings):
+    """The local translation search that aligns the lesion's neighbourhood in both scans, coarse to fine."""
+
+    windows_hu: tuple[tuple[float, float], ...] = Field(
+        default=((-1000.0, -200.0), (-150.0, 250.0)), min_length=1, description="compared apart: lung, and soft tissue"
+    )
+    steps: tuple[SearchStep, ...] = Field(
+        default=(
+            SearchStep(
+                spacing_mm=5.0, template_radius_mm=50.0, falloff_mm=30.0, search_radius_mm=60.0, distance_penalty=0.2
+            ),
+            SearchStep(
+                spacing_mm=2.0, template_radius_mm=20.0, falloff_mm=8.0, search_radius_mm=10.0, distance_penalty=0.05
+            ),
+        ),
+        min_length=1,
+        description="each searches around the position that the previous one found",
+    )
+    lesion_weight: float = Field(
+        default=0.5, ge=0, le=1, description="weight of the ball of the lesion's extent, which may have changed"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one_step(cls, values: Any) -> Any:
+        """Settings up to version 0.2, of one step and one window, as of today."""
+        if not isinstance(values, Mapping) or not values.keys() & {"clip_hu", *SearchStep.model_fields}:
+            return values
+        step = {"spacing_mm": 2.5, "template_radius_mm": 20.0, "search_radius_mm": 30.0} | {
+            name: value for name, value in values.items() if name != "clip_hu"
+        }
+        return {"windows_hu": [values.get("clip_hu", (-300.0, 300.0))], "steps": [step], "lesion_weight": 1.0}
+
+    @model_validator(mode="after")
+    def _check(self) -> AlignmentSettings:
+        if any(low >= high for low, high in self.windows_hu):
+            raise ValueError("windows_hu needs windows whose lower limit is below its upper one")
+        return self
 
 
 class LikelihoodSettings(Settings):

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int16, UInt16
 from numpy.typing import NDArray
 
-from longilesion.case import AIR_HU, HIGHEST_ID, LesionMap, Scan
+from longilesion.case import AIR_HU, HIGHEST_ID, HIGHEST_PADDING_HU, PADDING_HU, LesionMap, Scan
 from longilesion.errors import InputError
 from longilesion.geometry import Grid
 from longilesion.hounsfield import IntensitySample, implausibility
@@ -51,7 +51,7 @@ _log = logging.getLogger(__name__)
 
 
 def read_scan(path: str | Path, *, implausible: Implausible = "refuse") -> Scan:
-    """Reads a CT volume of any integer or floating-point type; values below air (padding) become air.
+    """Reads a CT volume of any integer or floating-point type; values below air become air, or padding.
 
     Raises InputError for anything but a complete 3D volume of finite scalars on a regular grid. Values that cannot be
     Hounsfield units raise InputError as well, or, with "warn", are logged as a warning.
@@ -191,11 +191,12 @@ def _hounsfield(planes: Iterable[NDArray[Any]], image: ImageFile) -> Int16[np.nd
     for target, plane in zip(hu, planes, strict=True):
         if plane.dtype == np.int16:
             np.maximum(plane, AIR_HU, out=target)
-            continue
-        exact = plane.astype(np.float64)
-        if not np.isfinite(exact).all():
-            raise InputError(f"{image.path}: NaN or infinite voxels; expected Hounsfield units")
-        target[:] = np.clip(np.rint(exact), AIR_HU, highest)
+        else:
+            exact = plane.astype(np.float64)
+            if not np.isfinite(exact).all():
+                raise InputError(f"{image.path}: NaN or infinite voxels; expected Hounsfield units")
+            target[:] = np.clip(np.rint(exact), AIR_HU, highest)
+        np.copyto(target, PADDING_HU, where=plane <= HIGHEST_PADDING_HU)
     return hu
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Shaped
+from jaxtyping import Bool, Float32, Shaped
 from numpy.typing import NDArray
 
-from longilesion.case import AIR_HU, Case, LesionMap, LesionPrediction, LesionPrompt, Scan
+from longilesion.case import AIR_HU, HIGHEST_PADDING_HU, Case, LesionMap, LesionPrediction, LesionPrompt, Scan
 from longilesion.config import VoiSettings
 from longilesion.geometry import ZYX, Box, Grid, Triple, box_slices
 
@@ -117,7 +117,8 @@ def resample(
 ) -> Float32[np.ndarray, "z y x"]:
     """Samples an array at the fractional indices `start + k * step` (step over 0); beyond its voxels lies `fill`.
 
-    Linear interpolation, averaged over the step where that exceeds a voxel, so nothing is skipped.
+    Linear interpolation, averaged over the step where that exceeds a voxel, so nothing is skipped. `fill`, where it is
+    not 0, is also the lowest value: padding counts as air.
     """
     window = sampled_window(start_zyx, step_zyx, shape_zyx=shape_zyx, extent_zyx=volume.shape)
     along_z, along_y, along_x = (
@@ -131,6 +132,7 @@ def resample(
         values = volume[window][needed].astype(np.float32)
         if fill:
             values -= fill
+            np.maximum(values, 0.0, out=values)
         values = np.tensordot(along_z[rows, needed], values, axes=1)
         sampled[rows] = along_y @ (values @ along_x.T)
     if fill:
@@ -162,10 +164,28 @@ def sampled_window(
 
 
 def sample_scan(scan: Scan, lattice: Grid) -> Float32[np.ndarray, "z y x"]:
-    """Hounsfield units of a scan on a lattice along its axes in LPS order; air beyond the scan."""
+    """Hounsfield units of a scan on a lattice along its axes in LPS order; air beyond its field of view."""
     hu, grid = scan.grid.lps_view(scan.hu)
     start, step = grid.axis_steps(lattice)
     return resample(hu, start_zyx=start, step_zyx=step, shape_zyx=lattice.shape_zyx, fill=AIR_HU)
+
+
+def sample_shown(scan: Scan, lattice: Grid) -> tuple[Float32[np.ndarray, "z y x"], Bool[np.ndarray, "z y x"]]:
+    """Hounsfield units as `sample_scan`, but of what the scan shows alone, and where that is at least half of a voxel.
+
+    Beyond the scan, and in padding, nothing is shown.
+    """
+    hu, grid = scan.grid.lps_view(scan.hu)
+    start, step = grid.axis_steps(lattice)
+    window = sampled_window(start, step, shape_zyx=lattice.shape_zyx, extent_zyx=hu.shape)
+    offset = start - [side.start for side in window]
+    near = hu[window]
+    sampled, share = (
+        resample(values, start_zyx=offset, step_zyx=step, shape_zyx=lattice.shape_zyx, fill=fill)
+        for values, fill in ((near, AIR_HU), (near > HIGHEST_PADDING_HU, 0.0))
+    )
+    shown = share >= 0.5
+    return np.where(shown, AIR_HU + (sampled - AIR_HU) / np.where(shown, share, 1), AIR_HU).astype(np.float32), shown
 
 
 def _sample_voi(

@@ -56,6 +56,8 @@ class Arguments:
     """Pairs that the statistics sum up."""
     statistics: Path | None = None
     """Also write the statistics to this file: a table in Markdown (.md), or with every lesion (.json)."""
+    whole: bool = False
+    """Draw pairs of whole volumes and not of cut-outs."""
 
 
 def preview(arguments: Arguments) -> None:
@@ -67,7 +69,15 @@ def preview(arguments: Arguments) -> None:
     if arguments.generator is not None:
         settings = settings.model_copy(update={"generator": arguments.generator})
     sources = _sources(arguments.data)
-    draw = partial(drawn_series, sources, settings, library=library, times=arguments.times, seed=arguments.seed)
+    draw = partial(
+        drawn_series,
+        sources,
+        settings,
+        library=library,
+        times=arguments.times,
+        seed=arguments.seed,
+        whole=arguments.whole,
+    )
     console = Console(width=160)
     if arguments.output is not None:
         if arguments.times == 2:
@@ -143,23 +153,29 @@ def _off_middle_mm(pair: SyntheticPair, lesion_id: int) -> float:
     """Distance of a lesion from the baseline's centre; far off, it may be cut."""
     middle = pair.case.baselines["primary"].scan.grid.centre_xyz_mm
     places = [
-        click.baseline.point_xyz_mm for click in pair.case.clicks if click.lesion_id == lesion_id and click.baseline
+        click.baseline.point_xyz_mm for click in pair.exact_clicks if click.lesion_id == lesion_id and click.baseline
     ]
     return min((float(np.linalg.norm(np.subtract(place, middle))) for place in places), default=np.inf)
 
 
 def drawn_series(
-    sources: Sequence[Source], settings: SynthesisSettings, *, library: ShapeLibrary | None, times: int, seed: int
+    sources: Sequence[Source],
+    settings: SynthesisSettings,
+    *,
+    library: ShapeLibrary | None = None,
+    times: int = 2,
+    seed: int,
+    whole: bool = False,
 ) -> Iterator[tuple[Source, SyntheticSeries]]:
     """Draws series from the sources in turn; those of two time points are a pair each."""
     number = 0
     while True:
         source = sources[number % len(sources)]
         generator = np.random.default_rng((seed, number))
-        yield (
-            source,
-            synthetic_series(source, generator, times=times, shapes=sources, library=library, settings=settings),
+        series = synthetic_series(
+            source, generator, times=times, shapes=sources, library=library, settings=settings, whole=whole
         )
+        yield source, series
         number += 1
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import SimpleITK as sitk
 from jaxtyping import Bool, Float32, Float64
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.ndimage import gaussian_filter, map_coordinates, minimum_filter
 
+from longilesion.registration.frames import resampled
 from longilesion.registration.reduction import ReducedScan
 
 # Deviation of the neighbourhood whose intensities are correlated.
@@ -17,15 +19,16 @@ _LEAST_CONTRAST = 0.01
 def shown_voxels(
     before: ReducedScan, after: ReducedScan, motion: Float64[np.ndarray, "4 4"], *, margin_mm: float = 0.0
 ) -> Bool[np.ndarray, "z y x"]:
-    """The mask of a scan's voxels that are in the body and are mapped into the other scan."""
-    z, y, x = (np.arange(length, dtype=np.float32) * before.spacing_mm for length in before.hu.shape)
-    inside = before.body.copy()
-    for axis, length in enumerate(after.hu.shape[::-1]):
-        along = (
-            motion[axis, 0] * x[None, None, :] + motion[axis, 1] * y[None, :, None] + motion[axis, 2] * z[:, None, None]
-        ) + motion[axis, 3]
-        inside &= (along >= margin_mm) & (along <= (length - 1) * after.spacing_mm - margin_mm)
-    return inside
+    """The mask of a scan's voxels that are in the body and are mapped into the other scan's field of view.
+
+    Those within the margin of the end of a field of view, along an axis, are left out. At the ends of its own lattice a
+    scan has no margin: there are no voxels beyond them, whereas padding has values.
+    """
+    reach = 2 * round(margin_mm / before.spacing_mm) + 1
+    own = minimum_filter(before.shown, reach, mode="nearest")
+    other = minimum_filter(after.shown, reach, mode="constant", cval=0)
+    mapped = resampled(other.astype(np.uint8), after, before, motion, interpolator=sitk.sitkNearestNeighbor)
+    return np.asarray(before.body & own & (mapped > 0))
 
 
 def local_similarity(

@@ -45,7 +45,7 @@ def find_shift(baseline: ReducedScan, followup: ReducedScan) -> Shift | None:
         or min(before.body.sum(), after.body.sum()) < _FEWEST_VOXELS
     ):
         return None
-    outlines = _with_rim(before.body), _with_rim(after.body)
+    outlines = _with_rim(before), _with_rim(after)
     wide = _correlation(before, after, outlines, _WINDOWS_HU[0])
     narrow = _correlation(before, after, (before.body, after.body), _WINDOWS_HU[1])
     correlation = (wide + narrow) / 2
@@ -87,9 +87,9 @@ def _overlap(before: Bool[np.ndarray, "z y x"], after: Bool[np.ndarray, "a b c"]
     return np.asarray(np.clip(voxels / voxels.max(), 0.0, 1.0))
 
 
-def _with_rim(body: Bool[np.ndarray, "z y x"]) -> Bool[np.ndarray, "z y x"]:
+def _with_rim(scan: ReducedScan) -> Bool[np.ndarray, "z y x"]:
     """The body with one voxel of air around it in each slice, so that its outline contributes."""
-    return np.asarray(binary_dilation(body, structure=np.ones((1, 3, 3), bool)))
+    return np.asarray(binary_dilation(scan.body, structure=np.ones((1, 3, 3), bool)) & scan.shown)
 
 
 def _correlation(

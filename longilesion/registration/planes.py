@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64
 from scipy.ndimage import map_coordinates
 
-from longilesion.case import Scan
+from longilesion.case import PADDING_HU, Scan
 from longilesion.registration.reduction import transformed
 from longilesion.registration.result import Registration
 
@@ -96,6 +96,8 @@ def _intensities(scan: Scan, points_xyz_mm: Float64[np.ndarray, "n 3"]) -> Float
 
 
 def is_inside(scan: Scan, points_xyz_mm: Float64[np.ndarray, "n 3"]) -> Bool[np.ndarray, "n"]:
-    """Whether a scan's voxels cover points of its world."""
+    """Whether points of a scan's world lie in its field of view."""
     index_zyx = transformed(np.linalg.inv(scan.grid.world_from_voxel), points_xyz_mm)[:, ::-1]
-    return np.asarray(((index_zyx >= -0.5) & (index_zyx <= np.array(scan.grid.shape_zyx) - 0.5)).all(axis=1))
+    inside = ((index_zyx >= -0.5) & (index_zyx <= np.array(scan.grid.shape_zyx) - 0.5)).all(axis=1)
+    z, y, x = np.clip(np.rint(index_zyx), 0, np.array(scan.grid.shape_zyx) - 1).astype(int).T
+    return np.asarray(inside & (scan.hu[z, y, x] > PADDING_HU))

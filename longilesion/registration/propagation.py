@@ -11,15 +11,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from longilesion.alignment import best_shift
+from longilesion.alignment import best_match
 from longilesion.case import Scan
-from longilesion.config import AlignmentSettings
+from longilesion.config import AlignmentSettings, SearchStep
 from longilesion.geometry import Grid, Triple, triple
 from longilesion.registration.confidence import Evidence, confidence_in_place, trust_in_registration
 from longilesion.registration.result import Registration
 
 # Wide enough to correct residual errors of registration, too narrow to reach a similar structure elsewhere.
-_SEARCH = AlignmentSettings(search_radius_mm=15.0, clip_hu=(-150.0, 250.0), distance_penalty=0.5)
+_SEARCH = AlignmentSettings(
+    steps=(
+        SearchStep(
+            spacing_mm=2.0, template_radius_mm=20.0, falloff_mm=8.0, search_radius_mm=15.0, distance_penalty=0.2
+        ),
+    )
+)
 # A point placed less than this beyond the scan's border counts as shown: registration is no more accurate.
 BORDER_MM = 5.0
 
@@ -41,7 +47,7 @@ class PropagatedPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A point's position by registration and search, its distance `beyond_mm` outside the scan, and the evidence."""
+    """A point's position by registration and search, its distance outside the field of view, and the evidence."""
 
     point_xyz_mm: Triple
     beyond_mm: float
@@ -74,24 +80,26 @@ def find_places(
     registered = registration.followup_xyz_mm(points)
     similarity = registration.similarity_at(points)
     inverse_error_mm = registration.inverse_error_mm(points)
+    unshown_mm = registration.unshown_mm(registered)
     places = []
     for number, point in enumerate(points_xyz_mm):
         start = triple(registered[number])
         border = followup.grid.world_xyz_mm(followup.grid.clamped(followup.grid.index_zyx(start)))
-        beyond_mm = float(np.linalg.norm(np.subtract(start, border)))
-        shift, correlation = np.zeros(3), None
+        beyond_mm = float(np.linalg.norm(np.subtract(start, border))) + float(unshown_mm[number])
+        match = None
         if beyond_mm <= BORDER_MM:
-            shift, correlation = best_shift(
+            match = best_match(
                 baseline,
                 followup,
                 centres_xyz_mm=(point, start),
                 extent_mm=extents_mm[number],
                 settings=_SEARCH,
             )
+        shift = np.zeros(3) if match is None else match.shift_xyz_mm
         evidence = Evidence(
             similarity=float(similarity[number]),
             inverse_error_mm=float(inverse_error_mm[number]),
-            search_correlation=0.0 if correlation is None else correlation,
+            search_correlation=0.0 if match is None else match.similarity,
             search_shift_mm=float(np.linalg.norm(shift)),
             overall_similarity=registration.overall_similarity,
             shift_correlation=registration.shift_correlation,

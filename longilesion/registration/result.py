@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Float32, Float64
+from scipy.ndimage import distance_transform_edt
 
 from longilesion.registration.reduction import ReducedScan, transformed
 
@@ -53,6 +54,19 @@ class Registration:
         there = self._forward(local)
         displaced = there + self.followup.vectors_at(self.deformation.backward, there)
         return np.asarray(np.linalg.norm(transformed(np.linalg.inv(self.motion), displaced) - local, axis=1))
+
+    def unshown_mm(self, followup_xyz_mm: Float64[np.ndarray, "n 3"]) -> Float64[np.ndarray, "n"]:
+        """Distance of points in the follow-up's padding from the field of view, to half a voxel; 0 for other points."""
+        scan = self.followup
+        if scan.shown.all():
+            return np.zeros(len(followup_xyz_mm))
+        # From the nearest shown voxel's face, not its centre.
+        distance_mm = (distance_transform_edt(~scan.shown) - 0.5) * scan.spacing_mm
+        local = transformed(scan.local_from_world, followup_xyz_mm)
+        found_mm = scan.at(distance_mm.astype(np.float32), local)
+        last = (np.array(scan.hu.shape[::-1]) - 1) * scan.spacing_mm
+        beyond_mm = np.linalg.norm(local - np.clip(local, 0.0, last), axis=1)
+        return np.where(found_mm > 0, found_mm + beyond_mm, 0.0)
 
     def similarity_at(self, baseline_xyz_mm: Float64[np.ndarray, "n 3"]) -> Float64[np.ndarray, "n"]:
         """The local correlation around points; 0 where the follow-up does not show them."""

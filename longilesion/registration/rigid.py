@@ -67,6 +67,7 @@ def find_rigid(baseline: ReducedScan, followup: ReducedScan, shift: Shift) -> Fl
 
 
 def _with_rim(scan: ReducedScan, voxels: int) -> sitk.Image:
-    """The body with some air around it in each slice."""
-    rim: sitk.Image = sitk.BinaryDilate(to_itk(scan.body.astype(np.uint8), scan), (voxels, voxels, 0))
-    return rim
+    """The body with some air around it in each slice, within the field of view."""
+    rim = sitk.BinaryDilate(to_itk(scan.body.astype(np.uint8), scan), (voxels, voxels, 0))
+    shown: sitk.Image = sitk.And(rim, to_itk(scan.shown.astype(np.uint8), scan))
+    return shown

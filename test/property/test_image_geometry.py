@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from longilesion.case import LesionMap
+from longilesion.case import AIR_HU, HIGHEST_PADDING_HU, PADDING_HU, LesionMap
 from longilesion.errors import InputError
 from longilesion.images import read_lesion_map, read_scan, write_lesion_map
 from test.property.geometries import directions, numbers, triples
@@ -127,7 +127,8 @@ def test_nifti_values_are_scaled_as_nibabel_does(dtype, slope, intercept):
         image = nib.Nifti1Image(np.arange(60).reshape(SHAPE_XYZ).astype(dtype), np.eye(4))
         path = saved(image, work / "scan.nii", (slope, intercept))
         values = np.asanyarray(nib.load(path).dataobj).astype(np.float64).T
-        np.testing.assert_allclose(read_scan(path).hu, np.clip(values, -1024, None), atol=0.5001)
+        expected = np.where(values <= HIGHEST_PADDING_HU, PADDING_HU, np.clip(values, AIR_HU, None))
+        np.testing.assert_allclose(read_scan(path).hu, expected, atol=0.5001)
 
 
 def set_geometry(image, affine):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from longilesion.case import LesionMap
+from longilesion.case import AIR_HU, PADDING_HU, LesionMap
 from longilesion.errors import InputError
 from longilesion.geometry import Grid
 from longilesion.images import read_lesion_map, read_scan, write_lesion_map
@@ -70,7 +70,7 @@ def test_wider_types_are_rounded_to_hounsfield_units(tmp_path: Path, dtype: type
     values = soft_tissue().astype(dtype)
     values[0, 0, :3] = [39.6, 70000, -40000] if np.issubdtype(dtype, np.floating) else [40, 70000, -40000]
     scan = read_scan(write_image(tmp_path / "scan.mha", values))
-    assert scan.hu[0, 0, :3].tolist() == [40, 32767, -1024]
+    assert scan.hu[0, 0, :3].tolist() == [40, 32767, PADDING_HU]
 
 
 def test_unsigned_scan_beyond_int16_does_not_wrap_around(tmp_path: Path) -> None:
@@ -78,12 +78,18 @@ def test_unsigned_scan_beyond_int16_does_not_wrap_around(tmp_path: Path) -> None
     assert read_scan(write_image(tmp_path / "scan.mha", values)).hu.max() == 32767
 
 
-@pytest.mark.parametrize("padding", [-3024, -2048, -1025])
-def test_padding_beyond_the_field_of_view_is_air(tmp_path: Path, padding: int) -> None:
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+@pytest.mark.parametrize(
+    ("stored", "read"),
+    [(-3024, PADDING_HU), (-2048, PADDING_HU), (-1500, PADDING_HU), (-1499, AIR_HU), (-1025, AIR_HU), (-1023, -1023)],
+)
+def test_padding_beyond_the_field_of_view_is_kept_apart_from_air(
+    tmp_path: Path, dtype: type, stored: int, read: int
+) -> None:
     hu = soft_tissue()
-    hu[:, 0] = padding
-    scan = read_scan(write_image(tmp_path / "scan.mha", hu))
-    assert (scan.hu[:, 0] == -1024).all()
+    hu[:, 0] = stored
+    scan = read_scan(write_image(tmp_path / "scan.mha", hu.astype(dtype)))
+    assert (scan.hu[:, 0] == read).all()
     np.testing.assert_array_equal(scan.hu[:, 1:], hu[:, 1:])
 
 

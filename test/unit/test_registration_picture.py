@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from longilesion.case import AIR_HU, OutsideLesion, Scan
+from longilesion.case import AIR_HU, PADDING_HU, OutsideLesion, Scan
 from longilesion.geometry import Grid, Triple
 from longilesion.registration.picture import _UNSEEN, draw_registration
 from longilesion.registration.reduction import reduce_scan
@@ -134,10 +134,19 @@ def test_patients_left_front_and_head_lie_as_radiologists_see_them() -> None:
     assert letters == [{"R", "L", "A", "P"}, {"R", "L", "H", "F"}, {"A", "P", "H", "F"}]
 
 
-def test_what_the_followup_does_not_show_is_no_air() -> None:
+def without_the_lower_half(scan: Scan, *, padded: bool) -> Scan:
+    """A scan that ends there, or one with padding there."""
+    if not padded:
+        return Scan(hu=scan.hu[16:], grid=GRID.window((16, 0, 0), GRID.shape_zyx))
+    hu = scan.hu.copy()
+    hu[:16] = PADDING_HU
+    return Scan(hu=hu, grid=GRID)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_what_the_followup_does_not_show_is_no_air(padded: bool) -> None:
     baseline = body({MIDDLE: 150})
-    # Without the lower half.
-    followup = moved(Scan(hu=baseline.hu[16:], grid=GRID.window((16, 0, 0), GRID.shape_zyx)))
+    followup = moved(without_the_lower_half(baseline, padded=padded))
     before, after, checkerboard, overlay = panels(
         draw_registration(registered(baseline, followup), baseline, followup)
     )[1]
@@ -151,7 +160,7 @@ def test_what_the_followup_does_not_show_is_no_air() -> None:
 
 def test_planes_go_through_the_middle_of_what_both_scans_show() -> None:
     baseline = body()
-    followup = moved(Scan(hu=baseline.hu[16:], grid=GRID.window((16, 0, 0), GRID.shape_zyx)))
+    followup = moved(without_the_lower_half(baseline, padded=False))
     figure = draw_registration(registered(baseline, followup), baseline, followup)
     assert "the middle of what both scans show" in words(figure)
     assert not is_unseen(pixels(panels(figure)[0][1])).any()

@@ -13,7 +13,6 @@ from test.unit.synthetic import TUMOUR_RADIUS_MM, block, block_with_tumour, pair
 from training.evaluate import exam_of
 from training.synthesis.pairs import SyntheticPair, synthetic_pair
 from training.synthesis.settings import FateShares, MotionSettings, ProtocolChanges, SynthesisSettings
-from training.synthesis.truth import click_error_mm
 
 SEEDS = range(8)
 PERSISTING = FateShares(persists=1, new=0, gone=0)
@@ -197,35 +196,3 @@ def test_settings_refuse_what_cannot_be_drawn() -> None:
         SynthesisSettings(attempts=(5, 2))
     with pytest.raises(ValidationError, match="fates: expected at least one share above 0"):
         SynthesisSettings(fates=FateShares(persists=0, new=0, gone=0))
-
-
-# ----------------------------------------------------------------------------------------------------------- clicks
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_clicks_lie_in_their_scans_and_baseline_clicks_on_their_lesions(seed: int) -> None:
-    drawn = pair(seed)
-    before, after = drawn.case.baselines["primary"].scan.grid, drawn.case.followups["primary"].grid
-    for clicks in drawn.case.clicks:
-        assert clicks.baseline is not None
-        assert clicks.followup is not None
-        assert before.contains(before.index_zyx(clicks.baseline.point_xyz_mm))
-        assert after.contains(after.index_zyx(clicks.followup.point_xyz_mm))
-        fact = drawn.facts[clicks.lesion_id]
-        if fact.fate != "new":
-            voxels = np.argwhere(baseline_ids(drawn) == clicks.lesion_id)
-            offsets = (voxels - before.index_zyx(clicks.baseline.point_xyz_mm)) * before.spacing_zyx_mm
-            assert np.linalg.norm(offsets, axis=1).min() < max(6.0, fact.diameter_mm / 2)
-
-
-def test_click_errors_follow_the_published_quantiles() -> None:
-    generator = np.random.default_rng(0)
-    errors = np.array([click_error_mm(generator) for _ in range(4000)])
-    voxels = np.linalg.norm(errors / (3.0, 0.775, 0.775), axis=1)
-    median, p75, p90 = np.quantile(voxels, (0.5, 0.75, 0.9))
-    assert median == pytest.approx(3.7, rel=0.1)
-    assert p75 == pytest.approx(11.1, rel=0.12)
-    assert p90 == pytest.approx(23.1, rel=0.12)
-    assert voxels.max() < 38.5
-    # No direction is preferred.
-    np.testing.assert_allclose(np.mean(errors / (3.0, 0.775, 0.775), axis=0), 0, atol=0.6)

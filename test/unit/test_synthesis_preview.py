@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -53,9 +54,15 @@ def pair() -> SyntheticPair:
         x, y, z = np.add(place, error).tolist()
         return Click(scan_name="primary", point_xyz_mm=(x, y, z))
 
+    exact = tuple(
+        ClickPair(lesion_id=each, baseline=click(place), followup=click(place)) for each, place in PLACES.items()
+    )
+    # The click of the new lesion is propagated backwards.
     clicks = tuple(
-        ClickPair(lesion_id=each, baseline=click(place), followup=click(place, CLICK_ERROR_XYZ_MM))
-        for each, place in PLACES.items()
+        replace(one, baseline=click(PLACES[2], (0.0, 1.55, 0.0)))
+        if one.lesion_id == 2
+        else replace(one, followup=click(PLACES[one.lesion_id], CLICK_ERROR_XYZ_MM))
+        for one in exact
     )
     facts = {
         each: SyntheticFact(fate=fate, real=False, diameter_mm=10.0, true_id=true_id, lesion_type="Liver")
@@ -66,7 +73,7 @@ def pair() -> SyntheticPair:
         followups={"primary": scan},
         clicks=clicks,
     )
-    return SyntheticPair(case=case, truth=LesionMap(ids=after, grid=GRID), facts=facts)
+    return SyntheticPair(case=case, truth=LesionMap(ids=after, grid=GRID), facts=facts, exact_clicks=exact)
 
 
 def numbers() -> dict[int, LesionNumbers]:
@@ -103,10 +110,11 @@ def test_other_lesions_are_no_part_of_the_shell() -> None:
         case=Case(
             baselines={"primary": Baseline.of(Scan(hu=hu, grid=GRID), LesionMap(ids=ids, grid=GRID))},
             followups=pair().case.followups,
-            clicks=pair().case.clicks,
+            clicks=pair().case.clicks[:1],
         ),
         truth=pair().truth,
         facts={1: pair().facts[1]},
+        exact_clicks=pair().exact_clicks[:1],
     )
     (first,) = lesion_numbers(changed)
     assert first.baseline is not None
@@ -114,12 +122,14 @@ def test_other_lesions_are_no_part_of_the_shell() -> None:
 
 
 def test_click_errors_are_in_the_challenges_voxels() -> None:
-    # 3 voxels along x and 4 along z are 5 voxels.
+    # 3 voxels along x and 4 along z are 5 voxels; the baseline click of the new lesion is 2 voxels off along y.
     rows = {row.quantity: row for row in statistics_table([lesion_numbers(pair())])}
-    median = rows["click error, voxels of 0.775 x 0.775 x 3 mm: median"]
-    assert float(median.drawn) == pytest.approx(5.0, abs=0.25)
-    assert median.published == "3.7"
-    assert numbers()[3].click_error_xyz_mm is None
+    error = "click error, voxels of 0.775 x 0.775 x 3 mm"
+    assert (rows[f"{error}: median"].drawn, rows[f"{error}: median"].published) == ("5.0", "3.7")
+    assert (rows[f"{error}, Liver: median"].drawn, rows[f"{error}, Liver: median"].published) == ("5.0", "7.9")
+    assert rows[f"{error}, Lung: median"].drawn == "-"
+    new = "click error in the baseline, voxels of 0.775 x 0.775 x 3 mm, new lesions: median / p90"
+    assert rows[new].drawn == "2.0 / 2.0"
 
 
 def test_shares_of_fates_stand_beside_those_of_the_challenge() -> None:
@@ -249,7 +259,7 @@ def test_what_cannot_be_done_is_said_in_one_line(
 
 
 def drawn_pairs(settings: SynthesisSettings, *, seed: int) -> Iterator[tuple[Source, SyntheticPair]]:
-    return synth.consecutive_pairs(synth.drawn_series([block()], settings, library=None, times=2, seed=seed))
+    return synth.consecutive_pairs(synth.drawn_series([block()], settings, seed=seed))
 
 
 def test_examples_show_fates_in_turn_and_follow_from_the_seed() -> None:
@@ -268,7 +278,7 @@ def test_settings_that_give_healthy_pairs_only_are_refused(monkeypatch: pytest.M
 
 
 def test_series_show_different_histories_with_a_column_per_time_point() -> None:
-    drawn = synth.drawn_series([block()], SynthesisSettings(), library=None, times=3, seed=1)
+    drawn = synth.drawn_series([block()], SynthesisSettings(), times=3, seed=1)
     examples = synth.find_series(drawn, count=3)
     histories = {tuple(volume > 0 for volume in example.series.volumes_ml[example.lesion_id]) for example in examples}
     assert len(histories) == 3

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from longilesion.case import AIR_HU, Baseline, Case, Click, LesionMap, LesionPrediction, LesionPrompt, Scan
+from longilesion.case import AIR_HU, PADDING_HU, Baseline, Case, Click, LesionMap, LesionPrediction, LesionPrompt, Scan
 from longilesion.config import VoiSettings
 from longilesion.geometry import Grid
 from longilesion.voi import Placement, lattice_around, paste_probability, resample, sample_scan, sample_voi_pair
@@ -51,6 +51,15 @@ def test_padding_beyond_the_scan_is_air_and_not_water():
     assert hu[0, 0, 0] == AIR_HU
     assert hu[-1, -1, -1] == pytest.approx(50, abs=0.01)
     assert hu.min() == AIR_HU
+
+
+def test_padding_within_the_scan_is_air():
+    hu = np.random.default_rng(0).integers(AIR_HU, 300, (8, 20, 20)).astype(np.int16)
+    padded = np.where(np.arange(20) < 7, np.int16(PADDING_HU), hu)
+    lattice = lattice_around(scan_of(hu).grid, scan_of(hu).grid.centre_xyz_mm, SETTINGS, zoom=1.3)
+    np.testing.assert_array_equal(
+        sample_scan(scan_of(padded), lattice), sample_scan(scan_of(np.maximum(padded, AIR_HU)), lattice)
+    )
 
 
 def test_voi_wholly_outside_the_scan_is_air():

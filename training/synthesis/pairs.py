@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from longilesion.case import Baseline, Case, LesionMap, Scan, lesion_regions
+from longilesion.case import Baseline, Case, ClickPair, LesionMap, Scan, lesion_regions
+from training.synthesis.clicks import challenge_clicks
 from training.synthesis.series import ImagedScene, imaged_scene
 from training.synthesis.settings import SynthesisSettings
 from training.synthesis.shape_library import ShapeLibrary
@@ -21,11 +22,15 @@ _DEFAULTS = SynthesisSettings()
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SyntheticPair:
-    """A case, the follow-up's true lesion map, and the facts by lesion id; every lesion with a fact has its clicks."""
+    """A case, the follow-up's true lesion map, and the facts by lesion id; every lesion with a fact has its clicks.
+
+    `exact_clicks` are the case's clicks without errors.
+    """
 
     case: Case
     truth: LesionMap
     facts: Mapping[int, SyntheticFact]
+    exact_clicks: tuple[ClickPair, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -121,13 +126,19 @@ def synthetic_series(
 def _pair(imaged: ImagedScene, before: int, generator: np.random.Generator) -> SyntheticPair:
     """A time point and the next one."""
     chosen = slice(before, before + 2)
-    (first, second), grids = imaged.images[chosen], imaged.grids[chosen]
+    (first, second), (first_grid, second_grid) = imaged.images[chosen], imaged.grids[chosen]
+    grids = first_grid, second_grid
     scene = imaged.scene.between(before, before + 1)
-    facts, clicks = facts_and_clicks(scene, (first, second), (grids[0], grids[1]), generator)
+    facts, exact_clicks = facts_and_clicks(scene, (first, second), grids)
+    clicks = (
+        challenge_clicks(exact, facts[exact.lesion_id], grids=grids, is_whole=scene.is_whole, generator=generator)
+        for exact in exact_clicks
+    )
     prior, scan = (Scan(hu=image.hu, grid=grid) for image, grid in zip((first, second), grids, strict=True))
     case = Case(
         baselines={"primary": Baseline.of(prior, LesionMap(ids=first.ids, grid=prior.grid))},
         followups={"primary": scan},
-        clicks=clicks,
+        clicks=tuple(clicks),
     )
-    return SyntheticPair(case=case, truth=LesionMap(ids=second.ids, grid=scan.grid), facts=facts)
+    truth = LesionMap(ids=second.ids, grid=scan.grid)
+    return SyntheticPair(case=case, truth=truth, facts=facts, exact_clicks=exact_clicks)

@@ -88,13 +88,18 @@ def views_of(example: Example, model: ModelSettings) -> tuple[View, View]:
     label = example.lesion_id if fact.true_id is None else fact.true_id
     old, now = _outline(prior.lesions, example.lesion_id), _outline(example.pair.truth, label)
     sought_xyz_mm = place_vois(case, prompt, model).followup_xyz_mm
+    before_xyz_mm = next(
+        each.baseline.point_xyz_mm
+        for each in example.pair.exact_clicks
+        if each.lesion_id == example.lesion_id and each.baseline is not None
+    )
     return (
         View(
             scan=prior.scan,
             lesions=prior.lesions,
             label=example.lesion_id,
             outline=old,
-            middle_xyz_mm=clicks.baseline.point_xyz_mm if old is None else centre_xyz_mm(old),
+            middle_xyz_mm=before_xyz_mm if old is None else centre_xyz_mm(old),
             click_xyz_mm=clicks.baseline.point_xyz_mm,
             color=_BASELINE,
         ),

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int16, UInt16
 from scipy.ndimage import center_of_mass
 
-from longilesion.case import lesion_regions
+from longilesion.case import AIR_HU, lesion_regions
 from longilesion.errors import InputError
 from longilesion.geometry import Grid
 from longilesion.images import read_lesion_map, read_scan
@@ -97,7 +97,7 @@ def source_of(name: str, hu: Int16[np.ndarray, "z y x"], grid: Grid) -> Source:
     """A source without masks."""
     view, lps = grid.lps_view(hu)
     spacing = np.array(lps.spacing_zyx_mm, np.float32)
-    hu = np.ascontiguousarray(view)
+    hu = np.ascontiguousarray(np.maximum(view, AIR_HU))
     return Source(name=name, hu=hu, spacing_zyx_mm=spacing, sites=lesion_sites(hu, spacing))
 
 

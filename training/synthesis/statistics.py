@@ -12,13 +12,12 @@ from scipy.ndimage import distance_transform_edt
 
 from longilesion.case import LesionMap, Scan, lesion_regions
 from longilesion.evaluation.exam import FATES, Fate
-from longilesion.evaluation.measures import Outline, centre_xyz_mm, largest_axial_diameter_mm
-from longilesion.geometry import Triple, box_slices
+from longilesion.evaluation.measures import Outline, largest_axial_diameter_mm
+from longilesion.geometry import Triple, box_slices, triple
 from longilesion.markdown import markdown_table
+from training.synthesis.clicks import CHALLENGE_VOXEL_ZYX_MM, CLICK_ERROR_VOXELS, MEDIAN_ERROR_VOXELS
 from training.synthesis.pairs import SyntheticPair
 
-# Click errors are published in voxels of this size.
-CHALLENGE_VOXEL_XYZ_MM = (0.775, 0.775, 3.0)
 _SHELL_MM = 5.0
 # Their Hounsfield units are independent of those of the surrounding tissue.
 _NOT_SOFT = ("Lung", "Lymph node", "Skeleton", "Soft tissue / Skin")
@@ -31,7 +30,7 @@ _FATE_SHARES = {"persists": "53.5 %", "new": "12.3 %", "gone": "30.5 %", "merged
 _PER_PAIR = {"baseline": "1.25 (0-40)", "followup": "1.82 (0-46)"}
 _DIAMETERS = {"baseline": "23.3 (6.2-189.0)", "followup": "21.6 (6.4-118.1)"}
 _VOLUMES = {"baseline": "16.05 (0.06-448.93)", "followup": "10.1 (0.08-255.02)"}
-_CLICK_VOXELS = {0.5: "3.7", 0.75: "11.1", 0.9: "23.1", 0.95: "34.0", 0.99: "79.7"}
+_VOXELS = "voxels of 0.775 x 0.775 x 3 mm"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +46,7 @@ class Measured:
 class LesionNumbers:
     """Measurements of one lesion of a pair; None where it is not outlined in a scan.
 
-    The follow-up click's error is its offset from the lesion's centre.
+    The error is that of the propagated click: in the baseline of a new lesion, else in the follow-up.
     """
 
     lesion_id: int
@@ -55,7 +54,7 @@ class LesionNumbers:
     lesion_type: str
     baseline: Measured | None
     followup: Measured | None
-    click_error_xyz_mm: Triple | None
+    click_error_xyz_mm: Triple
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,16 +72,11 @@ def lesion_numbers(pair: SyntheticPair) -> list[LesionNumbers]:
     prior, scan = pair.case.baselines["primary"], pair.case.followups["primary"]
     before = {} if prior.lesions is None else _outlines(prior.lesions)
     after = _outlines(pair.truth)
-    clicks = {click.lesion_id: click.followup for click in pair.case.clicks}
+    errors = _click_errors(pair)
     numbers = []
     for lesion_id, fact in pair.facts.items():
         old = before.get(lesion_id)
         now = after.get(lesion_id) if fact.true_id == lesion_id else None
-        click = clicks[lesion_id]
-        error = None
-        if now is not None and click is not None:
-            x, y, z = np.subtract(click.point_xyz_mm, centre_xyz_mm(now)).tolist()
-            error = x, y, z
         numbers.append(
             LesionNumbers(
                 lesion_id=lesion_id,
@@ -90,7 +84,7 @@ def lesion_numbers(pair: SyntheticPair) -> list[LesionNumbers]:
                 lesion_type=fact.lesion_type,
                 baseline=None if old is None or prior.lesions is None else measured(old, prior.scan, prior.lesions),
                 followup=None if now is None else measured(now, scan, pair.truth),
-                click_error_xyz_mm=error,
+                click_error_xyz_mm=errors[lesion_id],
             )
         )
     return numbers
@@ -187,22 +181,55 @@ def _contrasts(lesions: Sequence[LesionNumbers]) -> Row:
     )
 
 
+def _click_errors(pair: SyntheticPair) -> dict[int, Triple]:
+    """The errors of the propagated clicks, by lesion id."""
+    errors: dict[int, Triple] = {}
+    for given, exact in zip(pair.case.clicks, pair.exact_clicks, strict=True):
+        is_new = pair.facts[given.lesion_id].fate == "new"
+        click, place = (given.baseline, exact.baseline) if is_new else (given.followup, exact.followup)
+        if click is not None and place is not None:
+            errors[given.lesion_id] = triple(np.subtract(click.point_xyz_mm, place.point_xyz_mm))
+    return errors
+
+
 def _click_rows(lesions: Sequence[LesionNumbers]) -> Iterator[Row]:
-    """Clicks on lesions that persist, since those are propagated from the baseline."""
-    errors_mm = _click_errors_mm(lesions)
-    voxels, sizes_mm = (np.linalg.norm(errors_mm / step, axis=1) for step in (CHALLENGE_VOXEL_XYZ_MM, 1.0))
-    for share, published in _CLICK_VOXELS.items():
+    """The errors of the clicks propagated forwards, of those of the types with a published median, and backwards."""
+    forwards = [lesion for lesion in lesions if lesion.fate != "new"]
+    for share, published in CLICK_ERROR_VOXELS.items():
         name = "median" if share == 0.5 else f"p{share * 100:.0f}"
-        drawn = f"{np.quantile(voxels, share):.1f}" if len(voxels) else "-"
-        quantity = f"click error, voxels of 0.775 x 0.775 x 3 mm: {name}"
-        yield Row(quantity=quantity, drawn=drawn, published=published, source=_CLICKS)
-    drawn = "{:.1f} / {:.1f}".format(*np.quantile(sizes_mm, [0.5, 0.9])) if len(sizes_mm) else "-"
-    yield Row(quantity="click error, mm: median / p90", drawn=drawn)
+        yield Row(
+            quantity=f"click error, {_VOXELS}: {name}",
+            drawn=_quantiles(_error_voxels(forwards), share),
+            published=f"{published:.1f}",
+            source=_CLICKS,
+        )
+    for lesion_type, median in MEDIAN_ERROR_VOXELS.items():
+        of_type = [lesion for lesion in forwards if lesion.lesion_type == lesion_type]
+        yield Row(
+            quantity=f"click error, {_VOXELS}, {lesion_type}: median",
+            drawn=_quantiles(_error_voxels(of_type), 0.5),
+            published=f"{median:.1f}",
+            source=_CLICKS,
+        )
+    backwards = [lesion for lesion in lesions if lesion.fate == "new"]
+    yield Row(
+        quantity=f"click error in the baseline, {_VOXELS}, new lesions: median / p90",
+        drawn=_quantiles(_error_voxels(backwards), 0.5, 0.9),
+    )
+    yield Row(
+        quantity="click error, mm: median / p90", drawn=_quantiles(_error_voxels(forwards, voxel_zyx_mm=1.0), 0.5, 0.9)
+    )
 
 
-def _click_errors_mm(lesions: Sequence[LesionNumbers]) -> Float[np.ndarray, "n 3"]:
-    errors = [one.click_error_xyz_mm for one in lesions if one.fate == "persists" and one.click_error_xyz_mm]
-    return np.array(errors, float).reshape(-1, 3)
+def _error_voxels(
+    lesions: Sequence[LesionNumbers], voxel_zyx_mm: Triple | float = CHALLENGE_VOXEL_ZYX_MM
+) -> Float[np.ndarray, " n"]:
+    errors_zyx_mm = np.array([lesion.click_error_xyz_mm[::-1] for lesion in lesions], float).reshape(-1, 3)
+    return np.asarray(np.linalg.norm(errors_zyx_mm / voxel_zyx_mm, axis=1))
+
+
+def _quantiles(values: Float[np.ndarray, " n"], *shares: float) -> str:
+    return " / ".join(f"{number:.1f}" for number in np.quantile(values, shares)) if len(values) else "-"
 
 
 def _percent(hits: Sequence[bool]) -> str:

@@ -1,8 +1,8 @@
-"""Ground truth and clicks of a pair, once its scans are painted."""
+"""Ground truth and exact clicks of a pair, once its scans are painted."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -59,10 +59,11 @@ class _Map:
     def shows(self, lesion_id: int) -> bool:
         return lesion_id in self.regions and self.regions[lesion_id].voxels >= FEWEST_VOXELS
 
-    def centre_zyx(self, lesion_id: int) -> tuple[float, ...]:
+    def centre_zyx(self, lesion_id: int) -> Triple:
         box = self.regions[lesion_id].box
         inside = center_of_mass(self.ids[box] == lesion_id)
-        return tuple(side.start + float(index) for side, index in zip(box, inside, strict=True))
+        z, y, x = (side.start + float(index) for side, index in zip(box, inside, strict=True))
+        return z, y, x
 
     def diameter_mm(self, lesion_id: int) -> float:
         volume_mm3 = self.regions[lesion_id].voxels * self.grid.voxel_volume_ml * 1000
@@ -75,9 +76,9 @@ class _Map:
 
 
 def facts_and_clicks(
-    scene: Scene, images: tuple[Exposure, Exposure], grids: tuple[Grid, Grid], generator: np.random.Generator
+    scene: Scene, images: tuple[Exposure, Exposure], grids: tuple[Grid, Grid]
 ) -> tuple[dict[int, SyntheticFact], tuple[ClickPair, ...]]:
-    """The facts by lesion id, and the clicks of each lesion.
+    """The facts by lesion id, and the exact clicks of each lesion.
 
     A lesion that differs from the plan, as it has too few voxels or lies outside one of the scans, is erased from the
     maps.
@@ -87,9 +88,9 @@ def facts_and_clicks(
         for image, grid in zip(images, grids, strict=True)
     )
     facts: dict[int, SyntheticFact] = {}
-    clicks = []
     # A lesion comes after the one that it merged into.
-    for planned in sorted(_planned(scene), key=lambda one: one.fate == "merged"):
+    plans = sorted(_planned(scene), key=lambda one: one.fate == "merged")
+    for planned in plans:
         if not _is_as_planned(planned, before, after, facts):
             before.erase(planned.lesion_id)
             after.erase(planned.lesion_id)
@@ -101,22 +102,14 @@ def facts_and_clicks(
             true_id=planned.true_id,
             lesion_type=planned.lesion_type,
         )
-        clicks.append(_clicks(planned, before, after, generator))
     hosts = {fact.true_id for fact in facts.values() if fact.fate == "merged"}
     facts.update({lesion_id: replace(fact, fate="merged") for lesion_id, fact in facts.items() if lesion_id in hosts})
-    return facts, tuple(clicks)
-
-
-def click_error_mm(generator: np.random.Generator) -> Float[np.ndarray, "3"]:
-    """The error of a propagated click (z, y, x), from the published quantiles in voxels of 0.775 x 0.775 x 3 mm.
-
-    The tail beyond the 97th percentile is cut: such clicks lie in another part of the body.
-    """
-    voxels = np.interp(
-        generator.uniform(0, 0.97), [0, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0], [0, 1.2, 3.7, 11.1, 23.1, 34, 45]
+    clicks = (
+        _exact_clicks(planned, facts[planned.lesion_id].fate, before, after)
+        for planned in plans
+        if planned.lesion_id in facts
     )
-    direction = generator.normal(size=3)
-    return np.asarray(voxels * direction / np.linalg.norm(direction) * np.array([3.0, 0.775, 0.775]))
+    return facts, tuple(clicks)
 
 
 def _planned(scene: Scene) -> Iterator[_Planned]:
@@ -155,19 +148,17 @@ def _is_as_planned(planned: _Planned, before: _Map, after: _Map, facts: Mapping[
     )
 
 
-def _clicks(planned: _Planned, before: _Map, after: _Map, generator: np.random.Generator) -> ClickPair:
-    lesion_id, is_new = planned.lesion_id, planned.fate == "new"
-    was = before.exposure.view.nearest_voxel(planned.place_zyx_mm) if is_new else before.centre_zyx(lesion_id)
-    is_there = planned.fate in ("persists", "new")
-    now = after.centre_zyx(lesion_id) if is_there else after.exposure.view.nearest_voxel(planned.place_zyx_mm)
-    error = click_error_mm(generator) * (0.2 if is_new and generator.random() < 0.5 else 1.0)
-    return ClickPair(
-        lesion_id=lesion_id,
-        baseline=_click(before.grid, was, generator.normal(0, 3.0 if is_new else 0.5, 3)),
-        followup=_click(after.grid, now, error),
+def _exact_clicks(planned: _Planned, fate: Fate, before: _Map, after: _Map) -> ClickPair:
+    """The centre of the lesion's own outline, or its position in the anatomy where it has none in the scan."""
+    is_outlined = fate != "new", fate in ("persists", "new")
+    baseline, followup = (
+        _click(image.grid, image.centre_zyx(planned.lesion_id))
+        if outlined
+        else _click(image.grid, image.exposure.view.nearest_voxel(planned.place_zyx_mm))
+        for image, outlined in zip((before, after), is_outlined, strict=True)
     )
+    return ClickPair(lesion_id=planned.lesion_id, baseline=baseline, followup=followup)
 
 
-def _click(grid: Grid, index_zyx: Sequence[float] | Triple, error_zyx_mm: Float[np.ndarray, "3"]) -> Click:
-    moved = grid.clamped(np.asarray(index_zyx) + error_zyx_mm / np.array(grid.spacing_zyx_mm))
-    return Click(scan_name="primary", point_xyz_mm=grid.world_xyz_mm(moved))
+def _click(grid: Grid, index_zyx: Triple) -> Click:
+    return Click(scan_name="primary", point_xyz_mm=grid.world_xyz_mm(index_zyx))
