@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 from longilesion.errors import InputError
 from test.unit.builders import ball, flipped
@@ -45,6 +46,28 @@ def test_gas_in_the_bowel_is_no_lung_and_bright_kidneys_are_no_bone() -> None:
     found = lesion_sites(hu, np.array(GRID.spacing_zyx_mm, np.float32))
     assert "soft" in found
     assert not {"lung", "bone"} & set(found)
+
+
+def test_large_vessels_with_contrast_are_no_bone() -> None:
+    generator = np.random.default_rng(0)
+    hu = np.full(GRID.shape_zyx, 40, np.int16)
+    hu[:, :2] = hu[:, -2:] = hu[:, :, :2] = hu[:, :, -2:] = -1000
+    y, x = np.ogrid[: GRID.shape_zyx[1], : GRID.shape_zyx[2]]
+    vertebra, aorta, vein = (np.hypot(y - row, x - column) for row, column in ((65, 45), (30, 40), (30, 53)))
+    hu[:, vertebra < 14] = 600
+    hu[:, vertebra < 12] = 220
+    hu[:, aorta < 9] = 300
+    hu[:, vein < 4] = 900
+    hu += generator.normal(0, 15, hu.shape).astype(np.int16)
+    trabeculae = gaussian_filter(generator.normal(size=hu.shape), 1.0) / 0.1 * 40
+    hu[:, vertebra < 12] += trabeculae[:, vertebra < 12].astype(np.int16)
+    voxels = lesion_sites(hu, np.array(GRID.spacing_zyx_mm, np.float32))["bone"] / GRID.spacing_zyx_mm
+    in_vertebra, in_aorta = (
+        np.hypot(voxels[:, 1] - row, voxels[:, 2] - column) < radius
+        for row, column, radius in ((65, 45, 14), (30, 40, 9))
+    )
+    assert in_vertebra.sum() > 500
+    assert in_aorta.sum() < 0.02 * len(voxels)
 
 
 def test_fat_below_the_skin_is_not_deep() -> None:

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 
 import cc3d
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int16
+import torch
+from jaxtyping import Bool, Float, Float32, Int, Int16
 from numpy.typing import NDArray
 from scipy.ndimage import (
     binary_closing,
+    binary_dilation,
     binary_erosion,
     binary_fill_holes,
     mean,
@@ -17,6 +19,7 @@ from scipy.ndimage import (
     uniform_filter,
     uniform_filter1d,
 )
+from torch.nn.functional import avg_pool2d
 
 from training.synthesis.lesions import Tissue
 
@@ -27,6 +30,8 @@ _TYPES_BY_TISSUE: Mapping[Tissue, str] = {
     "fat": "Soft tissue / Skin",
     "bone": "Skeleton",
 }
+# Blood with contrast: range of its HU, deviation within 12 mm, fewest voxels of 4 mm, and reach from there to the wall.
+_BLOOD_HU, _EVEN_HU, _FEWEST_EVEN, _BLOOD_REACH = (150.0, 450.0), 30.0, 20, 3
 # Rays from a position in fat, and the share of them that has to meet soft tissue.
 _RAYS, _RAY_MM, _RAY_STEP_MM = 24, 200.0, 2.0
 _SOLID_HU, _THICKER_THAN_SKIN_MM, _DEEP_SHARE = -20, 8.0, 0.9
@@ -60,7 +65,7 @@ def lesion_sites(
         # Lung contains tissue; the bowel's gas none, except its wall.
         "lung": _parts_over(coarse, binary_erosion(body & (smooth < -600)), median, over_hu=-930.0),
         "fat": body & (smooth > -130) & (smooth < -60),
-        "bone": body & _marrow(coarse, smooth),
+        "bone": body & _marrow(coarse, smooth) & ~_blood(hu, stride),
     }
     positions = {tissue: np.argwhere(mask) * stride * spacing_zyx_mm for tissue, mask in masks.items()}
     return {tissue: found.astype(np.float32) for tissue, found in positions.items() if len(found) > 50}
@@ -108,6 +113,22 @@ def _marrow(coarse: Float32[np.ndarray, "z y x"], smooth: Float32[np.ndarray, "z
     near_cortex = uniform_filter((coarse > 350).astype(np.float32), 5) > 0.08
     inside: Bool[np.ndarray, "z y x"] = binary_erosion(bone) & near_cortex & (smooth > 100)
     return inside
+
+
+def _blood(hu: Int16[np.ndarray, "z y x"], stride_zyx: Int[np.ndarray, "3"]) -> Bool[np.ndarray, "a b c"]:
+    """The heart and large vessels with contrast; beside a vein that is as bright as cortex, they would pass for bone.
+
+    Blood is even, marrow is not. Means within the slice suppress the noise.
+    """
+    z, y, x = stride_zyx.tolist()
+    means = avg_pool2d(torch.from_numpy(hu[::z].astype(np.float32)), (y, x), ceil_mode=True).numpy()
+    deviation = np.sqrt(np.maximum(uniform_filter(means**2, 3) - uniform_filter(means, 3) ** 2, 0))
+    low, high = _BLOOD_HU
+    even = (means > low) & (means < high) & (deviation < _EVEN_HU)
+    blood: Bool[np.ndarray, "a b c"] = binary_dilation(
+        cc3d.dust(even, threshold=_FEWEST_EVEN, connectivity=6), iterations=_BLOOD_REACH
+    )
+    return blood
 
 
 def is_deep(
