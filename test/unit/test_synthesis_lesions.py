@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 from longilesion.evaluation.exam import FATES
 from longilesion.geometry import Grid
 from test.unit.builders import ball
+from test.unit.synthetic import block_with_tumour
 from training.synthesis.changes import Site, merging, random_lesion, splitting
 from training.synthesis.deformation import lattice
 from training.synthesis.insertion import paint, paint_scar
 from training.synthesis.lesions import UNMARKED, Appearance, Lesion, Tissue
+from training.synthesis.real_shapes import RealShapes
 from training.synthesis.settings import ChangeShares, SynthesisSettings
 from training.synthesis.shapes import REACH, Shape, blended, random_shape, shape_of_mask, signed_distance_mm
 
@@ -67,7 +69,7 @@ def painted(drawn: Lesion, hu: float = 40.0) -> tuple[NDArray[np.float32], NDArr
 def drawn_lesions(count: int, tissue: Tissue, settings: SynthesisSettings, **options: object) -> list[Lesion]:
     generator = np.random.default_rng(0)
     site = Site(tissue=tissue, lesion_type="unclear", centre_zyx_mm=np.zeros(3))
-    chosen = {"lesion_id": 2, "fate": "persists", "real_shapes": (), **options}
+    chosen = {"lesion_id": 2, "fate": "persists", "real_shapes": RealShapes(), **options}
     return [random_lesion(generator, site, settings=settings, **chosen) for _ in range(count)]
 
 
@@ -175,11 +177,25 @@ def test_bone_lesions_are_lytic_or_sclerotic() -> None:
 
 
 def test_lymph_nodes_are_smooth_and_small_and_of_soft_tissue() -> None:
-    drawn = drawn_lesions(40, "fat", SynthesisSettings(node_share=1.0), real_shapes=(round_shape(),))
+    outlined = block_with_tumour().lesions
+    drawn = drawn_lesions(40, "fat", SynthesisSettings(node_share=1.0), real_shapes=RealShapes(outlined=outlined))
     assert {one.lesion_type for one in drawn} == {"Lymph node"}
     parts = [one.baseline[0] for one in drawn]
     assert max(each.radius_mm for each in parts) <= 16
     assert 20 <= min(each.mean_hu for each in parts) < max(each.mean_hu for each in parts) <= 120
+
+
+def test_lesions_below_the_skin_are_no_lymph_nodes() -> None:
+    site = Site(tissue="fat", lesion_type="Soft tissue / Skin", centre_zyx_mm=np.zeros(3), is_deep=False)
+    drawn = random_lesion(
+        np.random.default_rng(0),
+        site,
+        lesion_id=1,
+        fate="persists",
+        real_shapes=RealShapes(),
+        settings=SynthesisSettings(node_share=1.0),
+    )
+    assert drawn.lesion_type == "Soft tissue / Skin"
 
 
 def test_some_ground_glass_has_a_solid_part() -> None:

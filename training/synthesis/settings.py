@@ -150,6 +150,13 @@ class ProtocolChanges(Settings):
     slices: bool = Field(default=True, description="thickness and spacing")
 
 
+class SeriesSettings(Settings):
+    """What becomes of lesions after the second time point of a series, from one time point to the next."""
+
+    vanishing_share: float = Field(default=0.2, ge=0, le=1, description="of the lesions, that are gone")
+    returning_share: float = Field(default=0.2, ge=0, le=1, description="of the lesions that are gone, that come back")
+
+
 class SynthesisSettings(Settings):
     """The generator of the lesions (general for all tissues, or LiFE-Net's for one organ), and the changes.
 
@@ -172,10 +179,15 @@ class SynthesisSettings(Settings):
     organ_share: float = Field(
         default=0.0, ge=0, le=1, description="of the lesions of soft tissue that are sought in those organs alone"
     )
-    node_share: float = Field(default=0.0, ge=0, le=1, description="of the lesions in fat that are lymph nodes")
+    node_share: float = Field(
+        default=0.0, ge=0, le=1, description="of the lesions in fat, other than below the skin, that are lymph nodes"
+    )
 
     real_share: float = Field(default=0.5, ge=0, le=1, description="of the cut-outs around a real lesion, if there is")
     real_shape_share: float = Field(default=0.4, ge=0, le=1, description="of painted lesions with a real one's shape")
+    real_size_share: float = Field(
+        default=0.0, ge=0, le=1, description="of those that also have its volume, within the tissue's limits"
+    )
     anatomy_share: float = Field(
         default=0.0, ge=0, le=1, description="of real lesions whose change is led by the anatomy around them"
     )
@@ -195,6 +207,7 @@ class SynthesisSettings(Settings):
         default=0.0, ge=0, le=1, description="share of the baseline's outlines, on average, that mark normal tissue"
     )
 
+    series: SeriesSettings = SeriesSettings()
     motion: MotionSettings = MotionSettings()
     protocol_changes: ProtocolChanges = ProtocolChanges()
 
