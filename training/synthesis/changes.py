@@ -10,6 +10,7 @@ from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
 from longilesion.evaluation.exam import Fate
+from training.synthesis.characters import Kind, bone_kind, lung_kind, node_kind, soft_kind
 from training.synthesis.lesions import Appearance, Lesion, Tissue
 from training.synthesis.settings import ChangeShares, SynthesisSettings
 from training.synthesis.shapes import Shape, blended, random_shape
@@ -22,6 +23,8 @@ _LARGEST_NODE_MM = 16.0
 _SMALLEST_MM = 3.5
 # A smaller lesion does not split.
 _SPLIT_FROM_MM = 9.0
+# Deviation of the change of the mean HU between the scans in a lesion of a kind.
+_KIND_CHANGE_HU = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,7 +61,7 @@ def random_lesion(
     )
     second = _evolved(first, site.tissue, generator, settings.changes, is_node=is_node)
     scars = fate == "gone" and generator.random() < settings.scar_share
-    return Lesion(
+    lesion = Lesion(
         lesion_id=lesion_id,
         true_id=lesion_id,
         lesion_type=_NODE if is_node else site.lesion_type,
@@ -72,6 +75,10 @@ def random_lesion(
         followup=() if fate == "gone" else (second,),
         scar_hu=_scar_hu(site.tissue, generator) if scars else 0.0,
     )
+    # A generator of its own, so that everything else is drawn as without kinds.
+    (own,) = generator.spawn(1)
+    kind = _kind(lesion, own, settings, radius_mm=first.radius_mm, is_node=is_node)
+    return lesion if kind is None else _of_kind(lesion, kind, own)
 
 
 def merging(lesion: Lesion, generator: np.random.Generator, *, other_id: int) -> tuple[Lesion, Lesion]:
@@ -142,6 +149,46 @@ def _mean_hu(tissue: Tissue, generator: np.random.Generator, *, is_node: bool) -
         is_lytic = generator.random() < 0.5
         return float(generator.uniform(40, 80) if is_lytic else generator.uniform(400, 900)), core_hu
     return float(generator.uniform(18, 90) * generator.choice([-1.0, 1.0])), core_hu
+
+
+def _kind(
+    lesion: Lesion, generator: np.random.Generator, settings: SynthesisSettings, *, radius_mm: float, is_node: bool
+) -> Kind | None:
+    if is_node:
+        return node_kind(generator, settings.node)
+    if lesion.tissue == "lung":
+        return lung_kind(generator, settings.lung)
+    if lesion.tissue == "bone":
+        return bone_kind(generator, settings.bone)
+    return soft_kind(generator, settings.soft, radius_mm=radius_mm) if lesion.tissue == "soft" else None
+
+
+def _of_kind(lesion: Lesion, kind: Kind, generator: np.random.Generator) -> Lesion:
+    """The lesion with a character; its mean HU differs little between the scans."""
+    scans = []
+    for parts in (lesion.baseline, lesion.followup):
+        change_hu = float(generator.normal(0.0, _KIND_CHANGE_HU))
+        mean_hu = None if kind.mean_hu is None else kind.mean_hu + change_hu
+        # A core of its own takes the place of a darker or brighter middle.
+        core_hu = 0.0 if kind.mean_hu is not None else None
+        scans.append(
+            tuple(
+                replace(
+                    part,
+                    mean_hu=part.mean_hu if mean_hu is None else mean_hu,
+                    core_hu=part.core_hu if core_hu is None else core_hu,
+                )
+                for part in parts
+            )
+        )
+    baseline, followup = scans
+    return replace(
+        lesion,
+        edge_mm=lesion.edge_mm if kind.edge_mm is None else kind.edge_mm,
+        character=kind.character,
+        baseline=baseline,
+        followup=followup,
+    )
 
 
 def _evolved(

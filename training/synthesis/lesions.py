@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
+from training.synthesis.characters import PLAIN, Character
 from training.synthesis.shapes import Shape
 
 Tissue: TypeAlias = Literal["soft", "lung", "fat", "bone"]
@@ -57,6 +58,7 @@ class Lesion:
     scar_hu: float = 0.0
     is_marked_before: bool = True
     is_painted: bool = True
+    character: Character = PLAIN
 
     @property
     def reach_mm(self) -> float:

@@ -15,6 +15,7 @@ from training.synthesis.deformation import random_motion
 from training.synthesis.rendering import Exposure, Frame, label_of, rendered
 from training.synthesis.scene import Scene, random_scene
 from training.synthesis.settings import SynthesisSettings
+from training.synthesis.sliding import find_lungs
 from training.synthesis.sources import Source
 from training.synthesis.truth import SyntheticFact, facts_and_clicks
 
@@ -92,6 +93,7 @@ def _followup(
         half_zyx_mm=frame.half_zyx_mm,
         lungs_mm=source.lungs_mm,
         growths=tuple(shown.growth for shown in scene.shown),
+        lungs=find_lungs(source) if settings.motion.breathing_mm else None,
     )
     image = rendered(source, frame, motion, acquisition, device=device, repeats_ends=scene.is_whole)
     for shown in scene.shown:

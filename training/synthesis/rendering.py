@@ -15,7 +15,8 @@ from longilesion.case import AIR_HU
 from longilesion.geometry import ZYX, Triple, box_slices
 from training.synthesis.acquisition import Acquisition, acquired, enhanced
 from training.synthesis.deformation import Axes, Motion, lattice, sampled
-from training.synthesis.insertion import paint, paint_scar
+from training.synthesis.host import host_of
+from training.synthesis.insertion import noise_deviation_hu, paint, paint_scar
 from training.synthesis.lesions import UNMARKED, Appearance, Lesion
 from training.synthesis.shapes import REACH
 from training.synthesis.solids import Window
@@ -133,10 +134,12 @@ class Exposure:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TimePoint:
-    """A scan being painted, and its lesion map."""
+    """A scan of a source being painted, and its lesion map; `noise_hu` is the deviation of the source's noise in it."""
 
+    source: Source
     view: View
     acquisition: Acquisition
+    noise_hu: float
     hu: Float32[Tensor, "z y x"]
     ids: UInt16[np.ndarray, "z y x"]
 
@@ -159,6 +162,8 @@ class TimePoint:
                 self.hu[box],
                 self.ids[box],
                 points_zyx_mm=self.view.points(box),
+                host=host_of(self.source, lesion),
+                noise_hu=self.noise_hu,
                 lesion=lesion,
                 parts=parts,
                 label=label,
@@ -169,7 +174,8 @@ class TimePoint:
         """Paints the remains of a healed lesion."""
         box = self.view.box(lesion.centre_zyx_mm, reach_mm=_reach_mm(lesion.baseline))
         if box is not None:
-            paint_scar(self.hu[box], points_zyx_mm=self.view.points(box), lesion=lesion)
+            host = host_of(self.source, lesion)
+            paint_scar(self.hu[box], points_zyx_mm=self.view.points(box), host=host, lesion=lesion)
 
     def developed(self, *, slab_voxels: int = SLAB_VOXELS) -> Exposure:
         """The acquired scan."""
@@ -216,7 +222,8 @@ def rendered(
             image *= 1 + lung * (motion.breathing.lung_density - 1)
         hu[slab] = enhanced(image + AIR_HU, acquisition, frame.relative(axes))
     ids = np.zeros(frame.shape_zyx, np.uint16)
-    return TimePoint(view=View.of(frame, motion, device), acquisition=acquisition, hu=hu, ids=ids)
+    view = View.of(frame, motion, device)
+    return TimePoint(source=source, view=view, acquisition=acquisition, noise_hu=noise_deviation_hu(hu), hu=hu, ids=ids)
 
 
 def label_of(lesion: Lesion) -> int:
