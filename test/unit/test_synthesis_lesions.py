@@ -85,8 +85,10 @@ def painted(
     return image.numpy(), ids
 
 
-def drawn_lesions(count: int, tissue: Tissue, settings: SynthesisSettings, **options: object) -> list[Lesion]:
-    generator = np.random.default_rng(0)
+def drawn_lesions(
+    count: int, tissue: Tissue, settings: SynthesisSettings, *, seed: int = 0, **options: object
+) -> list[Lesion]:
+    generator = np.random.default_rng(seed)
     site = Site(tissue=tissue, lesion_type="unclear", centre_zyx_mm=np.zeros(3))
     chosen = {"lesion_id": 2, "fate": "persists", "real_shapes": (), **options}
     return [random_lesion(generator, site, settings=settings, **chosen) for _ in range(count)]

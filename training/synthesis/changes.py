@@ -25,6 +25,8 @@ _SMALLEST_MM = 3.5
 _SPLIT_FROM_MM = 9.0
 # Deviation of the change of the mean HU between the scans in a lesion of a kind.
 _KIND_CHANGE_HU = 5.0
+# A wider border, as a share of the radius, would leave nothing of a lesion.
+_WIDEST_EDGE = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -165,6 +167,7 @@ def _kind(
 
 def _of_kind(lesion: Lesion, kind: Kind, generator: np.random.Generator) -> Lesion:
     """The lesion with a character; its mean HU differs little between the scans."""
+    radius_mm = min(part.radius_mm for part in (*lesion.baseline, *lesion.followup))
     scans = []
     for parts in (lesion.baseline, lesion.followup):
         change_hu = float(generator.normal(0.0, _KIND_CHANGE_HU))
@@ -184,7 +187,7 @@ def _of_kind(lesion: Lesion, kind: Kind, generator: np.random.Generator) -> Lesi
     baseline, followup = scans
     return replace(
         lesion,
-        edge_mm=lesion.edge_mm if kind.edge_mm is None else kind.edge_mm,
+        edge_mm=lesion.edge_mm if kind.edge_mm is None else min(kind.edge_mm, _WIDEST_EDGE * radius_mm),
         character=kind.character,
         baseline=baseline,
         followup=followup,

@@ -25,8 +25,8 @@ from training.synthesis.sources import Source
 # The lattice's spacing, and the most voxels along its sides.
 _SPACING_MM, _MOST = 1.5, 34
 _SMOOTHING_MM = 1.0
-# Farther from the border than this, nothing depends on the distance.
-_FAR_MM = 8.0
+# Depths are limited to this; a lesion at the border has its centre no deeper than the second.
+_FAR_MM, _DEEPEST_MM = 16.0, 12.0
 # A lesion reaches so many radii at most, save for the tips of irregular ones.
 _REACH, _MARGIN_MM = 1.7, 5.0
 # Soft tissue without a mask: largest difference of its HU, and half the width of bridges to neighbours of similar HU.
@@ -44,7 +44,7 @@ class Host:
     spacing_zyx_mm: Float[np.ndarray, "3"]
 
     def depth_mm(self, points_zyx_mm: Float32[Tensor, "a b c 3"]) -> Float32[Tensor, "a b c"]:
-        """The depth at points, within 8 mm; far outside beyond the lattice."""
+        """The depth at points; far outside beyond the lattice."""
         device = points_zyx_mm.device
         offsets = points_zyx_mm - torch.from_numpy(self.middle_zyx_mm.astype(np.float32)).to(device)
         return sampled(self.depths_mm.to(device) + _FAR_MM, offsets, self.spacing_zyx_mm) - _FAR_MM
@@ -72,7 +72,7 @@ def at_border(source: Source, lesion: Lesion, *, inset: float) -> Lesion:
     host = _host(source, lesion.tissue, lesion.centre_zyx_mm, reach_mm=_SEARCH_MM)
     radius_mm = max(part.radius_mm for part in (*lesion.baseline, *lesion.followup))
     depths = host.depths_mm.numpy()
-    sought = min(inset * radius_mm, _FAR_MM - 1.0)
+    sought = min(inset * radius_mm, _DEEPEST_MM)
     places = np.argwhere(np.abs(depths - sought) < 0.6 * float(host.spacing_zyx_mm.max()))
     if not len(places):
         return lesion
@@ -140,7 +140,8 @@ def _closed(
 ) -> Bool[np.ndarray, "z y x"]:
     """The mask with gaps narrower than twice the radius closed."""
     wide = _distances(mask, spacing_zyx_mm) <= radius_mm
-    return np.asarray(wide & (_distances(~wide, spacing_zyx_mm) > radius_mm)) | mask
+    closed: Bool[np.ndarray, "z y x"] = mask | (wide & (_distances(~wide, spacing_zyx_mm) > radius_mm))
+    return closed
 
 
 def _distances(mask: Bool[np.ndarray, "z y x"], spacing_zyx_mm: Float[np.ndarray, "3"]) -> Float[np.ndarray, "z y x"]:
@@ -161,4 +162,4 @@ def _depths(mask: Bool[np.ndarray, "z y x"], spacing_zyx_mm: Float[np.ndarray, "
     inside, outside = _distances(~mask, spacing_zyx_mm), _distances(mask, spacing_zyx_mm)
     half = float(spacing_zyx_mm.min()) / 2
     depths = np.where(mask, inside - half, half - outside).clip(-_FAR_MM, _FAR_MM)
-    return gaussian_filter(depths.astype(np.float32), 0.6)
+    return np.asarray(gaussian_filter(depths.astype(np.float32), 0.6))

@@ -29,7 +29,7 @@ _VESSEL_MM = 6.0
 # Within the lungs' outline in axial slices, the diaphragm moves from this distance on, fully so after the second.
 _STILL_MM, _FULL_MM = 6.0, 26.0
 # Distance from the border within which the lung's motion turns along it.
-_TURN_MM = 15.0
+_TURN_MM = 25.0
 # Length of a step along the border.
 _STEP_MM = 2.0
 
@@ -47,7 +47,9 @@ class Lungs:
     middle_zyx_mm: Float[np.ndarray, "3"]
     spacing_zyx_mm: Float[np.ndarray, "3"]
 
-    def looked_up(self, fields: Float32[Tensor, "n z y x"], points_zyx_mm: Float32[Tensor, "a b c 3"]) -> Tensor:
+    def looked_up(
+        self, fields: Float32[Tensor, "n z y x"], points_zyx_mm: Float32[Tensor, "a b c 3"]
+    ) -> Float32[Tensor, "n a b c"]:
         """Fields of the lattice at points; beyond it, those at its border."""
         device = points_zyx_mm.device
         half = (np.array(self.depths_mm.shape) - 1) / 2 * self.spacing_zyx_mm
@@ -55,7 +57,9 @@ class Lungs:
             torch.from_numpy(values.astype(np.float32)).to(device) for values in (self.middle_zyx_mm, half)
         )
         scaled = (points_zyx_mm - middle) / half_mm
-        return grid_sample(fields.to(device)[None], scaled.flip(-1)[None], align_corners=True, padding_mode="border")[0]
+        values = grid_sample(fields.to(device)[None], scaled.flip(-1)[None], align_corners=True, padding_mode="border")
+        found: Float32[Tensor, "n a b c"] = values[0]
+        return found
 
     def points_zyx_mm(self) -> Float32[Tensor, "z y x 3"]:
         """The lattice's points."""
