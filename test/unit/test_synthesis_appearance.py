@@ -11,8 +11,8 @@ from test.unit.synthetic import block
 from test.unit.test_synthesis_lesions import drawn_lesions, left_half, lesion, painted, part, points
 from training.synthesis.characters import Character, Core, Kind, Spicules, bone_kind, lung_kind, node_kind, soft_kind
 from training.synthesis.host import at_border, host_of
-from training.synthesis.insertion import noise_deviation_hu
 from training.synthesis.lesions import Lesion, Tissue
+from training.synthesis.noise import Noise, measured_noise
 from training.synthesis.pairs import synthetic_pair
 from training.synthesis.settings import BoneKinds, LungKinds, NodeKinds, SoftKinds, SynthesisSettings
 
@@ -90,24 +90,31 @@ def test_lesion_at_the_pleura_lies_so_deep_below_it(inset: float) -> None:
 
 
 @pytest.mark.parametrize("tissue", get_args(Tissue))
-@pytest.mark.parametrize("noise_hu", [8.0, 30.0])
-def test_lesion_has_the_noise_of_the_scan(tissue: Tissue, noise_hu: float) -> None:
-    noisy = torch.from_numpy(np.random.default_rng(1).normal(0, noise_hu, (25, 25, 25)).astype(np.float32))
+@pytest.mark.parametrize(
+    "noise", [Noise(deviation_hu=8.0, grain_zyx=(0.3, 0.3, 0.3)), Noise(deviation_hu=30.0, grain_zyx=(0.4, 0.9, 0.9))]
+)
+def test_lesion_has_the_noise_of_the_scan(tissue: Tissue, noise: Noise) -> None:
+    image = noise.drawn((25, 25, 25), np.random.default_rng(1)) + AROUND_HU[tissue]
     big = lesion(tissue=tissue, followup=(part(radius_mm=20.0),), kept_structure=0.2)
-    image, ids = painted(big, image=noisy + AROUND_HU[tissue], noise_hu=noise_hu)
-    change = np.diff(image, axis=2)
-    way_mm = points()[:, :, 1:].norm(dim=-1).numpy()
-    far = way_mm > 26
-    assert (ids[points().norm(dim=-1).numpy() < 15] == 5).all()
-    assert change[way_mm < 15].std() == pytest.approx(change[far].std(), rel=0.12)
+    after, ids = painted(big, image=image, noise=noise)
+    inside = points()[:, :, 2:].norm(dim=-1).numpy() < 15
+    assert (ids[:, :, 2:][inside] == 5).all()
+    for apart in (1, 2):
+        change, before = (each[:, :, apart:] - each[:, :, :-apart] for each in (after, image.numpy()))
+        assert change[:, :, 2 - apart :][inside].std() == pytest.approx(before.std(), rel=0.15)
 
 
-def test_noise_is_measured_in_soft_tissue_alone() -> None:
-    generator = np.random.default_rng(0)
-    image = generator.normal(50, 15, (10, 60, 60)).astype(np.float32)
-    image[:, :, 30:] = generator.normal(-850, 90, (10, 60, 30))
-    # The smoothing takes some of white noise.
-    assert noise_deviation_hu(torch.from_numpy(image)) == pytest.approx(15, rel=0.1)
+@settings(max_examples=8, deadline=None)
+@given(deviation_hu=st.floats(4, 60), across=st.floats(0.6, 1.5), along=st.floats(0.5, 1.0), seed=st.integers(0, 99))
+def test_noise_is_measured_in_soft_tissue_as_it_was_drawn(
+    deviation_hu: float, across: float, along: float, seed: int
+) -> None:
+    noise = Noise(deviation_hu=deviation_hu, grain_zyx=(along, across, across))
+    image = noise.drawn((12, 70, 70), np.random.default_rng(seed)) + 60
+    image[:, :, 40:] = image[:, :, 40:] * 5 - 850
+    found = measured_noise(image)
+    assert found.deviation_hu == pytest.approx(deviation_hu, rel=0.25)
+    assert found.grain_zyx == pytest.approx((along, across, across), abs=0.2)
 
 
 # ------------------------------------------------------------------------------------------------------------ kinds

@@ -14,6 +14,7 @@ from training.synthesis.deformation import lattice
 from training.synthesis.host import Host
 from training.synthesis.insertion import paint, paint_scar
 from training.synthesis.lesions import UNMARKED, Appearance, Lesion, Tissue
+from training.synthesis.noise import Noise
 from training.synthesis.settings import ChangeShares, SynthesisSettings
 from training.synthesis.shapes import REACH, Shape, blended, random_shape, shape_of_mask, signed_distance_mm
 
@@ -50,6 +51,9 @@ def lesion(**changes: object) -> Lesion:
     return replace(plain, **changes)
 
 
+NO_NOISE = Noise(deviation_hu=0.0, grain_zyx=(0.3, 0.3, 0.3))
+
+
 def everywhere() -> Host:
     return Host(depths_mm=torch.full((3, 3, 3), 8.0), middle_zyx_mm=np.zeros(3), spacing_zyx_mm=np.full(3, 100.0))
 
@@ -66,7 +70,7 @@ def painted(
     *,
     image: torch.Tensor | None = None,
     host: Host | None = None,
-    noise_hu: float = 0.0,
+    noise: Noise = NO_NOISE,
 ) -> tuple[NDArray[np.float32], NDArray[np.uint16]]:
     where = points()
     image = torch.full(where.shape[:3], hu) if image is None else image.clone()
@@ -76,7 +80,7 @@ def painted(
         ids,
         points_zyx_mm=where,
         host=everywhere() if host is None else host,
-        noise_hu=noise_hu,
+        noise=noise,
         lesion=drawn,
         parts=drawn.followup,
         label=drawn.lesion_id,

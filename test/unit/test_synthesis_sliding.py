@@ -70,5 +70,12 @@ def test_lung_neither_folds_nor_tears(amplitude_mm: float) -> None:
     assert 0.2 < low < high < 2.0
 
 
+def test_part_of_the_lungs_is_that_of_the_whole() -> None:
+    part = lungs().near(np.array([90.0, 70.0, 60.0]), np.array([10.0, 8.0, 5.0]))
+    assert part.depths_mm.numel() < lungs().depths_mm.numel()
+    where = points()[40:50, 31:38, 26:33]
+    torch.testing.assert_close(part.looked_up(part.depths_mm[None], where)[0], depth_mm(where), atol=1e-3, rtol=0)
+
+
 def test_volume_without_lungs_has_none_that_slide() -> None:
     assert find_lungs(replace(block(), hu=np.full((20, 40, 40), 40, np.int16))) is None

@@ -214,7 +214,7 @@ def _evolved(
 
 def _scar_hu(tissue: Tissue, generator: np.random.Generator) -> float:
     """The HU of a healed lesion's remains: bands in lung, strands in fat, sclerosis in bone, else slight contrast."""
-    low, high = {"soft": (4.0, 10.0), "lung": (40.0, 200.0), "fat": (15.0, 45.0), "bone": (80.0, 250.0)}[tissue]
+    low, high = {"soft": (6.0, 13.0), "lung": (80.0, 250.0), "fat": (25.0, 55.0), "bone": (80.0, 250.0)}[tissue]
     sign = float(generator.choice([-1.0, 1.0])) if tissue == "soft" else 1.0
     return sign * float(generator.uniform(low, high))
 

@@ -177,12 +177,12 @@ def _ground_glass(generator: np.random.Generator, character: Character) -> Kind:
 
 
 def _spicules(generator: np.random.Generator) -> Spicules:
-    count = int(generator.integers(8, 22))
+    count = int(generator.integers(30, 70))
     directions = generator.normal(size=(count, 3))
     return Spicules(
         directions_zyx=directions / np.linalg.norm(directions, axis=1, keepdims=True),
         reaches=generator.uniform(0.25, 1.0, count),
-        widths_mm=generator.uniform(0.5, 1.3, count),
+        widths_mm=generator.uniform(0.6, 1.6, count),
         hu=float(generator.uniform(-150, 30)),
         pleural_tag=bool(generator.random() < 0.5),
     )

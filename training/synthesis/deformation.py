@@ -169,7 +169,7 @@ def random_motion(
         depth = float(np.clip(generator.normal(0, settings.breathing_mm), -0.25 * height, 0.25 * height))
         breathing = Breathing(amplitude_mm=depth, diaphragm_mm=low, height_mm=height)
         if lungs is not None:
-            breathing = replace(breathing, sliding=sliding(lungs, breathing.shift_mm))
+            breathing = replace(breathing, sliding=sliding(lungs.near(centre_zyx_mm, half_zyx_mm), breathing.shift_mm))
     return Motion(
         centre_zyx_mm=centre_zyx_mm,
         half_zyx_mm=half_zyx_mm,

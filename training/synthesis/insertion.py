@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, UInt16
+from jaxtyping import Bool, Float, Float32, UInt16
 from torch import Tensor
 from torch.nn.functional import avg_pool3d, grid_sample, interpolate
 
 from training.synthesis.characters import Core, Spicules
 from training.synthesis.host import Host
 from training.synthesis.lesions import Appearance, Lesion, Tissue
+from training.synthesis.noise import Noise
 from training.synthesis.shapes import REACH, signed_distance_mm
 
 # Parts of a lesion blend over this distance.
 _JOINT_MM = 1.5
 # A healed lesion's remains are smaller than it was, and blurred.
 _SCAR_SIZE, _SCAR_EDGE_MM = 0.75, 3.0
+# Its strands, and how much denser they are than the rest of it.
+_SCAR_STRAND_MM, _SCAR_STRAND = 1.5, 2.0
 # The border of a tissue is blurred by the lattice that it is found on.
 _HOST_EDGE_MM = 1.5
-# Differences from the smoothed scan that exceed its noise by more than this are anatomy.
-_NOISE_FACTOR = 1.2
-# Soft tissue, in which the noise is measured, in as many slices.
-_NOISE_HU, _NOISE_SLICES = (0.0, 150.0), 8
 # The HU of tissue without air, by which air is replaced in ground glass.
 _DENSE_HU = 40.0
 # Strands are as thin as this share of their width at their tips.
 _TIP = 0.3
-# 30 % of normally distributed values are smaller than this, in units of the deviation.
-_NORMAL_P30 = 0.385
 
 
 def paint(
@@ -37,7 +34,7 @@ def paint(
     *,
     points_zyx_mm: Float32[Tensor, "z y x 3"],
     host: Host,
-    noise_hu: float,
+    noise: Noise,
     lesion: Lesion,
     parts: tuple[Appearance, ...],
     label: int,
@@ -45,8 +42,8 @@ def paint(
 ) -> None:
     """Paints a lesion's parts, in place, into an image whose voxels lie at those points of the anatomy.
 
-    It lies in its host tissue, but for a bulge, and keeps the scan's noise, which has that deviation. The outline is
-    written into the map with that label, unless it is 0.
+    It lies in its host tissue, but for a bulge, and has the scan's noise: in soft tissue that of the voxels themselves.
+    The outline is written into the map with that label, unless it is 0.
     """
     distances = torch.stack([_distance_mm(part, lesion, points_zyx_mm) for part in parts])
     distance = distances[0] if len(parts) == 1 else -_JOINT_MM * torch.logsumexp(-distances / _JOINT_MM, 0)
@@ -67,26 +64,30 @@ def paint(
         )
         target = target + lesion.texture_hu * _texture(hu, generator)
         around = (distance > 0) & (distance < 5) & (depth > 1)
-        smooth, noise = _separated(hu, noise_hu)
         if lesion.tissue == "soft":
             level = _level_hu(hu, around, low=0.0, high=180.0)
+            smooth, grain = noise.kept(hu)
             # Where the tissue ends, its HU mix with those beyond, which are no structure of its own.
             structure = (smooth - level).clamp(-60, 60) * (depth / 2).clamp(0, 1)
-            change = target + (lesion.kept_structure - 1) * structure + smooth + noise - hu
+            change = target + (lesion.kept_structure - 1) * structure + smooth + grain - hu
             target = target + level
-        elif lesion.tissue == "lung":
-            # Air is replaced by fluid or cells, so that vessels stay visible in ground glass.
-            level = _level_hu(hu, around, low=-1000.0, high=-600.0)
-            filled = ((target - level) / (_DENSE_HU - level)).clamp(min=0)
-            change = filled * (_DENSE_HU - hu + noise)
         else:
-            change = target + noise - hu
-        painted = share * change + beyond * (target + noise - hu)
-        for part in parts:
-            if lesion.character.spicules is not None:
-                strands = _strands(lesion.character.spicules, part, lesion, host, points_zyx_mm)
-                strand_change = (strands * inside) * (lesion.character.spicules.hu - hu).clamp(min=0)
-                painted = torch.maximum(painted, strand_change)
+            # A generator of its own, so that everything else is drawn alike whatever the size of the box.
+            (own,) = generator.spawn(1)
+            grain = noise.drawn(hu.shape, own).to(hu.device)
+            if lesion.tissue == "lung":
+                # Air is replaced by fluid or cells, so that vessels stay visible in ground glass.
+                level = _level_hu(hu, around, low=-1000.0, high=-600.0)
+                filled = ((target - level) / (_DENSE_HU - level)).clamp(min=0)
+                change = filled * (_DENSE_HU - hu + grain)
+            else:
+                change = target + grain - hu
+        painted = share * change + beyond * (target + grain - hu)
+        spicules = lesion.character.spicules
+        if spicules is not None:
+            for part in parts:
+                strands = inside * _spicules(spicules, part, lesion, host, points_zyx_mm)
+                painted = torch.maximum(painted, strands * (spicules.hu - hu).clamp(min=0))
         hu += painted
     if label:
         ids[_to_numpy((distance < 0) & (share + beyond > 0.4))] = label
@@ -95,11 +96,22 @@ def paint(
 def paint_scar(
     hu: Float32[Tensor, "z y x"], *, points_zyx_mm: Float32[Tensor, "z y x 3"], host: Host, lesion: Lesion
 ) -> None:
-    """Paints the remains of a healed lesion, in place."""
+    """Paints the remains of a healed lesion, in place: a faint patch, in lung and fat with strands through it."""
     room = _room(hu, lesion.tissue) * _covered(host.depth_mm(points_zyx_mm))
     for part in lesion.baseline:
         distance = _distance_mm(part, lesion, points_zyx_mm) + (1 - _SCAR_SIZE) * part.radius_mm
-        hu += lesion.scar_hu * torch.sigmoid(-distance / (_SCAR_EDGE_MM / 2)) * room
+        change = lesion.scar_hu * torch.sigmoid(-distance / (_SCAR_EDGE_MM / 2))
+        if lesion.tissue in ("lung", "fat"):
+            axes = np.concatenate((lesion.rotation, -lesion.rotation))
+            strands = _strands(
+                _offsets_mm(part, lesion, points_zyx_mm),
+                axes,
+                np.full(len(axes), _SCAR_SIZE * part.radius_mm),
+                np.full(len(axes), _SCAR_STRAND_MM),
+                inner_mm=0.0,
+            )
+            change = change + _SCAR_STRAND * lesion.scar_hu * strands
+        hu += change * room
 
 
 def _distance_mm(
@@ -153,57 +165,45 @@ def _core_distance_mm(
     return signed_distance_mm(core.shape, offsets, radius_mm=core.size * part.radius_mm, rotation=lesion.rotation)
 
 
-def _strands(
+def _spicules(
     spicules: Spicules, part: Appearance, lesion: Lesion, host: Host, points_zyx_mm: Float32[Tensor, "z y x 3"]
 ) -> Float32[Tensor, "z y x"]:
-    """The share of each voxel that strands fill."""
-    offsets = _offsets_mm(part, lesion, points_zyx_mm)
-    voxel_mm = float((points_zyx_mm[:, :, 1:] - points_zyx_mm[:, :, :-1]).norm(dim=-1).mean())
-    lengths = (part.radius_mm * (1 + spicules.reaches)).tolist()
-    ways = list(zip(spicules.directions_zyx, lengths, spicules.widths_mm.tolist(), strict=True))
+    """The share of each voxel that a part's strands fill."""
+    directions = spicules.directions_zyx
+    lengths, widths_mm = part.radius_mm * (1 + spicules.reaches), spicules.widths_mm
     out = host.way_out(lesion.centre_zyx_mm + part.shift_zyx_mm) if spicules.pleural_tag else None
     if out is not None and out[1] < REACH * part.radius_mm:
-        ways.append((out[0], out[1], float(spicules.widths_mm.max())))
-    filled = torch.zeros_like(offsets[..., 0])
-    for direction, length, width_mm in ways:
+        directions = np.append(directions, out[0][None], axis=0)
+        lengths, widths_mm = np.append(lengths, out[1]), np.append(widths_mm, widths_mm.max())
+    offsets = _offsets_mm(part, lesion, points_zyx_mm)
+    return _strands(offsets, directions, lengths, widths_mm, inner_mm=part.radius_mm)
+
+
+def _strands(
+    offsets_mm: Float32[Tensor, "z y x 3"],
+    directions_zyx: Float[np.ndarray, "n 3"],
+    lengths_mm: Float[np.ndarray, " n"],
+    widths_mm: Float[np.ndarray, " n"],
+    *,
+    inner_mm: float,
+) -> Float32[Tensor, "z y x"]:
+    """The share of each voxel filled by strands that radiate from the origin and taper beyond `inner_mm`."""
+    voxel_mm = float((offsets_mm[:, :, 1:] - offsets_mm[:, :, :-1]).norm(dim=-1).mean())
+    near = offsets_mm.norm(dim=-1) < float(lengths_mm.max()) + 2 * voxel_mm
+    offsets = offsets_mm[near]
+    filled = torch.zeros(len(offsets), device=offsets.device)
+    for direction, length, width_mm in zip(directions_zyx, lengths_mm.tolist(), widths_mm.tolist(), strict=True):
         unit = torch.from_numpy(direction.astype(np.float32)).to(offsets.device)
         along = (offsets @ unit).clamp(0, length)
-        across = (offsets - along[..., None] * unit).norm(dim=-1)
-        beyond = ((along - part.radius_mm) / max(length - part.radius_mm, 0.1)).clamp(0, 1)
+        across = (offsets - along[:, None] * unit).norm(dim=-1)
+        beyond = ((along - inner_mm) / max(length - inner_mm, 0.1)).clamp(0, 1)
         width = width_mm * (1 - (1 - _TIP) * beyond)
         # A strand thinner than a voxel fills a part of it.
         seen = width.clamp(min=0.7 * voxel_mm)
-        filled = torch.maximum(filled, (width / seen) ** 1.5 * torch.exp(-((across / seen) ** 2)))
-    return filled
-
-
-def noise_deviation_hu(hu: Float32[Tensor, "z y x"]) -> float:
-    """The deviation of a scan's noise in soft tissue, or in all of the scan where there is none."""
-    slices = hu[:: max(len(hu) // _NOISE_SLICES, 1)]
-    smooth = _smoothed(slices)
-    rest = (slices - smooth).abs()
-    low, high = _NOISE_HU
-    among = rest[(smooth > low) & (smooth < high)]
-    among = among if len(among) else rest.flatten()
-    # Borders are outliers in the upper half.
-    return float(torch.sort(among).values[int(0.3 * len(among))]) / _NORMAL_P30
-
-
-def _separated(
-    hu: Float32[Tensor, "z y x"], noise_hu: float
-) -> tuple[Float32[Tensor, "z y x"], Float32[Tensor, "z y x"]]:
-    """The scan smoothed within its slices, and its noise: what differs from that, reduced where anatomy adds to it."""
-    smooth = _smoothed(hu)
-    rest = hu - smooth
-    local = _smoothed(rest**2).clamp(min=1e-6).sqrt()
-    return smooth, rest * (_NOISE_FACTOR * noise_hu / local).clamp(max=1)
-
-
-def _smoothed(hu: Float32[Tensor, "z y x"]) -> Float32[Tensor, "z y x"]:
-    smooth = hu[None, None]
-    for _ in range(2):
-        smooth = avg_pool3d(smooth, (1, 5, 5), 1, (0, 2, 2), count_include_pad=False)
-    return smooth[0, 0]
+        filled = torch.maximum(filled, (width / seen) * torch.exp(-((across / seen) ** 2)))
+    result = torch.zeros_like(offsets_mm[..., 0])
+    result[near] = filled
+    return result
 
 
 def _level_hu(hu: Float32[Tensor, "z y x"], around: Bool[Tensor, "z y x"], *, low: float, high: float) -> float:

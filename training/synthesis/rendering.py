@@ -16,8 +16,9 @@ from longilesion.geometry import ZYX, Triple, box_slices
 from training.synthesis.acquisition import Acquisition, acquired, enhanced
 from training.synthesis.deformation import Axes, Motion, lattice, sampled
 from training.synthesis.host import host_of
-from training.synthesis.insertion import noise_deviation_hu, paint, paint_scar
+from training.synthesis.insertion import paint, paint_scar
 from training.synthesis.lesions import UNMARKED, Appearance, Lesion
+from training.synthesis.noise import Noise, measured_noise
 from training.synthesis.shapes import REACH
 from training.synthesis.solids import Window
 from training.synthesis.sources import RealLesion, Source
@@ -134,12 +135,12 @@ class Exposure:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TimePoint:
-    """A scan of a source being painted, and its lesion map; `noise_hu` is the deviation of the source's noise in it."""
+    """A scan of a source being painted, and its lesion map, with the source's noise in it."""
 
     source: Source
     view: View
     acquisition: Acquisition
-    noise_hu: float
+    noise: Noise
     hu: Float32[Tensor, "z y x"]
     ids: UInt16[np.ndarray, "z y x"]
 
@@ -163,7 +164,7 @@ class TimePoint:
                 self.ids[box],
                 points_zyx_mm=self.view.points(box),
                 host=host_of(self.source, lesion),
-                noise_hu=self.noise_hu,
+                noise=self.noise,
                 lesion=lesion,
                 parts=parts,
                 label=label,
@@ -223,7 +224,7 @@ def rendered(
         hu[slab] = enhanced(image + AIR_HU, acquisition, frame.relative(axes))
     ids = np.zeros(frame.shape_zyx, np.uint16)
     view = View.of(frame, motion, device)
-    return TimePoint(source=source, view=view, acquisition=acquisition, noise_hu=noise_deviation_hu(hu), hu=hu, ids=ids)
+    return TimePoint(source=source, view=view, acquisition=acquisition, noise=measured_noise(hu), hu=hu, ids=ids)
 
 
 def label_of(lesion: Lesion) -> int:

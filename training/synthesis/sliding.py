@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Float32
 from scipy.ndimage import distance_transform_edt, find_objects, gaussian_filter
 from torch import Tensor
-from torch.nn.functional import grid_sample
+from torch.nn.functional import grid_sample, interpolate
 
 from longilesion.geometry import box_slices
 from training.synthesis.anatomy import averaged
@@ -32,6 +32,8 @@ _STILL_MM, _FULL_MM = 6.0, 26.0
 _TURN_MM = 25.0
 # Length of a step along the border.
 _STEP_MM = 2.0
+# How far beyond its box a scan may show the lungs after rotation, bending and breathing.
+_NEAR_MM = 45.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -61,12 +63,31 @@ class Lungs:
         found: Float32[Tensor, "n a b c"] = values[0]
         return found
 
-    def points_zyx_mm(self) -> Float32[Tensor, "z y x 3"]:
-        """The lattice's points."""
+    def near(self, centre_zyx_mm: Float[np.ndarray, "3"], half_zyx_mm: Float[np.ndarray, "3"]) -> Lungs:
+        """The lattices near a box around a centre."""
+        count = np.array(self.depths_mm.shape)
+        middle = (centre_zyx_mm - self.middle_zyx_mm) / self.spacing_zyx_mm + (count - 1) / 2
+        reach = (half_zyx_mm + _NEAR_MM) / self.spacing_zyx_mm
+        start = np.floor(middle - reach).astype(int).clip(0, count - 2)
+        stop = np.ceil(middle + reach).astype(int).clip(start + 2, count)
+        box = box_slices(start, stop)
+        return Lungs(
+            depths_mm=self.depths_mm[box],
+            following=self.following[box],
+            middle_zyx_mm=self.middle_zyx_mm + ((start + stop - 1) / 2 - (count - 1) / 2) * self.spacing_zyx_mm,
+            spacing_zyx_mm=self.spacing_zyx_mm,
+        )
+
+    def coarse_points_zyx_mm(self) -> Float32[Tensor, "z y x 3"]:
+        """Points of a lattice of about half as many along each axis, between the same ends."""
+        half = (np.array(self.depths_mm.shape) - 1) / 2 * self.spacing_zyx_mm
         axes = [
-            torch.arange(count, dtype=torch.float32) * step + (middle - (count - 1) / 2 * step)
-            for count, step, middle in zip(
-                self.depths_mm.shape, self.spacing_zyx_mm.tolist(), self.middle_zyx_mm.tolist(), strict=True
+            torch.linspace(low, high, count // 2 + 2)
+            for low, high, count in zip(
+                (self.middle_zyx_mm - half).tolist(),
+                (self.middle_zyx_mm + half).tolist(),
+                self.depths_mm.shape,
+                strict=True,
             )
         ]
         return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
@@ -85,8 +106,9 @@ class Sliding:
 
     def slid(self, points_zyx_mm: Float32[Tensor, "a b c 3"]) -> Float32[Tensor, "a b c 3"]:
         """The points, those in the lungs moved along the lungs' border."""
-        depth, *slip = self.lungs.looked_up(torch.cat((self.lungs.depths_mm[None], self.slip_zyx_mm)), points_zyx_mm)
-        return points_zyx_mm + torch.stack(slip, dim=-1) * (depth > 0)[..., None]
+        found = self.lungs.looked_up(torch.cat((self.lungs.depths_mm[None], self.slip_zyx_mm)), points_zyx_mm)
+        moved: Float32[Tensor, "a b c 3"] = points_zyx_mm + found[1:].movedim(0, -1) * (found[0] > 0)[..., None]
+        return moved
 
 
 @lru_cache(maxsize=16)
@@ -121,7 +143,7 @@ def sliding(lungs: Lungs, shift_mm: Callable[[Tensor], Tensor]) -> Sliding:
     The lungs follow the shift in full. What the tissue around them does not follow is turned along their border, and
     integrated in steps, so that no point of the lungs leaves them.
     """
-    points = lungs.points_zyx_mm()
+    points = lungs.coarse_points_zyx_mm()
     smooth = gaussian_filter(lungs.depths_mm.numpy(), 1.0)
     normals = np.stack(np.gradient(smooth, *lungs.spacing_zyx_mm.tolist()))
     normals /= np.maximum(np.linalg.norm(normals, axis=0), 1e-3)
@@ -136,7 +158,9 @@ def sliding(lungs: Lungs, shift_mm: Callable[[Tensor], Tensor]) -> Sliding:
     for _ in range(steps):
         shift = lungs.looked_up(velocity, moved) * shift_mm(moved[..., 0]) / steps
         moved = moved + shift.movedim(0, -1)
-    return Sliding(lungs=lungs, slip_zyx_mm=(moved - points).movedim(-1, 0).contiguous())
+    slip = (moved - points).movedim(-1, 0)[None]
+    shape = tuple(lungs.depths_mm.shape)
+    return Sliding(lungs=lungs, slip_zyx_mm=interpolate(slip, size=shape, mode="trilinear", align_corners=True)[0])
 
 
 def _lung_mask(hu: Float32[np.ndarray, "z y x"]) -> Bool[np.ndarray, "z y x"]:
