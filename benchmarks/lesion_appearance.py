@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -23,6 +24,7 @@ from longilesion.geometry import box_slices
 from longilesion.markdown import markdown_table
 from training.command import run_command
 from training.synthesis.lesions import Tissue
+from training.synthesis.noise import measured_noise
 from training.synthesis.pairs import synthetic_pair
 from training.synthesis.preview import WINDOWS
 from training.synthesis.settings import (
@@ -45,8 +47,10 @@ _GAP, _SHELL = 5, 8
 _EDGE = 5
 _SOFT_HU = (0.0, 150.0)
 _FIELD_MM, _COLUMNS = 70.0, 4
-# Scans of a kind that are looked through for a row of the picture.
-_TRIES = 60
+# Pairs of a kind that are looked through for a row of the picture, for lesions of these widths in scans of less noise.
+_TRIES = 100
+_WIDTHS_MM: dict[Tissue, tuple[float, float]] = {"soft": (24, 45), "lung": (12, 30), "fat": (12, 30), "bone": (12, 40)}
+_NOISY_HU = 20.0
 _TISSUES: tuple[Tissue, ...] = ("soft", "lung", "fat", "bone")
 
 
@@ -150,6 +154,7 @@ def _only(tissue: Tissue, **kinds: object) -> SynthesisSettings:
         real_share=0.0,
         distractor_share=0.0,
         organ_share=1.0,
+        organs=("liver",),
     )
     return base.model_copy(update=kinds)
 
@@ -169,7 +174,7 @@ def _scans(
 def _views(
     sources: Sequence[Source], kind: Row, *, seed: int
 ) -> Iterator[tuple[Float[np.ndarray, "y x"], tuple[float, float, float, float], float, float]]:
-    """Slices through lesions of 12 to 40 mm in both scans of a pair: the plane, its extent, the centre in mm."""
+    """Slices through lesions in both scans of pairs with little noise: the plane, its extent, the centre in mm."""
     for number in range(_TRIES):
         source = sources[number % len(sources)]
         generator = np.random.default_rng((seed, number))
@@ -183,14 +188,20 @@ def _views(
             pair.facts,
             key=lambda each: float(np.linalg.norm([(s.start + s.stop) / 2 for s in before[each].box] - middle)),
         )
-        if not all(12 < _width_mm(*each) < 40 for each in ((prior.scan, before[lesion_id]), (scan, after[lesion_id]))):
+        low_mm, high_mm = _WIDTHS_MM[kind.tissue]
+        shown = (prior.scan, before[lesion_id]), (scan, after[lesion_id])
+        if not all(low_mm < _width_mm(*each) < high_mm and _noise_hu(each[0]) < _NOISY_HU for each in shown):
             continue
-        for image, region in ((prior.scan, before[lesion_id]), (scan, after[lesion_id])):
+        for image, region in shown:
             z, y, x = ((side.start + side.stop - 1) / 2 for side in region.box)
             _, dy, dx = image.grid.spacing_zyx_mm
             _, height, width = image.hu.shape
             extent = (-dx / 2, (width - 0.5) * dx, (height - 0.5) * dy, -dy / 2)
             yield image.hu[round(z)].astype(float), extent, y * dy, x * dx
+
+
+def _noise_hu(scan: Scan) -> float:
+    return measured_noise(torch.from_numpy(scan.hu.astype(np.float32))).deviation_hu
 
 
 def _width_mm(scan: Scan, region: LesionRegion) -> float:

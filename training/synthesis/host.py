@@ -27,8 +27,8 @@ _SPACING_MM, _MOST = 1.5, 34
 _SMOOTHING_MM = 1.0
 # Depths are limited to this; a lesion at the border has its centre no deeper than the second.
 _FAR_MM, _DEEPEST_MM = 16.0, 12.0
-# A lesion reaches so many radii at most, save for the tips of irregular ones.
-_REACH, _MARGIN_MM = 1.7, 5.0
+# What is found around the lesion.
+_MARGIN_MM = 5.0
 # Soft tissue without a mask: largest difference of its HU, and half the width of bridges to neighbours of similar HU.
 _SPREAD_HU, _BRIDGE_MM = 45.0, 2.0
 # How far from a lesion's own place a place at the border is looked for.
@@ -64,7 +64,8 @@ class Host:
 @lru_cache(maxsize=64)
 def host_of(source: Source, lesion: Lesion) -> Host:
     """The tissue around a lesion, in both scans; cached by their identity."""
-    return _host(source, lesion.tissue, lesion.centre_zyx_mm, reach_mm=_REACH * lesion.reach_mm + _MARGIN_MM)
+    reach_mm = lesion.painted_reach_mm((*lesion.baseline, *lesion.followup))
+    return _host(source, lesion.tissue, lesion.centre_zyx_mm, reach_mm=reach_mm + _MARGIN_MM)
 
 
 def at_border(source: Source, lesion: Lesion, *, inset: float) -> Lesion:

@@ -65,3 +65,11 @@ class Lesion:
         """The distance from the centre to the far side of its farthest part, as if its parts were balls."""
         parts = (*self.baseline, *self.followup)
         return max(part.radius_mm + float(np.linalg.norm(part.shift_zyx_mm)) for part in parts)
+
+    def painted_reach_mm(self, parts: tuple[Appearance, ...]) -> float:
+        """The distance from the centre to the farthest point of some of its parts, with their strands."""
+        strands = 0.0 if self.character.spicules is None else 1.0 + float(self.character.spicules.reaches.max())
+        return max(
+            part.radius_mm * max(part.shape.farthest, strands) + float(np.linalg.norm(part.shift_zyx_mm))
+            for part in parts
+        )

@@ -19,7 +19,6 @@ from training.synthesis.host import host_of
 from training.synthesis.insertion import paint, paint_scar
 from training.synthesis.lesions import UNMARKED, Appearance, Lesion
 from training.synthesis.noise import Noise, measured_noise
-from training.synthesis.shapes import REACH
 from training.synthesis.solids import Window
 from training.synthesis.sources import RealLesion, Source
 
@@ -157,7 +156,7 @@ class TimePoint:
 
     def insert(self, lesion: Lesion, parts: tuple[Appearance, ...], label: int, generator: np.random.Generator) -> None:
         """Paints a lesion's parts, and marks them under that label unless it is `UNMARKED`."""
-        box = self.view.box(lesion.centre_zyx_mm, reach_mm=_reach_mm(parts)) if parts else None
+        box = self.view.box(lesion.centre_zyx_mm, reach_mm=lesion.painted_reach_mm(parts)) if parts else None
         if box is not None:
             paint(
                 self.hu[box],
@@ -173,7 +172,7 @@ class TimePoint:
 
     def insert_scar(self, lesion: Lesion) -> None:
         """Paints the remains of a healed lesion."""
-        box = self.view.box(lesion.centre_zyx_mm, reach_mm=_reach_mm(lesion.baseline))
+        box = self.view.box(lesion.centre_zyx_mm, reach_mm=lesion.painted_reach_mm(lesion.baseline))
         if box is not None:
             host = host_of(self.source, lesion)
             paint_scar(self.hu[box], points_zyx_mm=self.view.points(box), host=host, lesion=lesion)
@@ -243,10 +242,6 @@ def _window(source: Source, frame: Frame, margin_mm: float) -> tuple[Window, Flo
 
 def _moved(axes: Axes, motion: Motion | None) -> Float32[Tensor, "z y x 3"]:
     return lattice(axes) if motion is None else motion.mapped(axes)
-
-
-def _reach_mm(parts: tuple[Appearance, ...]) -> float:
-    return max(part.radius_mm * REACH + float(np.linalg.norm(part.shift_zyx_mm)) for part in parts)
 
 
 def _tensor(values: Float[np.ndarray, "3"], device: torch.device) -> Float32[Tensor, "3"]:
