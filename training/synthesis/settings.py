@@ -217,7 +217,7 @@ class NodeKinds(_Kinds):
 class SynthesisSettings(Settings):
     """The generator of the lesions (general for all tissues, or LiFE-Net's for one organ), and the changes.
 
-    The shipped model was trained with the defaults.
+    The shipped model was trained with the defaults of version 0.2.0, before lesions kept to their host tissue.
     """
 
     generator: Literal["general", "lifenet"] = "general"
