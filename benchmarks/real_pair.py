@@ -37,7 +37,7 @@ from training.synthesis.pairs import SyntheticPair
 from training.synthesis.preview import Example, write_examples
 from training.synthesis.real_shapes import RealShapes
 from training.synthesis.settings import SynthesisSettings
-from training.synthesis.shape_library import read_shapes
+from training.synthesis.shape_library import read_shape_library
 
 MEAN_TARGET_MM, P90_TARGET_MM, FLAGGED_TARGET = 2.5, 5.0, 0.2
 DICE_TARGET, WITHOUT_CLICKS_TARGET = 0.75, 0.9
@@ -167,7 +167,7 @@ def measure(arguments: Arguments) -> None:
     console = Console(width=140)
     pair, ensemble = read_pair(arguments.folder), load_ensemble(arguments.model)
     print_landmarks(pair, console)
-    shapes = RealShapes() if arguments.shapes is None else RealShapes(library=read_shapes(arguments.shapes))
+    shapes = RealShapes() if arguments.shapes is None else RealShapes(library=read_shape_library(arguments.shapes))
     settings = SynthesisSettings(real_shape_share=1.0)
     cases = [
         inserted_pair(

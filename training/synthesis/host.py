@@ -64,14 +64,14 @@ class Host:
 @lru_cache(maxsize=64)
 def host_of(source: Source, lesion: Lesion) -> Host:
     """The tissue around a lesion, in both scans; cached by their identity."""
-    reach_mm = lesion.painted_reach_mm((*lesion.baseline, *lesion.followup))
+    reach_mm = lesion.painted_reach_mm(lesion.parts)
     return _host(source, lesion.tissue, lesion.centre_zyx_mm, reach_mm=reach_mm + _MARGIN_MM)
 
 
 def at_border(source: Source, lesion: Lesion, *, inset: float) -> Lesion:
     """The lesion with its centre so many radii inside the tissue's border, at the nearest such place."""
     host = _host(source, lesion.tissue, lesion.centre_zyx_mm, reach_mm=_SEARCH_MM)
-    radius_mm = max(part.radius_mm for part in (*lesion.baseline, *lesion.followup))
+    radius_mm = max(part.radius_mm for part in lesion.parts)
     depths = host.depths_mm.numpy()
     sought = min(inset * radius_mm, _DEEPEST_MM)
     places = np.argwhere(np.abs(depths - sought) < 0.6 * float(host.spacing_zyx_mm.max()))
