@@ -47,7 +47,8 @@ def place_vois(case: Case, prompt: LesionPrompt, settings: ModelSettings) -> Pla
 
     The baseline lattice is centred on the lesion's outline (on the click where there is none); the follow-up lattice on
     the most similar position near the follow-up click. The offset of the baseline click from the outline's centre is
-    assumed for the follow-up click as well, unless the baseline click lies outside the outline.
+    assumed for the follow-up click as well, unless the baseline click lies outside the outline. For a lesion that the
+    baseline's map lacks, the follow-up lattice stays on its click, and the baseline lattice moves instead.
     """
     if prompt.baseline is None or prompt.baseline.scan_name not in case.baselines:
         return Placement(
@@ -69,21 +70,25 @@ def place_vois(case: Case, prompt: LesionPrompt, settings: ModelSettings) -> Pla
         extent_mm=float(extent.max()),
         settings=settings.alignment,
     )
+    shift_xyz_mm = np.zeros(3) if match is None else match.shift_xyz_mm
+    # A new lesion is clicked in the follow-up; its baseline click is propagated backwards. A large one does not look
+    # like what was there before, so that the most similar position lies beside it.
+    is_new = region is None and prior.lesions is not None and not prompt.propagated
     lattice_mm = np.array(settings.voi.shape_zyx) * np.array(settings.voi.spacing_zyx_mm)
     return Placement(
-        followup_xyz_mm=triple(expected if match is None else expected + match.shift_xyz_mm),
-        baseline_xyz_mm=triple(centre),
+        followup_xyz_mm=triple(expected if is_new else expected + shift_xyz_mm),
+        baseline_xyz_mm=triple(centre - shift_xyz_mm if is_new else centre),
         zoom=_zoom(float((extent / lattice_mm).max()), prompt.confidence, settings.voi),
         similarity=None if match is None else match.similarity,
     )
 
 
 def _zoom(share: float, confidence: float, settings: VoiSettings) -> float:
-    """Zoom at which a lesion spanning `share` of the lattice spans `lesion_fraction`, within limits; 1 if unknown.
+    """Zoom at which a lesion spanning `share` of the lattice spans `lesion_fraction`, within limits.
 
-    The zoom grows as the click's confidence falls.
+    A share of 0 is unknown. The zoom grows as the click's confidence falls.
     """
-    wanted = share / settings.lesion_fraction if share else 1.0
+    wanted = share / settings.lesion_fraction if share else settings.unoutlined_zoom
     wider = 1.0 + (1.0 - confidence) * (settings.unsure_zoom - 1.0)
     return float(np.clip(np.clip(wanted, settings.zoom_min, settings.zoom_max) * wider, None, settings.zoom_max))
 

@@ -43,8 +43,10 @@ def distances_mm(
     from scipy.spatial import KDTree
 
     scale = np.array(spacing_zyx_mm)
-    voxels = np.concatenate(components, axis=1).T * scale
-    distances, _ = KDTree(main.T * scale).query(voxels)
+    # Offset by a voxel: between 0 and the next larger number, the tree would split without end where a program flushes
+    # denormals to zero (`torch.set_flush_denormal`).
+    voxels, tree = (np.concatenate(components, axis=1).T + 1) * scale, KDTree((main.T + 1) * scale)
+    distances, _ = tree.query(voxels)
     first = np.cumsum([0, *(component.shape[1] for component in components[:-1])])
     return np.asarray(np.minimum.reduceat(distances, first))
 

@@ -40,6 +40,11 @@ class VoiSettings(Settings):
     unsure_zoom: float = Field(
         default=1.5, ge=1, description="factor on the zoom for a click of confidence 0; a surer one widens it less"
     )
+    unoutlined_zoom: float = Field(
+        default=1.0,
+        gt=0,
+        description="zoom for a lesion without an outline in the baseline, before it is sampled again",
+    )
     growth_limit: int = Field(
         default=1, ge=0, description="how often a lesion at the border is sampled again, twice as wide"
     )
@@ -78,7 +83,7 @@ class AlignmentSettings(Settings):
     steps: tuple[SearchStep, ...] = Field(
         default=(
             SearchStep(
-                spacing_mm=5.0, template_radius_mm=50.0, falloff_mm=30.0, search_radius_mm=60.0, distance_penalty=0.2
+                spacing_mm=5.0, template_radius_mm=50.0, falloff_mm=30.0, search_radius_mm=60.0, distance_penalty=0.1
             ),
             SearchStep(
                 spacing_mm=2.0, template_radius_mm=20.0, falloff_mm=8.0, search_radius_mm=10.0, distance_penalty=0.05
@@ -110,7 +115,11 @@ class AlignmentSettings(Settings):
 
 
 class LikelihoodSettings(Settings):
-    """How Hounsfield units become the lesion's likelihood; HU, and voxels of the lattice."""
+    """How Hounsfield units become the lesion's likelihood; HU, and voxels of the lattice.
+
+    Without an outline, the lesion is the tissue at the click or, with "neighbourhood", the tissues that are more
+    frequent near the click than elsewhere in the VOI, above all those that have changed since the baseline.
+    """
 
     spread_hu: tuple[float, float] = Field(
         default=(10.0, 40.0), description="limits of the deviation within a tissue, whatever the noise"
@@ -124,6 +133,25 @@ class LikelihoodSettings(Settings):
     )
     ring_mm: tuple[float, float] = Field(default=(14.0, 22.0), description="and this ring is around it")
     least_contrast_hu: float = Field(default=15.0, ge=0, description="below it, core and ring are not told apart")
+    without_outline: Literal["click", "neighbourhood"] = "click"
+    near_mm: float = Field(
+        default=6.0, gt=0, description="deviation of the Gaussian that weights voxels near the click"
+    )
+    far_mm: float = Field(
+        default=14.0, gt=0, description="the same of the Gaussian whose complement weights voxels elsewhere"
+    )
+    elsewhere_weight: float = Field(
+        default=3.0, gt=0, description="weight of the frequency elsewhere against that near the click"
+    )
+    bandwidth_hu: float = Field(default=12.0, gt=0, description="of the smoothing of both histograms")
+    rare: float = Field(
+        default=0.02,
+        gt=0,
+        description="frequency, relative to that of a pure tissue, below which a value is in neither",
+    )
+    unchanged_weight: float = Field(
+        default=0.02, ge=0, le=1, description="weight near the click of a voxel that has not changed"
+    )
     soft_tissue_hu: float = Field(default=-50.0, description="tissue above it changes with contrast agent")
     alike_hu: float = Field(default=20.0, gt=0, description="tissue this near to the shell shows how it has changed")
     alike_voxels: int = Field(default=200, ge=1, description="fewer of them show nothing")

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from longilesion.config import LikelihoodSettings
+from longilesion.neighbourhood import HuFrequencies, frequencies_at_click
 from longilesion.voi import Voi, VoiPair
 
 
@@ -22,10 +23,12 @@ class TissueHu:
     lesion: tuple[float, float]
     around: tuple[float, float] | None
 
-    def likelihood(self, hu: Float32[np.ndarray, "z y x"], other_tissues: float) -> Float32[np.ndarray, "z y x"]:
+    def likelihood(
+        self, hu: Float32[np.ndarray, "z y x"], settings: LikelihoodSettings
+    ) -> Float32[np.ndarray, "z y x"]:
         """The lesion's share, 0..1, of the likelihood of each value in HU."""
-        lesion = _bell(hu, self.lesion)
-        rest = other_tissues if self.around is None else other_tissues + _bell(hu, self.around)
+        lesion, other = _bell(hu, self.lesion), settings.other_tissues
+        rest = other if self.around is None else other + _bell(hu, self.around)
         return lesion / (lesion + rest)
 
 
@@ -35,25 +38,36 @@ def lesion_likelihood(
     """The likelihood of the lesion, 0..1, at each voxel of the follow-up and of the baseline (None without one).
 
     With an outline, the lesion's HU are the baseline's, changed as the tissue around it has changed since; without
-    one it is the follow-up's at the click.
+    one they are those at the follow-up's click, or near it, as the settings say.
     """
-    other = settings.other_tissues
     followup = _smooth(pair.followup.hu)
-    if pair.baseline is None:
-        return _at_click(pair.followup, followup, settings).likelihood(followup, other), None
-    baseline = _smooth(pair.baseline.hu)
-    if pair.baseline_mask is None or pair.baseline_others is None or not pair.baseline_mask.any():
-        now = before = _at_click(pair.followup, followup, settings)
-    else:
-        inside = pair.baseline_mask > 0.5 * pair.baseline_mask.max()
-        border = _dilated(inside, 1)
-        shell = _dilated(border, settings.shell_voxels) & ~border & (pair.baseline_others == 0)
-        before = TissueHu(
-            lesion=_mean_and_deviation_hu(pair.baseline.hu, baseline, inside, settings),
-            around=_mean_and_deviation_hu(pair.baseline.hu, baseline, shell, settings) if shell.any() else None,
+    baseline = None if pair.baseline is None else _smooth(pair.baseline.hu)
+    mask, others = pair.baseline_mask, pair.baseline_others
+    if pair.baseline is None or baseline is None or mask is None or others is None or not mask.any():
+        tissues = _without_outline(pair.followup, followup, baseline, settings)
+        return tissues.likelihood(followup, settings), None if baseline is None else tissues.likelihood(
+            baseline, settings
         )
-        now = _since(before, followup, baseline, inside, settings)
-    return now.likelihood(followup, other), before.likelihood(baseline, other)
+    inside = mask > 0.5 * mask.max()
+    border = _dilated(inside, 1)
+    shell = _dilated(border, settings.shell_voxels) & ~border & (others == 0)
+    before = TissueHu(
+        lesion=_mean_and_deviation_hu(pair.baseline.hu, baseline, inside, settings),
+        around=_mean_and_deviation_hu(pair.baseline.hu, baseline, shell, settings) if shell.any() else None,
+    )
+    now = _since(before, followup, baseline, inside, settings)
+    return now.likelihood(followup, settings), before.likelihood(baseline, settings)
+
+
+def _without_outline(
+    voi: Voi,
+    followup: Float32[np.ndarray, "z y x"],
+    baseline: Float32[np.ndarray, "z y x"] | None,
+    settings: LikelihoodSettings,
+) -> TissueHu | HuFrequencies:
+    if settings.without_outline == "neighbourhood":
+        return frequencies_at_click(voi, followup, baseline, settings)
+    return _at_click(voi, followup, settings)
 
 
 def _since(

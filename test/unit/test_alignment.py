@@ -74,12 +74,24 @@ def test_baseline_lattice_lies_on_the_outline_and_not_on_the_click():
     )
 
 
-def test_new_lesion_is_placed_by_its_baseline_click():
+@pytest.mark.parametrize("zoom", [0.7, 1.0])
+def test_new_lesion_is_placed_by_its_followup_click(zoom):
     case = rigid_case()
-    prompt = complete_prompts(case).lesions[2]
-    placement = place_vois(case, prompt, SETTINGS)
+    prompt = moved_click(complete_prompts(case).lesions[2], (9.0, -11.0, 14.0))
+    voi = SETTINGS.voi.model_copy(update={"unoutlined_zoom": zoom, "zoom_min": 0.7})
+    placement = place_vois(case, prompt, SETTINGS.model_copy(update={"voi": voi}))
+    assert placement.followup_xyz_mm == pytest.approx(prompt.followup.point_xyz_mm)
+    assert placement.zoom == zoom
+
+
+def test_lesion_without_any_map_is_placed_by_its_baseline_click():
+    case = rigid_case()
+    prior = case.baselines["primary"]
+    case = replace(case, baselines={"primary": Baseline.of(prior.scan, None)})
+    prompt = complete_prompts(case).lesions[0]
+    placement = place_vois(case, moved_click(prompt, (9.0, -11.0, 14.0)), SETTINGS)
     assert placement.baseline_xyz_mm == pytest.approx(prompt.baseline.point_xyz_mm)
-    assert placement.zoom == 1.0
+    assert np.linalg.norm(np.subtract(placement.followup_xyz_mm, prompt.followup.point_xyz_mm)) < 2
 
 
 def homogeneous(hu, shape=(40, 60, 60)):

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 
 from longilesion.case import Baseline, ClickPair, LesionMap, Scan
-from longilesion.components import connected_components, lesion_voxels
+from longilesion.components import connected_components, distances_mm, lesion_voxels
 from longilesion.errors import InputError
 from longilesion.geometry import Grid
 from longilesion.outlines import match_clicks, read_baseline
@@ -88,6 +90,21 @@ def test_lesion_that_hangs_together_by_a_corner_is_one() -> None:
     ids[10:14, 10:14, 10:14] = ids[14:16, 14:16, 14:16] = 5
     region = baseline_of(ids).regions[5]
     assert (region.start_zyx, region.stop_zyx, region.voxels) == ((10, 10, 10), (16, 16, 16), 72)
+
+
+@pytest.mark.parametrize("corner", [(0, 0, 0), (4, 0, 7)])
+def test_distances_to_a_lesion_at_the_scans_first_voxels_where_tiny_numbers_count_as_zero(
+    corner: tuple[int, int, int],
+) -> None:
+    # As the commands of training have it.
+    main = np.indices((2, 40, 40)).reshape(3, -1) + np.array(corner)[:, None]
+    parts = [np.array([[9], [9], [9]]), np.array([[3, 12], [60, 3], [60, 3]])]
+    expected = [cdist(part.T * (3.0, 1.0, 1.5), main.T * (3.0, 1.0, 1.5)).min() for part in parts]
+    torch.set_flush_denormal(True)
+    try:
+        assert distances_mm(parts, main, (3.0, 1.0, 1.5)) == pytest.approx(expected)
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def test_map_without_stray_parts_is_left_as_it_is() -> None:

@@ -10,6 +10,7 @@ import torch
 
 from longilesion.case import Baseline, Case, ClickPair, LesionMap, Scan, lesion_regions
 from training.synthesis.clicks import challenge_clicks
+from training.synthesis.scene import Scene, random_scene
 from training.synthesis.series import ImagedScene, imaged_scene
 from training.synthesis.settings import SynthesisSettings
 from training.synthesis.shape_library import ShapeLibrary
@@ -85,17 +86,20 @@ def synthetic_pair(
     Painted lesions take shapes from the real lesions of `shapes`, and from the `library`. Frames of the two scans are
     unrelated. The pair depends on the generator alone, on every device except for rounding.
     """
-    imaged = imaged_scene(
-        source,
-        generator,
-        shapes=shapes,
-        library=library,
-        settings=settings,
-        whole=whole,
-        times=2,
-        device=device,
-    )
-    return _pair(imaged, 0, generator)
+    scene = random_scene(source, generator, shapes=shapes, library=library, settings=settings, whole=whole)
+    return pair_of_scene(source, scene, generator, settings=settings, device=device)
+
+
+def pair_of_scene(
+    source: Source,
+    scene: Scene,
+    generator: np.random.Generator,
+    *,
+    settings: SynthesisSettings = _DEFAULTS,
+    device: torch.device = _CPU,
+) -> SyntheticPair:
+    """Images a scene twice, with random protocols and motion."""
+    return _pair(imaged_scene(source, scene, generator, settings=settings, times=2, device=device), 0, generator)
 
 
 def synthetic_series(
@@ -110,16 +114,8 @@ def synthetic_series(
     device: torch.device = _CPU,
 ) -> SyntheticSeries:
     """Draws a series of so many time points, at least two; one of two is `synthetic_pair`."""
-    imaged = imaged_scene(
-        source,
-        generator,
-        shapes=shapes,
-        library=library,
-        settings=settings,
-        whole=whole,
-        times=times,
-        device=device,
-    )
+    scene = random_scene(source, generator, shapes=shapes, library=library, settings=settings, whole=whole, times=times)
+    imaged = imaged_scene(source, scene, generator, settings=settings, times=times, device=device)
     return SyntheticSeries(pairs=tuple(_pair(imaged, before, generator) for before in range(times - 1)))
 
 

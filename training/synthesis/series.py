@@ -14,9 +14,8 @@ from training.synthesis.acquisition import Acquisition, random_acquisitions
 from training.synthesis.deformation import random_motion
 from training.synthesis.lesions import UNMARKED
 from training.synthesis.rendering import Exposure, Frame, label_of, rendered
-from training.synthesis.scene import Scene, random_scene
+from training.synthesis.scene import Scene
 from training.synthesis.settings import SynthesisSettings
-from training.synthesis.shape_library import ShapeLibrary
 from training.synthesis.sources import FEWEST_VOXELS, Source
 
 
@@ -31,21 +30,18 @@ class ImagedScene:
 
 def imaged_scene(
     source: Source,
+    scene: Scene,
     generator: np.random.Generator,
     *,
-    shapes: Sequence[Source],
-    library: ShapeLibrary | None,
     settings: SynthesisSettings,
-    whole: bool,
     times: int,
     device: torch.device,
 ) -> ImagedScene:
-    """Draws a scene and its scans.
+    """Images a scene at its time points, with random protocols and motion.
 
     In a series of more than two, a lesion that is not as planned in every scan is erased from all maps; in a pair, this
     is done where its facts are found.
     """
-    scene = random_scene(source, generator, shapes=shapes, library=library, settings=settings, whole=whole, times=times)
     protocols = random_acquisitions(generator, settings.protocol_changes, coarseness=scene.coarseness, times=times)
     images = tuple(
         _image(source, scene, protocol, generator, device, settings, time=time)
