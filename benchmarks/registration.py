@@ -17,6 +17,7 @@ from rich.table import Table
 from benchmarks.pairs import PairSize, torso_pair
 from benchmarks.registration_outlines import RECIPE, print_outlines
 from benchmarks.registration_pairs import COVERAGES, RegistrationPair, registration_pair
+from benchmarks.registration_visits import VISITS, kernel_twins
 from benchmarks.runs import measured, print_target
 from longilesion.case import LOW_CONFIDENCE
 from longilesion.ensemble import load_ensemble
@@ -75,8 +76,10 @@ class PropagatedPair:
     """A propagated point; `error_mm` is infinite where the follow-up is another patient's."""
 
     coverage: str
+    visits: str
     is_held_out: bool
     is_lesion: bool
+    is_lung: bool
     truly_shown: bool
     said_shown: bool
     error_mm: float
@@ -95,33 +98,48 @@ class PropagatedPair:
 def propagated_points(
     sources: Sequence[Source], held_out: Sequence[str], *, pairs: int, seed: int
 ) -> Iterator[PropagatedPair]:
-    """Propagates points in pairs of each volume, and from each volume to the previous one."""
+    """Propagates points in pairs of each volume, and from each volume to the previous one of another patient.
+
+    Besides `pairs` with moderate motion, there is one of another kind of visits, in turn.
+    """
+    moderate, *harder = VISITS
+    twins = kernel_twins([source.name for source in sources])
     last: RegistrationPair | None = None
     for number, source in enumerate(sources):
         is_held_out = source.name in held_out
-        for repeat in range(pairs):
+        twin = next((each for each in sources if each.name == twins.get(source.name)), None)
+        for repeat in range(pairs + 1):
+            visits = moderate if repeat < pairs else harder[number % len(harder)]
             generator = np.random.default_rng((seed, number, repeat))
-            pair = registration_pair(source, generator, coverage=COVERAGES[(number + repeat) % len(COVERAGES)])
-            yield from _propagated(pair, pair, is_held_out=is_held_out)
+            pair = registration_pair(
+                source,
+                generator,
+                coverage=COVERAGES[(number + repeat) % len(COVERAGES)],
+                visits=VISITS[visits],
+                twin=twin if repeat >= pairs else None,
+            )
+            yield from _propagated(pair, pair, visits=visits, is_held_out=is_held_out)
             if repeat == 0:
-                if last is not None:
-                    yield from _propagated(pair, last, is_held_out=is_held_out)
+                if last is not None and (twin is None or last.name != twin.name):
+                    yield from _propagated(pair, last, visits=visits, is_held_out=is_held_out)
                 last = pair
 
 
-def _propagated(before: RegistrationPair, after: RegistrationPair, *, is_held_out: bool) -> Iterator[PropagatedPair]:
+def _propagated(
+    before: RegistrationPair, after: RegistrationPair, *, visits: str, is_held_out: bool
+) -> Iterator[PropagatedPair]:
     registration = register_scans(before.baseline, after.followup)
     points = [triple(point) for point in before.baseline_xyz_mm]
     found = propagate_points(registration, before.baseline, after.followup, points, extents_mm=[0.0] * len(points))
     is_same = before is after
-    for point, truth, is_shown, is_lesion in zip(
-        found, before.followup_xyz_mm, before.is_shown, before.is_lesion, strict=True
-    ):
+    for number, (point, truth) in enumerate(zip(found, before.followup_xyz_mm, strict=True)):
         yield PropagatedPair(
             coverage=before.coverage if is_same else "another patient",
+            visits=visits,
             is_held_out=is_held_out,
-            is_lesion=bool(is_lesion),
-            truly_shown=bool(is_shown) and is_same,
+            is_lesion=bool(before.is_lesion[number]),
+            is_lung=bool(before.is_lung[number]),
+            truly_shown=bool(before.is_shown[number]) and is_same,
             said_shown=point.is_shown,
             error_mm=float(np.linalg.norm(np.subtract(point.point_xyz_mm, truth))) if is_same else math.inf,
             confidence=point.confidence,
@@ -130,12 +148,18 @@ def _propagated(before: RegistrationPair, after: RegistrationPair, *, is_held_ou
 
 def print_accuracy(points: Sequence[PropagatedPair], console: Console) -> None:
     """Errors of the points in the follow-up's field of view, and results for those outside."""
+    moderate, *harder = VISITS
     same = [point for point in points if point.coverage != "another patient"]
     groups: dict[str, Callable[[PropagatedPair], bool]] = {
-        "all": lambda point: True,
-        **{coverage: lambda point, coverage=coverage: point.coverage == coverage for coverage in COVERAGES},
-        "lesions": lambda point: point.is_lesion,
-        "volumes held out": lambda point: point.is_held_out,
+        moderate: lambda point: point.visits == moderate,
+        **{
+            coverage: lambda point, coverage=coverage: point.visits == moderate and point.coverage == coverage
+            for coverage in COVERAGES
+        },
+        "lungs": lambda point: point.visits == moderate and point.is_lung,
+        "lesions": lambda point: point.visits == moderate and point.is_lesion,
+        "volumes held out": lambda point: point.visits == moderate and point.is_held_out,
+        **{visits: lambda point, visits=visits: point.visits == visits for visits in harder},
     }
     table = Table(title="points that the follow-up shows")
     for heading in (
@@ -183,7 +207,7 @@ def print_accuracy(points: Sequence[PropagatedPair], console: Console) -> None:
             str(sum(point.is_wrong and not point.is_low for point in inside)),
         )
     console.print(table)
-    shown = [point for point in same if point.truly_shown]
+    shown = [point for point in same if point.visits == moderate and point.truly_shown]
     median, p90 = np.quantile([point.error_mm for point in shown if point.said_shown], (0.5, 0.9))
     wrong = [point for point in points if point.is_wrong]
     flagged = np.mean([point.is_low for point in wrong]) if wrong else 1.0

@@ -1,33 +1,36 @@
 """Pairs with a known deformation: one volume rendered twice, like two examinations of a patient.
 
 Between the two the patient is rotated, bent and breathes; lesions appear, grow and disappear; slices, noise, contrast,
-coverage, world position and storage of the voxels differ; arms and tables are visible or not.
+coverage, world position and storage of the voxels differ; arms and tables are visible or not. What else differs is
+described by `Visits`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int16
 from scipy.spatial.transform import Rotation
 
-from longilesion.case import Scan
+from benchmarks.registration_visits import VISITS, Visits, later_source
+from longilesion.case import PADDING_HU, Scan
 from longilesion.geometry import Grid
 from training.synthesis.acquisition import Acquisition, random_acquisitions
-from training.synthesis.deformation import Motion, random_motion
+from training.synthesis.deformation import Growth, Mapped, Motion, random_motion
 from training.synthesis.rendering import Frame, TimePoint, label_of, rendered
 from training.synthesis.scene import Scene, random_scene
-from training.synthesis.settings import MotionSettings, ProtocolChanges, SynthesisSettings
+from training.synthesis.settings import ProtocolChanges, SynthesisSettings
 from training.synthesis.sources import Source
 
 Coverage: TypeAlias = Literal["same", "shorter follow-up", "shorter baseline", "overlapping"]
 
 COVERAGES: tuple[Coverage, ...] = ("same", "shorter follow-up", "shorter baseline", "overlapping")
-MOTION = MotionSettings(rotation_deg=8.0, deformation_mm=(1.0, 4.0), breathing_mm=12.0)
-POINTS = 60
+# Points of a pair in the body outside the lungs, and in the lungs.
+POINTS = (60, 30)
 
 _SYNTHESIS = SynthesisSettings(scar_share=0.3)
 _CPU = torch.device("cpu")
@@ -38,13 +41,17 @@ _MARGIN_MM = 80.0
 _TABLE_MM = (4.0, 30.0)
 _TABLE_THICKNESS_MM = (2.0, 12.0)
 _ARM_RADIUS_MM = (32.0, 45.0)
+# Half the sides of a scan of a part of the body, and the radius of a round field of view over half the longer side.
+_BOX_HALF_MM = (60.0, 120.0)
+_ROUND_SHARE = (0.5, 0.95)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RegistrationPair:
     """Two scans, points of the baseline's body, and their positions in the follow-up.
 
-    `is_shown` is whether a point lies in the follow-up's field of view, `is_lesion` whether it is a lesion's centre.
+    `is_shown` is whether a point lies in the follow-up's field of view, `is_lesion` whether it is a lesion's centre,
+    `is_lung` whether it was drawn in the lungs.
     """
 
     name: str
@@ -55,6 +62,7 @@ class RegistrationPair:
     followup_xyz_mm: Float[np.ndarray, "n 3"]
     is_shown: Bool[np.ndarray, "n"]
     is_lesion: Bool[np.ndarray, "n"]
+    is_lung: Bool[np.ndarray, "n"]
 
 
 def registration_pair(
@@ -62,36 +70,46 @@ def registration_pair(
     generator: np.random.Generator,
     *,
     coverage: Coverage,
-    motion_settings: MotionSettings = MOTION,
-    shortest_mm: float = 110.0,
+    visits: Visits = VISITS["moderate motion"],
+    twin: Source | None = None,
 ) -> RegistrationPair:
     """Draws two scans of a volume; where it is too short for different coverage, both cover all of it.
 
-    `shortest_mm` is the shortest part of the body in a scan, or in the overlap of two.
+    The second is a scan of the `twin`, if there is one: the same acquisition, reconstructed with another kernel.
     """
+    later = later_source(source, generator, visits, twin=twin)
     scene = random_scene(source, generator, shapes=(), settings=_SYNTHESIS, whole=True)
     protocols = random_acquisitions(generator, ProtocolChanges(), coarseness=scene.coarseness)
-    heights = _heights(float(scene.side_zyx_mm[0]), coverage, shortest_mm, generator)
+    if visits.noise_hu is not None:
+        noisy = replace(protocols[1], noise_hu=float(generator.uniform(*visits.noise_hu)))
+        protocols = (protocols[0], noisy) if generator.random() < 0.5 else (noisy, protocols[0])
+    heights = _heights(float(scene.side_zyx_mm[0]), coverage, visits.shortest_mm, generator)
     frames = [_frame(scene, protocol, height, generator) for protocol, height in zip(protocols, heights, strict=True)]
+    if visits.field_of_view == "box":
+        frames = _boxes(frames, source, generator)
     motion = random_motion(
         generator,
-        motion_settings,
+        visits.motion,
         centre_zyx_mm=scene.middle_zyx_mm,
         half_zyx_mm=scene.side_zyx_mm / 2,
         lungs_mm=source.lungs_mm,
-        growths=tuple(shown.growth for shown in scene.shown),
+        growths=(*(shown.growth for shown in scene.shown), *_weight(scene, visits, generator)),
     )
     grids = []
     scans = []
-    for frame, moved, protocol, is_later in zip(frames, (None, motion), protocols, (False, True), strict=True):
-        image = _painted(source, scene, frame, moved, protocol, is_later=is_later, generator=generator)
+    shown = []
+    for frame, moved, protocol, seen in zip(frames, (None, motion), protocols, (source, later), strict=True):
+        image = _painted(seen, scene, frame, moved, protocol, is_later=moved is not None, generator=generator)
         hu = image.developed().hu
+        if visits.field_of_view == "round":
+            _hide_corners(hu, frame, generator)
+        shown.append(hu)
         grids.append(_world(frame, generator))
         scans.append(_stored(hu, grids[-1], generator))
-    places, is_lesion = _places(source, scene, frames[0], generator)
-    indices = [(places - _first(frames[0])) / np.array(frames[0].spacing_zyx_mm)]
-    moved_places = _moved(motion, places)
-    indices.append((moved_places - _first(frames[1])) / np.array(frames[1].spacing_zyx_mm))
+    places, is_lesion, is_lung = _places(source, scene, frames[0], generator)
+    is_seen = _is_shown(shown[0], _indices(places, frames[0]))
+    places, is_lesion, is_lung = places[is_seen], is_lesion[is_seen], is_lung[is_seen]
+    indices = [_indices(places, frames[0]), _indices(_moved(motion, places), frames[1])]
     return RegistrationPair(
         name=source.name,
         coverage=coverage,
@@ -99,8 +117,9 @@ def registration_pair(
         followup=scans[1],
         baseline_xyz_mm=np.array([grids[0].world_xyz_mm(index) for index in indices[0]]),
         followup_xyz_mm=np.array([grids[1].world_xyz_mm(index) for index in indices[1]]),
-        is_shown=np.array([grids[1].contains(index) for index in indices[1]]),
+        is_shown=_is_shown(shown[1], indices[1]),
         is_lesion=is_lesion,
+        is_lung=is_lung,
     )
 
 
@@ -133,6 +152,58 @@ def _frame(
     spacing = protocol.spacing_zyx_mm
     z, y, x = np.maximum(np.round(side / np.array(spacing)), 8).astype(int).tolist()
     return Frame(shape_zyx=(z, y, x), spacing_zyx_mm=spacing, middle_zyx_mm=middle)
+
+
+def _boxes(frames: Sequence[Frame], source: Source, generator: np.random.Generator) -> list[Frame]:
+    """Both scans cropped, within the slices, to about the same part of the body, around a site of any tissue."""
+    tissues = list(source.sites)
+    sites = source.sites[tissues[int(generator.integers(len(tissues)))]]
+    middle = sites[int(generator.integers(len(sites)))].astype(float)
+    half = generator.uniform(*_BOX_HALF_MM, 2)
+    boxes = []
+    for frame in frames:
+        low, high = frame.middle_zyx_mm - frame.half_zyx_mm, frame.middle_zyx_mm + frame.half_zyx_mm
+        centre = middle[1:] + generator.uniform(-10.0, 10.0, 2)
+        low[1:] = np.maximum(low[1:], centre - half)
+        high[1:] = np.minimum(high[1:], centre + half)
+        z, y, x = np.maximum(np.round((high - low) / frame.spacing_zyx_mm) + 1, 8).astype(int).tolist()
+        boxes.append(replace(frame, shape_zyx=(z, y, x), middle_zyx_mm=(low + high) / 2))
+    return boxes
+
+
+def _weight(scene: Scene, visits: Visits, generator: np.random.Generator) -> tuple[Mapped, ...]:
+    """The change of the body's width; none where the visits have none."""
+    low, high = visits.weight
+    if low == high:
+        return ()
+    reach_mm = float(scene.side_zyx_mm.max())
+    factor = float(generator.uniform(low, high))
+    return (Growth(centre_zyx_mm=scene.middle_zyx_mm, factor=factor, reach_mm=reach_mm).mapped,)
+
+
+def _hide_corners(hu: np.ndarray, frame: Frame, generator: np.random.Generator) -> None:
+    """Leaves a round field of view in each slice."""
+    _, row_mm, column_mm = frame.spacing_zyx_mm
+    _, rows, columns = frame.shape_zyx
+    y, x = (
+        (np.arange(length) - (length - 1) / 2) * step - generator.uniform(-20.0, 20.0)
+        for length, step in ((rows, row_mm), (columns, column_mm))
+    )
+    radius = float(generator.uniform(*_ROUND_SHARE)) * max(rows * row_mm, columns * column_mm) / 2
+    hu[:, np.hypot(y[:, None], x) > radius] = PADDING_HU
+
+
+def _indices(places_zyx_mm: Float[np.ndarray, "n 3"], frame: Frame) -> Float[np.ndarray, "n 3"]:
+    """Fractional voxel indices of positions."""
+    return np.asarray((places_zyx_mm - _first(frame)) / np.array(frame.spacing_zyx_mm))
+
+
+def _is_shown(hu: Int16[np.ndarray, "z y x"], indices_zyx: Float[np.ndarray, "n 3"]) -> Bool[np.ndarray, "n"]:
+    """Whether the voxels at these indices are in the scan and within the scanner's field of view."""
+    nearest = np.rint(indices_zyx).astype(int)
+    inside = ((nearest >= 0) & (nearest < hu.shape)).all(axis=1)
+    z, y, x = np.clip(nearest, 0, np.array(hu.shape) - 1).T
+    return np.asarray(inside & (hu[z, y, x] > PADDING_HU))
 
 
 def _painted(
@@ -209,17 +280,24 @@ def _stored(hu: np.ndarray, grid: Grid, generator: np.random.Generator) -> Scan:
 
 def _places(
     source: Source, scene: Scene, frame: Frame, generator: np.random.Generator
-) -> tuple[Float[np.ndarray, "n 3"], Bool[np.ndarray, "n"]]:
-    """Centres of the baseline's lesions and points of the body, in mm from the volume's first voxel."""
+) -> tuple[Float[np.ndarray, "n 3"], Bool[np.ndarray, "n"], Bool[np.ndarray, "n"]]:
+    """Centres of the baseline's lesions and points of the body, in mm from the volume's first voxel.
+
+    Also returns which are lesions, and which were drawn in the lungs.
+    """
     margin = np.array([5.0, 5.0, 5.0])
     low, high = frame.middle_zyx_mm - frame.half_zyx_mm + margin, frame.middle_zyx_mm + frame.half_zyx_mm - margin
     lesions = [lesion.centre_zyx_mm for lesion in scene.lesions if lesion.baseline]
     body = np.argwhere(source.hu[::2, ::4, ::4] > _BODY_HU) * [2, 4, 4] * source.spacing_zyx_mm
     body = body[((body > low) & (body < high)).all(axis=1)]
-    chosen = body[generator.choice(len(body), min(POINTS, len(body)), replace=False)]
+    chosen = body[generator.choice(len(body), min(POINTS[0], len(body)), replace=False)]
+    lung = source.sites.get("lung", np.zeros((0, 3)))
+    lung = lung[((lung > low) & (lung < high)).all(axis=1)]
+    breathing = lung[generator.choice(len(lung), min(POINTS[1], len(lung)), replace=False)]
     middles = [place for place in lesions if ((place > low) & (place < high)).all()]
-    places = np.array([*middles, *chosen], float)
-    return places, np.arange(len(places)) < len(middles)
+    places = np.array([*middles, *chosen, *breathing], float).reshape(-1, 3)
+    number = np.arange(len(places))
+    return places, number < len(middles), number >= len(middles) + len(chosen)
 
 
 def _moved(motion: Motion, places_zyx_mm: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:

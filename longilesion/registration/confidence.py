@@ -1,8 +1,7 @@
-"""Confidence of a registration's results: logistic regression on measures of similarity and consistency.
+"""Confidence of a registration's results: logistic regression on the agreement of registration and local searches.
 
-Their coefficients are fitted by `python -m benchmarks.registration_confidence` on pairs with a known deformation, easy
-ones, hard ones and scans of different patients. In the fit a wrong result has three times the weight of a right one,
-because high confidence in a wrong position does more harm than low confidence in a right one.
+The coefficients are fitted by `python -m benchmarks.registration_confidence` on pairs with a known deformation and on
+scans of different patients; every point counts alike, so that the result is a probability.
 """
 
 from __future__ import annotations
@@ -14,58 +13,65 @@ import numpy as np
 
 from longilesion.registration.result import Stage
 
-# Factor on the confidence, by the last step that succeeded.
-_STAGE_SHARE: Mapping[Stage, float] = {"deformable": 1.0, "rigid": 0.8, "shift": 0.5, "body centres": 0.2}
+# Steps of the registration that were not reached.
+_MISSING_STEPS: Mapping[Stage, int] = {"deformable": 0, "rigid": 1, "shift": 2, "body centres": 3}
 
 # A point within this distance of the true one is near enough to find the lesion.
 NEAR_MM = 10.0
 # The constant, and a weight for each feature.
-_PLACE = (-7.718, 1.197, -3.307, 0.685, -0.897, 7.852, 4.021)
-_TRUST = (-13.780, 13.006, 11.268)
+_PLACE = (0.0,) * 9
+_TRUST = (0.0,) * 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """The measures from which a propagated point's confidence is computed.
 
-    For the point: the local `similarity` (correlation) of the registered scans, the inverse consistency error, and the
-    correlation and distance of the best match in the local search. For the whole registration: the mean similarity,
-    and the correlation of the initial translation.
+    For the point: the inverse consistency error of the registration; the shift by the local search; and of the wider
+    search its distance from that place (`disagreement_mm`), its margin, and the error of the search back. For the whole
+    registration: the share of control points that the search back returns to, the deviation of their shifts, and the
+    step that was reached.
     """
 
-    similarity: float
     inverse_error_mm: float
-    search_correlation: float
     search_shift_mm: float
-    overall_similarity: float
-    shift_correlation: float
+    disagreement_mm: float
+    margin: float
+    return_error_mm: float
+    returned_share: float
+    shift_deviation_mm: float
     stage: Stage
 
 
 def confidence_in_place(evidence: Evidence) -> float:
     """The probability that a propagated point lies within 10 mm of the true one."""
-    return _STAGE_SHARE[evidence.stage] * _logistic(_PLACE, place_features(evidence))
+    return _logistic(_PLACE, place_features(evidence))
 
 
 def trust_in_registration(evidence: Evidence) -> float:
-    """The probability that the registration is correct and the two scans are of the same patient."""
-    return _STAGE_SHARE[evidence.stage] * _logistic(_TRUST, trust_features(evidence))
+    """The probability that registration places a point within 20 mm of the true one, from the whole registration."""
+    return _logistic(_TRUST, trust_features(evidence))
 
 
 def place_features(evidence: Evidence) -> tuple[float, ...]:
     """Features of the confidence in a place, scaled to similar size."""
     return (
-        max(evidence.similarity, 0.0),
         min(evidence.inverse_error_mm, 30.0) / 10.0,
-        max(evidence.search_correlation, 0.0),
         evidence.search_shift_mm / 10.0,
+        min(evidence.disagreement_mm, 30.0) / 10.0,
+        max(evidence.margin, 0.0),
+        min(evidence.return_error_mm, 30.0) / 10.0,
         *trust_features(evidence),
     )
 
 
 def trust_features(evidence: Evidence) -> tuple[float, ...]:
     """Features of the trust in a registration."""
-    return evidence.overall_similarity, evidence.shift_correlation
+    return (
+        evidence.returned_share,
+        min(evidence.shift_deviation_mm, 30.0) / 10.0,
+        float(_MISSING_STEPS[evidence.stage]),
+    )
 
 
 def _logistic(coefficients: tuple[float, ...], features: tuple[float, ...]) -> float:

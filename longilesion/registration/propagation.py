@@ -1,7 +1,8 @@
 """Propagates points of a baseline scan to a follow-up scan, each with a confidence.
 
 Registration gives the first estimate. A local search, which correlates the point's neighbourhood in both scans,
-corrects it. The two are independent, so their agreement is a measure of confidence.
+corrects it. A wider search, there and back, and the same at control points in the whole body, tell how far both can be
+relied on.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from longilesion.case import Scan
 from longilesion.config import AlignmentSettings, SearchStep
 from longilesion.geometry import Grid, Triple, triple
 from longilesion.registration.confidence import Evidence, confidence_in_place, trust_in_registration
+from longilesion.registration.control_points import NO_MATCH, check_control_points, two_way_match
 from longilesion.registration.result import Registration
 
 # Wide enough to correct residual errors of registration, too narrow to reach a similar structure elsewhere.
 _SEARCH = AlignmentSettings(
     steps=(
         SearchStep(
-            spacing_mm=2.0, template_radius_mm=20.0, falloff_mm=8.0, search_radius_mm=15.0, distance_penalty=0.2
+            spacing_mm=2.0, template_radius_mm=20.0, falloff_mm=8.0, search_radius_mm=15.0, distance_penalty=0.4
         ),
     )
 )
@@ -35,7 +37,7 @@ class PropagatedPoint:
     """The position of a baseline point in the follow-up's world, inside the scan or on its border.
 
     `is_shown` is whether the scan shows it, `clamped` whether the position was moved to the border. `confidence` is the
-    probability that this result is correct, `trust` the probability that the registration as a whole is.
+    probability that this result is correct, `trust` the probability that registration is about right there.
     """
 
     point_xyz_mm: Triple
@@ -76,17 +78,19 @@ def find_places(
     extents_mm: Sequence[float],
 ) -> list[Place]:
     """Positions of points by registration, corrected by the local search."""
-    points = np.array(points_xyz_mm, np.float64).reshape(-1, 3)
+    if not points_xyz_mm:
+        return []
+    points = np.array(points_xyz_mm, np.float64)
     registered = registration.followup_xyz_mm(points)
-    similarity = registration.similarity_at(points)
     inverse_error_mm = registration.inverse_error_mm(points)
     unshown_mm = registration.unshown_mm(registered)
+    control_points = check_control_points(registration, baseline, followup)
     places = []
     for number, point in enumerate(points_xyz_mm):
         start = triple(registered[number])
         border = followup.grid.world_xyz_mm(followup.grid.clamped(followup.grid.index_zyx(start)))
         beyond_mm = float(np.linalg.norm(np.subtract(start, border))) + float(unshown_mm[number])
-        match = None
+        match, wide = None, NO_MATCH
         if beyond_mm <= BORDER_MM:
             match = best_match(
                 baseline,
@@ -95,14 +99,16 @@ def find_places(
                 extent_mm=extents_mm[number],
                 settings=_SEARCH,
             )
+            wide = two_way_match(baseline, followup, centres_xyz_mm=(point, start))
         shift = np.zeros(3) if match is None else match.shift_xyz_mm
         evidence = Evidence(
-            similarity=float(similarity[number]),
             inverse_error_mm=float(inverse_error_mm[number]),
-            search_correlation=0.0 if match is None else match.similarity,
             search_shift_mm=float(np.linalg.norm(shift)),
-            overall_similarity=registration.overall_similarity,
-            shift_correlation=registration.shift_correlation,
+            disagreement_mm=float(np.linalg.norm(wide.shift_xyz_mm - shift)),
+            margin=wide.margin,
+            return_error_mm=wide.return_error_mm,
+            returned_share=control_points.returned_share,
+            shift_deviation_mm=control_points.shift_deviation_mm,
             stage=registration.stage,
         )
         places.append(Place(point_xyz_mm=triple(np.add(start, shift)), beyond_mm=beyond_mm, evidence=evidence))
@@ -118,7 +124,7 @@ def _decided(place: Place, grid: Grid) -> PropagatedPoint:
         point_xyz_mm=place.point_xyz_mm if inside else grid.world_xyz_mm(grid.clamped(index)),
         is_shown=is_shown,
         # Beyond the scan there is nothing to compare, so only the trust in the registration counts.
-        confidence=min(confidence_in_place(place.evidence), trust) if is_shown else trust,
+        confidence=confidence_in_place(place.evidence) if is_shown else trust,
         trust=trust,
         clamped=not inside,
     )

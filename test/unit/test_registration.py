@@ -12,6 +12,7 @@ from longilesion.case import Case, Scan
 from longilesion.geometry import Grid, triple
 from longilesion.registration.coarse import _overlap, find_shift
 from longilesion.registration.confidence import Evidence, confidence_in_place, trust_in_registration
+from longilesion.registration.control_points import NO_MATCH, check_control_points, two_way_match
 from longilesion.registration.propagation import propagate_points
 from longilesion.registration.reduction import reduce_further, reduce_scan, transformed
 from longilesion.registration.register import register_scans
@@ -28,12 +29,13 @@ LESIONS = tuple(
     )
 )
 GOOD = Evidence(
-    similarity=0.9,
     inverse_error_mm=1.0,
-    search_correlation=0.9,
     search_shift_mm=1.0,
-    overall_similarity=0.9,
-    shift_correlation=0.8,
+    disagreement_mm=1.0,
+    margin=0.3,
+    return_error_mm=0.5,
+    returned_share=0.9,
+    shift_deviation_mm=2.0,
     stage="deformable",
 )
 
@@ -233,6 +235,46 @@ def test_search_around_the_place_corrects_what_registration_leaves() -> None:
     assert all(point.is_shown and not point.clamped for point in propagated)
 
 
+def test_control_points_confirm_a_right_registration_and_contradict_a_wrong_one() -> None:
+    right = check_control_points(registered(), *scans(torso()))
+    off = registered().motion.copy()
+    off[:3, 3] += (45.0, 30.0, -40.0)
+    wrong = check_control_points(replace(registered(), motion=off), *scans(torso()))
+    assert right.returned_share > 0.9
+    assert right.shift_deviation_mm < 3.0
+    assert wrong.returned_share < right.returned_share - 0.1
+    assert wrong.shift_deviation_mm > right.shift_deviation_mm + 3.0
+
+
+def test_noise_and_another_contrast_leave_what_the_control_points_say() -> None:
+    baseline, followup = scans(torso())
+    noise = np.random.default_rng(1).normal(0, 40, followup.hu.shape)
+    other = Scan(hu=np.clip(0.8 * followup.hu + noise, -1024, 3000).astype(np.int16), grid=followup.grid)
+    found = check_control_points(registered(), baseline, other)
+    assert found.returned_share > 0.8
+    assert found.shift_deviation_mm < 5.0
+
+
+def test_search_there_and_back_of_a_scan_with_itself_stays_at_the_point() -> None:
+    baseline, _ = scans(torso())
+    point = triple(points(torso())[0][0])
+    found = two_way_match(baseline, baseline, centres_xyz_mm=(point, point))
+    assert np.linalg.norm(found.shift_xyz_mm) < 1.5
+    # Half the spacing of the search's lattice.
+    assert found.return_error_mm < 1.5
+    assert found.margin > 0
+
+
+def test_where_nothing_is_shown_there_is_no_evidence() -> None:
+    flat = replace(block(table=False), hu=np.full((20, 48, 48), 30, np.int16))
+    assert two_way_match(flat, flat, centres_xyz_mm=((120.0, 120.0, 50.0),) * 2) is NO_MATCH
+    away = registered().motion.copy()
+    away[:3, 3] += 5000.0
+    found = check_control_points(replace(registered(), motion=away), *scans(torso()))
+    assert found.returned_share == 0.0
+    assert found.shift_deviation_mm > 20.0
+
+
 def test_no_points_to_carry_are_none_propagated() -> None:
     assert propagate_points(registered(), *scans(torso()), [], extents_mm=[]) == []
 
@@ -240,12 +282,13 @@ def test_no_points_to_carry_are_none_propagated() -> None:
 @pytest.mark.parametrize(
     "worse",
     [
-        lambda evidence: replace(evidence, similarity=0.2),
         lambda evidence: replace(evidence, inverse_error_mm=15.0),
-        lambda evidence: replace(evidence, search_correlation=0.1),
         lambda evidence: replace(evidence, search_shift_mm=14.0),
-        lambda evidence: replace(evidence, overall_similarity=0.5),
-        lambda evidence: replace(evidence, shift_correlation=0.3),
+        lambda evidence: replace(evidence, disagreement_mm=15.0),
+        lambda evidence: replace(evidence, margin=0.0),
+        lambda evidence: replace(evidence, return_error_mm=20.0),
+        lambda evidence: replace(evidence, returned_share=0.3),
+        lambda evidence: replace(evidence, shift_deviation_mm=12.0),
         lambda evidence: replace(evidence, stage="rigid"),
         lambda evidence: replace(evidence, stage="shift"),
         lambda evidence: replace(evidence, stage="body centres"),
@@ -255,7 +298,7 @@ def test_whatever_speaks_against_a_place_lowers_the_confidence(worse: Callable[[
     assert 0.0 <= confidence_in_place(worse(GOOD)) < confidence_in_place(GOOD) <= 1.0
 
 
-def test_scans_that_are_hardly_alike_are_not_trusted() -> None:
+def test_registration_that_the_control_points_contradict_is_not_trusted() -> None:
     assert trust_in_registration(GOOD) > 0.9
-    assert trust_in_registration(replace(GOOD, overall_similarity=0.45, shift_correlation=0.4)) < 0.1
+    assert trust_in_registration(replace(GOOD, returned_share=0.2, shift_deviation_mm=14.0)) < 0.1
     assert trust_in_registration(replace(GOOD, stage="body centres")) < 0.25

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
 from longilesion.evaluation.exam import Fate
+from training.synthesis.characters import Kind, bone_kind, lung_kind, node_kind, soft_kind
 from training.synthesis.lesions import Appearance, Lesion, Tissue
 from training.synthesis.real_shapes import RealShape, RealShapes
 from training.synthesis.settings import ChangeShares, SynthesisSettings
@@ -29,6 +30,10 @@ _CHANGES = {"stays": (0.93, 1.07), "grows": (1.07, 1.7), "shrinks": (0.45, 0.93)
 _LATER_CHANGE_HU = 5.0
 # A smaller lesion does not split.
 _SPLIT_FROM_MM = 9.0
+# Deviation of the change of the mean HU between the scans in a lesion of a kind.
+_KIND_CHANGE_HU = 5.0
+# A wider border, as a share of the radius, would leave nothing of a lesion.
+_WIDEST_EDGE = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -71,7 +76,7 @@ def random_lesion(
     )
     second = _evolved(first, site.tissue, generator, settings.changes, is_node=is_node)
     scars = fate == "gone" and generator.random() < settings.scar_share
-    return Lesion(
+    lesion = Lesion(
         lesion_id=lesion_id,
         true_id=lesion_id,
         lesion_type=_NODE if is_node else site.lesion_type,
@@ -85,6 +90,10 @@ def random_lesion(
         followup=() if fate == "gone" else (second,),
         scar_hu=_scar_hu(site.tissue, generator) if scars else 0.0,
     )
+    # A generator of its own, so that everything else is drawn as without kinds.
+    (own,) = generator.spawn(1)
+    kind = _kind(lesion, own, settings, radius_mm=first.radius_mm, is_node=is_node)
+    return lesion if kind is None else _of_kind(lesion, kind, own)
 
 
 def with_history(
@@ -210,6 +219,47 @@ def _mean_hu(tissue: Tissue, generator: np.random.Generator, *, is_node: bool) -
     return float(generator.uniform(18, 90) * generator.choice([-1.0, 1.0])), core_hu
 
 
+def _kind(
+    lesion: Lesion, generator: np.random.Generator, settings: SynthesisSettings, *, radius_mm: float, is_node: bool
+) -> Kind | None:
+    if is_node:
+        return node_kind(generator, settings.node)
+    if lesion.tissue == "lung":
+        return lung_kind(generator, settings.lung)
+    if lesion.tissue == "bone":
+        return bone_kind(generator, settings.bone)
+    return soft_kind(generator, settings.soft, radius_mm=radius_mm) if lesion.tissue == "soft" else None
+
+
+def _of_kind(lesion: Lesion, kind: Kind, generator: np.random.Generator) -> Lesion:
+    """The lesion with a character; its mean HU differs little between the scans."""
+    radius_mm = min(part.radius_mm for part in (*lesion.baseline, *lesion.followup))
+    scans = []
+    for parts in (lesion.baseline, lesion.followup):
+        change_hu = float(generator.normal(0.0, _KIND_CHANGE_HU))
+        mean_hu = None if kind.mean_hu is None else kind.mean_hu + change_hu
+        # A core of its own takes the place of a darker or brighter middle.
+        core_hu = 0.0 if kind.mean_hu is not None else None
+        scans.append(
+            tuple(
+                replace(
+                    part,
+                    mean_hu=part.mean_hu if mean_hu is None else mean_hu,
+                    core_hu=part.core_hu if core_hu is None else core_hu,
+                )
+                for part in parts
+            )
+        )
+    baseline, followup = scans
+    return replace(
+        lesion,
+        edge_mm=lesion.edge_mm if kind.edge_mm is None else min(kind.edge_mm, _WIDEST_EDGE * radius_mm),
+        character=kind.character,
+        baseline=baseline,
+        followup=followup,
+    )
+
+
 def _evolved(
     first: Appearance, tissue: Tissue, generator: np.random.Generator, changes: ChangeShares, *, is_node: bool
 ) -> Appearance:
@@ -229,7 +279,7 @@ def _evolved(
 
 def _scar_hu(tissue: Tissue, generator: np.random.Generator) -> float:
     """The HU of a healed lesion's remains: bands in lung, strands in fat, sclerosis in bone, else slight contrast."""
-    low, high = {"soft": (4.0, 10.0), "lung": (40.0, 200.0), "fat": (15.0, 45.0), "bone": (80.0, 250.0)}[tissue]
+    low, high = {"soft": (6.0, 13.0), "lung": (80.0, 250.0), "fat": (25.0, 55.0), "bone": (80.0, 250.0)}[tissue]
     sign = float(generator.choice([-1.0, 1.0])) if tissue == "soft" else 1.0
     return sign * float(generator.uniform(low, high))
 

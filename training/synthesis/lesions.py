@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
+from training.synthesis.characters import PLAIN, Character
 from training.synthesis.shapes import Shape
 
 Tissue: TypeAlias = Literal["soft", "lung", "fat", "bone"]
@@ -58,6 +59,7 @@ class Lesion:
     is_marked_before: bool = True
     is_painted: bool = True
     later: tuple[tuple[Appearance, ...], ...] = ()
+    character: Character = PLAIN
 
     def at(self, time: int) -> tuple[Appearance, ...]:
         """The parts at a time point, 0 for the baseline."""
@@ -78,3 +80,11 @@ class Lesion:
     def reach_mm(self) -> float:
         """The distance from the centre to the far side of its farthest part, as if its parts were balls."""
         return max(part.radius_mm + float(np.linalg.norm(part.shift_zyx_mm)) for part in self.parts)
+
+    def painted_reach_mm(self, parts: tuple[Appearance, ...]) -> float:
+        """The distance from the centre to the farthest point of some of its parts, with their strands."""
+        strands = 0.0 if self.character.spicules is None else 1.0 + float(self.character.spicules.reaches.max())
+        return max(
+            part.radius_mm * max(part.shape.farthest, strands) + float(np.linalg.norm(part.shift_zyx_mm))
+            for part in parts
+        )

@@ -99,7 +99,8 @@ def pair_of_scene(
     device: torch.device = _CPU,
 ) -> SyntheticPair:
     """Images a scene twice, with random protocols and motion."""
-    return _pair(imaged_scene(source, scene, generator, settings=settings, times=2, device=device), 0, generator)
+    imaged = imaged_scene(source, scene, generator, settings=settings, times=2, device=device)
+    return _pair(imaged, 0, generator)
 
 
 def synthetic_series(

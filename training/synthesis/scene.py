@@ -13,6 +13,7 @@ from longilesion.evaluation.exam import Fate
 from training.synthesis.anatomy import anatomy_growth
 from training.synthesis.changes import Site, merging, random_lesion, splitting, with_history
 from training.synthesis.deformation import Growth, Mapped
+from training.synthesis.host import at_border
 from training.synthesis.lesions import UNMARKED, Lesion, Tissue
 from training.synthesis.lifenet import lifenet_lesions
 from training.synthesis.real_shapes import RealShapes
@@ -143,6 +144,7 @@ def _general_lesions(
             real_shapes=real_shapes,
             settings=settings,
         )
+        lesion = _at_border(lesion, source, generator, settings)
         group = _developed(lesion, generator, settings) if is_marked else (lesion,)
         if times > 2:
             # A lesion that has taken in another one stays, so that the other one has a place to be in.
@@ -153,6 +155,16 @@ def _general_lesions(
             taken += [(each.centre_zyx_mm, each.reach_mm) for each in group]
             next_id += len(group) if is_marked else 0
             yield from group
+
+
+def _at_border(lesion: Lesion, source: Source, generator: np.random.Generator, settings: SynthesisSettings) -> Lesion:
+    """The lesion, or a share of those in lung and in soft tissue at the pleura or below a capsule."""
+    shares = {"lung": settings.lung.at_pleura, "soft": settings.soft.subcapsular}
+    # A generator of its own, so that everything else is drawn as without these shares.
+    (own,) = generator.spawn(1)
+    if own.random() >= shares.get(lesion.tissue, 0.0):
+        return lesion
+    return at_border(source, lesion, inset=float(own.uniform(0.1, 0.8)))
 
 
 def _developed(lesion: Lesion, generator: np.random.Generator, settings: SynthesisSettings) -> tuple[Lesion, ...]:

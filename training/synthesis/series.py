@@ -16,6 +16,7 @@ from training.synthesis.lesions import UNMARKED
 from training.synthesis.rendering import Exposure, Frame, label_of, rendered
 from training.synthesis.scene import Scene
 from training.synthesis.settings import SynthesisSettings
+from training.synthesis.sliding import find_lungs
 from training.synthesis.sources import FEWEST_VOXELS, Source
 
 
@@ -37,7 +38,7 @@ def imaged_scene(
     times: int,
     device: torch.device,
 ) -> ImagedScene:
-    """Images a scene at its time points, with random protocols and motion.
+    """Images a scene so many times, with random protocols and motions.
 
     In a series of more than two, a lesion that is not as planned in every scan is erased from all maps; in a pair, this
     is done where its facts are found.
@@ -74,6 +75,7 @@ def _image(
             half_zyx_mm=frame.half_zyx_mm,
             lungs_mm=source.lungs_mm,
             growths=tuple((shown.growth, *shown.later_growths)[time - 1] for shown in scene.shown),
+            lungs=find_lungs(source) if settings.motion.breathing_mm else None,
         )
     image = rendered(source, frame, motion, acquisition, device=device, repeats_ends=scene.is_whole)
     for shown in scene.shown:

@@ -23,6 +23,14 @@ class Shape:
 
     distance: Float32[torch.Tensor, "n n n"]
 
+    @property
+    def farthest(self) -> float:
+        """The distance of its farthest point from the cube's centre, in the same units."""
+        inside = torch.nonzero(self.distance < 0) - (len(self.distance) - 1) / 2
+        if not len(inside):
+            return 0.0
+        return float(inside.norm(dim=1).max()) * 2 * REACH / (len(self.distance) - 1)
+
 
 def random_shape(generator: np.random.Generator, *, lumpiness: float = 0.25, elongation: float = 0.2) -> Shape:
     """An ellipsoid with an irregular surface.
