@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -191,3 +192,15 @@ def test_phantom_stands_in_for_a_real_volume(phantom: Source) -> None:
         assert low < np.median(phantom.hu[phantom.organs[organ]]) < high
     low, high = phantom.lungs_mm
     assert 100 < high - low < 260
+
+
+def test_real_tumour_has_the_type_of_the_tissue_around_it() -> None:
+    types = {}
+    for name, place_xyz_mm in (("in lung", (55.0, 70.0, 90.0)), ("in soft tissue", (130.0, 80.0, 90.0))):
+        mask = ball(GRID, place_xyz_mm, 8.0)
+        source = replace(block(), lesions=real_lesions(mask.astype(np.uint16), block().spacing_zyx_mm))
+        scene = random_scene(
+            source, np.random.default_rng(0), shapes=(), settings=SynthesisSettings(real_share=1.0), whole=False
+        )
+        types[name] = [shown.lesion_type for shown in scene.shown]
+    assert types == {"in lung": ["Lung"], "in soft tissue": ["unclear"]}

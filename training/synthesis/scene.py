@@ -24,6 +24,8 @@ from training.synthesis.sources import RealLesion, Source
 
 # Largest distance of a cut-out's lesions from its centre.
 _NEAR_MM = 55.0
+# Width of the tissue around a real lesion that tells where it is.
+_AROUND_MM = 10.0
 _FATES: tuple[Fate, ...] = ("persists", "new", "gone")
 
 
@@ -251,12 +253,22 @@ def _shown(
     organ = organ_at(source.organs, source.spacing_zyx_mm, real.centre_zyx_mm.astype(np.float32))
     return ShownLesion(
         lesion_id=number,
-        lesion_type=lesion_type_of("soft", organ),
+        lesion_type=lesion_type_of(_tissue_around(source, real), organ),
         real=real,
         growth=growth,
         is_marked_before=bool(generator.random() >= settings.missing_outlines),
         later_growths=tuple(later),
     )
+
+
+def _tissue_around(source: Source, real: RealLesion) -> Tissue:
+    """Lung where most sites around a real lesion are in lung, else soft tissue."""
+    reach_mm = real.extent_mm / 2 + _AROUND_MM
+    around = {
+        tissue: int((np.linalg.norm(places - real.centre_zyx_mm, axis=1) < reach_mm).sum())
+        for tissue, places in source.sites.items()
+    }
+    return "lung" if around.get("lung", 0) > sum(around.values()) / 2 else "soft"
 
 
 def _growth(source: Source, real: RealLesion, generator: np.random.Generator, settings: SynthesisSettings) -> Mapped:
