@@ -22,6 +22,8 @@ _SCAR_SIZE, _SCAR_EDGE_MM = 0.75, 3.0
 _SCAR_STRAND_MM, _SCAR_STRAND = 1.5, 2.0
 # The border of a tissue is blurred by the lattice that it is found on.
 _HOST_EDGE_MM = 1.5
+# From this height on, a bulge covers the border.
+_BULGE_FROM_MM = 0.5
 # The HU of tissue without air, by which air is replaced in ground glass.
 _DENSE_HU = 40.0
 # Strands are as thin as this share of their width at their tips.
@@ -49,10 +51,11 @@ def paint(
     distance = distances[0] if len(parts) == 1 else -_JOINT_MM * torch.logsumexp(-distances / _JOINT_MM, 0)
     depth = host.depth_mm(points_zyx_mm)
     body = torch.sigmoid(-distance / (lesion.edge_mm / 2)) * _room(hu, lesion.tissue)
-    inside = _covered(depth)
+    # Voxels that are part chest wall and part lung are filled: the air in them is replaced, the wall is not.
+    inside = _covered(depth + (_HOST_EDGE_MM / 2 if lesion.tissue == "lung" else 0.0))
     # A bulge is highest in the middle and ends at the lesion's border.
-    beyond = body * (_covered(depth + (-0.6 * distance).clamp(0, lesion.character.bulge_mm)) - inside)
-    share = body * inside
+    bulge_mm = (-0.6 * distance).clamp(0, lesion.character.bulge_mm)
+    share = body * torch.maximum(inside, _covered(depth + bulge_mm))
     if lesion.is_painted:
         near = torch.softmax(-distances / _JOINT_MM, 0)
         target = sum(
@@ -82,7 +85,9 @@ def paint(
                 change = filled * (_DENSE_HU - hu + grain)
             else:
                 change = target + grain - hu
-        painted = share * change + beyond * (target + grain - hu)
+        # Under a bulge and in it, the lesion replaces the tissue and what lies beyond, border included.
+        replaced = (bulge_mm / _BULGE_FROM_MM).clamp(0, 1) * ((3 - depth) / 2).clamp(0, 1)
+        painted = share * (change + replaced * (target + grain - hu - change))
         spicules = lesion.character.spicules
         if spicules is not None:
             for part in parts:
@@ -90,7 +95,7 @@ def paint(
                 painted = torch.maximum(painted, strands * (spicules.hu - hu).clamp(min=0))
         hu += painted
     if label:
-        ids[_to_numpy((distance < 0) & (share + beyond > 0.4))] = label
+        ids[_to_numpy((distance < 0) & (share > 0.4))] = label
 
 
 def paint_scar(
