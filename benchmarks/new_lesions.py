@@ -35,6 +35,7 @@ from training.samples import sample_target
 from training.synthesis.changes import random_lesion
 from training.synthesis.lesions import Tissue
 from training.synthesis.pairs import SyntheticPair, pair_of_scene
+from training.synthesis.real_shapes import RealShapes
 from training.synthesis.scene import Scene, random_site
 from training.synthesis.settings import SynthesisSettings, TissueShares
 from training.synthesis.sources import Source
@@ -188,7 +189,8 @@ def _new_lesion(
     """None where the lesion has too little room."""
     shares = TissueShares(**{name: float(name == tissue) for name in TissueShares.model_fields})
     settings = SynthesisSettings(tissues=shares)
-    shapes = tuple(lesion.shape for other in sources for lesion in other.lesions)
+    outlined = tuple(lesion for other in sources for lesion in other.lesions)
+    shapes = RealShapes(outlined=outlined, organs=tuple(source.organs))
     site = random_site(source, generator, settings, near=None)
     lesion = random_lesion(generator, site, lesion_id=1, fate="new", real_shapes=shapes, settings=settings)
     radius_mm = float(np.exp(generator.uniform(*np.log(SIZES[size]))))
