@@ -216,7 +216,7 @@ def test_real_anatomy_is_found_again(real_ct):
         assert placement.followup_xyz_mm == pytest.approx(expected, abs=2.0)
 
 
-SIDE = 64
+SIDE = 48
 GRID = Grid.from_spacing((SIDE, SIDE, SIDE), (2.0, 2.0, 2.0))
 NEAR = AlignmentSettings(
     steps=(
@@ -268,13 +268,13 @@ def test_each_tissue_is_aligned_by_its_own_structure(mean_hu, deviation_hu, shif
 @given(shift=shifts, seed=st.integers(0, 1000), depth=st.integers(6, 12))
 @settings(max_examples=5)
 def test_what_a_scan_does_not_show_has_no_influence(shift, seed, depth):
-    """A lesion near the end of both scans, with another field of view in each: padding in one, the last slice in both."""
+    """Near the last slice of both scans, one of which has a round field of view."""
     hu = tissue(seed, 50.0, 40.0)
-    start = np.array((0, SIDE // 2, SIDE // 2))
-    place = np.array((depth + 8, SIDE / 2, SIDE / 2))
+    start = np.array((8, SIDE // 2, SIDE // 2))
+    place = depth + 2.0, SIDE / 2, SIDE / 2
     y, x = np.mgrid[:SIDE, :SIDE] - SIDE / 2
-    round_field = np.broadcast_to(np.hypot(y - 6, x + 5) > 24, (SIDE,) * 3)
-    before, after = seen(hu, start + (8, 0, 0), round_field), seen(hu, start + (8, 0, 0) - np.array(shift))
+    round_field = np.broadcast_to(np.hypot(y - 6, x + 5) > 20, (SIDE,) * 3)
+    before, after = seen(hu, start, round_field), seen(hu, start - np.array(shift))
     _, shift_voxels = found_shift(before, after, place)
     assert shift_voxels == pytest.approx(shift, abs=0.5)
 
