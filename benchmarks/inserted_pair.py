@@ -19,6 +19,7 @@ from training.synthesis.changes import Site, random_lesion
 from training.synthesis.clicks import challenge_clicks
 from training.synthesis.lesions import Appearance, Lesion, Tissue
 from training.synthesis.pairs import SyntheticPair
+from training.synthesis.real_shapes import RealShapes
 from training.synthesis.rendering import Exposure, Frame, rendered
 from training.synthesis.settings import SynthesisSettings
 from training.synthesis.sites import lesion_type_of
@@ -33,7 +34,12 @@ _LUNG_HU = -400.0
 
 
 def inserted_pair(
-    folder: PairFolder, generator: np.random.Generator, *, lesions: int, settings: SynthesisSettings
+    folder: PairFolder,
+    generator: np.random.Generator,
+    *,
+    lesions: int,
+    shapes: RealShapes,
+    settings: SynthesisSettings,
 ) -> SyntheticPair:
     """Both scans with up to that many lesions, of which half persist and a quarter each are new or gone.
 
@@ -41,7 +47,7 @@ def inserted_pair(
     """
     scans = tuple(_in_lps_order(scan) for scan in (folder.baseline, folder.followup))
     sources = tuple(source_of(f"scan {number}", scan.hu, scan.grid) for number, scan in enumerate(scans))
-    planned = list(_planned(folder, scans, sources[0], generator, count=lesions, settings=settings))
+    planned = list(_planned(folder, scans, sources[0], generator, count=lesions, shapes=shapes, settings=settings))
     exposures = (
         _painted(sources[0], [(before, before.baseline) for before, _ in planned], generator),
         _painted(sources[1], [(after, after.followup) for _, after in planned], generator),
@@ -73,6 +79,7 @@ def _planned(
     generator: np.random.Generator,
     *,
     count: int,
+    shapes: RealShapes,
     settings: SynthesisSettings,
 ) -> Iterator[tuple[Lesion, Lesion]]:
     """Lesions at random landmarks, apart from each other in both scans: each as placed in the one and in the other.
@@ -93,7 +100,7 @@ def _planned(
             Site(tissue=tissue, lesion_type=lesion_type_of(tissue, None), centre_zyx_mm=places[0][landmark]),
             lesion_id=landmark + 1,
             fate=_FATES[len(taken) % len(_FATES)],
-            real_shapes=(),
+            real_shapes=shapes,
             settings=settings,
         )
         pair = before, replace(before, centre_zyx_mm=places[1][landmark])

@@ -35,6 +35,7 @@ from training.samples import sample_target
 from training.synthesis.changes import random_lesion
 from training.synthesis.lesions import Tissue
 from training.synthesis.pairs import SyntheticPair, pair_of_scene
+from training.synthesis.real_shapes import RealShapes
 from training.synthesis.scene import Scene, random_site
 from training.synthesis.settings import SynthesisSettings, TissueShares
 from training.synthesis.sources import Source
@@ -88,17 +89,17 @@ class _Values:
         self.values.setdefault(method, {}).setdefault((size, error_mm), []).append(value)
 
     def table(self, title: str) -> Table:
-        table = Table(title=f"{title}, by size and the click's error in mm")
-        columns = list(next(iter(self.values.values()), {}))
-        errors = sorted({error for _, error in columns})
-        table.add_column("")
-        for heading in (*(f"all {error:.0f}" for error in errors), *(f"{size} {error:.0f}" for size, error in columns)):
-            table.add_column(heading, justify="right")
-        for method, own in self.values.items():
-            means = [np.mean([value for key in own if key[1] == error for value in own[key]]) for error in errors]
-            table.add_row(method, *(f"{mean:.2f}" for mean in [*means, *(np.mean(own[key]) for key in columns)]))
-        counts = [len(own) for own in next(iter(self.values.values()), {}).values()]
-        table.add_row("lesions", *("" for _ in errors), *map(str, counts))
+        table = Table(title=title)
+        for heading in ("size", "click's error", *self.values, "lesions"):
+            table.add_column(heading, justify="left" if heading == "size" else "right")
+        keys = list(next(iter(self.values.values()), {}))
+        for size in ("all", *SIZES):
+            for error_mm in sorted({error for _, error in keys}):
+                chosen = [key for key in keys if key[1] == error_mm and size in ("all", key[0])]
+                columns = [[value for key in chosen for value in own[key]] for own in self.values.values()]
+                if chosen:
+                    means = (f"{np.mean(values):.2f}" for values in columns)
+                    table.add_row(size, f"{error_mm:.0f} mm", *means, str(len(columns[0])))
         return table
 
 
@@ -188,7 +189,8 @@ def _new_lesion(
     """None where the lesion has too little room."""
     shares = TissueShares(**{name: float(name == tissue) for name in TissueShares.model_fields})
     settings = SynthesisSettings(tissues=shares)
-    shapes = tuple(lesion.shape for other in sources for lesion in other.lesions)
+    outlined = tuple(lesion for other in sources for lesion in other.lesions)
+    shapes = RealShapes(outlined=outlined, organs=tuple(source.organs))
     site = random_site(source, generator, settings, near=None)
     lesion = random_lesion(generator, site, lesion_id=1, fate="new", real_shapes=shapes, settings=settings)
     radius_mm = float(np.exp(generator.uniform(*np.log(SIZES[size]))))

@@ -35,7 +35,9 @@ from training.command import run_command
 from training.synthesis.exams import exam_of
 from training.synthesis.pairs import SyntheticPair
 from training.synthesis.preview import Example, write_examples
+from training.synthesis.real_shapes import RealShapes
 from training.synthesis.settings import SynthesisSettings
+from training.synthesis.shape_library import read_shape_library
 
 MEAN_TARGET_MM, P90_TARGET_MM, FLAGGED_TARGET = 2.5, 5.0, 0.2
 DICE_TARGET, WITHOUT_CLICKS_TARGET = 0.75, 0.9
@@ -54,6 +56,8 @@ class Arguments:
     """How often lesions are inserted, at other landmarks each time."""
     lesions: int = 8
     """Lesions of a case, at most."""
+    shapes: Path | None = None
+    """A file of lesion shapes; lumpy ellipsoids where it is not given."""
     seed: int = 0
     picture: Path | None = None
     """Draws a lesion of each case (PNG)."""
@@ -163,12 +167,15 @@ def measure(arguments: Arguments) -> None:
     console = Console(width=140)
     pair, ensemble = read_pair(arguments.folder), load_ensemble(arguments.model)
     print_landmarks(pair, console)
+    shapes = RealShapes() if arguments.shapes is None else RealShapes(library=read_shape_library(arguments.shapes))
+    settings = SynthesisSettings(real_shape_share=1.0)
     cases = [
         inserted_pair(
             pair,
             np.random.default_rng((arguments.seed, number)),
             lesions=arguments.lesions,
-            settings=SynthesisSettings(),
+            shapes=shapes,
+            settings=settings,
         )
         for number in range(arguments.cases)
     ]

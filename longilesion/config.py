@@ -86,7 +86,7 @@ class AlignmentSettings(Settings):
                 spacing_mm=5.0, template_radius_mm=50.0, falloff_mm=30.0, search_radius_mm=60.0, distance_penalty=0.1
             ),
             SearchStep(
-                spacing_mm=2.0, template_radius_mm=20.0, falloff_mm=8.0, search_radius_mm=10.0, distance_penalty=0.05
+                spacing_mm=2.0, template_radius_mm=20.0, falloff_mm=8.0, search_radius_mm=10.0, distance_penalty=0.1
             ),
         ),
         min_length=1,

@@ -34,11 +34,8 @@ from longilesion.voi import Placement, sample_voi_pair
 
 # Beginning of the note of a lesion without a follow-up click.
 PROPAGATED = "no follow-up click, propagated from the baseline"
-# Below the first similarity, the surroundings at a given click do not match the baseline's; below the second, if the
-# median of several clicks is below it, too.
-UNLIKE = 0.1
-UNLIKE_MEDIAN = 0.4
-_FEWEST_FOR_MEDIAN = 3
+# Below this similarity, the surroundings at a given click do not match the baseline's.
+UNLIKE = 0.4
 
 _log = logging.getLogger(__name__)
 
@@ -148,9 +145,7 @@ def _unlike(prompts: Sequence[LesionPrompt], placements: Sequence[Placement]) ->
         for prompt, placement in zip(prompts, placements, strict=True)
         if not prompt.propagated and placement.similarity is not None
     }
-    are_most = len(given) >= _FEWEST_FOR_MEDIAN and float(np.median(list(given.values()))) < UNLIKE_MEDIAN
-    least = UNLIKE_MEDIAN if are_most else UNLIKE
-    unlike = {lesion_id: similarity for lesion_id, similarity in given.items() if similarity < least}
+    unlike = {lesion_id: similarity for lesion_id, similarity in given.items() if similarity < UNLIKE}
     if unlike:
         _log.warning(
             "%d of %d given follow-up clicks lead to nothing like the lesion's surroundings in the baseline (%s), "
@@ -158,7 +153,7 @@ def _unlike(prompts: Sequence[LesionPrompt], placements: Sequence[Placement]) ->
             len(unlike),
             len(given),
             ", ".join(f"lesion {lesion_id}: {similarity:.2f}" for lesion_id, similarity in unlike.items()),
-            least,
+            UNLIKE,
         )
     return set(unlike)
 

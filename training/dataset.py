@@ -20,6 +20,7 @@ from training.cutout import CutOut, DamagedCutOutError, placed_lesions, read_cut
 from training.recipe import Recipe
 from training.samples import Sample, sample_lesion, unjittered
 from training.synthesis.pairs import SyntheticPair, synthetic_pair
+from training.synthesis.shape_library import ShapeLibrary
 from training.synthesis.sources import Source
 
 _CPU = torch.device("cpu")
@@ -74,9 +75,18 @@ class CachedLesions(Dataset[Sample]):
 class SyntheticLesions(Dataset[Sample]):
     """Lesions of synthetic pairs; those of a block are shuffled, each used several times."""
 
-    def __init__(self, sources: Sequence[Source], recipe: Recipe, *, seed: int, device: torch.device = _CPU) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        recipe: Recipe,
+        *,
+        seed: int,
+        library: ShapeLibrary | None = None,
+        device: torch.device = _CPU,
+    ) -> None:
         """Stores the sources, whose pairs are drawn on `device`; nothing is drawn yet."""
         self._sources, self._recipe, self._seed, self._device = tuple(sources), recipe, seed, device
+        self._library = library
         reused = recipe.data.drawn_together * recipe.data.reuse
         self.drawn_together = -(-reused // recipe.batch_size) * recipe.batch_size
         self._block: tuple[int, list[Sample]] = (-1, [])
@@ -102,7 +112,12 @@ class SyntheticLesions(Dataset[Sample]):
             before = len(samples)
             source = self._sources[int(generator.integers(len(self._sources)))]
             pair = synthetic_pair(
-                source, generator, shapes=self._sources, settings=recipe.synthesis, device=self._device
+                source,
+                generator,
+                shapes=self._sources,
+                library=self._library,
+                settings=recipe.synthesis,
+                device=self._device,
             )
             for lesion in pair_lesions(pair, recipe.model):
                 drawn = (

@@ -202,8 +202,10 @@ def _provenance(parts: Sequence[Part], report: EvaluationReport | None, argument
             said[evaluation.name] = f"challenge Dice {dice} over {len(evaluation.exams)} cases"
     versions = parts[0].record.versions if parts[0].record is not None else package_versions()
     said["versions"] = ", ".join(f"{name} {number}" for name, number in versions.items())
-    if arguments.data_licence is not None:
-        said["data licence"] = arguments.data_licence
+    licences = [part.provenance.get("data licence") for part in parts]
+    stated = dict.fromkeys(licence for licence in (arguments.data_licence, *licences) if licence)
+    if stated:
+        said["data licence"] = "; ".join(stated)
     said["licence"] = "research use only"
     return said
 

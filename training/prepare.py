@@ -80,10 +80,14 @@ class Synthetic(Arguments):
     """number of pairs"""
     data: Path | None = None
     """folder with a sub-folder per volume: ct.nii.gz, lesions.nii.gz and organs' masks; phantoms if not given"""
+    shapes: Path | None = None
+    """file of lesion shapes (training.shapes) for painted lesions, in place of the recipe's"""
     phantoms: int = 20
     """number of phantoms"""
     recipe: Path | None = None
     """recipe whose synthesis settings are taken"""
+    times: int = 2
+    """time points; of more than two, every pair of consecutive ones is a case"""
     whole: bool = True
     """whole scans instead of cut-outs around a lesion"""
     device: Device = "cpu"
@@ -108,17 +112,18 @@ def _prepare(preparation: Preparation) -> None:
         raise InputError(f"--folds {arguments.folds}; expected at least 2, or 0 for the 80/20 split alone")
     if arguments.workers < 0 or arguments.seed < 0:
         raise InputError(f"--workers {arguments.workers} --seed {arguments.seed}; expected at least 0")
+    source = _source(arguments)
     licence = LICENCE if isinstance(arguments, LongitudinalCt) and arguments.licence is None else arguments.licence
     options = Options(
         output=arguments.output,
         name=arguments.name or arguments.output.resolve().name,
-        licence=licence,
+        licence="; ".join(filter(None, (licence, source.licence))) or None,
         folds=arguments.folds,
         seed=arguments.seed,
         workers=arguments.workers,
         strict=arguments.strict,
     )
-    prepare(_source(arguments), options)
+    prepare(source, options)
 
 
 def _source(arguments: LongitudinalCt | Folder | Synthetic) -> DataSource:
@@ -130,13 +135,18 @@ def _source(arguments: LongitudinalCt | Folder | Synthetic) -> DataSource:
         case Synthetic():
             if arguments.cases < 1 or arguments.phantoms < 1:
                 raise InputError(f"--cases {arguments.cases} --phantoms {arguments.phantoms}; expected at least 1")
+            if arguments.times < 2:
+                raise InputError(f"--times {arguments.times}; expected at least 2")
+            recipe = None if arguments.recipe is None else read_recipe(arguments.recipe)
             return find_synthetic(
                 arguments.data,
                 cases=arguments.cases,
                 phantoms=arguments.phantoms,
                 seed=arguments.seed,
-                settings=SynthesisSettings() if arguments.recipe is None else read_recipe(arguments.recipe).synthesis,
+                settings=SynthesisSettings() if recipe is None else recipe.synthesis,
+                shapes=arguments.shapes or (None if recipe is None else recipe.data.shapes),
                 whole=arguments.whole,
+                times=arguments.times,
                 device=find_device(arguments.device),
             )
 

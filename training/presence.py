@@ -56,6 +56,8 @@ class Arguments:
     """Bundle to write, with the new head and threshold."""
     data: Path | None = None
     """What the network was trained on: a prepared data set, or a folder of CT volumes; phantoms if not given."""
+    shapes: Path | None = None
+    """The file of lesion shapes of the training, where the recipe does not name it."""
     fold: int | None = None
     """The fold that the network was not trained on; that of the 80/20 split if not given."""
     seed: int = 1
@@ -103,7 +105,7 @@ def fit_presence(arguments: Arguments) -> None:
 
     Settings applied after the network (threshold, mirrored views) are taken from the current recipe.
     """
-    recipe = read_recipe(arguments.recipe)
+    recipe = read_recipe(arguments.recipe).with_shapes(arguments.shapes)
     ensemble = load_ensemble(arguments.bundle, device=arguments.device)
     _check_settings(arguments.bundle, ensemble.settings, recipe)
     heads = [network.presence for network in ensemble.networks if network.presence is not None]

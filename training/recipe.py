@@ -111,6 +111,9 @@ class DataSettings(Settings):
         default=(), description="all but those of the validation if empty, or where none is there"
     )
     validation: tuple[str, ...] = Field(default=(), description="every fifth volume if empty, or where none is there")
+    shapes: Path | None = Field(
+        default=None, description="file of lesion shapes for lesions drawn on the fly (`training.shapes`)"
+    )
     reuse: int = Field(
         default=3, ge=1, description="how often a lesion drawn on the fly is seen, each time augmented anew"
     )
@@ -159,6 +162,12 @@ class Recipe(Settings):
     loss: LossSettings = LossSettings()
     presence: PresenceSettings = PresenceSettings()
     model: ModelSettings
+
+    def with_shapes(self, path: Path | None) -> Recipe:
+        """The recipe with another file of lesion shapes, if one is given."""
+        if path is None:
+            return self
+        return self.model_copy(update={"data": self.data.model_copy(update={"shapes": path})})
 
     def for_presence(self) -> Recipe:
         """The recipe for the presence head's lesions: almost as in inference."""

@@ -59,6 +59,8 @@ class Arguments:
     """Folder of the run: checkpoint, logs, curve, and the bundles `best` and `last`."""
     data: Path | None = None
     """A prepared data set, or a folder with one subfolder per CT volume (ct.nii.gz, lesions.nii.gz); else phantoms."""
+    shapes: Path | None = None
+    """A file of lesion shapes (`training.shapes`) for pairs drawn on the fly, in place of the recipe's."""
     fold: int | None = None
     """Validate on this one of a prepared data set's five folds; LongiNet's 80/20 split if not given."""
     weights: Path | None = None
@@ -144,7 +146,7 @@ def _begun(arguments: Arguments) -> tuple[Run, Progress]:
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise InputError(f"--{name.replace('_', '-')} {value}: expected at least {least}")
-    recipe = read_recipe(arguments.recipe)
+    recipe = read_recipe(arguments.recipe).with_shapes(arguments.shapes)
     folder = RunFolder(arguments.output)
     fabric = launched(recipe, arguments.device)
     if not fabric.is_global_zero:
@@ -239,6 +241,8 @@ def _judge(run: Run, done: Progress) -> None:
         "validation": f"challenge Dice {means['dice']:.3f} over {len(cases)} cases",
         "licence": "research use only",
     }
+    if run.training_data.licence is not None:
+        provenance["data licence"] = run.training_data.licence
     save_bundle(run.folder.last, run.recipe.model, [network], provenance=provenance)
     # Of equal ones the later is kept, as it was trained longer; also without a lesion in the validation.
     dice = -1.0 if isnan(means["dice"]) else means["dice"]

@@ -16,6 +16,7 @@ from training.dataset import CachedLesions, SyntheticLesions
 from training.loading import Lesions
 from training.preparation.prepared import PreparedCase, PreparedData, is_prepared, read_prepared
 from training.recipe import Recipe
+from training.synthesis.shape_library import read_shape_library
 from training.synthesis.sources import Source, find_volumes, load_sources, phantom_sources
 from training.validation import ValidationCase, prepared_cases, synthetic_cases
 
@@ -32,13 +33,15 @@ _VALIDATION_STRIDE = 5
 class TrainingData:
     """Training lesions, validation cases, and a description of the training data.
 
-    `contents` also changes with the number or the names of cases.
+    `contents` also changes with the number or the names of cases, and with the content of a file of lesion shapes.
+    `licence` is that of the shapes.
     """
 
     lesions: Lesions
     validation: list[ValidationCase]
     trained_on: str
     contents: str
+    licence: str | None = None
 
 
 def find_training_data(
@@ -62,13 +65,19 @@ def find_training_data(
             found = "phantoms" if data is None else data
             raise InputError(f"--fold {fold}: {found} have no folds; expected --data to name a prepared data set")
         training, held_out = synthesis_sources(data, recipe)
+        library = None if recipe.data.shapes is None else read_shape_library(recipe.data.shapes)
         names = "phantoms" if data is None else ", ".join(source.name for source in training)
+        shapes = "" if library is None else f", {library.description}"
         return TrainingData(
-            lesions=SyntheticLesions(training, drawn, seed=seed, device=synthesis_device),
+            lesions=SyntheticLesions(training, drawn, seed=seed, library=library, device=synthesis_device),
+            # Without the file's shapes, so that runs with and without it are judged on the same cases.
             validation=synthetic_cases(held_out, recipe),
-            trained_on=names if data is None else f"synthetic follow-ups of {names}",
-            contents=names,
+            trained_on=f"{names if data is None else f'synthetic follow-ups of {names}'}{shapes}",
+            contents=f"{names}{shapes}",
+            licence=None if library is None else library.attribution,
         )
+    if recipe.data.shapes is not None:
+        raise InputError(f"{recipe.data.shapes}: {data} is prepared; expected shapes in training.prepare synthetic")
     prepared = read_prepared(data)
     training_cases, validation_cases = prepared.split(fold)
     cache = build_cache(prepared, training_cases, recipe, workers=workers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import SimpleITK as sitk
 from jaxtyping import Bool, Float32, Float64
 from scipy.ndimage import gaussian_filter, map_coordinates, minimum_filter
 
@@ -12,6 +11,8 @@ from longilesion.registration.reduction import ReducedScan
 
 # Deviation of the neighbourhood whose intensities are correlated.
 _SIMILARITY_SIGMA_MM = 12.0
+# The share that interpolation gives where everything is shown, but for rounding.
+_ALL_SHOWN = 0.999
 # Below this deviation of intensities the correlation is not defined.
 _LEAST_CONTRAST = 0.01
 
@@ -27,8 +28,9 @@ def shown_voxels(
     reach = 2 * round(margin_mm / before.spacing_mm) + 1
     own = minimum_filter(before.shown, reach, mode="nearest")
     other = minimum_filter(after.shown, reach, mode="constant", cval=0)
-    mapped = resampled(other.astype(np.uint8), after, before, motion, interpolator=sitk.sitkNearestNeighbor)
-    return np.asarray(before.body & own & (mapped > 0))
+    # Below 1 where not all of the voxels that a place lies between are shown.
+    mapped = resampled(other.astype(np.float32), after, before, motion)
+    return np.asarray(before.body & own & (mapped > _ALL_SHOWN))
 
 
 def local_similarity(

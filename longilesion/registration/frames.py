@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import SimpleITK as sitk
-from jaxtyping import Float64, Shaped
+from jaxtyping import Float32, Float64, Shaped
 
 from longilesion.registration.reduction import ReducedScan
 
@@ -17,16 +17,14 @@ def to_itk(voxels: Shaped[np.ndarray, "z y x"], scan: ReducedScan) -> sitk.Image
 
 
 def resampled(
-    voxels: Shaped[np.ndarray, "z y x"],
+    voxels: Float32[np.ndarray, "z y x"],
     moving: ReducedScan,
     fixed: ReducedScan,
     motion: Float64[np.ndarray, "4 4"],
-    *,
-    interpolator: int = sitk.sitkLinear,
-) -> Shaped[np.ndarray, "a b c"]:
+) -> Float32[np.ndarray, "a b c"]:
     """Voxels of the moving scan's lattice on the fixed scan's, by the motion from that to it; 0 beyond the lattice."""
     rigid = sitk.AffineTransform(3)
     rigid.SetMatrix(motion[:3, :3].ravel().tolist())
     rigid.SetTranslation(motion[:3, 3].tolist())
-    onto = to_itk(fixed.hu, fixed)
-    return sitk.GetArrayFromImage(sitk.Resample(to_itk(voxels, moving), onto, rigid, interpolator, 0.0))
+    image = sitk.Resample(to_itk(voxels, moving), to_itk(fixed.hu, fixed), rigid, sitk.sitkLinear, 0.0)
+    return sitk.GetArrayFromImage(image)

@@ -24,7 +24,7 @@ from longilesion.registration.result import Registration
 _SEARCH = AlignmentSettings(
     steps=(
         SearchStep(
-            spacing_mm=2.0, template_radius_mm=20.0, falloff_mm=8.0, search_radius_mm=15.0, distance_penalty=0.2
+            spacing_mm=2.0, template_radius_mm=20.0, falloff_mm=8.0, search_radius_mm=15.0, distance_penalty=0.4
         ),
     )
 )

@@ -17,6 +17,7 @@ from longilesion.config import (
     InferenceSettings,
     ModelSettings,
     NetworkSettings,
+    SearchStep,
     UNetSettings,
     VoiSettings,
 )
@@ -24,6 +25,12 @@ from longilesion.geometry import ZYX, Grid, Triple
 from longilesion.networks.interface import LesionNetwork, NetworkInput
 
 TISSUE_HU, LESION_HU = 40, 300
+
+
+def alignment(*, search_radius_mm: float = 5.0) -> AlignmentSettings:
+    """One step over a small neighbourhood."""
+    step = SearchStep(spacing_mm=2.5, template_radius_mm=10.0, search_radius_mm=search_radius_mm)
+    return AlignmentSettings(windows_hu=((-300.0, 300.0),), steps=(step,), lesion_weight=1.0)
 
 
 def unet(**changes: object) -> UNetSettings:
@@ -59,7 +66,7 @@ def model_settings(
     return ModelSettings(
         # A click without confidence looks no wider: blocks without anatomy cannot be registered.
         voi=VoiSettings(shape_zyx=shape_zyx, spacing_zyx_mm=spacing_zyx_mm, growth_limit=growth_limit, unsure_zoom=1.0),
-        alignment=AlignmentSettings(template_radius_mm=10.0, search_radius_mm=5.0),
+        alignment=alignment(),
         encoding=encoding or EncodingSettings(),
         network=network or dual_encoder(),
         inference=inference or InferenceSettings(),

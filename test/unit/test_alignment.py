@@ -2,11 +2,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
-from longilesion.alignment import place_vois
-from longilesion.case import AIR_HU, Baseline, Case, Click, LesionMap, LesionPrompt, Scan
-from longilesion.config import AlignmentSettings, ModelSettings, VoiSettings
+from longilesion import alignment
+from longilesion.alignment import best_match, place_vois
+from longilesion.case import AIR_HU, PADDING_HU, Baseline, Case, Click, LesionMap, LesionPrompt, Scan
+from longilesion.config import AlignmentSettings, ModelSettings, SearchStep, VoiSettings
 from longilesion.geometry import Grid
 from longilesion.images import read_scan
 from longilesion.prompts import complete_prompts
@@ -210,3 +214,120 @@ def test_real_anatomy_is_found_again(real_ct):
         prompt = prompt_in(expected, lps.world_xyz_mm(place))
         placement = place_vois(case, moved_click(prompt, (8.0, 12.0, -10.0)), SETTINGS)
         assert placement.followup_xyz_mm == pytest.approx(expected, abs=2.0)
+
+
+SIDE = 48
+GRID = Grid.from_spacing((SIDE, SIDE, SIDE), (2.0, 2.0, 2.0))
+NEAR = AlignmentSettings(
+    steps=(
+        SearchStep(
+            spacing_mm=4.0, template_radius_mm=20.0, falloff_mm=12.0, search_radius_mm=24.0, distance_penalty=0.05
+        ),
+        SearchStep(spacing_mm=2.0, template_radius_mm=12.0, falloff_mm=6.0, search_radius_mm=6.0),
+    )
+)
+
+
+def tissue(seed, mean_hu, deviation_hu):
+    """Structures of about 8 mm, on twice the side."""
+    noise = np.random.default_rng(seed).normal(size=(2 * SIDE,) * 3)
+    smooth = gaussian_filter(noise, 2.0)
+    return mean_hu + deviation_hu * smooth / smooth.std()
+
+
+def seen(hu, start_zyx, padding=None):
+    """The part of a volume that begins there, rounded; with padding where that is so in the part."""
+    part = hu[tuple(slice(first, first + SIDE) for first in start_zyx)].round().astype(np.int16)
+    return Scan(hu=part if padding is None else np.where(padding, PADDING_HU, part).astype(np.int16), grid=GRID)
+
+
+def found_shift(baseline, followup, place_zyx):
+    point = GRID.world_xyz_mm(place_zyx)
+    match = best_match(baseline, followup, centres_xyz_mm=(point, point), extent_mm=12.0, settings=NEAR)
+    return match, None if match is None else match.shift_xyz_mm[::-1] / 2.0
+
+
+shifts = st.tuples(*(st.integers(-8, 8) for _ in range(3)))
+
+
+@pytest.mark.parametrize(
+    ("mean_hu", "deviation_hu"),
+    [pytest.param(-850.0, 60.0, id="lung"), pytest.param(-90.0, 40.0, id="fat"), pytest.param(50.0, 40.0, id="liver")],
+)
+@given(shift=shifts, seed=st.integers(0, 1000))
+@settings(max_examples=4)
+def test_each_tissue_is_aligned_by_its_own_structure(mean_hu, deviation_hu, shift, seed):
+    hu = tissue(seed, mean_hu, deviation_hu)
+    start = (SIDE // 2,) * 3
+    match, shift_voxels = found_shift(seen(hu, start), seen(hu, np.subtract(start, shift)), (SIDE / 2,) * 3)
+    assert shift_voxels == pytest.approx(shift, abs=0.5)
+    assert match.similarity > 0.5
+    assert match.margin > 0.1
+
+
+@given(shift=shifts, seed=st.integers(0, 1000), depth=st.integers(6, 12))
+@settings(max_examples=4)
+def test_what_a_scan_does_not_show_has_no_influence(shift, seed, depth):
+    """Near the last slice of both scans, one of which has a round field of view."""
+    hu = tissue(seed, 50.0, 40.0)
+    start = np.array((8, SIDE // 2, SIDE // 2))
+    place = depth + 2.0, SIDE / 2, SIDE / 2
+    y, x = np.mgrid[:SIDE, :SIDE] - SIDE / 2
+    round_field = np.broadcast_to(np.hypot(y - 6, x + 5) > 20, (SIDE,) * 3)
+    before, after = seen(hu, start, round_field), seen(hu, start - np.array(shift))
+    _, shift_voxels = found_shift(before, after, place)
+    assert shift_voxels == pytest.approx(shift, abs=1.0)
+
+
+def test_nothing_to_compare_gives_no_match():
+    hu = tissue(0, 50.0, 40.0)
+    everywhere = np.ones((SIDE,) * 3, bool)
+    scan, unseen = seen(hu, (0, 0, 0)), seen(hu, (0, 0, 0), everywhere)
+    for pair in ((scan, unseen), (unseen, scan)):
+        assert found_shift(*pair, (SIDE / 2,) * 3) == (None, None)
+
+
+def test_repeated_structure_has_a_small_margin():
+    hu = tissue(1, 50.0, 40.0)
+    repeated = np.tile(hu[:8, :8, :8], (16, 16, 16))
+    (unique, _), (alike, _) = (
+        found_shift(seen(volume, (0, 0, 0)), seen(volume, (0, 0, 0)), (SIDE / 2,) * 3) for volume in (hu, repeated)
+    )
+    assert alike.margin < 0.05 < unique.margin
+
+
+def test_correlation_equals_the_one_written_out():
+    """The weighted correlation of what both cubes show, position by position, by its definition."""
+    generator = np.random.default_rng(2)
+    hu = generator.uniform(-1100, 300, (9, 9, 9)).astype(np.float32), generator.uniform(-1100, 300, (5, 5, 5))
+    weights = (generator.random((9, 9, 9)) > 0.2).astype(np.float32), generator.random((5, 5, 5)).astype(np.float32)
+    searched, template = (
+        alignment._Neighbourhood(hu=values.astype(np.float32), weights=weight)
+        for values, weight in zip(hu, weights, strict=True)
+    )
+    windows = ((-1000.0, -200.0), (-150.0, 250.0))
+    correlation, overlap = alignment._compared(searched, template, windows)
+    for position in np.ndindex(5, 5, 5):
+        window = tuple(slice(first, first + 5) for first in position)
+        weight = weights[0][window] * weights[1]
+        total, deviations = 0.0, 0.0
+        for low, high in windows:
+            before, after = (
+                np.clip((values - low) / (high - low), 0.0, 1.0).astype(np.float64) for values in (hu[1], hu[0][window])
+            )
+            deviation = np.sqrt(np.cov(before.ravel(), aweights=weights[1].ravel(), ddof=0))
+            covariance = np.cov(before.ravel(), after.ravel(), aweights=weight.ravel(), ddof=0)
+            spread = np.sqrt((covariance[0, 0] + 0.002) * (covariance[1, 1] + 0.002))
+            total += deviation * covariance[0, 1] / spread
+            deviations += deviation
+        assert correlation[position] == pytest.approx(total / deviations, abs=1e-4)
+        assert overlap[position] == pytest.approx(weight.sum() / weights[1].sum(), abs=1e-4)
+
+
+def test_settings_of_earlier_bundles_are_one_step_and_one_window():
+    flat = {"spacing_mm": 2.5, "template_radius_mm": 20.0, "search_radius_mm": 40.0, "distance_penalty": 0.1}
+    read = AlignmentSettings.model_validate({**flat, "clip_hu": [-150.0, 250.0]})
+    assert read == AlignmentSettings(windows_hu=((-150.0, 250.0),), steps=(SearchStep(**flat),), lesion_weight=1.0)
+    assert AlignmentSettings.model_validate(read.model_dump()) == read
+    with pytest.raises(ValueError, match="steps"):
+        AlignmentSettings.model_validate({"clip_hu": [-150.0, 250.0], "lesion_weight": 0.5})

@@ -32,9 +32,16 @@ EXPORT_SCRIPT = Path(__file__).parents[2] / "export.sh"
 SETTINGS = model_settings(inference=InferenceSettings(threshold=0.001, presence_threshold=0.2))
 
 
-def write_bundle(folder: Path, settings: ModelSettings = SETTINGS, *, seed: int = 0, networks: int = 1) -> Path:
+def write_bundle(
+    folder: Path, settings: ModelSettings = SETTINGS, *, seed: int = 0, networks: int = 1, **said: str
+) -> Path:
     torch.manual_seed(seed)
-    provenance = {"recipe": "tiny", "data": f"blocks without {folder.name}", "steps": "2 of 2", "licence": "none"}
+    provenance = {
+        "recipe": "tiny",
+        "data": f"blocks without {folder.name}",
+        "steps": "2 of 2",
+        "licence": "none",
+    } | said
     save_bundle(folder, settings, [build_network(settings) for _ in range(networks)], provenance=provenance)
     return folder
 
@@ -326,6 +333,15 @@ def test_card_says_what_the_model_is_and_how_to_repeat_it(tmp_path: Path) -> Non
         "data licence": licence,
         "licence": "research use only",
     }
+
+
+def test_licence_of_lesion_shapes_goes_to_the_card(tmp_path: Path) -> None:
+    shapes = {"data licence": "lesion shapes of shapes.npz: CC BY-NC-SA 4.0"}
+    bundles = tuple(write_bundle(tmp_path / name, **shapes) for name in ("one", "two"))
+    export(Arguments(bundles=bundles, output=tmp_path / "model", data_licence="CC BY 4.0"))
+    card = (tmp_path / "model" / "MODEL_CARD.md").read_text()
+    line = "Licence and attribution of the data: CC BY 4.0; lesion shapes of shapes.npz: CC BY-NC-SA 4.0."
+    assert f"{line}\n" in card
 
 
 def test_parameters_in_the_card_are_those_of_one_network(tmp_path: Path) -> None:

@@ -16,7 +16,16 @@ from longilesion.networks.interface import NetworkInput, NetworkOutput
 from longilesion.pipeline import LesionOutcome, Segmentation, segment_case
 from longilesion.prompts import Prompts, complete_prompts
 from longilesion.voi import sample_voi_pair
-from test.unit.builders import TISSUE_HU, NetworkWithoutWeights, case_of, click, flipped, model_settings, scan_with
+from test.unit.builders import (
+    TISSUE_HU,
+    NetworkWithoutWeights,
+    alignment,
+    case_of,
+    click,
+    flipped,
+    model_settings,
+    scan_with,
+)
 
 GRID = Grid.from_spacing((30, 56, 56), (3.0, 1.5, 1.5), origin_xyz_mm=(-40.0, -40.0, 500.0))
 FIRST, SECOND = (-15.0, -12.0, 525.0), (18.0, 15.0, 560.0)
@@ -278,7 +287,7 @@ def test_lesion_that_a_wider_look_does_not_find_stays_as_the_first_look_saw_it(f
 
 def noise_case(middles: Mapping[int, Triple]) -> Case:
     """The same noise in both scans, whose every neighbourhood is like nothing else, with clicks in their places."""
-    hu = np.random.default_rng(4).normal(40, 60, GRID.shape_zyx).astype(np.int16)
+    hu = np.random.default_rng(4).normal(40, 300, GRID.shape_zyx).astype(np.int16)
     scan = Scan(hu=hu, grid=GRID)
     clicks = [(number, click(point), click(point)) for number, point in middles.items()]
     return case_of(clicks, followups={"primary": scan}, baselines={"primary": (scan, None)})
@@ -328,8 +337,8 @@ def test_click_that_slipped_towards_a_neighbour_still_means_its_own_lesion() -> 
     slipped = (7.0, 0.0, 540.0)
     case = case_of(pairs((1, lesion, slipped)), followups={"primary": scan}, baselines={"primary": (scan, lesions)})
     ensemble = bright_voxels()
-    wide = ensemble.settings.alignment.model_copy(update={"search_radius_mm": 15.0})
-    ensemble = replace(ensemble, settings=ensemble.settings.model_copy(update={"alignment": wide}))
+    wide = ensemble.settings.model_copy(update={"alignment": alignment(search_radius_mm=15.0)})
+    ensemble = replace(ensemble, settings=wide)
     result = segment_case(case, ensemble)
     ids = result.maps["primary"].ids
     assert dice(ids, lesions.ids, 1) > 0.5

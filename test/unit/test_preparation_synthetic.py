@@ -10,6 +10,7 @@ from training.preparation.run import Options, prepare
 from training.preparation.synthetic import find_synthetic
 from training.synthesis.phantom import torso
 from training.synthesis.settings import SynthesisSettings
+from training.synthesis.shape_library import LibraryShape, write_shape_library
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,33 @@ def test_a_pair_is_a_case_with_its_facts(volumes):
         assert content.facts.keys() == {pair.lesion_id for pair in content.case.clicks}
         shown = set(np.unique(content.truth["primary"].ids).tolist()) - {0}
         assert shown == {fact.true_id for fact in content.facts.values()} - {None}
+
+
+def test_consecutive_time_points_of_a_series_are_cases_of_one_patient(volumes):
+    source = find_synthetic(volumes, cases=1, phantoms=3, seed=5, settings=SynthesisSettings(), whole=False, times=3)
+    first, second = source.jobs[0].make().cases
+    assert [each.case_id for each in (first, second)] == ["pair_00000_1", "pair_00000_2"]
+    assert first.patient == second.patient
+    np.testing.assert_array_equal(first.case.followups["primary"].hu, second.case.baselines["primary"].scan.hu)
+    np.testing.assert_array_equal(first.truth["primary"].ids, second.case.baselines["primary"].lesions.ids)
+
+
+def test_shapes_of_a_file_are_noted_with_their_licence(volumes, tmp_path):
+    shape = LibraryShape.of(np.ones((3, 4, 5), bool), np.ones(3, np.float32), "mixed")
+    write_shape_library(tmp_path / "shapes.npz", [shape], licence="CC BY 4.0")
+    source = find_synthetic(
+        volumes,
+        cases=1,
+        phantoms=3,
+        seed=5,
+        settings=SynthesisSettings(real_shape_share=1.0, real_share=0.0),
+        whole=False,
+        shapes=tmp_path / "shapes.npz",
+    )
+    assert source.licence == "lesion shapes of shapes.npz: CC BY 4.0"
+    assert source.arguments["shapes"].startswith("1 shapes of shapes.npz ")
+    with_file, without = (found.jobs[0].make().cases[0].truth["primary"].ids for found in (source, pairs(volumes)))
+    assert not np.array_equal(with_file, without)
 
 
 def test_without_volumes_phantoms_take_turns():

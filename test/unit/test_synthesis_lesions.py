@@ -9,10 +9,14 @@ from numpy.typing import NDArray
 from longilesion.evaluation.exam import FATES
 from longilesion.geometry import Grid
 from test.unit.builders import ball
+from test.unit.synthetic import block_with_tumour
 from training.synthesis.changes import Site, merging, random_lesion, splitting
 from training.synthesis.deformation import lattice
+from training.synthesis.host import Host
 from training.synthesis.insertion import paint, paint_scar
 from training.synthesis.lesions import UNMARKED, Appearance, Lesion, Tissue
+from training.synthesis.noise import Noise
+from training.synthesis.real_shapes import RealShapes
 from training.synthesis.settings import ChangeShares, SynthesisSettings
 from training.synthesis.shapes import REACH, Shape, blended, random_shape, shape_of_mask, signed_distance_mm
 
@@ -49,13 +53,36 @@ def lesion(**changes: object) -> Lesion:
     return replace(plain, **changes)
 
 
-def painted(drawn: Lesion, hu: float = 40.0) -> tuple[NDArray[np.float32], NDArray[np.uint16]]:
+NO_NOISE = Noise(deviation_hu=0.0, grain_zyx=(0.3, 0.3, 0.3))
+
+
+def everywhere() -> Host:
+    return Host(depths_mm=torch.full((3, 3, 3), 8.0), middle_zyx_mm=np.zeros(3), spacing_zyx_mm=np.full(3, 100.0))
+
+
+def left_half() -> Host:
+    """Tissue up to x = 4 mm."""
+    depths = (4.0 - torch.arange(-40.0, 41.0)).clamp(-8, 8).expand(3, 3, 81)
+    return Host(depths_mm=depths, middle_zyx_mm=np.zeros(3), spacing_zyx_mm=np.array([100.0, 100.0, 1.0]))
+
+
+def painted(
+    drawn: Lesion,
+    hu: float = 40.0,
+    *,
+    image: torch.Tensor | None = None,
+    host: Host | None = None,
+    noise: Noise = NO_NOISE,
+) -> tuple[NDArray[np.float32], NDArray[np.uint16]]:
     where = points()
-    image, ids = torch.full(where.shape[:3], hu), np.zeros(where.shape[:3], np.uint16)
+    image = torch.full(where.shape[:3], hu) if image is None else image.clone()
+    ids = np.zeros(where.shape[:3], np.uint16)
     paint(
         image,
         ids,
         points_zyx_mm=where,
+        host=everywhere() if host is None else host,
+        noise=noise,
         lesion=drawn,
         parts=drawn.followup,
         label=drawn.lesion_id,
@@ -64,10 +91,12 @@ def painted(drawn: Lesion, hu: float = 40.0) -> tuple[NDArray[np.float32], NDArr
     return image.numpy(), ids
 
 
-def drawn_lesions(count: int, tissue: Tissue, settings: SynthesisSettings, **options: object) -> list[Lesion]:
-    generator = np.random.default_rng(0)
+def drawn_lesions(
+    count: int, tissue: Tissue, settings: SynthesisSettings, *, seed: int = 0, **options: object
+) -> list[Lesion]:
+    generator = np.random.default_rng(seed)
     site = Site(tissue=tissue, lesion_type="unclear", centre_zyx_mm=np.zeros(3))
-    chosen = {"lesion_id": 2, "fate": "persists", "real_shapes": (), **options}
+    chosen = {"lesion_id": 2, "fate": "persists", "real_shapes": RealShapes(), **options}
     return [random_lesion(generator, site, settings=settings, **chosen) for _ in range(count)]
 
 
@@ -129,7 +158,7 @@ def test_lesion_elsewhere_leaves_the_image_alone() -> None:
 
 def test_scar_is_fainter_and_smaller_than_the_lesion_was() -> None:
     image = torch.full(points().shape[:3], 40.0)
-    paint_scar(image, points_zyx_mm=points(), lesion=lesion(followup=(), scar_hu=8.0))
+    paint_scar(image, points_zyx_mm=points(), host=everywhere(), lesion=lesion(followup=(), scar_hu=8.0))
     assert float(image[12, 12, 12]) == pytest.approx(48, abs=0.5)
     # 3 mm inside the old border, it has faded.
     assert float(image[12, 12, 16]) < 44
@@ -175,11 +204,25 @@ def test_bone_lesions_are_lytic_or_sclerotic() -> None:
 
 
 def test_lymph_nodes_are_smooth_and_small_and_of_soft_tissue() -> None:
-    drawn = drawn_lesions(40, "fat", SynthesisSettings(node_share=1.0), real_shapes=(round_shape(),))
+    outlined = block_with_tumour().lesions
+    drawn = drawn_lesions(40, "fat", SynthesisSettings(node_share=1.0), real_shapes=RealShapes(outlined=outlined))
     assert {one.lesion_type for one in drawn} == {"Lymph node"}
     parts = [one.baseline[0] for one in drawn]
     assert max(each.radius_mm for each in parts) <= 16
     assert 20 <= min(each.mean_hu for each in parts) < max(each.mean_hu for each in parts) <= 120
+
+
+def test_lesions_below_the_skin_are_no_lymph_nodes() -> None:
+    site = Site(tissue="fat", lesion_type="Soft tissue / Skin", centre_zyx_mm=np.zeros(3), is_deep=False)
+    drawn = random_lesion(
+        np.random.default_rng(0),
+        site,
+        lesion_id=1,
+        fate="persists",
+        real_shapes=RealShapes(),
+        settings=SynthesisSettings(node_share=1.0),
+    )
+    assert drawn.lesion_type == "Soft tissue / Skin"
 
 
 def test_some_ground_glass_has_a_solid_part() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -19,8 +20,9 @@ from test.unit.case_folders import write_image
 from test.unit.synthetic import block
 from training import synth
 from training.synthesis.pairs import SyntheticPair
-from training.synthesis.preview import Example, View, draw_examples, views_of, window_of
+from training.synthesis.preview import Example, View, draw_examples, draw_series, views_of, window_of
 from training.synthesis.settings import SynthesisSettings
+from training.synthesis.sources import Source
 from training.synthesis.statistics import LesionNumbers, as_json, as_markdown, lesion_numbers, statistics_table
 from training.synthesis.truth import SyntheticFact
 
@@ -238,6 +240,8 @@ def test_command_writes_picture_and_statistics_of_a_folder(
         (("--data", "{folder}"), "no <volume>/ct.nii.gz; expected a folder with one subfolder per CT volume"),
         (("--output", "a.jpg"), "a.jpg: not a picture; expected a name that ends with .png"),
         (("--statistics", "a.csv"), "a.csv: not a table; expected a name that ends with .md or .json"),
+        (("--times", "1"), "--times 1: expected at least two time points"),
+        (("--shapes", "none.npz"), "none.npz: no such file; expected lesion shapes"),
         (("--pairs", "0"), "--pairs 0: expected a number from 1 on"),
     ],
 )
@@ -254,8 +258,12 @@ def test_what_cannot_be_done_is_said_in_one_line(
     assert captured.err.count("\n") == 1
 
 
+def drawn_pairs(settings: SynthesisSettings, *, seed: int) -> Iterator[tuple[Source, SyntheticPair]]:
+    return synth.consecutive_pairs(synth.drawn_series([block()], settings, seed=seed))
+
+
 def test_examples_show_fates_in_turn_and_follow_from_the_seed() -> None:
-    chosen = [synth.find_examples([block()], SynthesisSettings(), count=3, seed=5) for _ in range(2)]
+    chosen = [synth.find_examples(drawn_pairs(SynthesisSettings(), seed=5), count=3) for _ in range(2)]
     assert len({each.pair.facts[each.lesion_id].fate for each in chosen[0]}) > 1
     assert [each.lesion_id for each in chosen[0]] == [each.lesion_id for each in chosen[1]]
     np.testing.assert_array_equal(chosen[0][0].pair.truth.ids, chosen[1][0].pair.truth.ids)
@@ -266,4 +274,18 @@ def test_settings_that_give_healthy_pairs_only_are_refused(monkeypatch: pytest.M
     healthy = SynthesisSettings().lifenet.model_copy(update={"healthy_share": 1.0})
     settings = SynthesisSettings(generator="lifenet", lifenet=healthy)
     with pytest.raises(InputError, match="expected 1, see the recipe's shares"):
-        synth.find_examples([block()], settings, count=1, seed=0)
+        synth.find_examples(drawn_pairs(settings, seed=0), count=1)
+
+
+def test_series_show_different_histories_with_a_column_per_time_point() -> None:
+    drawn = synth.drawn_series([block()], SynthesisSettings(), times=3, seed=1)
+    examples = synth.find_series(drawn, count=3)
+    histories = {tuple(volume > 0 for volume in example.series.volumes_ml[example.lesion_id]) for example in examples}
+    assert len(histories) == 3
+    axes = draw_series(examples, model_settings()).axes
+    assert len(axes) == 9
+    for example, row in zip(examples, (axes[:3], axes[3:6], axes[6:]), strict=True):
+        for volume_ml, panel in zip(example.series.volumes_ml[example.lesion_id], row, strict=True):
+            title = panel.get_title(loc="left")
+            assert title.endswith(" mm") == (volume_ml > 0)
+            assert bool(panel.images) == (not title.endswith("not there"))

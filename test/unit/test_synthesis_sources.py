@@ -1,7 +1,10 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 from longilesion.errors import InputError
 from test.unit.builders import ball, flipped
@@ -9,7 +12,7 @@ from test.unit.case_folders import write_image
 from test.unit.synthetic import GRID, TUMOUR_RADIUS_MM, block, block_with_tumour
 from training.synthesis.scene import random_scene
 from training.synthesis.settings import SynthesisSettings, TissueShares
-from training.synthesis.sites import lesion_sites, lesion_type_of, organ_at
+from training.synthesis.sites import is_deep, lesion_sites, lesion_type_of, organ_at
 from training.synthesis.sources import Source, load_sources, phantom_sources, real_lesions
 
 GEOMETRY = {"spacing_xyz_mm": GRID.spacing_zyx_mm[::-1]}
@@ -44,6 +47,45 @@ def test_gas_in_the_bowel_is_no_lung_and_bright_kidneys_are_no_bone() -> None:
     found = lesion_sites(hu, np.array(GRID.spacing_zyx_mm, np.float32))
     assert "soft" in found
     assert not {"lung", "bone"} & set(found)
+
+
+def test_large_vessels_with_contrast_are_no_bone() -> None:
+    generator = np.random.default_rng(0)
+    hu = np.full(GRID.shape_zyx, 40, np.int16)
+    hu[:, :2] = hu[:, -2:] = hu[:, :, :2] = hu[:, :, -2:] = -1000
+    y, x = np.ogrid[: GRID.shape_zyx[1], : GRID.shape_zyx[2]]
+    vertebra, aorta, vein = (np.hypot(y - row, x - column) for row, column in ((65, 45), (30, 40), (30, 53)))
+    hu[:, vertebra < 14] = 600
+    hu[:, vertebra < 12] = 220
+    hu[:, aorta < 9] = 300
+    hu[:, vein < 4] = 900
+    hu += generator.normal(0, 15, hu.shape).astype(np.int16)
+    trabeculae = gaussian_filter(generator.normal(size=hu.shape), 1.0) / 0.1 * 40
+    hu[:, vertebra < 12] += trabeculae[:, vertebra < 12].astype(np.int16)
+    voxels = lesion_sites(hu, np.array(GRID.spacing_zyx_mm, np.float32))["bone"] / GRID.spacing_zyx_mm
+    in_vertebra, in_aorta = (
+        np.hypot(voxels[:, 1] - row, voxels[:, 2] - column) < radius
+        for row, column, radius in ((65, 45, 14), (30, 40, 9))
+    )
+    assert in_vertebra.sum() > 500
+    assert in_aorta.sum() < 0.02 * len(voxels)
+
+
+def test_fat_below_the_skin_is_not_deep() -> None:
+    hu = np.full((3, 150, 150), -1000, np.int16)
+    y, x = np.ogrid[:150, :150]
+    radius = np.hypot(y - 75, x - 75)
+    for outer, level_hu in ((70, 40), (68, -100), (45, 50), (35, -100), (12, 50)):
+        hu[:, radius < outer] = level_hu
+    spacing = np.array([5.0, 2.0, 2.0], np.float32)
+
+    def at(millimetres: float, angle: float) -> NDArray[np.float64]:
+        return np.array([5.0, 150 + millimetres * np.sin(angle), 150 + millimetres * np.cos(angle)])
+
+    for angle in np.linspace(0, 2 * np.pi, 7):
+        assert is_deep(hu, spacing, at(45.0, angle))
+        assert not is_deep(hu, spacing, at(110.0, angle))
+        assert not is_deep(hu, spacing, at(160.0, angle))
 
 
 def test_organ_gives_a_lesion_its_type() -> None:
@@ -150,3 +192,15 @@ def test_phantom_stands_in_for_a_real_volume(phantom: Source) -> None:
         assert low < np.median(phantom.hu[phantom.organs[organ]]) < high
     low, high = phantom.lungs_mm
     assert 100 < high - low < 260
+
+
+def test_real_tumour_has_the_type_of_the_tissue_around_it() -> None:
+    types = {}
+    for name, place_xyz_mm in (("in lung", (55.0, 70.0, 90.0)), ("in soft tissue", (130.0, 80.0, 90.0))):
+        mask = ball(GRID, place_xyz_mm, 8.0)
+        source = replace(block(), lesions=real_lesions(mask.astype(np.uint16), block().spacing_zyx_mm))
+        scene = random_scene(
+            source, np.random.default_rng(0), shapes=(), settings=SynthesisSettings(real_share=1.0), whole=False
+        )
+        types[name] = [shown.lesion_type for shown in scene.shown]
+    assert types == {"in lung": ["Lung"], "in soft tissue": ["unclear"]}

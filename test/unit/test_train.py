@@ -17,6 +17,7 @@ from test.unit.training_runs import DEATHS, arguments, few_pairs, write_recipe
 from training.learner import Learner, TrainingError
 from training.recipe import read_recipe
 from training.run_log import read_log
+from training.synthesis.shape_library import LibraryShape, write_shape_library
 from training.train import main, train
 
 # What a log holds of the machine and not of the run.
@@ -82,12 +83,30 @@ def test_run_leaves_logs_a_curve_a_summary_and_two_bundles(
     assert provenance["data"] == "phantoms"
     assert provenance["steps"] == "8 of 8"
     assert provenance["licence"] == "research use only"
+    assert "data licence" not in provenance
 
     # A finished run stays as it is.
     finished = weights(run)
     train(arguments(recipe, run))
     assert all(torch.equal(tensor, finished[name]) for name, tensor in weights(run).items())
     assert len(curve(run)) == 8
+
+
+@pytest.mark.usefixtures("_few_pairs")
+def test_run_with_lesion_shapes_says_so_and_does_not_resume_with_others(recipe: Path, tmp_path: Path) -> None:
+    run, shapes = tmp_path / "run", tmp_path / "shapes.npz"
+    write_shape_library(shapes, [library_shape(3)], licence="CC BY-NC-SA 4.0")
+    train(arguments(recipe, run, steps=2, shapes=shapes))
+    provenance = read_manifest(run / "last").provenance
+    assert provenance["data"].startswith("phantoms, 1 shapes of shapes.npz ")
+    assert provenance["data licence"] == "lesion shapes of shapes.npz: CC BY-NC-SA 4.0"
+    write_shape_library(shapes, [library_shape(4)])
+    with pytest.raises(InputError, match=r"begun with data = phantoms, 1 shapes of shapes\.npz"):
+        train(arguments(recipe, run, steps=2, shapes=shapes))
+
+
+def library_shape(side: int) -> LibraryShape:
+    return LibraryShape.of(np.ones((side, side, side), bool), np.ones(3, np.float32), "mixed")
 
 
 @pytest.mark.usefixtures("_few_pairs")

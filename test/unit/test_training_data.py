@@ -13,6 +13,7 @@ from test.unit.prepared_data import CASES, write_prepared
 from test.unit.training_runs import few_pairs, write_recipe
 from training.dataset import CachedLesions, SyntheticLesions
 from training.recipe import DataSettings, Recipe, read_recipe
+from training.synthesis.shape_library import LibraryShape, write_shape_library
 from training.training_data import find_training_data, synthesis_sources
 
 
@@ -84,3 +85,22 @@ def test_phantoms_stand_in_for_data_and_are_the_same_every_time(
     first, again = (training_data.validation[1]() for _ in range(2))
     assert first[0].name == again[0].name
     np.testing.assert_array_equal(first[1].followups["primary"].hu, again[1].followups["primary"].hu)
+
+
+def test_shapes_of_a_file_are_recorded_with_their_licence_and_not_used_with_prepared_data(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_pairs(monkeypatch)
+    path = tmp_path / "shapes.npz"
+    found = []
+    for size in (3, 4):
+        mask = np.ones((size, size, size), bool)
+        write_shape_library(path, [LibraryShape.of(mask, np.ones(3, np.float32), "bone")], licence="CC BY 4.0")
+        found.append(find_training_data(None, recipe.with_shapes(path), fold=None, seed=0, workers=1))
+    first, second = found
+    assert first.licence == "lesion shapes of shapes.npz: CC BY 4.0"
+    assert first.trained_on.startswith("phantoms, 1 shapes of shapes.npz ")
+    assert first.contents != second.contents
+    data = write_prepared(tmp_path / "data")
+    with pytest.raises(InputError, match=r"shapes\.npz: .* is prepared; expected shapes in training\.prepare"):
+        find_training_data(data.folder, recipe.with_shapes(path), fold=0, seed=0, workers=1)

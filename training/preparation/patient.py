@@ -117,7 +117,8 @@ class Job:
 class DataSource:
     """A data set: its jobs, its released splits, and the arguments that determine them.
 
-    `left_out` are patients that are known beforehand to be unusable.
+    `left_out` are patients that are known beforehand to be unusable. `licence` is that of what the cases
+    contain besides the data.
     """
 
     kind: str
@@ -127,3 +128,4 @@ class DataSource:
     released: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     left_out: tuple[Record, ...] = ()
     warnings: tuple[str, ...] = ()
+    licence: str | None = None

@@ -1,4 +1,4 @@
-"""Synthetic pairs as cases: drawn from CT volumes, or from phantoms where there are none."""
+"""Synthetic pairs, or series of them, as cases: drawn from CT volumes, or from phantoms where there are none."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from training.preparation.memory import drawing_bytes
 from training.preparation.patient import CaseContent, DataSource, Job, Made
 from training.preparation.prepared import CaseEntry
 from training.preparation.record import ImageRecord, LeftOut, LesionRecord, Record
-from training.synthesis.pairs import SyntheticPair, synthetic_pair
+from training.synthesis.pairs import SyntheticPair, synthetic_series
 from training.synthesis.settings import SynthesisSettings
+from training.synthesis.shape_library import ShapeLibrary, read_shape_library
 from training.synthesis.sources import Source, find_volumes, load_sources, phantom_sources
 
 _CPU = torch.device("cpu")
@@ -31,19 +32,33 @@ def find_synthetic(
     seed: int,
     settings: SynthesisSettings,
     whole: bool,
+    times: int = 2,
+    shapes: Path | None = None,
     device: torch.device = _CPU,
 ) -> DataSource:
     """Plans pairs of the volumes of a folder (`<name>/ct.nii.gz`), or of phantoms; volumes alternate.
 
-    The pairs of a volume belong to one patient. A pair depends on the seed and its number alone. Raises InputError
-    where the folder has no volumes.
+    With more than two `times`, each is a series, of which every pair of consecutive time points is a case. The pairs of
+    a volume belong to one patient. A pair depends on the seed and its number alone. Raises InputError
+    where the folder has no volumes, or the file of lesion shapes cannot be used.
     """
+    library = None if shapes is None else read_shape_library(shapes)
     if data is None:
         names = [f"phantom_{_FIRST_PHANTOM * (seed + 1) + number}" for number in range(min(phantoms, cases))]
     else:
         names = find_volumes(data)
     memory = {name: drawing_bytes(None if data is None else data / name / "ct.nii.gz") for name in names}
-    make = partial(_made, data=data, names=tuple(names), seed=seed, settings=settings, whole=whole, device=device)
+    make = partial(
+        _made,
+        data=data,
+        names=tuple(names),
+        seed=seed,
+        settings=settings,
+        whole=whole,
+        times=times,
+        shapes=shapes,
+        device=device,
+    )
     jobs = [
         Job(name=_case_id(number), patient=name, memory_bytes=memory[name], make=partial(make, number))
         for number, name in zip(range(cases), cycle(names), strict=False)
@@ -59,7 +74,10 @@ def find_synthetic(
             "volumes": names,
             "settings": settings.model_dump(mode="json"),
             "whole": whole,
+            **({} if times == 2 else {"times": times}),
+            **({} if library is None else {"shapes": library.description}),
         },
+        licence=None if library is None else library.attribution,
     )
 
 
@@ -77,6 +95,11 @@ def _lenders(data: Path | None, names: tuple[str, ...]) -> tuple[Source, ...]:
 
 
 @lru_cache(maxsize=1)
+def _library(shapes: Path) -> ShapeLibrary:
+    return read_shape_library(shapes)
+
+
+@lru_cache(maxsize=1)
 def _source(data: Path | None, name: str) -> Source:
     if data is not None:
         return load_sources(data, [name])[0]
@@ -91,30 +114,49 @@ def _made(
     seed: int,
     settings: SynthesisSettings,
     whole: bool,
+    times: int,
+    shapes: Path | None,
     device: torch.device,
 ) -> Made:
     name = names[number % len(names)]
-    source, shapes = _source(data, name), _lenders(data, names)
-    generator = np.random.default_rng((seed, number))
-    pair = synthetic_pair(source, generator, shapes=shapes, settings=settings, whole=whole, device=device)
-    case_id = _case_id(number)
-    if not pair.facts:
+    source = _source(data, name)
+    series = synthetic_series(
+        source,
+        np.random.default_rng((seed, number)),
+        times=times,
+        shapes=_lenders(data, names),
+        library=None if shapes is None else _library(shapes),
+        settings=settings,
+        whole=whole,
+        device=device,
+    )
+    drawn = _case_id(number)
+    pairs = {
+        drawn if times == 2 else f"{drawn}_{step}": pair
+        for step, pair in enumerate(series.pairs, start=1)
+        if pair.facts
+    }
+    if not pairs:
         why = LeftOut(reason="pair without lesions", is_error=False)
-        return Made(cases=(), record=Record(name=case_id, patient=name, left_out=why))
-    content = _content(case_id, name, pair)
+        return Made(cases=(), record=Record(name=drawn, patient=name, left_out=why))
     record = Record(
-        name=case_id,
+        name=drawn,
         patient=name,
-        cases=(CaseEntry(case_id=case_id, patient=name, lesions=len(pair.facts)),),
+        cases=tuple(
+            CaseEntry(case_id=case_id, patient=name, lesions=len(pair.facts)) for case_id, pair in pairs.items()
+        ),
         images=tuple(
             ImageRecord(file=case_id, case_id=case_id, scan=f"primary-{time_point}")
+            for case_id in pairs
             for time_point in ("baseline", "followup")
         ),
         lesions=tuple(
-            LesionRecord(lesion_id=lesion_id, fate=fact.fate, case_id=case_id) for lesion_id, fact in pair.facts.items()
+            LesionRecord(lesion_id=lesion_id, fate=fact.fate, case_id=case_id)
+            for case_id, pair in pairs.items()
+            for lesion_id, fact in pair.facts.items()
         ),
     )
-    return Made(cases=(content,), record=record)
+    return Made(cases=tuple(_content(case_id, name, pair) for case_id, pair in pairs.items()), record=record)
 
 
 def _case_id(number: int) -> str:

@@ -60,10 +60,15 @@ def random_acquisition(generator: np.random.Generator, *, coarseness: float) -> 
 
 
 def random_acquisitions(
-    generator: np.random.Generator, changes: ProtocolChanges, *, coarseness: float
-) -> tuple[Acquisition, Acquisition]:
-    """Draws the protocols of both scans, which share everything that does not change, except the noise."""
-    before, after = (random_acquisition(generator, coarseness=coarseness) for _ in range(2))
+    generator: np.random.Generator, changes: ProtocolChanges, *, coarseness: float, times: int = 2
+) -> tuple[Acquisition, ...]:
+    """Draws the protocols of all scans, which share everything that does not change, except the noise."""
+    before, *later = (random_acquisition(generator, coarseness=coarseness) for _ in range(times))
+    return before, *(_changed(before, after, changes) for after in later)
+
+
+def _changed(before: Acquisition, after: Acquisition, changes: ProtocolChanges) -> Acquisition:
+    """The later protocol, with the earlier one's values where nothing changes."""
     if not changes.contrast:
         after = replace(after, enhancement_hu=before.enhancement_hu, regional_hu=before.regional_hu)
     if not changes.dose:
@@ -72,7 +77,7 @@ def random_acquisitions(
         after = replace(after, sharpness=before.sharpness)
     if not changes.slices:
         after = replace(after, spacing_zyx_mm=before.spacing_zyx_mm)
-    return before, after
+    return after
 
 
 def enhanced(hu: Float32[Tensor, "z y x"], acquisition: Acquisition, axes: Axes) -> Float32[Tensor, "z y x"]:

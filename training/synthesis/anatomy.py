@@ -81,7 +81,7 @@ def anatomy_growth(
     lesion = np.pad(mask, np.stack([start - low, high - stop], axis=1).tolist())
     # Voxels are averaged, not resampled, to about the spacing that the lesion needs.
     blocks = np.floor(longest_mm / _LONGEST_VOXELS / spacing).astype(int).clip(1, high - low)
-    share, mean_hu = (_averaged(part, blocks) for part in (lesion, hu[box_slices(low, high)]))
+    share, mean_hu = (averaged(part, blocks) for part in (lesion, hu[box_slices(low, high)]))
     lattice = blocks * spacing
     mobility = _mobility(mean_hu, share, lattice, smoothing_mm=smoothing_mm)
     displacement, reached = _grown(share, mobility, lattice, smoothing_mm=smoothing_mm, volume_factor=volume_factor)
@@ -146,7 +146,7 @@ def _mobility(
     return np.asarray(smooth, np.float32)
 
 
-def _averaged(
+def averaged(
     volume: Bool[np.ndarray, "z y x"] | Int16[np.ndarray, "z y x"], blocks: np.ndarray
 ) -> Float32[np.ndarray, "a b c"]:
     """Means of blocks of voxels; incomplete blocks at the end are left out."""

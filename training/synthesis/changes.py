@@ -1,8 +1,7 @@
-"""Appearance and change of a synthetic lesion: stable, growing, shrinking, new, gone, merging, splitting."""
+"""Appearance and changes of a synthetic lesion: stable, growing, shrinking, new, gone, back, merging, splitting."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,27 +9,45 @@ from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
 from longilesion.evaluation.exam import Fate
+from training.synthesis.characters import Kind, bone_kind, lung_kind, node_kind, soft_kind
 from training.synthesis.lesions import Appearance, Lesion, Tissue
+from training.synthesis.real_shapes import RealShape, RealShapes
 from training.synthesis.settings import ChangeShares, SynthesisSettings
 from training.synthesis.shapes import Shape, blended, random_shape
 
 _NODE = "Lymph node"
-# The largest radius by tissue; the smallest is 4 mm everywhere.
+# The smallest radius that is drawn; the largest by tissue.
+_SMALLEST_DRAWN_MM = 4.0
 _LARGEST_MM = {"soft": 30.0, "lung": 22.0, "fat": 22.0, "bone": 20.0}
 _LARGEST_NODE_MM = 16.0
-# The smallest radius after shrinking or splitting.
+# The smallest radius after shrinking or splitting, and of a real lesion's own size.
 _SMALLEST_MM = 3.5
+# Deviation of the logarithm of the radius from a real lesion's own: 12 % of the volume each way.
+_SIZE_DEVIATION = 0.04
+# Ranges of the radius against that before.
+_CHANGES = {"stays": (0.93, 1.07), "grows": (1.07, 1.7), "shrinks": (0.45, 0.93)}
+# Deviation of the change of the mean HU after the second time point.
+_LATER_CHANGE_HU = 5.0
 # A smaller lesion does not split.
 _SPLIT_FROM_MM = 9.0
+# Deviation of the change of the mean HU between the scans in a lesion of a kind.
+_KIND_CHANGE_HU = 5.0
+# A wider border, as a share of the radius, would leave nothing of a lesion.
+_WIDEST_EDGE = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Site:
-    """The site of a lesion: the tissue, the challenge's lesion type there, and the centre."""
+    """The site of a lesion: the tissue, the organ by its mask, the challenge's lesion type there, and the centre.
+
+    Fat that is not `is_deep` lies below the skin.
+    """
 
     tissue: Tissue
     lesion_type: str
     centre_zyx_mm: Float[np.ndarray, "3"]
+    organ: str | None = None
+    is_deep: bool = True
 
 
 def random_lesion(
@@ -39,26 +56,27 @@ def random_lesion(
     *,
     lesion_id: int,
     fate: Fate,
-    real_shapes: Sequence[Shape],
+    real_shapes: RealShapes,
     settings: SynthesisSettings,
 ) -> Lesion:
     """Draws a lesion of 8 to 60 mm and its change."""
-    is_node = site.tissue == "fat" and generator.random() < settings.node_share
+    is_node = site.tissue == "fat" and generator.random() < settings.node_share and site.is_deep
     largest_mm = _LARGEST_NODE_MM if is_node else _LARGEST_MM[site.tissue]
-    # Lymph nodes are smooth and oval; the shapes of real tumours would be too irregular.
-    is_real = bool(real_shapes) and not is_node and generator.random() < settings.real_shape_share
-    shape = real_shapes[int(generator.integers(len(real_shapes)))] if is_real else _shape(generator, is_node=is_node)
+    fitting = real_shapes.fitting(site.tissue, organ=site.organ, is_node=is_node)
+    is_real = bool(fitting) and generator.random() < settings.real_shape_share
+    real = fitting[int(generator.integers(len(fitting)))] if is_real else None
+    shape = _shape(generator, is_node=is_node) if real is None else real.shape
     mean_hu, core_hu = _mean_hu(site.tissue, generator, is_node=is_node)
     first = Appearance(
         shape=shape,
-        radius_mm=float(np.exp(generator.uniform(np.log(4.0), np.log(largest_mm)))),
+        radius_mm=_radius_mm(real, generator, settings, largest_mm=largest_mm),
         mean_hu=mean_hu,
         core_hu=core_hu,
         shift_zyx_mm=np.zeros(3),
     )
     second = _evolved(first, site.tissue, generator, settings.changes, is_node=is_node)
     scars = fate == "gone" and generator.random() < settings.scar_share
-    return Lesion(
+    lesion = Lesion(
         lesion_id=lesion_id,
         true_id=lesion_id,
         lesion_type=_NODE if is_node else site.lesion_type,
@@ -72,6 +90,63 @@ def random_lesion(
         followup=() if fate == "gone" else (second,),
         scar_hu=_scar_hu(site.tissue, generator) if scars else 0.0,
     )
+    # A generator of its own, so that everything else is drawn as without kinds.
+    (own,) = generator.spawn(1)
+    kind = _kind(lesion, own, settings, radius_mm=first.radius_mm, is_node=is_node)
+    return lesion if kind is None else _of_kind(lesion, kind, own)
+
+
+def with_history(
+    lesion: Lesion,
+    generator: np.random.Generator,
+    settings: SynthesisSettings,
+    *,
+    times: int,
+    stays: bool = False,
+    largest_mm: float | None = None,
+) -> Lesion:
+    """A lesion of a pair in a series of so many time points.
+
+    A new one appears at any of them; others change, vanish unless it `stays`, and come back. Without `largest_mm` the
+    radius is limited to that of a pair's largest lesion of the tissue.
+    """
+    if lesion.true_id != lesion.lesion_id:
+        # It has merged into another one, and is part of that from then on.
+        return lesion
+    scans = [lesion.baseline, lesion.followup]
+    if not lesion.baseline:
+        scans[1:1] = [()] * int(generator.integers(times - 1))
+    limit_mm = _LARGEST_MM[lesion.tissue] * _CHANGES["grows"][1] if largest_mm is None else largest_mm
+    while len(scans) < times:
+        seen = next(parts for parts in reversed(scans) if parts)
+        if scans[-1]:
+            is_there = stays or generator.random() >= settings.series.vanishing_share
+        else:
+            is_there = generator.random() < settings.series.returning_share
+        now = tuple(_later(part, lesion, generator, settings, limit_mm=limit_mm) for part in seen) if is_there else ()
+        scans.append(now)
+    baseline, followup, *later = scans
+    return replace(lesion, baseline=baseline, followup=followup, later=tuple(later))
+
+
+def _later(
+    part: Appearance, lesion: Lesion, generator: np.random.Generator, settings: SynthesisSettings, *, limit_mm: float
+) -> Appearance:
+    now = _evolved(part, lesion.tissue, generator, settings.changes, is_node=lesion.lesion_type == _NODE)
+    # Changes of density in a pair, one after the other, would end anywhere.
+    mean_hu = part.mean_hu + float(generator.normal(0.0, _LATER_CHANGE_HU))
+    return replace(now, radius_mm=min(now.radius_mm, max(limit_mm, part.radius_mm)), mean_hu=mean_hu)
+
+
+def _radius_mm(
+    real: RealShape | None, generator: np.random.Generator, settings: SynthesisSettings, *, largest_mm: float
+) -> float:
+    """A random radius, or about that of the real lesion, within the tissue's limits."""
+    drawn_mm = float(np.exp(generator.uniform(np.log(_SMALLEST_DRAWN_MM), np.log(largest_mm))))
+    if real is None or not settings.real_size_share or generator.random() >= settings.real_size_share:
+        return drawn_mm
+    own_mm = real.radius_mm * float(np.exp(generator.normal(0.0, _SIZE_DEVIATION)))
+    return float(np.clip(own_mm, _SMALLEST_MM, largest_mm))
 
 
 def merging(lesion: Lesion, generator: np.random.Generator, *, other_id: int) -> tuple[Lesion, Lesion]:
@@ -144,12 +219,52 @@ def _mean_hu(tissue: Tissue, generator: np.random.Generator, *, is_node: bool) -
     return float(generator.uniform(18, 90) * generator.choice([-1.0, 1.0])), core_hu
 
 
+def _kind(
+    lesion: Lesion, generator: np.random.Generator, settings: SynthesisSettings, *, radius_mm: float, is_node: bool
+) -> Kind | None:
+    if is_node:
+        return node_kind(generator, settings.node)
+    if lesion.tissue == "lung":
+        return lung_kind(generator, settings.lung)
+    if lesion.tissue == "bone":
+        return bone_kind(generator, settings.bone)
+    return soft_kind(generator, settings.soft, radius_mm=radius_mm) if lesion.tissue == "soft" else None
+
+
+def _of_kind(lesion: Lesion, kind: Kind, generator: np.random.Generator) -> Lesion:
+    """The lesion with a character; its mean HU differs little between the scans."""
+    radius_mm = min(part.radius_mm for part in (*lesion.baseline, *lesion.followup))
+    scans = []
+    for parts in (lesion.baseline, lesion.followup):
+        change_hu = float(generator.normal(0.0, _KIND_CHANGE_HU))
+        mean_hu = None if kind.mean_hu is None else kind.mean_hu + change_hu
+        # A core of its own takes the place of a darker or brighter middle.
+        core_hu = 0.0 if kind.mean_hu is not None else None
+        scans.append(
+            tuple(
+                replace(
+                    part,
+                    mean_hu=part.mean_hu if mean_hu is None else mean_hu,
+                    core_hu=part.core_hu if core_hu is None else core_hu,
+                )
+                for part in parts
+            )
+        )
+    baseline, followup = scans
+    return replace(
+        lesion,
+        edge_mm=lesion.edge_mm if kind.edge_mm is None else min(kind.edge_mm, _WIDEST_EDGE * radius_mm),
+        character=kind.character,
+        baseline=baseline,
+        followup=followup,
+    )
+
+
 def _evolved(
     first: Appearance, tissue: Tissue, generator: np.random.Generator, changes: ChangeShares, *, is_node: bool
 ) -> Appearance:
     shares = np.array([changes.stays, changes.grows, changes.shrinks])
-    ranges = ((0.93, 1.07), (1.07, 1.7), (0.45, 0.93))
-    low, high = ranges[int(generator.choice(3, p=shares / shares.sum()))]
+    low, high = tuple(_CHANGES.values())[int(generator.choice(3, p=shares / shares.sum()))]
     mean_hu = first.mean_hu * float(generator.uniform(0.7, 1.2)) + float(generator.normal(0, 5))
     if tissue == "soft":
         # Below this contrast an expert could not identify it again.
@@ -164,7 +279,7 @@ def _evolved(
 
 def _scar_hu(tissue: Tissue, generator: np.random.Generator) -> float:
     """The HU of a healed lesion's remains: bands in lung, strands in fat, sclerosis in bone, else slight contrast."""
-    low, high = {"soft": (4.0, 10.0), "lung": (40.0, 200.0), "fat": (15.0, 45.0), "bone": (80.0, 250.0)}[tissue]
+    low, high = {"soft": (6.0, 13.0), "lung": (80.0, 250.0), "fat": (25.0, 55.0), "bone": (80.0, 250.0)}[tissue]
     sign = float(generator.choice([-1.0, 1.0])) if tissue == "soft" else 1.0
     return sign * float(generator.uniform(low, high))
 

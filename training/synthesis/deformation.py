@@ -7,7 +7,7 @@ lattice at a time, so that the points of a whole scan are never in memory, and s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -18,6 +18,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from training.synthesis.settings import MotionSettings
+from training.synthesis.sliding import Lungs, Sliding, sliding
 
 # The coordinates of a lattice's points along z, y and x.
 Axes: TypeAlias = tuple[Float32[Tensor, " z"], Float32[Tensor, " y"], Float32[Tensor, " x"]]
@@ -78,12 +79,14 @@ class Growth:
 class Breathing:
     """The diaphragm, at `diaphragm_mm` along z, moves by `amplitude_mm` down as the lungs above it fill.
 
-    The motion fades to zero at the lungs' apex, `height_mm` higher, and as far below.
+    The motion fades to zero at the lungs' apex, `height_mm` higher, and as far below. With `sliding` the chest wall
+    stays in place; without, everything at a height moves alike.
     """
 
     amplitude_mm: float
     diaphragm_mm: float
     height_mm: float
+    sliding: Sliding | None = None
 
     @property
     def lung_density(self) -> float:
@@ -94,6 +97,14 @@ class Breathing:
         """The offset along z, at those heights, of the tissue's position in the first scan."""
         distance = ((heights_mm - self.diaphragm_mm) / self.height_mm).clamp(-1, 1)
         return self.amplitude_mm * torch.cos(distance * (np.pi / 2)) ** 2
+
+    def mapped(self, points_zyx_mm: Float32[Tensor, "z y x 3"]) -> Float32[Tensor, "z y x 3"]:
+        """Positions before the breath of points after it."""
+        shift = self.shift_mm(points_zyx_mm[..., 0])
+        if self.sliding is not None:
+            shift = shift * self.sliding.following(points_zyx_mm)
+        moved = torch.cat(((points_zyx_mm[..., 0] + shift)[..., None], points_zyx_mm[..., 1:]), dim=-1)
+        return moved if self.sliding is None else self.sliding.slid(moved)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -122,9 +133,9 @@ class Motion:
             z, y, x = (offset / half for offset, half in zip(offsets, halves, strict=True))
             for place, shift in zip(moved, self.bending.at((z, y, x)), strict=True):
                 place += shift
-        if self.breathing is not None:
-            moved[0] += self.breathing.shift_mm(moved[0])
         points = torch.stack(moved, dim=-1)
+        if self.breathing is not None:
+            points = self.breathing.mapped(points)
         for growth in self.growths:
             points = growth(points)
         return points
@@ -143,8 +154,9 @@ def random_motion(
     half_zyx_mm: Float[np.ndarray, "3"],
     lungs_mm: tuple[float, float] | None,
     growths: tuple[Mapped, ...],
+    lungs: Lungs | None = None,
 ) -> Motion:
-    """Draws a motion; breathing needs the extent of the lungs along z."""
+    """Draws a motion; breathing needs the extent of the lungs along z, and where they slide, the lungs."""
     limit = settings.rotation_deg
     turn = Rotation.from_euler("zyx", generator.uniform(-limit, limit, 3), degrees=True).as_matrix()
     controls = np.maximum(_CONTROLS_ZYX, np.ceil(2 * half_zyx_mm / _CONTROL_MM)).astype(int).tolist()
@@ -156,6 +168,8 @@ def random_motion(
         height = max(high - low, 150.0)
         depth = float(np.clip(generator.normal(0, settings.breathing_mm), -0.25 * height, 0.25 * height))
         breathing = Breathing(amplitude_mm=depth, diaphragm_mm=low, height_mm=height)
+        if lungs is not None:
+            breathing = replace(breathing, sliding=sliding(lungs.near(centre_zyx_mm, half_zyx_mm), breathing.shift_mm))
     return Motion(
         centre_zyx_mm=centre_zyx_mm,
         half_zyx_mm=half_zyx_mm,

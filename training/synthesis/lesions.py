@@ -1,4 +1,4 @@
-"""Synthetic lesions: their appearance in each of two scans.
+"""Synthetic lesions: their appearance in each of two or more scans.
 
 Positions are z, y, x in mm from the first voxel of the source's volume.
 """
@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
+from training.synthesis.characters import PLAIN, Character
 from training.synthesis.shapes import Shape
 
 Tissue: TypeAlias = Literal["soft", "lung", "fat", "bone"]
@@ -35,7 +36,7 @@ class Appearance:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Lesion:
-    """One lesion at two time points; absent where it has no parts, split where it has two.
+    """One lesion at two time points or, with `later`, more; absent where it has no parts, split where it has two.
 
     `lesion_id` is `UNMARKED` for a distractor that is not outlined; `true_id` is the id of its voxels in the follow-up:
     its own, or that of the lesion it merged into. `lesion_type` is one of the challenge's. `scar_hu` is the mean HU
@@ -57,9 +58,33 @@ class Lesion:
     scar_hu: float = 0.0
     is_marked_before: bool = True
     is_painted: bool = True
+    later: tuple[tuple[Appearance, ...], ...] = ()
+    character: Character = PLAIN
+
+    def at(self, time: int) -> tuple[Appearance, ...]:
+        """The parts at a time point, 0 for the baseline."""
+        scans = (self.baseline, self.followup, *self.later)
+        return scans[time] if time < len(scans) else ()
+
+    @property
+    def parts(self) -> tuple[Appearance, ...]:
+        """The parts at all time points."""
+        return tuple(part for scan in (self.baseline, self.followup, *self.later) for part in scan)
+
+    @property
+    def largest_mm(self) -> float:
+        """The radius of its largest part."""
+        return max(part.radius_mm for part in self.parts)
 
     @property
     def reach_mm(self) -> float:
         """The distance from the centre to the far side of its farthest part, as if its parts were balls."""
-        parts = (*self.baseline, *self.followup)
-        return max(part.radius_mm + float(np.linalg.norm(part.shift_zyx_mm)) for part in parts)
+        return max(part.radius_mm + float(np.linalg.norm(part.shift_zyx_mm)) for part in self.parts)
+
+    def painted_reach_mm(self, parts: tuple[Appearance, ...]) -> float:
+        """The distance from the centre to the farthest point of some of its parts, with their strands."""
+        strands = 0.0 if self.character.spicules is None else 1.0 + float(self.character.spicules.reaches.max())
+        return max(
+            part.radius_mm * max(part.shape.farthest, strands) + float(np.linalg.norm(part.shift_zyx_mm))
+            for part in parts
+        )

@@ -1,4 +1,4 @@
-"""A longitudinal pair: a source imaged twice, whole or in a cut-out, with lesions, clicks and ground truth."""
+"""Longitudinal pairs, and series of them: a source imaged several times, with lesions, clicks and ground truth."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from longilesion.case import Baseline, Case, ClickPair, LesionMap, Scan
-from longilesion.geometry import Grid
-from training.synthesis.acquisition import Acquisition, random_acquisitions
+from longilesion.case import Baseline, Case, ClickPair, LesionMap, Scan, lesion_regions
 from training.synthesis.clicks import challenge_clicks
-from training.synthesis.deformation import random_motion
-from training.synthesis.rendering import Exposure, Frame, label_of, rendered
 from training.synthesis.scene import Scene, random_scene
+from training.synthesis.series import ImagedScene, imaged_scene
 from training.synthesis.settings import SynthesisSettings
+from training.synthesis.shape_library import ShapeLibrary
 from training.synthesis.sources import Source
 from training.synthesis.truth import SyntheticFact, facts_and_clicks
 
@@ -36,21 +34,59 @@ class SyntheticPair:
     exact_clicks: tuple[ClickPair, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SyntheticSeries:
+    """Consecutive time points of one anatomy as pairs: the follow-up of each is the baseline of the next.
+
+    A lesion has the same id at all time points. One that comes back is new again under its id, and one that is absent
+    from both time points of a pair has no fact there. Only the first baseline's mask has the reader's errors.
+    """
+
+    pairs: tuple[SyntheticPair, ...]
+
+    @property
+    def scans(self) -> tuple[Scan, ...]:
+        """The scans by time point."""
+        return self.pairs[0].case.baselines["primary"].scan, *(pair.case.followups["primary"] for pair in self.pairs)
+
+    @property
+    def lesions(self) -> tuple[LesionMap, ...]:
+        """The lesion maps by time point."""
+        first = self.pairs[0].case.baselines["primary"].lesions
+        if first is None:
+            raise ValueError("the first baseline of a series has no mask")
+        return first, *(pair.truth for pair in self.pairs)
+
+    @property
+    def volumes_ml(self) -> Mapping[int, tuple[float, ...]]:
+        """The volumes of every lesion by time point, 0 where it has no outline."""
+        regions = [lesion_regions(lesions.ids) for lesions in self.lesions]
+        voxels_ml = [lesions.grid.voxel_volume_ml for lesions in self.lesions]
+        return {
+            lesion_id: tuple(
+                found[lesion_id].voxels * voxel_ml if lesion_id in found else 0.0
+                for found, voxel_ml in zip(regions, voxels_ml, strict=True)
+            )
+            for lesion_id in dict.fromkeys(lesion_id for pair in self.pairs for lesion_id in pair.facts)
+        }
+
+
 def synthetic_pair(
     source: Source,
     generator: np.random.Generator,
     *,
     shapes: Sequence[Source],
+    library: ShapeLibrary | None = None,
     settings: SynthesisSettings = _DEFAULTS,
     whole: bool = False,
     device: torch.device = _CPU,
 ) -> SyntheticPair:
     """Draws a pair: two scans of the whole source, or a cut-out around one of its lesions for training.
 
-    Painted lesions take shapes from the real lesions of `shapes`. Frames of the two scans are unrelated. The pair
-    depends on the generator alone, on every device except for rounding.
+    Painted lesions take shapes from the real lesions of `shapes`, and from the `library`. Frames of the two scans are
+    unrelated. The pair depends on the generator alone, on every device except for rounding.
     """
-    scene = random_scene(source, generator, shapes=shapes, settings=settings, whole=whole)
+    scene = random_scene(source, generator, shapes=shapes, library=library, settings=settings, whole=whole)
     return pair_of_scene(source, scene, generator, settings=settings, device=device)
 
 
@@ -63,79 +99,43 @@ def pair_of_scene(
     device: torch.device = _CPU,
 ) -> SyntheticPair:
     """Images a scene twice, with random protocols and motion."""
-    protocols = random_acquisitions(generator, settings.protocol_changes, coarseness=scene.coarseness)
-    images = (
-        _baseline(source, scene, protocols[0], generator, device),
-        _followup(source, scene, protocols[1], generator, device, settings),
-    )
-    grids = _grid(images[0], generator), _grid(images[1], generator)
-    facts, exact_clicks = facts_and_clicks(scene, images, grids)
+    imaged = imaged_scene(source, scene, generator, settings=settings, times=2, device=device)
+    return _pair(imaged, 0, generator)
+
+
+def synthetic_series(
+    source: Source,
+    generator: np.random.Generator,
+    *,
+    times: int,
+    shapes: Sequence[Source],
+    library: ShapeLibrary | None = None,
+    settings: SynthesisSettings = _DEFAULTS,
+    whole: bool = False,
+    device: torch.device = _CPU,
+) -> SyntheticSeries:
+    """Draws a series of so many time points, at least two; one of two is `synthetic_pair`."""
+    scene = random_scene(source, generator, shapes=shapes, library=library, settings=settings, whole=whole, times=times)
+    imaged = imaged_scene(source, scene, generator, settings=settings, times=times, device=device)
+    return SyntheticSeries(pairs=tuple(_pair(imaged, before, generator) for before in range(times - 1)))
+
+
+def _pair(imaged: ImagedScene, before: int, generator: np.random.Generator) -> SyntheticPair:
+    """A time point and the next one."""
+    chosen = slice(before, before + 2)
+    (first, second), (first_grid, second_grid) = imaged.images[chosen], imaged.grids[chosen]
+    grids = first_grid, second_grid
+    scene = imaged.scene.between(before, before + 1)
+    facts, exact_clicks = facts_and_clicks(scene, (first, second), grids)
     clicks = (
         challenge_clicks(exact, facts[exact.lesion_id], grids=grids, is_whole=scene.is_whole, generator=generator)
         for exact in exact_clicks
     )
-    prior, scan = (Scan(hu=image.hu, grid=grid) for image, grid in zip(images, grids, strict=True))
+    prior, scan = (Scan(hu=image.hu, grid=grid) for image, grid in zip((first, second), grids, strict=True))
     case = Case(
-        baselines={"primary": Baseline.of(prior, LesionMap(ids=images[0].ids, grid=prior.grid))},
+        baselines={"primary": Baseline.of(prior, LesionMap(ids=first.ids, grid=prior.grid))},
         followups={"primary": scan},
         clicks=tuple(clicks),
     )
-    truth = LesionMap(ids=images[1].ids, grid=scan.grid)
+    truth = LesionMap(ids=second.ids, grid=scan.grid)
     return SyntheticPair(case=case, truth=truth, facts=facts, exact_clicks=exact_clicks)
-
-
-def _baseline(
-    source: Source, scene: Scene, acquisition: Acquisition, generator: np.random.Generator, device: torch.device
-) -> Exposure:
-    image = rendered(
-        source, _frame(scene, acquisition, generator), None, acquisition, device=device, repeats_ends=scene.is_whole
-    )
-    for shown in scene.shown:
-        if shown.is_marked_before:
-            image.outline(shown.real, shown.lesion_id, source=source)
-    for lesion in scene.lesions:
-        image.insert(lesion, lesion.baseline, label_of(lesion), generator)
-    return image.developed()
-
-
-def _followup(
-    source: Source,
-    scene: Scene,
-    acquisition: Acquisition,
-    generator: np.random.Generator,
-    device: torch.device,
-    settings: SynthesisSettings,
-) -> Exposure:
-    frame = _frame(scene, acquisition, generator)
-    motion = random_motion(
-        generator,
-        settings.motion,
-        centre_zyx_mm=frame.middle_zyx_mm,
-        half_zyx_mm=frame.half_zyx_mm,
-        lungs_mm=source.lungs_mm,
-        growths=tuple(shown.growth for shown in scene.shown),
-    )
-    image = rendered(source, frame, motion, acquisition, device=device, repeats_ends=scene.is_whole)
-    for shown in scene.shown:
-        image.outline(shown.real, shown.lesion_id, source=source)
-    for lesion in scene.lesions:
-        image.insert(lesion, lesion.followup, lesion.true_id, generator)
-        if lesion.scar_hu:
-            image.insert_scar(lesion)
-    return image.developed()
-
-
-def _frame(scene: Scene, acquisition: Acquisition, generator: np.random.Generator) -> Frame:
-    spacing = np.array(acquisition.spacing_zyx_mm)
-    z, y, x = np.maximum(np.round(scene.side_zyx_mm / spacing), 8).astype(int).tolist()
-    shift = generator.uniform(-0.5, 0.5, 3) * spacing
-    return Frame(
-        shape_zyx=(z, y, x), spacing_zyx_mm=acquisition.spacing_zyx_mm, middle_zyx_mm=scene.middle_zyx_mm + shift
-    )
-
-
-def _grid(image: Exposure, generator: np.random.Generator) -> Grid:
-    origin_zyx_mm = generator.uniform(-500, 500, 3) - image.view.frame.half_zyx_mm
-    return Grid.from_spacing(
-        image.view.frame.shape_zyx, image.view.frame.spacing_zyx_mm, origin_xyz_mm=origin_zyx_mm[::-1].copy()
-    )

@@ -1,4 +1,4 @@
-"""Pictures of synthetic pairs: each row is one pair, plain and outlined, before and after."""
+"""Pictures of synthetic pairs, plain and outlined, and of series: each row is one lesion."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from longilesion.evaluation.measures import Outline, centre_xyz_mm, largest_axia
 from longilesion.evaluation.plot_style import INK, LOOKS
 from longilesion.files import check_picture, written_together
 from longilesion.geometry import Triple
-from training.synthesis.pairs import SyntheticPair
+from training.synthesis.pairs import SyntheticPair, SyntheticSeries
 
 # Lowest and highest displayed HU.
 WINDOWS: Mapping[str, tuple[float, float]] = {
@@ -38,6 +38,15 @@ class Example:
 
     source: str
     pair: SyntheticPair
+    lesion_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SeriesExample:
+    """A lesion of a series, to be shown in a row; the source's name is in its caption."""
+
+    source: str
+    series: SyntheticSeries
     lesion_id: int
 
 
@@ -106,6 +115,20 @@ def views_of(example: Example, model: ModelSettings) -> tuple[View, View]:
     )
 
 
+def series_views_of(example: SeriesExample, model: ModelSettings) -> tuple[View | None, ...]:
+    """The view of each time point; None where the lesion is in neither scan of any pair with that time point."""
+    pairs, views = example.series.pairs, list[View | None]()
+    for time in range(len(pairs) + 1):
+        # As the follow-up of the pair before, else as the baseline of the next one.
+        found = [
+            views_of(Example(source=example.source, pair=pairs[number], lesion_id=example.lesion_id), model)[side]
+            for number, side in ((time - 1, 1), (time, 0))
+            if 0 <= number < len(pairs) and example.lesion_id in pairs[number].facts
+        ]
+        views.append(found[0] if found else None)
+    return tuple(views)
+
+
 def window_of(lesion_type: str, around_hu: float) -> str:
     """The window of a reader for a lesion of that type, with surrounding tissue of that mean HU."""
     if lesion_type == "Skeleton":
@@ -140,9 +163,46 @@ def draw_examples(examples: Sequence[Example], model: ModelSettings) -> Figure:
     return figure
 
 
+def draw_series(examples: Sequence[SeriesExample], model: ModelSettings) -> Figure:
+    """Draws a row per example and a column per time point."""
+    rows = [(example, series_views_of(example, model)) for example in examples]
+    times = max(len(views) for _, views in rows)
+    height = 0.35 + _ROW_INCHES * len(examples)
+    figure = Figure(figsize=(_WIDTH_INCHES / 4 * times, height), dpi=110, facecolor="white", layout="constrained")
+    grid = figure.add_gridspec(len(examples), times)
+    for row, (example, views) in enumerate(rows):
+        shown = [view for view in views if view is not None and view.outline is not None]
+        field_mm = float(np.clip(_FIELD * max(view.diameter_mm for view in shown), *_FIELD_MM))
+        fact = next(pair.facts[example.lesion_id] for pair in example.series.pairs if example.lesion_id in pair.facts)
+        window = window_of(fact.lesion_type, _around_hu(shown[0]))
+        for column, view in enumerate(views):
+            axes = figure.add_subplot(grid[row, column])
+            if column == 0:
+                kind = "real" if fact.real else "painted"
+                axes.set_ylabel(f"{fact.lesion_type}, {kind}\n{example.source}, {window} window", fontsize=8, color=INK)
+            if view is None:
+                axes.set_box_aspect(1)
+                axes.set_axis_off()
+                title = "not there"
+            else:
+                _show(axes, view, field_mm=field_mm, window=window)
+                _mark(axes, view)
+                title = "not outlined" if view.outline is None else f"{view.diameter_mm:.0f} mm"
+            axes.set_title(f"time point {column + 1}: {title}", fontsize=8, loc="left", color=INK)
+    return figure
+
+
+def write_series(path: Path, examples: Sequence[SeriesExample], model: ModelSettings) -> None:
+    """Writes the picture as PNG; raises InputError where it cannot be written."""
+    _write(path, draw_series(examples, model))
+
+
 def write_examples(path: Path, examples: Sequence[Example], model: ModelSettings) -> None:
     """Writes the picture as PNG; raises InputError where it cannot be written."""
-    figure = draw_examples(examples, model)
+    _write(path, draw_examples(examples, model))
+
+
+def _write(path: Path, figure: Figure) -> None:
     with written_together({path: check_picture}) as (temporary,):
         figure.savefig(temporary, format="png")
 

@@ -15,9 +15,10 @@ from longilesion.case import AIR_HU
 from longilesion.geometry import ZYX, Triple, box_slices
 from training.synthesis.acquisition import Acquisition, acquired, enhanced
 from training.synthesis.deformation import Axes, Motion, lattice, sampled
+from training.synthesis.host import host_of
 from training.synthesis.insertion import paint, paint_scar
 from training.synthesis.lesions import UNMARKED, Appearance, Lesion
-from training.synthesis.shapes import REACH
+from training.synthesis.noise import Noise, measured_noise
 from training.synthesis.solids import Window
 from training.synthesis.sources import RealLesion, Source
 
@@ -133,10 +134,12 @@ class Exposure:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TimePoint:
-    """A scan being painted, and its lesion map."""
+    """A scan of a source being painted, and its lesion map, with the source's noise in it."""
 
+    source: Source
     view: View
     acquisition: Acquisition
+    noise: Noise
     hu: Float32[Tensor, "z y x"]
     ids: UInt16[np.ndarray, "z y x"]
 
@@ -153,12 +156,14 @@ class TimePoint:
 
     def insert(self, lesion: Lesion, parts: tuple[Appearance, ...], label: int, generator: np.random.Generator) -> None:
         """Paints a lesion's parts, and marks them under that label unless it is `UNMARKED`."""
-        box = self.view.box(lesion.centre_zyx_mm, reach_mm=_reach_mm(parts)) if parts else None
+        box = self.view.box(lesion.centre_zyx_mm, reach_mm=lesion.painted_reach_mm(parts)) if parts else None
         if box is not None:
             paint(
                 self.hu[box],
                 self.ids[box],
                 points_zyx_mm=self.view.points(box),
+                host=host_of(self.source, lesion),
+                noise=self.noise,
                 lesion=lesion,
                 parts=parts,
                 label=label,
@@ -167,9 +172,10 @@ class TimePoint:
 
     def insert_scar(self, lesion: Lesion) -> None:
         """Paints the remains of a healed lesion."""
-        box = self.view.box(lesion.centre_zyx_mm, reach_mm=_reach_mm(lesion.baseline))
+        box = self.view.box(lesion.centre_zyx_mm, reach_mm=lesion.painted_reach_mm(lesion.baseline))
         if box is not None:
-            paint_scar(self.hu[box], points_zyx_mm=self.view.points(box), lesion=lesion)
+            host = host_of(self.source, lesion)
+            paint_scar(self.hu[box], points_zyx_mm=self.view.points(box), host=host, lesion=lesion)
 
     def developed(self, *, slab_voxels: int = SLAB_VOXELS) -> Exposure:
         """The acquired scan."""
@@ -216,7 +222,8 @@ def rendered(
             image *= 1 + lung * (motion.breathing.lung_density - 1)
         hu[slab] = enhanced(image + AIR_HU, acquisition, frame.relative(axes))
     ids = np.zeros(frame.shape_zyx, np.uint16)
-    return TimePoint(view=View.of(frame, motion, device), acquisition=acquisition, hu=hu, ids=ids)
+    view = View.of(frame, motion, device)
+    return TimePoint(source=source, view=view, acquisition=acquisition, noise=measured_noise(hu), hu=hu, ids=ids)
 
 
 def label_of(lesion: Lesion) -> int:
@@ -235,10 +242,6 @@ def _window(source: Source, frame: Frame, margin_mm: float) -> tuple[Window, Flo
 
 def _moved(axes: Axes, motion: Motion | None) -> Float32[Tensor, "z y x 3"]:
     return lattice(axes) if motion is None else motion.mapped(axes)
-
-
-def _reach_mm(parts: tuple[Appearance, ...]) -> float:
-    return max(part.radius_mm * REACH + float(np.linalg.norm(part.shift_zyx_mm)) for part in parts)
 
 
 def _tensor(values: Float[np.ndarray, "3"], device: torch.device) -> Float32[Tensor, "3"]:

@@ -1,4 +1,4 @@
-"""The plan of a pair, before any voxel is sampled: its field of view and its lesions."""
+"""The plan of a series of time points, before any voxel is sampled: its field of view and its lesions."""
 
 from __future__ import annotations
 
@@ -11,34 +11,39 @@ from numpy.typing import NDArray
 
 from longilesion.evaluation.exam import Fate
 from training.synthesis.anatomy import anatomy_growth
-from training.synthesis.changes import Site, merging, random_lesion, splitting
+from training.synthesis.changes import Site, merging, random_lesion, splitting, with_history
 from training.synthesis.deformation import Growth, Mapped
+from training.synthesis.host import at_border
 from training.synthesis.lesions import UNMARKED, Lesion, Tissue
 from training.synthesis.lifenet import lifenet_lesions
+from training.synthesis.real_shapes import RealShapes
 from training.synthesis.settings import SynthesisSettings
-from training.synthesis.shapes import Shape
-from training.synthesis.sites import lesion_type_of, organ_at
+from training.synthesis.shape_library import ShapeLibrary
+from training.synthesis.sites import is_deep, lesion_type_of, organ_at
 from training.synthesis.sources import RealLesion, Source
 
 # Largest distance of a cut-out's lesions from its centre.
 _NEAR_MM = 55.0
+# Width of the tissue around a real lesion that tells where it is.
+_AROUND_MM = 10.0
 _FATES: tuple[Fate, ...] = ("persists", "new", "gone")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ShownLesion:
-    """A real lesion of a pair; it persists, changed by `growth`."""
+    """A real lesion; it persists, changed by `growth` at the second time point and by `later_growths` after that."""
 
     lesion_id: int
     lesion_type: str
     real: RealLesion
     growth: Mapped
     is_marked_before: bool
+    later_growths: tuple[Mapped, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Scene:
-    """A pair's field of view, in mm from the volume's first voxel, and its real and painted lesions.
+    """The field of view of a series, in mm from the volume's first voxel, and its real and painted lesions.
 
     `coarseness` scales the voxels, 1 for those of a clinical scan.
     """
@@ -50,30 +55,60 @@ class Scene:
     shown: tuple[ShownLesion, ...]
     lesions: tuple[Lesion, ...]
 
+    def between(self, before: int, after: int) -> Scene:
+        """The scene of two of the time points: that of a pair."""
+        return replace(
+            self,
+            shown=tuple(replace(one, is_marked_before=one.is_marked_before or before > 0) for one in self.shown),
+            lesions=tuple(
+                replace(
+                    lesion,
+                    baseline=lesion.at(before),
+                    followup=lesion.at(after),
+                    later=(),
+                    is_marked_before=lesion.is_marked_before or before > 0,
+                )
+                for lesion in self.lesions
+                if lesion.at(before) or lesion.at(after)
+            ),
+        )
+
 
 def random_scene(
     source: Source,
     generator: np.random.Generator,
     *,
     shapes: Sequence[Source],
+    library: ShapeLibrary | None = None,
     settings: SynthesisSettings,
     whole: bool,
+    times: int = 2,
 ) -> Scene:
-    """Draws the scene of a pair: the whole volume, or a cut-out around a real or a painted lesion.
+    """Draws the scene of a series: the whole volume, or a cut-out around a real or a painted lesion.
 
     A cut-out around a painted lesion marks no real one: those in it count as not outlined.
     """
     anchor = None if whole or settings.generator == "lifenet" else _random_real(source, generator, settings)
     real = source.lesions if whole or anchor is not None else ()
-    shown = tuple(_shown(source, lesion, number, generator, settings) for number, lesion in enumerate(real, start=1))
+    shown = tuple(
+        _shown(source, lesion, number, generator, settings, times=times) for number, lesion in enumerate(real, start=1)
+    )
     if settings.generator == "lifenet":
         drawn = lifenet_lesions(source, generator, settings.lifenet)
         apart = [lesion for lesion in drawn if _is_apart(lesion, _real_places(source), 0.0)]
         lesions = [_renumbered(lesion, len(shown)) for lesion in apart]
+        if times > 2:
+            # Beyond the size that has been found room for, it would grow into vessels.
+            lesions = [
+                with_history(each, generator, settings, times=times, largest_mm=each.largest_mm) for each in lesions
+            ]
     else:
         near = None if whole else _middle(source, anchor, generator, settings)
-        real_shapes = tuple(lesion.shape for other in shapes for lesion in other.lesions)
-        lesions = list(_general_lesions(source, generator, settings, near=near, shown=shown, real_shapes=real_shapes))
+        outlined = tuple(lesion for other in shapes for lesion in other.lesions)
+        real_shapes = RealShapes(outlined=outlined, library=library, organs=tuple(source.organs))
+        lesions = list(
+            _general_lesions(source, generator, settings, near=near, shown=shown, real_shapes=real_shapes, times=times)
+        )
     lesions = _with_mask_errors(lesions, source, generator, settings, first_id=1 + _last_id(shown, lesions))
     middle, side, coarseness = _everything(source) if whole else _cut_out(source, anchor, lesions, generator, settings)
     return Scene(
@@ -93,7 +128,8 @@ def _general_lesions(
     *,
     near: Float[np.ndarray, "3"] | None,
     shown: Sequence[ShownLesion],
-    real_shapes: Sequence[Shape],
+    real_shapes: RealShapes,
+    times: int,
 ) -> Iterator[Lesion]:
     """Lesions at random sites, near a point if one is given, that collide with no other, painted or real."""
     taken = _real_places(source)
@@ -110,12 +146,27 @@ def _general_lesions(
             real_shapes=real_shapes,
             settings=settings,
         )
+        lesion = _at_border(lesion, source, generator, settings)
         group = _developed(lesion, generator, settings) if is_marked else (lesion,)
+        if times > 2:
+            # A lesion that has taken in another one stays, so that the other one has a place to be in.
+            stays = len(group) > 1
+            group = tuple(with_history(each, generator, settings, times=times, stays=stays) for each in group)
         gap_mm = float(generator.uniform(1.0, 8.0))
         if all(_is_apart(each, taken, gap_mm) for each in group):
             taken += [(each.centre_zyx_mm, each.reach_mm) for each in group]
             next_id += len(group) if is_marked else 0
             yield from group
+
+
+def _at_border(lesion: Lesion, source: Source, generator: np.random.Generator, settings: SynthesisSettings) -> Lesion:
+    """The lesion, or a share of those in lung and in soft tissue at the pleura or below a capsule."""
+    shares = {"lung": settings.lung.at_pleura, "soft": settings.soft.subcapsular}
+    # A generator of its own, so that everything else is drawn as without these shares.
+    (own,) = generator.spawn(1)
+    if own.random() >= shares.get(lesion.tissue, 0.0):
+        return lesion
+    return at_border(source, lesion, inset=float(own.uniform(0.1, 0.8)))
 
 
 def _developed(lesion: Lesion, generator: np.random.Generator, settings: SynthesisSettings) -> tuple[Lesion, ...]:
@@ -164,7 +215,13 @@ def random_site(
         positions = _in_organs(source, positions, settings)
     position = positions[int(generator.integers(len(positions)))] + generator.uniform(-2, 2, 3).astype(np.float32)
     organ = organ_at(source.organs, source.spacing_zyx_mm, position)
-    return Site(tissue=tissue, lesion_type=lesion_type_of(tissue, organ), centre_zyx_mm=position.astype(float))
+    return Site(
+        tissue=tissue,
+        lesion_type=lesion_type_of(tissue, organ),
+        centre_zyx_mm=position.astype(float),
+        organ=organ,
+        is_deep=not settings.node_share or tissue != "fat" or is_deep(source.hu, source.spacing_zyx_mm, position),
+    )
 
 
 def _in_organs(source: Source, positions: NDArray[np.floating], settings: SynthesisSettings) -> NDArray[np.floating]:
@@ -184,22 +241,45 @@ def _random_real(source: Source, generator: np.random.Generator, settings: Synth
 
 
 def _shown(
-    source: Source, real: RealLesion, number: int, generator: np.random.Generator, settings: SynthesisSettings
+    source: Source,
+    real: RealLesion,
+    number: int,
+    generator: np.random.Generator,
+    settings: SynthesisSettings,
+    *,
+    times: int,
 ) -> ShownLesion:
+    growth, *later = (_growth(source, real, generator, settings) for _ in range(times - 1))
+    organ = organ_at(source.organs, source.spacing_zyx_mm, real.centre_zyx_mm.astype(np.float32))
+    return ShownLesion(
+        lesion_id=number,
+        lesion_type=lesion_type_of(_tissue_around(source, real), organ),
+        real=real,
+        growth=growth,
+        is_marked_before=bool(generator.random() >= settings.missing_outlines),
+        later_growths=tuple(later),
+    )
+
+
+def _tissue_around(source: Source, real: RealLesion) -> Tissue:
+    """Lung where most sites around a real lesion are in lung, else soft tissue."""
+    reach_mm = real.extent_mm / 2 + _AROUND_MM
+    around = {
+        tissue: int((np.linalg.norm(places - real.centre_zyx_mm, axis=1) < reach_mm).sum())
+        for tissue, places in source.sites.items()
+    }
+    return "lung" if around.get("lung", 0) > sum(around.values()) / 2 else "soft"
+
+
+def _growth(source: Source, real: RealLesion, generator: np.random.Generator, settings: SynthesisSettings) -> Mapped:
+    """A random change of a real lesion, from the volume's state on."""
     factor = float(np.exp(generator.uniform(np.log(0.6), np.log(1.4))))
     growth: Mapped = Growth(centre_zyx_mm=real.centre_zyx_mm, factor=factor, reach_mm=1.6 * real.radius_mm).mapped
     if generator.random() < settings.anatomy_share:
         growth = anatomy_growth(
             source.hu, source.spacing_zyx_mm, mask=real.mask, box=real.box, volume_factor=factor**3
         ).mapped
-    organ = organ_at(source.organs, source.spacing_zyx_mm, real.centre_zyx_mm.astype(np.float32))
-    return ShownLesion(
-        lesion_id=number,
-        lesion_type=lesion_type_of("soft", organ),
-        real=real,
-        growth=growth,
-        is_marked_before=bool(generator.random() >= settings.missing_outlines),
-    )
+    return growth
 
 
 def _with_mask_errors(
@@ -225,7 +305,9 @@ def _with_mask_errors(
     for _ in range(int(generator.poisson(max(outlined, 1) * share / (1 - share))) if share else 0):
         centre = lesions[int(generator.integers(len(lesions)))].centre_zyx_mm if lesions else None
         site = random_site(source, generator, settings, near=centre)
-        false = random_lesion(generator, site, lesion_id=first_id, fate="gone", real_shapes=(), settings=settings)
+        false = random_lesion(
+            generator, site, lesion_id=first_id, fate="gone", real_shapes=RealShapes(), settings=settings
+        )
         taken = [*_real_places(source), *((lesion.centre_zyx_mm, lesion.reach_mm) for lesion in marked)]
         if _is_apart(false, taken, 2.0):
             marked.append(replace(false, is_painted=False, scar_hu=0.0))
@@ -261,8 +343,7 @@ def _cut_out(
         middle, extent_mm = anchor.centre_zyx_mm, anchor.extent_mm
     elif lesions:
         lesion = lesions[0] if settings.generator == "general" else lesions[int(generator.integers(len(lesions)))]
-        parts = (*lesion.baseline, *lesion.followup)
-        middle, extent_mm = lesion.centre_zyx_mm, 2.4 * max(part.radius_mm for part in parts)
+        middle, extent_mm = lesion.centre_zyx_mm, 2.4 * lesion.largest_mm
     else:
         middle, extent_mm = random_site(source, generator, settings, near=None).centre_zyx_mm, 0.0
     zoom = float(np.clip(extent_mm / 50.0, 0.8, 3.0))

@@ -150,10 +150,81 @@ class ProtocolChanges(Settings):
     slices: bool = Field(default=True, description="thickness and spacing")
 
 
+class SeriesSettings(Settings):
+    """What becomes of lesions after the second time point of a series, from one time point to the next."""
+
+    vanishing_share: float = Field(default=0.2, ge=0, le=1, description="of the lesions, that are gone")
+    returning_share: float = Field(default=0.2, ge=0, le=1, description="of the lesions that are gone, that come back")
+
+
+class _Kinds(Settings):
+    """Shares of lesions of a tissue that have a character of their own; by default none has."""
+
+    @model_validator(mode="after")
+    def _check(self) -> _Kinds:
+        total = sum(getattr(self, name) for name in self.exclusive)
+        if total > 1 + 1e-9:
+            raise ValueError(f"{' + '.join(self.exclusive)}: expected a sum of at most 1, not {total:g}")
+        return self
+
+    @property
+    def exclusive(self) -> tuple[str, ...]:
+        """The kinds of which a lesion has one at most."""
+        return ()
+
+
+class LungKinds(_Kinds):
+    """Kinds of lung nodules."""
+
+    spiculated: float = Field(default=0.0, ge=0, le=1, description="with thin strands, some of them to the pleura")
+    part_solid: float = Field(default=0.0, ge=0, le=1, description="a solid core in ground glass of -700 to -400 HU")
+    ground_glass: float = Field(default=0.0, ge=0, le=1, description="ground glass without a core")
+    cavitating: float = Field(default=0.0, ge=0, le=1, description="with air inside")
+    at_pleura: float = Field(default=0.0, ge=0, le=1, description="nodules with a broad base on the pleura")
+
+    @property
+    def exclusive(self) -> tuple[str, ...]:
+        """All but the site."""
+        return "spiculated", "part_solid", "ground_glass", "cavitating"
+
+
+class SoftKinds(_Kinds):
+    """Kinds of lesions in soft tissue, such as the liver."""
+
+    rim: float = Field(default=0.0, ge=0, le=1, description="with an enhancing rim around a dark inside")
+    necrotic: float = Field(default=0.0, ge=0, le=1, description="large ones with an irregular dark core")
+    fuzzy: float = Field(default=0.0, ge=0, le=1, description="with a border of 3 to 7 mm")
+    subcapsular: float = Field(default=0.0, ge=0, le=1, description="at the tissue's border, bulging up to 3 mm")
+
+    @property
+    def exclusive(self) -> tuple[str, ...]:
+        """Those that say what is inside."""
+        return "rim", "necrotic"
+
+
+class BoneKinds(_Kinds):
+    """Kinds of lesions in bone."""
+
+    lytic: float = Field(default=0.0, ge=0, le=1, description="soft tissue in place of bone, with eroded cortex")
+    sclerotic: float = Field(default=0.0, ge=0, le=1, description="uneven, with a fuzzy border")
+    mixed: float = Field(default=0.0, ge=0, le=1, description="lytic and sclerotic parts")
+
+    @property
+    def exclusive(self) -> tuple[str, ...]:
+        """All of them."""
+        return "lytic", "sclerotic", "mixed"
+
+
+class NodeKinds(_Kinds):
+    """Kinds of lymph nodes."""
+
+    hilum: float = Field(default=0.0, ge=0, le=1, description="with a fatty hilum")
+
+
 class SynthesisSettings(Settings):
     """The generator of the lesions (general for all tissues, or LiFE-Net's for one organ), and the changes.
 
-    The shipped model was trained with the defaults.
+    The shipped model was trained with the defaults of version 0.2.0, before lesions kept to their host tissue.
     """
 
     generator: Literal["general", "lifenet"] = "general"
@@ -172,10 +243,20 @@ class SynthesisSettings(Settings):
     organ_share: float = Field(
         default=0.0, ge=0, le=1, description="of the lesions of soft tissue that are sought in those organs alone"
     )
-    node_share: float = Field(default=0.0, ge=0, le=1, description="of the lesions in fat that are lymph nodes")
+    node_share: float = Field(
+        default=0.0, ge=0, le=1, description="of the lesions in fat, other than below the skin, that are lymph nodes"
+    )
+
+    lung: LungKinds = LungKinds()
+    soft: SoftKinds = SoftKinds()
+    bone: BoneKinds = BoneKinds()
+    node: NodeKinds = NodeKinds()
 
     real_share: float = Field(default=0.5, ge=0, le=1, description="of the cut-outs around a real lesion, if there is")
     real_shape_share: float = Field(default=0.4, ge=0, le=1, description="of painted lesions with a real one's shape")
+    real_size_share: float = Field(
+        default=0.0, ge=0, le=1, description="of those that also have its volume, within the tissue's limits"
+    )
     anatomy_share: float = Field(
         default=0.0, ge=0, le=1, description="of real lesions whose change is led by the anatomy around them"
     )
@@ -195,6 +276,7 @@ class SynthesisSettings(Settings):
         default=0.0, ge=0, le=1, description="share of the baseline's outlines, on average, that mark normal tissue"
     )
 
+    series: SeriesSettings = SeriesSettings()
     motion: MotionSettings = MotionSettings()
     protocol_changes: ProtocolChanges = ProtocolChanges()
 

@@ -23,6 +23,14 @@ class Shape:
 
     distance: Float32[torch.Tensor, "n n n"]
 
+    @property
+    def farthest(self) -> float:
+        """The distance of its farthest point from the cube's centre, in the same units."""
+        inside = torch.nonzero(self.distance < 0) - (len(self.distance) - 1) / 2
+        if not len(inside):
+            return 0.0
+        return float(inside.norm(dim=1).max()) * 2 * REACH / (len(self.distance) - 1)
+
 
 def random_shape(generator: np.random.Generator, *, lumpiness: float = 0.25, elongation: float = 0.2) -> Shape:
     """An ellipsoid with an irregular surface.
@@ -41,13 +49,27 @@ def random_shape(generator: np.random.Generator, *, lumpiness: float = 0.25, elo
 
 
 def shape_of_mask(mask: Bool[np.ndarray, "z y x"], spacing_zyx_mm: Float32[np.ndarray, "3"]) -> Shape:
-    """The shape of a segmented lesion."""
-    radius_mm = (3 * float(mask.sum()) * float(np.prod(spacing_zyx_mm)) / (4 * np.pi)) ** (1 / 3)
-    centre = np.array(center_of_mass(mask))
+    """The shape of a segmented lesion, with the mask's volume; what lies beyond `REACH` of its radii is cut off."""
+    spacing = spacing_zyx_mm.astype(float)
+    radius_mm = sphere_radius_mm(mask, spacing_zyx_mm)
+    # Distances interpolate better than the mask itself, whose thin parts vanish between the cube's points.
+    padded = np.pad(mask, 1)
+    distance_mm = distance_transform_edt(~padded, sampling=spacing) - distance_transform_edt(padded, sampling=spacing)
     axis = np.linspace(-REACH, REACH, _SIDE) * radius_mm
-    positions = np.stack(np.meshgrid(*(axis / spacing for spacing in spacing_zyx_mm), indexing="ij"))
-    cube = map_coordinates(mask.astype(np.float32), positions + centre[:, None, None, None], order=1)
-    return _normalised(cube > 0.5)
+    places = np.stack(np.meshgrid(*(axis / step for step in spacing), indexing="ij"))
+    places += (np.array(center_of_mass(padded)))[:, None, None, None]
+    nearest = np.clip(places, 0, np.array(padded.shape)[:, None, None, None] - 1)
+    beyond_mm = np.linalg.norm((places - nearest) * spacing[:, None, None, None], axis=0)
+    distance = (map_coordinates(distance_mm, nearest, order=1) + beyond_mm) / radius_mm
+    # Interpolation takes some volume from thin and from small lesions: the surface moves to where it is right.
+    count = round(4 / 3 * np.pi / (2 * REACH / (_SIDE - 1)) ** 3)
+    distance -= np.partition(distance.ravel(), count)[count]
+    return Shape(distance=torch.from_numpy(distance.astype(np.float32)))
+
+
+def sphere_radius_mm(mask: Bool[np.ndarray, "z y x"], spacing_zyx_mm: Float32[np.ndarray, "3"]) -> float:
+    """The radius of the sphere of a mask's volume."""
+    return float((3 * float(mask.sum()) * float(np.prod(spacing_zyx_mm)) / (4 * np.pi)) ** (1 / 3))
 
 
 def blended(first: Shape, second: Shape, weight: float) -> Shape:

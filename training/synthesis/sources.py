@@ -18,7 +18,7 @@ from longilesion.images import read_lesion_map, read_scan
 from training.synthesis.lesions import Tissue
 from training.synthesis.painting import Pose, outline, paint
 from training.synthesis.phantom import random_anatomy
-from training.synthesis.shapes import Shape, shape_of_mask
+from training.synthesis.shapes import Shape, shape_of_mask, sphere_radius_mm
 from training.synthesis.sites import lesion_sites
 from training.synthesis.solids import Window
 
@@ -151,13 +151,12 @@ def _phantom(seed: int, grid: Grid) -> Source:
 
 
 def _real_lesion(mask: Bool[np.ndarray, "z y x"], box: Window, spacing_zyx_mm: Float32[np.ndarray, "3"]) -> RealLesion:
-    volume_mm3 = float(mask.sum()) * float(np.prod(spacing_zyx_mm))
     start = np.array([side.start for side in box])
     return RealLesion(
         mask=mask,
         box=box,
         centre_zyx_mm=(np.array(center_of_mass(mask)) + start) * spacing_zyx_mm,
-        radius_mm=(3 * volume_mm3 / (4 * np.pi)) ** (1 / 3),
+        radius_mm=sphere_radius_mm(mask, spacing_zyx_mm),
         extent_mm=float((np.array(mask.shape) * spacing_zyx_mm).max()),
         shape=shape_of_mask(mask, spacing_zyx_mm),
     )
