@@ -19,27 +19,24 @@ _MISSING_STEPS: Mapping[Stage, int] = {"deformable": 0, "rigid": 1, "shift": 2, 
 # A point within this distance of the true one is near enough to find the lesion.
 NEAR_MM = 10.0
 # The constant, and a weight for each feature.
-_PLACE = (0.0,) * 9
-_TRUST = (0.0,) * 4
+_PLACE = (5.293, -3.722, -2.440, 2.557, -5.412, -1.211)
+_TRUST = (-0.060, -4.398, 5.374)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """The measures from which a propagated point's confidence is computed.
 
-    For the point: the inverse consistency error of the registration; the shift by the local search; and of the wider
-    search its distance from that place (`disagreement_mm`), its margin, and the error of the search back. For the whole
-    registration: the share of control points that the search back returns to, the deviation of their shifts, and the
-    step that was reached.
+    For the point: the inverse consistency error of the registration, the shift by the local search, the margin of a
+    wider one. For the whole registration: the deviation of the control points' shifts, the share of them to which the
+    search back returns, and the step that was reached.
     """
 
     inverse_error_mm: float
     search_shift_mm: float
-    disagreement_mm: float
     margin: float
-    return_error_mm: float
-    returned_share: float
     shift_deviation_mm: float
+    returned_share: float
     stage: Stage
 
 
@@ -58,20 +55,15 @@ def place_features(evidence: Evidence) -> tuple[float, ...]:
     return (
         min(evidence.inverse_error_mm, 30.0) / 10.0,
         evidence.search_shift_mm / 10.0,
-        min(evidence.disagreement_mm, 30.0) / 10.0,
-        max(evidence.margin, 0.0),
-        min(evidence.return_error_mm, 30.0) / 10.0,
-        *trust_features(evidence),
+        max(evidence.margin, 0.0) * 10.0,
+        evidence.shift_deviation_mm / 10.0,
+        float(_MISSING_STEPS[evidence.stage]),
     )
 
 
 def trust_features(evidence: Evidence) -> tuple[float, ...]:
     """Features of the trust in a registration."""
-    return (
-        evidence.returned_share,
-        min(evidence.shift_deviation_mm, 30.0) / 10.0,
-        float(_MISSING_STEPS[evidence.stage]),
-    )
+    return evidence.shift_deviation_mm / 10.0, evidence.returned_share
 
 
 def _logistic(coefficients: tuple[float, ...], features: tuple[float, ...]) -> float:

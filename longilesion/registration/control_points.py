@@ -36,17 +36,10 @@ _MARGIN_MM = 10.0
 _CONTRAST_SIGMA_MM = 10.0
 # Deviation of the weight of neighbours.
 _NEIGHBOURS_MM = 40.0
+# A search whose best correlation is lower has found nothing.
+_LEAST_SIMILARITY = 0.1
 # A search that returns within this distance confirms the place.
 _RETURNED_MM = 5.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class TwoWayMatch:
-    """A search from the baseline to the follow-up: its shift and margin, and the error of the search back."""
-
-    shift_xyz_mm: Float[np.ndarray, "3"]
-    margin: float
-    return_error_mm: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,23 +54,13 @@ class ControlPointEvidence:
     shift_deviation_mm: float
 
 
-# What is known where nothing can be searched for.
-NO_MATCH = TwoWayMatch(shift_xyz_mm=np.zeros(3), margin=0.0, return_error_mm=_SEARCH_MM)
+# Where there is nothing to search for.
 _NO_EVIDENCE = ControlPointEvidence(returned_share=0.0, shift_deviation_mm=_SEARCH_MM)
 
 
-def two_way_match(baseline: Scan, followup: Scan, *, centres_xyz_mm: tuple[Triple, Triple]) -> TwoWayMatch:
-    """Searches for the surroundings of a baseline point near a follow-up point, and back."""
-    before, after = centres_xyz_mm
-    there = _match(baseline, followup, (before, after))
-    if there is None:
-        return NO_MATCH
-    back = _match(followup, baseline, (triple(np.add(after, there.shift_xyz_mm)), before))
-    return TwoWayMatch(
-        shift_xyz_mm=there.shift_xyz_mm,
-        margin=there.margin,
-        return_error_mm=_SEARCH_MM if back is None else float(np.linalg.norm(back.shift_xyz_mm)),
-    )
+def wide_match(baseline: Scan, followup: Scan, *, centres_xyz_mm: tuple[Triple, Triple]) -> Match | None:
+    """Searches for a baseline point's surroundings around a follow-up point; None where there is nothing to compare."""
+    return best_match(baseline, followup, centres_xyz_mm=centres_xyz_mm, extent_mm=0.0, settings=_SEARCH)
 
 
 def check_control_points(registration: Registration, baseline: Scan, followup: Scan) -> ControlPointEvidence:
@@ -87,21 +70,31 @@ def check_control_points(registration: Registration, baseline: Scan, followup: S
         return _NO_EVIDENCE
     registered = registration.followup_xyz_mm(points)
     matches = [
-        two_way_match(baseline, followup, centres_xyz_mm=(triple(before), triple(after)))
+        _there_and_back(baseline, followup, (triple(before), triple(after)))
         for before, after in zip(points, registered, strict=True)
     ]
-    shifts = np.array([match.shift_xyz_mm for match in matches])
+    shifts = np.array([np.zeros(3) if shift is None else shift for shift, _ in matches])
+    found = np.array([shift is not None for shift, _ in matches])
     distances_mm = np.linalg.norm(points[:, None] - points, axis=2)
-    weights = np.exp(-0.5 * (distances_mm / _NEIGHBOURS_MM) ** 2) * ~np.eye(len(points), dtype=bool)
+    weights = np.exp(-0.5 * (distances_mm / _NEIGHBOURS_MM) ** 2) * found * ~np.eye(len(points), dtype=bool)
     means = weights @ shifts / np.maximum(weights.sum(axis=1, keepdims=True), 1e-6)
     return ControlPointEvidence(
-        returned_share=float(np.mean([match.return_error_mm <= _RETURNED_MM for match in matches])),
-        shift_deviation_mm=float(np.median(np.linalg.norm(shifts - means, axis=1))),
+        returned_share=float(np.mean([error_mm <= _RETURNED_MM for _, error_mm in matches])),
+        shift_deviation_mm=float(np.median(np.where(found, np.linalg.norm(shifts - means, axis=1), _SEARCH_MM))),
     )
 
 
-def _match(baseline: Scan, followup: Scan, centres_xyz_mm: tuple[Triple, Triple]) -> Match | None:
-    return best_match(baseline, followup, centres_xyz_mm=centres_xyz_mm, extent_mm=0.0, settings=_SEARCH)
+def _there_and_back(
+    baseline: Scan, followup: Scan, centres_xyz_mm: tuple[Triple, Triple]
+) -> tuple[Float[np.ndarray, "3"] | None, float]:
+    """The shift by the search in the follow-up, if any, and how far from the baseline's point the search back ends."""
+    before, after = centres_xyz_mm
+    there = wide_match(baseline, followup, centres_xyz_mm=centres_xyz_mm)
+    if there is None or there.similarity < _LEAST_SIMILARITY:
+        return None, _SEARCH_MM
+    place = triple(np.add(after, there.shift_xyz_mm))
+    back = wide_match(followup, baseline, centres_xyz_mm=(place, before))
+    return there.shift_xyz_mm, _SEARCH_MM if back is None else float(np.linalg.norm(back.shift_xyz_mm))
 
 
 def _control_points(registration: Registration) -> Float64[np.ndarray, "n 3"]:

@@ -1,7 +1,7 @@
 """Propagates points of a baseline scan to a follow-up scan, each with a confidence.
 
 Registration gives the first estimate. A local search, which correlates the point's neighbourhood in both scans,
-corrects it. A wider search, there and back, and the same at control points in the whole body, tell how far both can be
+corrects it. A wider search, and the same there and back at control points in the whole body, tell how far both can be
 relied on.
 """
 
@@ -17,7 +17,7 @@ from longilesion.case import Scan
 from longilesion.config import AlignmentSettings, SearchStep
 from longilesion.geometry import Grid, Triple, triple
 from longilesion.registration.confidence import Evidence, confidence_in_place, trust_in_registration
-from longilesion.registration.control_points import NO_MATCH, check_control_points, two_way_match
+from longilesion.registration.control_points import check_control_points, wide_match
 from longilesion.registration.result import Registration
 
 # Wide enough to correct residual errors of registration, too narrow to reach a similar structure elsewhere.
@@ -90,7 +90,7 @@ def find_places(
         start = triple(registered[number])
         border = followup.grid.world_xyz_mm(followup.grid.clamped(followup.grid.index_zyx(start)))
         beyond_mm = float(np.linalg.norm(np.subtract(start, border))) + float(unshown_mm[number])
-        match, wide = None, NO_MATCH
+        match, wide = None, None
         if beyond_mm <= BORDER_MM:
             match = best_match(
                 baseline,
@@ -99,16 +99,14 @@ def find_places(
                 extent_mm=extents_mm[number],
                 settings=_SEARCH,
             )
-            wide = two_way_match(baseline, followup, centres_xyz_mm=(point, start))
+            wide = wide_match(baseline, followup, centres_xyz_mm=(point, start))
         shift = np.zeros(3) if match is None else match.shift_xyz_mm
         evidence = Evidence(
             inverse_error_mm=float(inverse_error_mm[number]),
             search_shift_mm=float(np.linalg.norm(shift)),
-            disagreement_mm=float(np.linalg.norm(wide.shift_xyz_mm - shift)),
-            margin=wide.margin,
-            return_error_mm=wide.return_error_mm,
-            returned_share=control_points.returned_share,
+            margin=0.0 if wide is None else wide.margin,
             shift_deviation_mm=control_points.shift_deviation_mm,
+            returned_share=control_points.returned_share,
             stage=registration.stage,
         )
         places.append(Place(point_xyz_mm=triple(np.add(start, shift)), beyond_mm=beyond_mm, evidence=evidence))
