@@ -64,6 +64,7 @@ class Arguments:
     diagram: Path | None = None
     """The file of the reliability diagram, which is drawn where this is given."""
     seed: int = 7
+    """What the pairs follow from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
