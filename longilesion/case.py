@@ -21,8 +21,9 @@ PADDING_HU = -2048
 HIGHEST_PADDING_HU = -1500
 # The highest value of a 16-bit voxel.
 HIGHEST_ID = 65535
-# A propagated click of lower confidence is more likely wrong than right.
-LOW_CONFIDENCE = 0.5
+# A propagated click of lower confidence is to be looked at: a wrong one that nobody looks at does more harm than a
+# right one that somebody does.
+LOW_CONFIDENCE = 0.6
 # Stray parts and clicks up to this distance from a lesion's outline are taken to belong to it.
 NEAR_MM = 10.0
 

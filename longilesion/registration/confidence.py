@@ -19,8 +19,8 @@ _MISSING_STEPS: Mapping[Stage, int] = {"deformable": 0, "rigid": 1, "shift": 2, 
 # A point within this distance of the true one is near enough to find the lesion.
 NEAR_MM = 10.0
 # The constant, and a weight for each feature.
-_PLACE = (5.293, -3.722, -2.440, 2.557, -5.412, -1.211)
-_TRUST = (-0.060, -4.398, 5.374)
+_PLACE = (5.117, -4.517, -1.655, 2.607, -5.630, -1.802)
+_TRUST = (0.660, -5.105, 4.769)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
