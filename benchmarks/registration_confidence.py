@@ -40,6 +40,8 @@ from training.training_data import split_volumes
 
 RECIPE = Path("training/recipes/compact.toml")
 WRONG_MM = 20.0
+# Below it an answer is more likely wrong than right.
+EVEN = 0.5
 BINS = 10
 # Every so many points of a pair, and of a pair of different patients.
 _STRIDES = (3, 6)
@@ -62,6 +64,7 @@ class Arguments:
     diagram: Path | None = None
     """The file of the reliability diagram, which is drawn where this is given."""
     seed: int = 7
+    """What the pairs follow from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +158,6 @@ def print_place(seen: Sequence[Observation]) -> tuple[Float[np.ndarray, "n"], Bo
     near, wrong = errors_mm <= NEAR_MM, errors_mm > WRONG_MM
     same, lung = (np.array([getattr(each, name) for each in compared]) for name in ("is_same_patient", "is_lung"))
     confidence = _fitted("confidence_in_place", [place_features(each.evidence) for each in compared], near, compared)
-    low = confidence < LOW_CONFIDENCE
     for name, chosen in (
         ("wrong in the same patient", wrong & same),
         ("of another patient", ~same),
@@ -163,7 +165,10 @@ def print_place(seen: Sequence[Observation]) -> tuple[Float[np.ndarray, "n"], Bo
         ("near", near),
         ("near in the lungs", near & lung),
     ):
-        print(f"  low for {low[chosen].mean():.1%} of {chosen.sum()} points {name}")
+        shares = " and ".join(
+            f"below {limit:g} for {(confidence[chosen] < limit).mean():.1%}" for limit in (LOW_CONFIDENCE, EVEN)
+        )
+        print(f"  {shares} of {chosen.sum()} points {name}")
     return confidence, near
 
 
