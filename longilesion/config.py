@@ -134,6 +134,9 @@ class LikelihoodSettings(Settings):
     ring_mm: tuple[float, float] = Field(default=(14.0, 22.0), description="and this ring is around it")
     least_contrast_hu: float = Field(default=15.0, ge=0, description="below it, core and ring are not told apart")
     without_outline: Literal["click", "neighbourhood"] = "click"
+    propagated_without_outline: Literal["click", "neighbourhood"] | None = Field(
+        default=None, description="the same for a propagated click, which may miss the lesion; None for no difference"
+    )
     near_mm: float = Field(
         default=6.0, gt=0, description="deviation of the Gaussian that weights voxels near the click"
     )

@@ -65,7 +65,10 @@ def _without_outline(
     baseline: Float32[np.ndarray, "z y x"] | None,
     settings: LikelihoodSettings,
 ) -> TissueHu | HuFrequencies:
-    if settings.without_outline == "neighbourhood":
+    chosen = settings.without_outline
+    if voi.click_confidence < 1.0 and settings.propagated_without_outline is not None:
+        chosen = settings.propagated_without_outline
+    if chosen == "neighbourhood":
         return frequencies_at_click(voi, followup, baseline, settings)
     return _at_click(voi, followup, settings)
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -86,6 +88,14 @@ def test_likelihood_is_a_share_whatever_the_voi_holds(
             assert found.dtype == np.float32
             assert found.min() >= 0
             assert found.max() <= 1
+
+
+@pytest.mark.parametrize("confidence", [0.3, 1.0])
+def test_propagated_click_can_have_a_likelihood_of_its_own(confidence: float) -> None:
+    followup = replace(voi(60, 90, ball(5)), click_confidence=confidence)
+    both = LikelihoodSettings(without_outline="click", propagated_without_outline="neighbourhood")
+    expected = LikelihoodSettings(without_outline="click" if confidence == 1.0 else "neighbourhood")
+    np.testing.assert_array_equal(likelihood(followup, settings=both), likelihood(followup, settings=expected))
 
 
 def test_new_lesion_has_changed_and_moved_anatomy_has_not() -> None:
