@@ -58,8 +58,9 @@ def complete_prompts(
 
     Lesions are those with clicks and those outlined in a baseline map. Where there is no baseline click, or it lies
     outside the outline, the outline's centre is the baseline click. Given follow-up clicks stay unchanged; with
-    `refine_clicks`, they are corrected where registration contradicts them with high confidence. A lesion without any
-    usable click or outline is logged as a warning and left out. `register` defaults to `register_scans`.
+    `refine_clicks`, those of lesions that the baseline's map does not lack are corrected where registration contradicts
+    them with high confidence. A lesion without any usable click or outline is logged as a warning and left out.
+    `register` defaults to `register_scans`.
     """
     pairs = {pair.lesion_id: pair for pair in case.clicks}
     outlined = {lesion_id for baseline in case.baselines.values() for lesion_id in baseline.regions}
@@ -73,7 +74,12 @@ def complete_prompts(
     ]
     propagated = _propagated(
         case,
-        [pair for pair in known if pair.baseline is not None and (pair.followup is None or refine_clicks)],
+        [
+            pair
+            for pair in known
+            if pair.baseline is not None
+            and (pair.followup is None or (refine_clicks and _is_reference(case, pair.baseline, pair.lesion_id)))
+        ],
         register,
     )
     lesions: list[LesionPrompt] = []
@@ -131,6 +137,15 @@ def _baseline_click(case: Case, pair: ClickPair, doubtful: Collection[ScanName])
         name = given.scan_name
     centre = case.baselines[name].scan.grid.world_xyz_mm(outlines[name].centre_zyx)
     return Click(scan_name=name, point_xyz_mm=centre)
+
+
+def _is_reference(case: Case, baseline: Click, lesion_id: int) -> bool:
+    """Whether a given follow-up click can be corrected by the baseline's.
+
+    A lesion that the baseline's map lacks is new: its baseline click is the one that was propagated.
+    """
+    prior = case.baselines[baseline.scan_name]
+    return prior.lesions is None or lesion_id in prior.regions
 
 
 def _is_corrected(case: Case, prompt: LesionPrompt, pairs: Mapping[int, ClickPair]) -> bool:

@@ -310,6 +310,25 @@ def test_given_click_far_from_the_lesion_is_corrected_only_when_asked() -> None:
         assert np.linalg.norm(prompt.followup.point_xyz_mm - truth[prompt.lesion_id]) < 8.0
 
 
+def test_click_of_a_new_lesion_is_not_corrected_by_the_baseline_click_that_was_propagated_from_it() -> None:
+    case = torso().case
+    prior = case.baselines["primary"]
+    assert prior.lesions is not None
+    new = min(prior.regions)
+    ids = np.where(prior.lesions.ids == new, 0, prior.lesions.ids)
+    without = Baseline.of(prior.scan, LesionMap(ids=ids, grid=prior.lesions.grid))
+    off = (0.0, 30.0, 0.0)
+    moved = tuple(
+        replace(each, followup=replace(each.followup, point_xyz_mm=tuple(np.add(each.followup.point_xyz_mm, off))))
+        for each in case.clicks
+        if each.followup is not None
+    )
+    prompts = complete_prompts(
+        replace(case, baselines={"primary": without}, clicks=moved), register=registered, refine_clicks=True
+    ).lesions
+    assert [prompt.lesion_id for prompt in prompts if not prompt.refined] == [new]
+
+
 def test_given_click_near_the_lesion_stays_where_it_is_also_when_it_may_be_corrected() -> None:
     case = torso().case
     prompts = complete_prompts(case, register=registered, refine_clicks=True).lesions
