@@ -73,7 +73,7 @@ def place_vois(case: Case, prompt: LesionPrompt, settings: ModelSettings) -> Pla
     shift_xyz_mm = np.zeros(3) if match is None else match.shift_xyz_mm
     # A new lesion is clicked in the follow-up; its baseline click is propagated backwards. A large one does not look
     # like what was there before, so that the most similar position lies beside it.
-    is_new = region is None and prior.lesions is not None and not prompt.propagated
+    is_new = prior.lacks(prompt.lesion_id) and not prompt.propagated
     lattice_mm = np.array(settings.voi.shape_zyx) * np.array(settings.voi.spacing_zyx_mm)
     return Placement(
         followup_xyz_mm=triple(expected if is_new else expected + shift_xyz_mm),

@@ -123,6 +123,10 @@ class Baseline:
                 near[lesion_id] = distance
         return near
 
+    def lacks(self, lesion_id: int) -> bool:
+        """Whether there is a lesion map without the lesion: it is new, and its baseline click was propagated."""
+        return self.lesions is not None and lesion_id not in self.regions
+
     def lesions_at(self, point_xyz_mm: Triple) -> dict[int, float]:
         """The lesions in whose outline a point lies, or no farther off than a voxel, with the distance."""
         return self.lesions_near(point_xyz_mm, float(np.linalg.norm(self.scan.grid.spacing_zyx_mm)))

@@ -78,7 +78,10 @@ def complete_prompts(
             pair
             for pair in known
             if pair.baseline is not None
-            and (pair.followup is None or (refine_clicks and _is_reference(case, pair.baseline, pair.lesion_id)))
+            and (
+                pair.followup is None
+                or (refine_clicks and not case.baselines[pair.baseline.scan_name].lacks(pair.lesion_id))
+            )
         ],
         register,
     )
@@ -137,15 +140,6 @@ def _baseline_click(case: Case, pair: ClickPair, doubtful: Collection[ScanName])
         name = given.scan_name
     centre = case.baselines[name].scan.grid.world_xyz_mm(outlines[name].centre_zyx)
     return Click(scan_name=name, point_xyz_mm=centre)
-
-
-def _is_reference(case: Case, baseline: Click, lesion_id: int) -> bool:
-    """Whether a given follow-up click can be corrected by the baseline's.
-
-    A lesion that the baseline's map lacks is new: its baseline click is the one that was propagated.
-    """
-    prior = case.baselines[baseline.scan_name]
-    return prior.lesions is None or lesion_id in prior.regions
 
 
 def _is_corrected(case: Case, prompt: LesionPrompt, pairs: Mapping[int, ClickPair]) -> bool:

@@ -43,4 +43,5 @@ class RealShapes:
         return [*self.outlined, *(shape for each in types for shape in self._of_type(each))]
 
     def _of_type(self, lesion_type: str) -> Sequence[RealShape]:
-        return () if self.library is None else self.library.by_type.get(lesion_type, ())
+        shapes = self.library
+        return () if shapes is None else shapes.by_type.get(lesion_type, ())
