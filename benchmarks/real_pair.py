@@ -167,7 +167,7 @@ def measure(arguments: Arguments) -> None:
     console = Console(width=140)
     pair, ensemble = read_pair(arguments.folder), load_ensemble(arguments.model)
     print_landmarks(pair, console)
-    shapes = RealShapes() if arguments.shapes is None else RealShapes(library=read_shape_library(arguments.shapes))
+    shapes = RealShapes() if arguments.shapes is None else RealShapes(of_file=read_shape_library(arguments.shapes))
     settings = SynthesisSettings(real_shape_share=1.0)
     cases = [
         inserted_pair(

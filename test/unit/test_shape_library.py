@@ -216,7 +216,7 @@ def test_shape_has_the_volume_of_its_mask(shape: LibraryShape) -> None:
 
 
 def test_shapes_lie_where_their_type_lives() -> None:
-    full = RealShapes(library=library(*TYPES), organs=("left kidney", "liver"))
+    full = RealShapes(of_file=library(*TYPES), organs=("left kidney", "liver"))
 
     def types(**place: Any) -> set[str]:
         return {shape.lesion_type for shape in full.fitting(**place)}
@@ -235,7 +235,7 @@ def test_painted_lesions_take_shapes_of_their_place_and_their_size_on_request() 
     big, small = library_shape("lymph node", (12, 24, 24)), library_shape("mixed", (5, 9, 9))
     found = library()
     shapes = RealShapes(
-        library=ShapeLibrary(
+        of_file=ShapeLibrary(
             name=found.name, digest=found.digest, licence=None, by_type={"lymph node": [big], "mixed": [small]}
         )
     )

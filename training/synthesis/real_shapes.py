@@ -22,7 +22,7 @@ class RealShapes:
     """The shapes for a volume; those outlined in volumes are of no type. `organs` are the names of its masks."""
 
     outlined: Sequence[RealShape] = ()
-    library: ShapeLibrary | None = None
+    of_file: ShapeLibrary | None = None
     organs: Collection[str] = ()
 
     def fitting(self, tissue: Tissue, *, organ: str | None = None, is_node: bool = False) -> Sequence[RealShape]:
@@ -43,5 +43,5 @@ class RealShapes:
         return [*self.outlined, *(shape for each in types for shape in self._of_type(each))]
 
     def _of_type(self, lesion_type: str) -> Sequence[RealShape]:
-        shapes = self.library
+        shapes = self.of_file
         return () if shapes is None else shapes.by_type.get(lesion_type, ())

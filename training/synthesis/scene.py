@@ -105,7 +105,7 @@ def random_scene(
     else:
         near = None if whole else _middle(source, anchor, generator, settings)
         outlined = tuple(lesion for other in shapes for lesion in other.lesions)
-        real_shapes = RealShapes(outlined=outlined, library=library, organs=tuple(source.organs))
+        real_shapes = RealShapes(outlined=outlined, of_file=library, organs=tuple(source.organs))
         lesions = list(
             _general_lesions(source, generator, settings, near=near, shown=shown, real_shapes=real_shapes, times=times)
         )
