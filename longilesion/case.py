@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
-from jaxtyping import Float32, Int16, Integer, UInt8, UInt16
+from jaxtyping import Bool, Float32, Int16, Integer, UInt8, UInt16
 
 from longilesion.components import connected_components, distances_mm, lesion_voxels
 from longilesion.geometry import ZYX, Box, Grid, Triple, box_slices
@@ -30,10 +30,14 @@ NEAR_MM = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Scan:
-    """A CT volume in Hounsfield units from AIR_HU up; voxels outside the scanner's field of view are PADDING_HU."""
+    """A CT volume in Hounsfield units from AIR_HU up; voxels outside the scanner's field of view are PADDING_HU.
+
+    `organ` is the mask of the organs to which a search for lesions is confined, None where there is none.
+    """
 
     hu: Int16[np.ndarray, "z y x"]
     grid: Grid
+    organ: Bool[np.ndarray, "z y x"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -182,12 +186,24 @@ class OutsideLesion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EarlierVisit:
+    """A time point before the baseline: its scan and outlines, and a point on each lesion by id (LPS mm)."""
+
+    baseline: Baseline
+    points_xyz_mm: Mapping[int, Triple]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Case:
-    """One patient: the scans of two time points by name, and the lesions' clicks."""
+    """One patient: the scans of two time points by name, and the lesions' clicks.
+
+    `earlier` are time points before the baseline, oldest first.
+    """
 
     baselines: Mapping[ScanName, Baseline]
     followups: Mapping[ScanName, Scan]
     clicks: tuple[ClickPair, ...]
+    earlier: tuple[EarlierVisit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

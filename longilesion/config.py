@@ -6,25 +6,20 @@ They are stored in the model bundle, the only source of settings for inference.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from math import prod
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from longilesion.geometry import ZYX, Triple
+from longilesion.network_settings import AnyNetworkSettings, UNetSettings
+from longilesion.settings import Settings
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
-Channel = Literal["image", "lesion_likelihood", "lesion_mask", "click_heatmap"]
+Channel = Literal["image", "lesion_likelihood", "lesion_mask", "click_heatmap", "organ_mask"]
 # Their order in every stream: first those computed from the scan's Hounsfield units.
-CHANNELS: tuple[Channel, ...] = ("image", "lesion_likelihood", "lesion_mask", "click_heatmap")
+CHANNELS: tuple[Channel, ...] = ("image", "lesion_likelihood", "lesion_mask", "click_heatmap", "organ_mask")
 PositiveTriple = Annotated[Triple, Field(description="z, y, x; each over 0")]
-
-
-class Settings(BaseModel):
-    """Base of all settings: immutable, and unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class VoiSettings(Settings):
@@ -75,8 +70,12 @@ class SearchStep(Settings):
 
 
 class AlignmentSettings(Settings):
-    """The local translation search that aligns the lesion's neighbourhood in both scans, coarse to fine."""
+    """How the lesion's neighbourhood is aligned in both scans: by a local translation search, coarse to fine.
 
+    With the method "clicks", both lattices are centred on the clicks, and the search only measures the similarity.
+    """
+
+    method: Literal["search", "clicks"] = "search"
     windows_hu: tuple[tuple[float, float], ...] = Field(
         default=((-1000.0, -200.0), (-150.0, 250.0)), min_length=1, description="compared apart: lung, and soft tissue"
     )
@@ -168,12 +167,20 @@ class EncodingSettings(Settings):
     """
 
     clip_hu: tuple[tuple[float, float], ...] = ((-1000.0, 400.0),)
+    z_score: Literal["voi"] | tuple[float, float] | None = Field(
+        default=None,
+        description="scale of a clipped window: by its mean and deviation in the VOI, by these two (HU), or 0 to 1",
+    )
     followup_channels: tuple[Channel, ...] = Field(default=("image",), min_length=1)
     baseline_channels: tuple[Channel, ...] = ("image", "lesion_mask")
     click_sigma_mm: float = Field(default=6.0, gt=0)
+    click_sigma_voxels: float | None = Field(
+        default=None, gt=0, description="in place of both others: the same in voxels of the lattice"
+    )
     unsure_click_sigma_mm: float = Field(
         default=16.0, gt=0, description="the same for a click of confidence 0; a surer one's lies between"
     )
+    lesion_mask_weight: float = Field(default=1.0, gt=0, description="value of the lesion in the mask channel")
     other_lesions_value: float = Field(default=0.0, description="value of the other marked lesions in the mask channel")
     likelihood: LikelihoodSettings = LikelihoodSettings()
 
@@ -198,107 +205,13 @@ class EncodingSettings(Settings):
         return sum(len(self.clip_hu) if channel == "image" else 1 for channel in channels)
 
 
-class UNetSettings(Settings):
-    """An nnU-Net: its encoder, plain or residual, behind a space-to-depth stem, and its decoder."""
-
-    encoder: Literal["plain", "residual"] = "plain"
-    stem_zyx: ZYX = Field(default=(1, 1, 1), description="space-to-depth factor before the first stage")
-    features_per_stage: tuple[int, ...]
-    kernel_sizes: tuple[ZYX, ...]
-    strides: tuple[ZYX, ...]
-    blocks_per_stage: tuple[int, ...]
-    decoder_convolutions: tuple[int, ...]
-    decoder_norm: bool = Field(default=True, description="whether the decoder normalises its features per VOI")
-
-    @model_validator(mode="after")
-    def _check(self) -> UNetSettings:
-        stages = len(self.features_per_stage)
-        if not len(self.kernel_sizes) == len(self.strides) == len(self.blocks_per_stage) == stages:
-            raise ValueError("features_per_stage, kernel_sizes, strides and blocks_per_stage differ in length")
-        if len(self.decoder_convolutions) != stages - 1:
-            raise ValueError(
-                f"decoder_convolutions has {len(self.decoder_convolutions)} entries, expected {stages - 1}"
-            )
-        return self
-
-    @property
-    def factor_zyx(self) -> ZYX:
-        """The total downsampling of the stem and the strides, along each axis."""
-        z, y, x = (prod(along) for along in zip(self.stem_zyx, *self.strides, strict=True))
-        return z, y, x
-
-
-class NetworkSettings(Settings):
-    """Base of the settings of every kind of network."""
-
-    kind: str
-
-    @property
-    def lattice_factor_zyx(self) -> ZYX:
-        """The factor of which a lattice's number of voxels has to be a multiple, along each axis."""
-        return 1, 1, 1
-
-    @property
-    def lattice_least_zyx(self) -> ZYX:
-        """The fewest voxels of a lattice along each axis."""
-        return 1, 1, 1
-
-
-class DualEncoderSettings(NetworkSettings):
-    """LongiNet: two nnU-Net encoders with shared weights, fused at every skip and at the bottleneck, one decoder."""
-
-    kind: Literal["dual_encoder"] = "dual_encoder"
-    fusion: Literal["pointwise"] = "pointwise"
-    unet: UNetSettings
-    baseline_reconstruction: bool = True
-    presence_features: int = Field(default=64, ge=1)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_flat(cls, values: Any) -> Any:
-        """Refuses the layout of version 0.1, with the U-Net's settings beside these, and names the present one."""
-        misplaced = [name for name in UNetSettings.model_fields if isinstance(values, Mapping) and name in values]
-        if misplaced:
-            raise ValueError(f"{misplaced[0]} stands beside kind; expected it in the table unet ([model.network.unet])")
-        return values
-
-    @property
-    def lattice_factor_zyx(self) -> ZYX:
-        """The U-Net's."""
-        return self.unet.factor_zyx
-
-    @property
-    def lattice_least_zyx(self) -> ZYX:
-        """The presence head pools up to two voxels around a lesion, after the stem."""
-        z, y, x = self.unet.stem_zyx
-        return 5 * z, 5 * y, 5 * x
-
-
-# Every kind of network that settings can name; `networks.NETWORKS` has the network of each.
-NETWORK_SETTINGS: dict[str, type[NetworkSettings]] = {"dual_encoder": DualEncoderSettings}
-
-
-def _of_kind(value: Any) -> Any:
-    """Validates a network's settings by the class of their kind."""
-    if not isinstance(value, Mapping):
-        return value
-    kind = value.get("kind")
-    settings = NETWORK_SETTINGS.get(kind) if isinstance(kind, str) else None
-    if settings is None:
-        raise ValueError(f"kind is {kind!r}; expected one of {', '.join(NETWORK_SETTINGS)}")
-    return settings.model_validate(value)
-
-
-# A union discriminated by `kind`, which grows with the table.
-AnyNetworkSettings: TypeAlias = Annotated[SerializeAsAny[NetworkSettings], BeforeValidator(_of_kind)]
-
-
 class InferenceSettings(Settings):
     """Post-processing of the networks' outputs."""
 
     threshold: float = Field(default=0.5, gt=0, lt=1)
     presence_threshold: float = Field(default=0.5, ge=0, le=1)
     mirror_axes: tuple[Literal["z", "y", "x"], ...] = ()
+    uses_baseline: bool = Field(default=True, description="whether the networks see the earlier time points at all")
 
     @model_validator(mode="after")
     def _check(self) -> InferenceSettings:

@@ -26,30 +26,45 @@ class Placement:
     """The position of a lesion's two lattices: corresponding centres, and a factor on the lattice's spacing.
 
     `similarity` is the correlation of the two neighbourhoods there; None where there was nothing to compare.
+    `earlier_xyz_mm` are the corresponding centres at the time points before the baseline, None where there is none.
     """
 
     followup_xyz_mm: Triple
     baseline_xyz_mm: Triple | None
     zoom: float
     similarity: float | None = None
+    earlier_xyz_mm: tuple[Triple | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Voi:
     """Hounsfield units on a lattice, with the click as a fractional lattice index (which may lie outside).
 
-    `click_confidence` is the confidence of a propagated click, 1 for a given one.
+    `click_confidence` is the confidence of a propagated click, 1 for a given one. In a search for lesions, `is_clicked`
+    is false: the click is the lattice's middle and means nothing. `organ` is the share of each voxel inside the scan's
+    organ mask.
     """
 
     hu: Float32[np.ndarray, "z y x"]
     grid: Grid
     click_zyx: Triple
     click_confidence: float = 1.0
+    is_clicked: bool = True
+    organ: Float32[np.ndarray, "z y x"] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EarlierVoi:
+    """The lattice of one lesion at a time point before the baseline; masks as those of a `VoiPair`."""
+
+    voi: Voi
+    mask: Float32[np.ndarray, "z y x"] | None
+    others: Float32[np.ndarray, "z y x"] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class VoiPair:
-    """The two time points' lattices of one lesion.
+    """The two time points' lattices of one lesion, and those of earlier ones that show it, oldest first.
 
     `baseline_mask` is the share of each lattice voxel inside the lesion, `baseline_others` inside other marked ones.
     """
@@ -58,6 +73,7 @@ class VoiPair:
     baseline: Voi | None
     baseline_mask: Float32[np.ndarray, "z y x"] | None
     baseline_others: Float32[np.ndarray, "z y x"] | None
+    earlier: tuple[EarlierVoi, ...] = ()
 
 
 def lattice_around(grid: Grid, centre_xyz_mm: Triple, settings: VoiSettings, *, zoom: float) -> Grid:

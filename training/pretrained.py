@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from longilesion.config import ModelSettings, UNetSettings
+from longilesion.config import ModelSettings
 from longilesion.errors import InputError
+from longilesion.network_settings import UNetSettings
 from longilesion.networks import build_network
 from longilesion.networks.interface import LesionNetwork, NnUnetCounterparts
 from training.command import run_command

@@ -8,9 +8,10 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from longilesion.config import ModelSettings, Settings, VoiSettings
+from longilesion.config import ModelSettings, VoiSettings
 from longilesion.errors import InputError
 from longilesion.geometry import ZYX
+from longilesion.settings import Settings
 from training.synthesis.settings import SynthesisSettings
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from longilesion.config import CHANNELS, Channel, DualEncoderSettings, EncodingSettings, ModelSettings
+from longilesion.config import CHANNELS, Channel, EncodingSettings, ModelSettings
+from longilesion.network_settings import DualEncoderSettings
 from longilesion.networks.fusion import FUSIONS
 from longilesion.networks.interface import LesionNetwork, LossPart, NetworkInput, NetworkOutput, NnUnetCounterparts
 from longilesion.networks.presence import LocalPresence

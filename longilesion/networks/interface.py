@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Float32
 from torch import Tensor, nn
 
-from longilesion.config import UNetSettings
+from longilesion.network_settings import UNetSettings
 
 LossPart: TypeAlias = Literal["outline", "presence", "reconstruction"]
 
@@ -21,13 +21,17 @@ class NetworkInput:
     """A batch of encoded pairs of VOIs; each stream has the channels of its own setting.
 
     The baseline's maps are zero where `has_baseline` is false. `prior_mask` is the lesion's share of each voxel in the
-    baseline, without other lesions; None where the settings do not show it.
+    baseline, without other lesions; None where the settings do not show it. `earlier` are time points before the
+    baseline, oldest first, with the baseline's channels; where a pair has fewer than others of the batch, its first
+    ones are zero and `has_earlier` is false. Both are None where no pair has any.
     """
 
     followup: Float32[Tensor, "batch f z y x"]
     baseline: Float32[Tensor, "batch b z y x"]
     has_baseline: Bool[Tensor, "batch"]
     prior_mask: Float32[Tensor, "batch 1 z y x"] | None = None
+    earlier: Float32[Tensor, "batch times b z y x"] | None = None
+    has_earlier: Bool[Tensor, "batch times"] | None = None
 
     def __len__(self) -> int:
         return len(self.followup)
@@ -38,9 +42,27 @@ class NetworkInput:
 
     @classmethod
     def joined(cls, parts: Sequence[NetworkInput]) -> NetworkInput:
-        """Several batches concatenated."""
-        each = [part.tensors() for part in parts]
+        """Several batches concatenated; those with fewer earlier time points get absent ones before their first."""
+        times = max(part.times for part in parts)
+        each = [part._with_times(times).tensors() for part in parts]
         return cls(**{name: torch.cat([tensors[name] for tensors in each]) for name in each[0]})
+
+    @property
+    def times(self) -> int:
+        """The number of time points before the baseline."""
+        return 0 if self.earlier is None else self.earlier.shape[1]
+
+    def _with_times(self, times: int) -> NetworkInput:
+        missing = times - self.times
+        if not missing:
+            return self
+        size = len(self)
+        maps = self.baseline.new_zeros((size, missing, *self.baseline.shape[1:]))
+        is_there = self.has_baseline.new_zeros((size, missing))
+        if self.earlier is not None and self.has_earlier is not None:
+            maps = torch.cat((maps, self.earlier), dim=1)
+            is_there = torch.cat((is_there, self.has_earlier), dim=1)
+        return replace(self, earlier=maps, has_earlier=is_there)
 
     def split(self, size: int) -> list[NetworkInput]:
         """Batches of up to that many pairs."""
@@ -56,13 +78,16 @@ class NetworkInput:
         return NetworkInput(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> NetworkInput:
-        """The batch with every map (batch, channels, z, y, x) of both time points changed."""
+        """The batch with every map (batch, channels, z, y, x) of all time points changed."""
         return replace(self.changed_baseline(change), followup=change(self.followup))
 
     def changed_baseline(self, change: Callable[[Tensor], Tensor]) -> NetworkInput:
-        """The batch with every map of the baseline changed."""
+        """The batch with every map of the baseline, and of the time points before it, changed."""
         prior = None if self.prior_mask is None else change(self.prior_mask)
-        return replace(self, baseline=change(self.baseline), prior_mask=prior)
+        earlier = self.earlier
+        if earlier is not None:
+            earlier = torch.stack([change(maps) for maps in earlier.unbind(1)], dim=1)
+        return replace(self, baseline=change(self.baseline), prior_mask=prior, earlier=earlier)
 
     def mirrored(self, axes: list[int]) -> NetworkInput:
         """The batch flipped along those dimensions of its maps."""
@@ -105,8 +130,8 @@ class LesionNetwork(nn.Module, ABC):
     """A network that outlines one lesion per pair of VOIs.
 
     A kind of network is a subclass that is built from `ModelSettings`, a class of settings, and a row for each in
-    `networks.NETWORKS` and `config.NETWORK_SETTINGS`; the settings define the factor of which a lattice's size has to
-    be a multiple. With deep supervision at every resolution, all weights contribute to the loss.
+    `networks.NETWORKS` and `network_settings.NETWORK_SETTINGS`; the settings define the factor of which a lattice's
+    size has to be a multiple. With deep supervision at every resolution, all weights contribute to the loss.
 
     `presence` is the head that turns `NetworkOutput.presence_features` into `presence_logit`, and None where there is
     none.

@@ -11,7 +11,7 @@ from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecod
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from longilesion.config import UNetSettings
+from longilesion.network_settings import UNetSettings
 
 
 class Encoder(nn.Module):

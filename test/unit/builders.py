@@ -12,16 +12,14 @@ from longilesion.case import Baseline, Case, Click, ClickPair, LesionMap, Lesion
 from longilesion.config import (
     CHANNELS,
     AlignmentSettings,
-    DualEncoderSettings,
     EncodingSettings,
     InferenceSettings,
     ModelSettings,
-    NetworkSettings,
     SearchStep,
-    UNetSettings,
     VoiSettings,
 )
 from longilesion.geometry import ZYX, Grid, Triple
+from longilesion.network_settings import DualEncoderSettings, NetworkSettings, UNetSettings
 from longilesion.networks.interface import LesionNetwork, NetworkInput
 
 TISSUE_HU, LESION_HU = 40, 300

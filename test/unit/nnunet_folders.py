@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from longilesion.config import DualEncoderSettings, EncodingSettings, ModelSettings
+from longilesion.config import EncodingSettings, ModelSettings
+from longilesion.network_settings import DualEncoderSettings
 from test.unit.builders import dual_encoder, model_settings
 
 FEATURES, KERNELS, STRIDES = (4, 6, 8), ((1, 3, 3), (3, 3, 3), (3, 3, 3)), ((1, 1, 1), (1, 2, 2), (2, 2, 2))

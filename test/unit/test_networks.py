@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from longilesion.config import DualEncoderSettings, EncodingSettings, ModelSettings
+from longilesion.config import EncodingSettings, ModelSettings
+from longilesion.network_settings import DualEncoderSettings
 from longilesion.networks import build_network
 from longilesion.networks.dual_encoder import DualEncoder
 from longilesion.networks.fusion import FUSIONS, Fusion, PointwiseFusion

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 import process
-from longilesion.config import NETWORK_SETTINGS, ModelSettings, NetworkSettings
+from longilesion.config import ModelSettings
 from longilesion.ensemble import load_ensemble
 from longilesion.errors import BundleError, InputError
+from longilesion.network_settings import NETWORK_SETTINGS, NetworkSettings
 from longilesion.networks import NETWORKS
 from longilesion.networks.interface import LesionNetwork, NetworkInput, NetworkOutput
 from test.unit.case_folders import write_case

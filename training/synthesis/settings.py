@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from longilesion.config import Settings
 from longilesion.geometry import Triple
+from longilesion.settings import Settings
 
 
 class LifenetSize(Settings):

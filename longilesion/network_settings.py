@@ -1,0 +1,169 @@
+"""Settings of the networks, one class per kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+
+from longilesion.geometry import ZYX
+from longilesion.settings import Settings
+
+
+class UNetSettings(Settings):
+    """An nnU-Net: its encoder, plain or residual, behind a space-to-depth stem, and its decoder."""
+
+    encoder: Literal["plain", "residual"] = "plain"
+    stem_zyx: ZYX = Field(default=(1, 1, 1), description="space-to-depth factor before the first stage")
+    features_per_stage: tuple[int, ...]
+    kernel_sizes: tuple[ZYX, ...]
+    strides: tuple[ZYX, ...]
+    blocks_per_stage: tuple[int, ...]
+    decoder_convolutions: tuple[int, ...]
+    decoder_norm: bool = Field(default=True, description="whether the decoder normalises its features per VOI")
+
+    @model_validator(mode="after")
+    def _check(self) -> UNetSettings:
+        stages = len(self.features_per_stage)
+        if not len(self.kernel_sizes) == len(self.strides) == len(self.blocks_per_stage) == stages:
+            raise ValueError("features_per_stage, kernel_sizes, strides and blocks_per_stage differ in length")
+        if len(self.decoder_convolutions) != stages - 1:
+            raise ValueError(
+                f"decoder_convolutions has {len(self.decoder_convolutions)} entries, expected {stages - 1}"
+            )
+        return self
+
+    @property
+    def factor_zyx(self) -> ZYX:
+        """The total downsampling of the stem and the strides, along each axis."""
+        z, y, x = (prod(along) for along in zip(self.stem_zyx, *self.strides, strict=True))
+        return z, y, x
+
+
+class NetworkSettings(Settings):
+    """Base of the settings of every kind of network."""
+
+    kind: str
+
+    @property
+    def lattice_factor_zyx(self) -> ZYX:
+        """The factor of which a lattice's number of voxels has to be a multiple, along each axis."""
+        return 1, 1, 1
+
+    @property
+    def lattice_least_zyx(self) -> ZYX:
+        """The fewest voxels of a lattice along each axis."""
+        return 1, 1, 1
+
+
+def least_for_presence(stem_zyx: ZYX) -> ZYX:
+    """The fewest voxels of a lattice whose presence head pools up to two voxels around a lesion, after the stem."""
+    z, y, x = stem_zyx
+    return 5 * z, 5 * y, 5 * x
+
+
+class DualEncoderSettings(NetworkSettings):
+    """One nnU-Net encoder for all time points, whose features are fused at every skip and the bottleneck; one decoder.
+
+    Fusion is LongiNet's ("pointwise"), that of Difference Weighting, or LIDIA's ("iterative"), which alone sees time
+    points before the baseline.
+    """
+
+    kind: Literal["dual_encoder"] = "dual_encoder"
+    fusion: Literal["pointwise", "difference", "iterative"] = "pointwise"
+    unet: UNetSettings
+    baseline_reconstruction: bool = True
+    presence_features: int = Field(default=64, ge=0, description="width of the presence head; 0 for none")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_flat(cls, values: Any) -> Any:
+        """Refuses the layout of version 0.1, with the U-Net's settings beside these, and names the present one."""
+        misplaced = [name for name in UNetSettings.model_fields if isinstance(values, Mapping) and name in values]
+        if misplaced:
+            raise ValueError(f"{misplaced[0]} stands beside kind; expected it in the table unet ([model.network.unet])")
+        return values
+
+    @property
+    def lattice_factor_zyx(self) -> ZYX:
+        """The U-Net's."""
+        return self.unet.factor_zyx
+
+    @property
+    def lattice_least_zyx(self) -> ZYX:
+        """What the presence head needs."""
+        return least_for_presence(self.unet.stem_zyx)
+
+
+class EarlyFusionSettings(NetworkSettings):
+    """Promptable LongiSeg: one nnU-Net of the channels of both time points, concatenated."""
+
+    kind: Literal["early_fusion"] = "early_fusion"
+    unet: UNetSettings
+    presence_features: int = Field(default=64, ge=0, description="width of the presence head; 0 for none")
+
+    @property
+    def lattice_factor_zyx(self) -> ZYX:
+        """The U-Net's."""
+        return self.unet.factor_zyx
+
+    @property
+    def lattice_least_zyx(self) -> ZYX:
+        """What the presence head needs."""
+        return least_for_presence(self.unet.stem_zyx)
+
+
+class JointEncoderSettings(NetworkSettings):
+    """LiFE-Net: an encoder for each time point, self-attention over both, a joint encoder, one decoder."""
+
+    kind: Literal["joint_encoder"] = "joint_encoder"
+    features_per_stage: tuple[int, ...] = Field(default=(8, 16, 32), min_length=1)
+    strides: tuple[ZYX, ...] = ((2, 2, 2), (2, 2, 2), (2, 2, 2))
+    joint_features_per_stage: tuple[int, ...] = Field(default=(128, 256), min_length=1)
+    joint_strides: tuple[ZYX, ...] = ((2, 2, 2), (2, 2, 2))
+    attention_heads: int = Field(default=1, ge=1)
+    prior_masking: float = Field(
+        default=0.5, ge=0, le=1, description="how often training masks all features of the baseline"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> JointEncoderSettings:
+        stages = (len(self.strides), len(self.joint_strides))
+        if stages != (len(self.features_per_stage), len(self.joint_features_per_stage)):
+            raise ValueError("strides and joint_strides need an entry per stage of features")
+        if 2 * self.features_per_stage[-1] % self.attention_heads:
+            raise ValueError(
+                f"attention_heads is {self.attention_heads}; expected a divisor of {2 * self.features_per_stage[-1]}"
+            )
+        return self
+
+    @property
+    def lattice_factor_zyx(self) -> ZYX:
+        """The product of all strides."""
+        z, y, x = (prod(along) for along in zip(*self.strides, *self.joint_strides, strict=True))
+        return z, y, x
+
+
+# Every kind of network that settings can name; `networks.NETWORKS` has the network of each.
+NETWORK_SETTINGS: dict[str, type[NetworkSettings]] = {
+    "dual_encoder": DualEncoderSettings,
+    "early_fusion": EarlyFusionSettings,
+    "joint_encoder": JointEncoderSettings,
+}
+
+
+def _of_kind(value: Any) -> Any:
+    """Validates a network's settings by the class of their kind."""
+    if not isinstance(value, Mapping):
+        return value
+    kind = value.get("kind")
+    settings = NETWORK_SETTINGS.get(kind) if isinstance(kind, str) else None
+    if settings is None:
+        raise ValueError(f"kind is {kind!r}; expected one of {', '.join(NETWORK_SETTINGS)}")
+    return settings.model_validate(value)
+
+
+# A union discriminated by `kind`, which grows with the table.
+AnyNetworkSettings: TypeAlias = Annotated[SerializeAsAny[NetworkSettings], BeforeValidator(_of_kind)]
