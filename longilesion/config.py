@@ -204,6 +204,10 @@ class EncodingSettings(Settings):
         """The number of a tensor's channels that these are encoded in."""
         return sum(len(self.clip_hu) if channel == "image" else 1 for channel in channels)
 
+    def intensity_width(self, channels: Iterable[Channel]) -> int:
+        """The same of those of these channels that are computed from the scan's Hounsfield units; they come first."""
+        return self.width(channel for channel in channels if channel in ("image", "lesion_likelihood"))
+
 
 class InferenceSettings(Settings):
     """Post-processing of the networks' outputs."""

@@ -126,7 +126,7 @@ class Ensemble:
 
     def _mean(self, batch: NetworkInput, precision: torch.dtype) -> _Mean:
         views = mirrored_views(self.settings)
-        on_device = batch.to(self.device)
+        on_device = (batch if self.settings.inference.uses_baseline else batch.without_baseline()).to(self.device)
         size = len(batch)
         outline = torch.zeros((size, *batch.followup.shape[2:]), device=self.device)
         presence = torch.zeros(size, device=self.device)
