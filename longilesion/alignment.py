@@ -49,6 +49,8 @@ def place_vois(case: Case, prompt: LesionPrompt, settings: ModelSettings) -> Pla
     the most similar position near the follow-up click. The offset of the baseline click from the outline's centre is
     assumed for the follow-up click as well, unless the baseline click lies outside the outline. For a lesion that the
     baseline's map lacks, the follow-up lattice stays on its click, and the baseline lattice moves instead.
+
+    With the method "clicks", each lattice is centred on its click (Promptable LongiSeg, section 3.2).
     """
     if prompt.baseline is None or prompt.baseline.scan_name not in case.baselines:
         return Placement(
@@ -59,7 +61,8 @@ def place_vois(case: Case, prompt: LesionPrompt, settings: ModelSettings) -> Pla
     prior = case.baselines[prompt.baseline.scan_name]
     region = prior.regions.get(prompt.lesion_id)
     click = np.array(prompt.baseline.point_xyz_mm)
-    centre = click if region is None else np.array(prior.scan.grid.world_xyz_mm(region.centre_zyx))
+    by_clicks = settings.alignment.method == "clicks"
+    centre = click if region is None or by_clicks else np.array(prior.scan.grid.world_xyz_mm(region.centre_zyx))
     extent = np.zeros(3) if region is None else extent_zyx_mm(prior, region)
     is_on_lesion = region is None or prompt.lesion_id in prior.lesions_at(prompt.baseline.point_xyz_mm)
     expected = np.array(prompt.followup.point_xyz_mm) + (centre - click if is_on_lesion else 0.0)
@@ -68,7 +71,7 @@ def place_vois(case: Case, prompt: LesionPrompt, settings: ModelSettings) -> Pla
         case.followups[prompt.followup.scan_name],
         centres_xyz_mm=(triple(centre), triple(expected)),
         extent_mm=float(extent.max()),
-        settings=settings.alignment,
+        settings=_without_search(settings.alignment) if by_clicks else settings.alignment,
     )
     shift_xyz_mm = np.zeros(3) if match is None else match.shift_xyz_mm
     # A new lesion is clicked in the follow-up; its baseline click is propagated backwards. A large one does not look
@@ -81,6 +84,12 @@ def place_vois(case: Case, prompt: LesionPrompt, settings: ModelSettings) -> Pla
         zoom=_zoom(float((extent / lattice_mm).max()), prompt.confidence, settings.voi),
         similarity=None if match is None else match.similarity,
     )
+
+
+def _without_search(settings: AlignmentSettings) -> AlignmentSettings:
+    """Settings of which the similarity alone is measured, at the expected position."""
+    widest = settings.steps[0].model_copy(update={"search_radius_mm": 0.0})
+    return settings.model_copy(update={"steps": (widest,)})
 
 
 def _zoom(share: float, confidence: float, settings: VoiSettings) -> float:

@@ -46,7 +46,8 @@ def augmented(
     """The batch with every sample augmented by its own seed, independently of the rest of the batch.
 
     Rotation and scaling are about the lattice's centre, in millimetres; of `spacing_zyx_mm` only the ratios matter.
-    Voxels rotated in from outside the lattice are air without lesion. An absent baseline stays zero.
+    Voxels rotated in from outside the lattice are 0: air without lesion or, with z-scores, the mean as in nnU-Net. An
+    absent baseline stays zero.
     """
     if not _changes_anything(settings):
         return batch
@@ -177,7 +178,7 @@ def _varied(
     if settings.shift and float(torch.rand(())) < settings.probability:
         # The library's own transform draws from a Gaussian, which is unbounded.
         shown = shown + settings.shift * (2 * torch.rand(images, 1, 1, 1) - 1)
-    varied[0, :images] = shown.clamp(0, 1)
+    varied[0, :images] = shown.clamp(0, 1) if encoding.z_score is None else shown
     return varied
 
 

@@ -62,6 +62,8 @@ class Arguments:
     """Train nothing: all folds have to be there, trained to their end."""
     presence: bool = True
     """Fit each network's presence head further, on its own training data."""
+    weights: Path | None = None
+    """Begin each fold with these weights, as for training.train."""
     steps: int | None = None
     """Train for fewer steps than the recipe says."""
     minutes: float = float("inf")
@@ -123,6 +125,7 @@ def _folds(arguments: Arguments, recipe: Recipe, data: PreparedData) -> list[Fol
                 "fold": number,
                 "steps": arguments.steps or recipe.steps,
                 "seed": arguments.seed,
+                "weights": None if arguments.weights is None else str(arguments.weights),
             }
             for name, found, expected in differences({key: record[key] for key in wanted}, wanted):
                 raise InputError(f"{run.record}: {name} = {found}; expected {expected}, as in this cross-validation")
@@ -149,6 +152,7 @@ def _all_trained(folds: Sequence[Fold], arguments: Arguments) -> bool:
                 output=fold.run.path,
                 data=arguments.data,
                 fold=fold.number,
+                weights=arguments.weights,
                 steps=arguments.steps,
                 minutes=arguments.minutes - (time.monotonic() - begun) / 60,
                 seed=arguments.seed,

@@ -181,13 +181,17 @@ def _box(
     """The voxels, in the scan's own order, that a lattice around any of the centres can reach; at least one."""
     _, lps = scan.grid.lps_view(scan.hu)
     lattices = [
-        (settings.voi, placement.zoom, 0.0),
-        *((jitter.lattice(settings.voi), placement.zoom * jitter.zoom_factor, jitter.shift_mm) for jitter in jitters),
+        (settings.voi, placement.zoom, 0.0, (0.0, 0.0, 0.0)),
+        *(
+            (voi, placement.zoom * jitter.zoom_factor, jitter.shift_mm, jitter.reach_voxels(voi.shape_zyx))
+            for jitter in jitters
+            for voi in [jitter.lattice(settings.voi)]
+        ),
     ]
     corners: list[Triple] = []
-    for centre, (voi, zoom, shift_mm) in product(centres_xyz_mm, lattices):
+    for centre, (voi, zoom, shift_mm, reach_voxels) in product(centres_xyz_mm, lattices):
         start, step = lps.axis_steps(lattice_around(lps, centre, voi, zoom=zoom))
-        reach = GREATEST_SHIFT * shift_mm / np.array(lps.spacing_zyx_mm)
+        reach = GREATEST_SHIFT * shift_mm / np.array(lps.spacing_zyx_mm) + reach_voxels * step
         window = sampled_window(
             start - reach,
             step + 2 * reach / (np.array(voi.shape_zyx) - 1),
