@@ -78,6 +78,22 @@ def test_baseline_lattice_lies_on_the_outline_and_not_on_the_click():
     )
 
 
+def test_by_clicks_each_lattice_lies_on_its_click_and_similarity_is_measured_there():
+    case = rigid_case()
+    by_clicks = SETTINGS.model_copy(update={"alignment": AlignmentSettings(method="clicks")})
+    for prompt in complete_prompts(case).lesions:
+        similarities = []
+        for shift in ((0.0, 0.0, 0.0), (9.0, -31.0, 14.0)):
+            moved = moved_click(prompt, shift)
+            placement = place_vois(case, moved, by_clicks)
+            assert placement.followup_xyz_mm == moved.followup.point_xyz_mm
+            assert placement.baseline_xyz_mm == prompt.baseline.point_xyz_mm
+            assert placement.zoom == place_vois(case, moved, SETTINGS).zoom
+            similarities.append(placement.similarity)
+        assert similarities[0] > 0.6
+        assert similarities[1] < similarities[0] - 0.1
+
+
 @pytest.mark.parametrize("zoom", [0.7, 1.0])
 def test_new_lesion_is_placed_by_its_followup_click(zoom):
     case = rigid_case()
