@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,7 +21,10 @@ def encode(pairs: Sequence[VoiPair], settings: EncodingSettings) -> NetworkInput
 
 
 def _encoded(pair: VoiPair, settings: EncodingSettings) -> NetworkInput:
-    """One pair; all of the baseline's maps are zero where it is absent."""
+    """One pair; all of the baseline's maps are zero where it is absent.
+
+    Earlier time points are encoded as the baseline is, each in its place.
+    """
     wanted = "lesion_likelihood" in settings.followup_channels + settings.baseline_channels
     likelihoods = lesion_likelihood(pair, settings.likelihood) if wanted else (None, None)
     mask = None
@@ -32,11 +36,19 @@ def _encoded(pair: VoiPair, settings: EncodingSettings) -> NetworkInput:
     else:
         baseline = _stream(pair.baseline, likelihoods[1], mask, settings, channels=settings.baseline_channels)
     prior = np.zeros_like(followup[:1]) if pair.baseline is None or mask is None else mask[None].clip(min=0)
+    earlier = [
+        _encoded(
+            replace(pair, baseline=past.voi, baseline_mask=past.mask, baseline_others=past.others, earlier=()), settings
+        ).baseline
+        for past in pair.earlier
+    ]
     return NetworkInput(
         followup=torch.from_numpy(followup)[None],
         baseline=torch.from_numpy(baseline)[None],
         has_baseline=torch.tensor([pair.baseline is not None]),
         prior_mask=torch.from_numpy(prior)[None] if settings.has_prior_mask else None,
+        earlier=torch.stack(earlier, dim=1) if earlier else None,
+        has_earlier=torch.ones((1, len(earlier)), dtype=torch.bool) if earlier else None,
     )
 
 
