@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -23,7 +24,10 @@ def encode(pairs: Sequence[VoiPair], settings: EncodingSettings) -> NetworkInput
 
 
 def _encoded(pair: VoiPair, settings: EncodingSettings) -> NetworkInput:
-    """One pair; all of the baseline's maps are zero where it is absent."""
+    """One pair; all of the baseline's maps are zero where it is absent.
+
+    Earlier time points are encoded as the baseline is, each in its place.
+    """
     wanted = "lesion_likelihood" in settings.followup_channels + settings.baseline_channels
     # Without a click there is no lesion whose likelihood could be computed.
     is_known = wanted and pair.followup.is_clicked
@@ -40,11 +44,19 @@ def _encoded(pair: VoiPair, settings: EncodingSettings) -> NetworkInput:
         baseline = _stream(pair.baseline, likelihoods[1], mask, settings, channels=settings.baseline_channels)
     if pair.baseline is None or prior is None:
         prior = np.zeros_like(followup[0])
+    earlier = [
+        _encoded(
+            replace(pair, baseline=past.voi, baseline_mask=past.mask, baseline_others=past.others, earlier=()), settings
+        ).baseline
+        for past in pair.earlier
+    ]
     return NetworkInput(
         followup=torch.from_numpy(followup)[None],
         baseline=torch.from_numpy(baseline)[None],
         has_baseline=torch.tensor([pair.baseline is not None]),
         prior_mask=torch.from_numpy(prior)[None, None] if settings.has_prior_mask else None,
+        earlier=torch.stack(earlier, dim=1) if earlier else None,
+        has_earlier=torch.ones((1, len(earlier)), dtype=torch.bool) if earlier else None,
     )
 
 

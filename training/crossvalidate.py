@@ -28,7 +28,7 @@ from longilesion.evaluation.lesions import LesionScore
 from longilesion.evaluation.methods import FilesMethod
 from longilesion.evaluation.run import evaluate_methods
 from longilesion.evaluation.tables import to_rich
-from longilesion.grand_challenge import read_case, write_outputs
+from longilesion.grand_challenge import write_outputs
 from longilesion.pipeline import segment_case
 from longilesion.report import make_report, write_report
 from training import presence, train
@@ -38,7 +38,13 @@ from training.export import Arguments as ExportArguments
 from training.export import export, presence_bundle
 from training.model_card import OUT_OF_FOLD
 from training.parallel import progress_bar
-from training.preparation.prepared import PreparedCase, PreparedData, read_dataset_file, read_prepared
+from training.preparation.prepared import (
+    PreparedCase,
+    PreparedData,
+    read_dataset_file,
+    read_prepared,
+    read_prepared_case,
+)
 from training.recipe import PresenceSettings, Recipe, read_recipe
 from training.run_folder import RunFolder, is_finished, read_record
 from training.training_data import prepared_contents
@@ -199,7 +205,7 @@ def _segment(bundle: Path, cases: Sequence[PreparedCase], folder: Path, *, devic
     _log.info("segmenting %d cases that %s has not seen", len(cases), bundle)
     with progress_bar() as bar:
         for case in bar.track(cases, description="segmenting"):
-            scans, followup_files = read_case(case.folder / "input")
+            scans, followup_files = read_prepared_case(case, with_earlier=ensemble.settings.network.uses_earlier)
             segmentation = segment_case(scans, ensemble)
             write_outputs(folder / case.case_id / "output", segmentation.maps, followup_files=followup_files)
             write_report(folder / case.case_id / _REPORT, make_report(scans, segmentation, seconds={}))

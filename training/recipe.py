@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from longilesion.config import ModelSettings, VoiSettings
@@ -137,6 +138,10 @@ class DataSettings(Settings):
     reuse: int = Field(
         default=3, ge=1, description="how often a lesion drawn on the fly is seen, each time augmented anew"
     )
+    priors: tuple[int, int] = Field(
+        default=(1, 3),
+        description="fewest and most time points before the follow-up, for networks that see more than the baseline",
+    )
     drawn_together: int = Field(
         default=40, ge=1, description="lesions drawn on the fly whose order is shuffled; a worker holds them in memory"
     )
@@ -146,6 +151,8 @@ class DataSettings(Settings):
         both = sorted(set(self.train) & set(self.validation))
         if both:
             raise ValueError(f"{both[0]} is to train and to validate")
+        if not 1 <= self.priors[0] <= self.priors[1]:
+            raise ValueError(f"priors is {list(self.priors)}; expected at least 1, and the greater number last")
         return self
 
 
@@ -188,6 +195,14 @@ class Recipe(Settings):
         if path is None:
             return self
         return self.model_copy(update={"data": self.data.model_copy(update={"shapes": path})})
+
+    def drawn_priors(self, generator: np.random.Generator, *, available: int | None = None) -> int:
+        """A random number of time points before the follow-up, of those available; 1 where the network sees no more."""
+        if not self.model.network.uses_earlier:
+            return 1
+        fewest, most = self.data.priors
+        most = most if available is None else min(most, available)
+        return int(generator.integers(min(fewest, most), most + 1))
 
     def for_presence(self) -> Recipe:
         """The recipe for the presence head's lesions: almost as in inference."""
