@@ -20,6 +20,7 @@ from typing import Literal, TypeAlias
 import torch
 import tyro
 from torch._subclasses import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from longilesion.config import Device, ModelSettings
@@ -74,8 +75,9 @@ class Counted:
 def count(settings: ModelSettings, *, priors: int = 1) -> Counted:
     """Counts parameters, and the FLOPs of convolutions and matrix products in a pass of inference."""
     counter = FlopCounterMode(display=False)
-    # Tensors without values, so that a network of any size is counted at once.
-    with FakeTensorMode(), counter, torch.no_grad():
+    # Tensors without values, so that a network of any size is counted at once; of the kernels of attention, the one
+    # that is made of matrix products is counted on every device.
+    with FakeTensorMode(), counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         network = build_network(settings).eval()
         network(noise(settings, priors=priors, device=torch.device("cpu")))
     parameters = sum(parameter.numel() for parameter in network.parameters())
