@@ -24,8 +24,7 @@ class PriorFeatures:
 class Fusion(nn.Module, ABC):
     """Joins the features of the follow-up and of the time points before it; built from the number of each level.
 
-    Only the baseline is shown to a fusion, unless it `uses_earlier`. `network` describes a dual encoder that has it, for
-    the model card.
+    Only the baseline is shown to a fusion, unless it `uses_earlier`. `network` describes a dual encoder with it.
     """
 
     uses_earlier = False
