@@ -191,7 +191,7 @@ def _rows(arguments: Arguments, device: torch.device) -> Iterator[tuple[str, ...
             settings.network.kind,
             "x".join(map(str, settings.voi.shape_zyx)),
             f"{counted.parameters / 1e6:.2f}",
-            f"{counted.flops / 1e9:,.0f}",
+            f"{counted.flops / 1e9:,.3g}" if counted.flops < 1e12 else f"{counted.flops / 1e9:,.0f}",
             *(figure for each in measured for figure in _figures(each)),
         )
 

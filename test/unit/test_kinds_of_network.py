@@ -164,6 +164,23 @@ def test_without_baseline_only_the_followup_matters(settings: ModelSettings) -> 
 
 
 @every_kind
+def test_features_of_absent_time_points_have_no_influence(settings: ModelSettings) -> None:
+    if settings.network.kind == "early_fusion":
+        pytest.skip("it knows of an absent time point by its zeros alone")
+    network, batch = network_of(settings), series(settings)
+    noise_of = torch.Generator().manual_seed(2)
+    absent = ~batch.has_baseline[:, None, None, None, None]
+    noisy = replace(
+        batch,
+        baseline=batch.baseline + absent * torch.rand(batch.baseline.shape, generator=noise_of),
+        earlier=batch.earlier
+        + ~batch.has_earlier[:, :, None, None, None, None] * torch.rand(batch.earlier.shape, generator=noise_of),
+    )
+    assert not torch.equal(noisy.baseline, batch.baseline)
+    torch.testing.assert_close(outputs(network, noisy)[0], outputs(network, batch)[0])
+
+
+@every_kind
 def test_ensemble_that_does_not_use_the_baseline_hides_it(settings: ModelSettings) -> None:
     network, batch = network_of(settings), series(settings)
     unused = settings.model_copy(update={"inference": InferenceSettings(uses_baseline=False)})
