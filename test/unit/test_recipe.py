@@ -77,7 +77,6 @@ def test_compact_recipes_of_a_study_differ_in_channels_and_network_alone() -> No
     for path in extending:
         assert differing(read_recipe(RECIPES / base), read_recipe(path)) <= {
             "name",
-            "data.priors",
             "model.encoding.followup_channels",
             "model.encoding.baseline_channels",
             "model.network.kind",
