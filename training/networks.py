@@ -49,7 +49,7 @@ class Arguments:
     passes: tuple[Pass, ...] = PASSES
     """What to measure; none for parameters and FLOPs alone."""
     repeats: int = 3
-    """Timed passes, after one that is not; the shortest counts."""
+    """Timed passes, after one that is not; the shortest counts. With 0, the first pass counts."""
     threads: int = 1
     """Of a CPU."""
     memory_gb: float = 16.0
@@ -119,7 +119,7 @@ def measure(settings: ModelSettings, what: Pass, device: torch.device, *, priors
             if device.type == "cuda":
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - begun)
-    return Measured(seconds=min(seconds[1:]), peak_bytes=_peak_bytes(device) - before)
+    return Measured(seconds=min(seconds[1:] or seconds), peak_bytes=_peak_bytes(device) - before)
 
 
 def _run(network: LesionNetwork, batch: NetworkInput, what: Pass) -> None:
