@@ -116,7 +116,7 @@ def _moved_lattices(
     jitter: JitterSettings,
     voi: VoiSettings,
 ) -> Placement:
-    """Both lattices moved along their own axes: each by an offset of its own, and both by a common one.
+    """All lattices moved along their own axes: each by an offset of its own, and all by a common one.
 
     The sampling of Promptable LongiSeg (section 3.2); its prompts stay on their scans.
     """
@@ -132,7 +132,15 @@ def _moved_lattices(
     if prompt.baseline is not None and baseline_xyz_mm is not None:
         prior = case.baselines[prompt.baseline.scan_name]
         baseline_xyz_mm = _moved(prior.scan, baseline_xyz_mm, own[1] + common, placement.zoom, voi)
-    return replace(placement, followup_xyz_mm=followup_xyz_mm, baseline_xyz_mm=baseline_xyz_mm)
+    earlier: list[Click | None] = []
+    for visit, centre in zip(case.earlier, placement.earlier, strict=bool(placement.earlier)):
+        offset = generator.uniform(-jitter.shift_voxels, jitter.shift_voxels, 3) + common
+        if centre is not None:
+            scan = visit.baselines[centre.scan_name].scan
+            point_xyz_mm = _moved(scan, centre.point_xyz_mm, offset, placement.zoom, voi)
+            centre = replace(centre, point_xyz_mm=point_xyz_mm)
+        earlier.append(centre)
+    return replace(placement, followup_xyz_mm=followup_xyz_mm, baseline_xyz_mm=baseline_xyz_mm, earlier=tuple(earlier))
 
 
 def _moved(
