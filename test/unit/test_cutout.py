@@ -14,7 +14,8 @@ from longilesion.errors import InputError
 from longilesion.evaluation.exam import LesionFact
 from longilesion.geometry import Grid
 from test.unit.builders import ball, dual_encoder, model_settings
-from training.cutout import CutOut, DamagedCutOutError, cut, placed_lesions, read_cut_out, write_cut_out
+from training.cutout import CutOut, cut, placed_lesions
+from training.cutout_file import DamagedCutOutError, read_cut_out, write_cut_out
 from training.recipe import JitterSettings
 from training.samples import is_seen, sample_lesion
 
