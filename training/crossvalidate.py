@@ -36,7 +36,8 @@ from training import presence, train
 from training.command import run_command
 from training.differences import differences
 from training.export import Arguments as ExportArguments
-from training.export import export, presence_bundle
+from training.export import export
+from training.members import presence_bundle
 from training.model_card import OUT_OF_FOLD
 from training.parallel import progress_bar
 from training.preparation.prepared import PreparedCase, PreparedData, read_dataset_file, read_prepared

@@ -140,7 +140,9 @@ def test_bundles_with_other_settings_are_refused_and_leave_nothing(
     tmp_path: Path, other: ModelSettings, message: str
 ) -> None:
     bundles = write_bundle(tmp_path / "one"), write_bundle(tmp_path / "two", other)
-    with pytest.raises(InputError, match=rf"two: {message} in .*one; expected the same settings$"):
+    with pytest.raises(
+        InputError, match=rf"two: {message} in .*one; expected the same settings, or --members before the folders$"
+    ):
         export(Arguments(bundles=bundles, output=tmp_path / "model"))
     assert {path.name for path in tmp_path.iterdir()} == {"one", "two"}
 
