@@ -6,12 +6,12 @@ Clicks are often off by more than the lesion's size; two lattices centred on the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Complex64, Float, Float32
 
-from longilesion.case import Baseline, Case, LesionPrompt, LesionRegion, Scan
+from longilesion.case import Baseline, Case, Click, EarlierVisit, LesionPrompt, LesionRegion, Scan
 from longilesion.config import AlignmentSettings, ModelSettings, SearchStep, VoiSettings
 from longilesion.geometry import Grid, Triple, triple
 from longilesion.voi import Placement, sample_shown
@@ -27,6 +27,8 @@ _LEAST_OVERLAP = 0.1
 _TYPICAL_EXTENT_MM = 24.0
 # Positions at least this far from the best one are other positions.
 _APART_MM = 10.0
+# An earlier time point is not shown at a position that is less similar to the baseline's.
+_LEAST_SIMILARITY = 0.4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,7 +50,10 @@ def place_vois(case: Case, prompt: LesionPrompt, settings: ModelSettings) -> Pla
     The baseline lattice is centred on the lesion's outline (on the click where there is none); the follow-up lattice on
     the most similar position near the follow-up click. The offset of the baseline click from the outline's centre is
     assumed for the follow-up click as well, unless the baseline click lies outside the outline. For a lesion that the
-    baseline's map lacks, the follow-up lattice stays on its click, and the baseline lattice moves instead.
+    baseline's map lacks, the follow-up lattice stays on its click, and the baseline lattice moves instead. Centres at
+    the time points before the baseline are found where the network sees these.
+
+    With the method "clicks", each lattice is centred on its click (Promptable LongiSeg, section 3.2).
     """
     if prompt.baseline is None or prompt.baseline.scan_name not in case.baselines:
         return Placement(
@@ -59,7 +64,8 @@ def place_vois(case: Case, prompt: LesionPrompt, settings: ModelSettings) -> Pla
     prior = case.baselines[prompt.baseline.scan_name]
     region = prior.regions.get(prompt.lesion_id)
     click = np.array(prompt.baseline.point_xyz_mm)
-    centre = click if region is None else np.array(prior.scan.grid.world_xyz_mm(region.centre_zyx))
+    by_clicks = settings.alignment.method == "clicks"
+    centre = click if region is None or by_clicks else np.array(prior.scan.grid.world_xyz_mm(region.centre_zyx))
     extent = np.zeros(3) if region is None else extent_zyx_mm(prior, region)
     is_on_lesion = region is None or prompt.lesion_id in prior.lesions_at(prompt.baseline.point_xyz_mm)
     expected = np.array(prompt.followup.point_xyz_mm) + (centre - click if is_on_lesion else 0.0)
@@ -68,19 +74,79 @@ def place_vois(case: Case, prompt: LesionPrompt, settings: ModelSettings) -> Pla
         case.followups[prompt.followup.scan_name],
         centres_xyz_mm=(triple(centre), triple(expected)),
         extent_mm=float(extent.max()),
-        settings=settings.alignment,
+        settings=_without_search(settings.alignment) if by_clicks else settings.alignment,
     )
     shift_xyz_mm = np.zeros(3) if match is None else match.shift_xyz_mm
     # A new lesion is clicked in the follow-up; its baseline click is propagated backwards. A large one does not look
     # like what was there before, so that the most similar position lies beside it.
     is_new = prior.lacks(prompt.lesion_id) and not prompt.propagated
     lattice_mm = np.array(settings.voi.shape_zyx) * np.array(settings.voi.spacing_zyx_mm)
+    baseline_xyz_mm = triple(centre - shift_xyz_mm if is_new else centre)
     return Placement(
         followup_xyz_mm=triple(expected if is_new else expected + shift_xyz_mm),
-        baseline_xyz_mm=triple(centre - shift_xyz_mm if is_new else centre),
+        baseline_xyz_mm=baseline_xyz_mm,
         zoom=_zoom(float((extent / lattice_mm).max()), prompt.confidence, settings.voi),
         similarity=None if match is None else match.similarity,
+        earlier=tuple(
+            _earlier_centre(
+                visit,
+                case,
+                prompt.lesion_id,
+                at=replace(prompt.baseline, point_xyz_mm=baseline_xyz_mm),
+                extent_mm=float(extent.max()),
+                settings=settings.alignment,
+            )
+            for visit in case.earlier
+            if settings.network.uses_earlier
+        ),
     )
+
+
+def _without_search(settings: AlignmentSettings) -> AlignmentSettings:
+    """Settings of which the similarity alone is measured, at the expected position."""
+    widest = settings.steps[0].model_copy(update={"search_radius_mm": 0.0})
+    return settings.model_copy(update={"steps": (widest,)})
+
+
+def _earlier_centre(
+    visit: EarlierVisit, case: Case, lesion_id: int, *, at: Click, extent_mm: float, settings: AlignmentSettings
+) -> Click | None:
+    """The position at an earlier time point that corresponds to the centre of the baseline's lattice.
+
+    It is the centre of the lesion's outline there. Without one it is the most similar position near the lesion's click,
+    or near where the nearest lesion that both time points show lets it be expected; None where there is neither, or
+    nothing similar.
+    """
+    position = visit.position(lesion_id)
+    if position is not None and lesion_id in visit.baselines[position.scan_name].regions:
+        return position
+    expected = position or _expected(visit, EarlierVisit.of(case), at)
+    if expected is None:
+        return None
+    match = best_match(
+        case.baselines[at.scan_name].scan,
+        visit.baselines[expected.scan_name].scan,
+        centres_xyz_mm=(at.point_xyz_mm, expected.point_xyz_mm),
+        extent_mm=extent_mm,
+        settings=settings,
+    )
+    if match is None or match.similarity < _LEAST_SIMILARITY:
+        return None
+    return replace(expected, point_xyz_mm=triple(np.add(expected.point_xyz_mm, match.shift_xyz_mm)))
+
+
+def _expected(visit: EarlierVisit, baseline: EarlierVisit, at: Click) -> Click | None:
+    """Where the nearest lesion of the same scan that both time points show lets a point of the baseline be expected."""
+    both = [(baseline.position(lesion_id), visit.position(lesion_id)) for lesion_id in visit.lesion_ids]
+    shown = [
+        (now, then) for now, then in both if now is not None and then is not None and now.scan_name == at.scan_name
+    ]
+    if not shown:
+        return None
+    offsets = [np.subtract(at.point_xyz_mm, now.point_xyz_mm) for now, _ in shown]
+    nearest = int(np.linalg.norm(offsets, axis=1).argmin())
+    then = shown[nearest][1]
+    return replace(then, point_xyz_mm=triple(np.add(then.point_xyz_mm, offsets[nearest])))
 
 
 def _zoom(share: float, confidence: float, settings: VoiSettings) -> float:

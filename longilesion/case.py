@@ -187,10 +187,33 @@ class OutsideLesion:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EarlierVisit:
-    """A time point before the baseline: its scan and outlines, and a point on each lesion by id (LPS mm)."""
+    """A time point before the baseline: its scans with their outlines by name, and the lesions' clicks by id.
 
-    baseline: Baseline
-    points_xyz_mm: Mapping[int, Triple]
+    A lesion has the same id as in the baseline; it may be outlined without a click, or clicked without an outline.
+    """
+
+    baselines: Mapping[ScanName, Baseline]
+    clicks: Mapping[int, Click]
+
+    @classmethod
+    def of(cls, case: Case) -> EarlierVisit:
+        """The baseline of a case, as a time point before the next case's."""
+        clicks = {pair.lesion_id: pair.baseline for pair in case.clicks if pair.baseline is not None}
+        return cls(baselines=case.baselines, clicks=clicks)
+
+    @property
+    def lesion_ids(self) -> set[int]:
+        """The lesions that are outlined or clicked."""
+        return {*self.clicks, *(lesion_id for prior in self.baselines.values() for lesion_id in prior.regions)}
+
+    def position(self, lesion_id: int) -> Click | None:
+        """The centre of a lesion's outline, or else its click; None where the lesion is unknown."""
+        for name, prior in self.baselines.items():
+            region = prior.regions.get(lesion_id)
+            if region is not None:
+                return Click(scan_name=name, point_xyz_mm=prior.scan.grid.world_xyz_mm(region.centre_zyx))
+        click = self.clicks.get(lesion_id)
+        return click if click is not None and click.scan_name in self.baselines else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -169,7 +169,7 @@ class EncodingSettings(Settings):
     clip_hu: tuple[tuple[float, float], ...] = ((-1000.0, 400.0),)
     z_score: Literal["voi"] | tuple[float, float] | None = Field(
         default=None,
-        description="scale of a clipped window: by its mean and deviation in the VOI, by these two (HU), or 0 to 1",
+        description="scale of a clipped window: by mean and deviation, those in the VOI or these two (HU); else 0 to 1",
     )
     followup_channels: tuple[Channel, ...] = Field(default=("image",), min_length=1)
     baseline_channels: tuple[Channel, ...] = ("image", "lesion_mask")
@@ -193,6 +193,8 @@ class EncodingSettings(Settings):
     def _check(self) -> EncodingSettings:
         if not self.clip_hu or any(low >= high for low, high in self.clip_hu):
             raise ValueError("clip_hu needs at least one window whose lower limit is below its upper one")
+        if isinstance(self.z_score, tuple) and self.z_score[1] <= 0:
+            raise ValueError(f"z_score has the deviation {self.z_score[1]:g}; expected one over 0")
         return self
 
     @property
@@ -203,6 +205,10 @@ class EncodingSettings(Settings):
     def width(self, channels: Iterable[Channel]) -> int:
         """The number of a tensor's channels that these are encoded in."""
         return sum(len(self.clip_hu) if channel == "image" else 1 for channel in channels)
+
+    def intensity_width(self, channels: Iterable[Channel]) -> int:
+        """The same of those of these channels that are computed from the scan's Hounsfield units; they come first."""
+        return self.width(channel for channel in channels if channel in ("image", "lesion_likelihood"))
 
 
 class Thresholds(Settings):

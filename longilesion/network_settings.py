@@ -57,6 +57,11 @@ class NetworkSettings(Settings):
         """The fewest voxels of a lattice along each axis."""
         return 1, 1, 1
 
+    @property
+    def uses_earlier(self) -> bool:
+        """Whether the network sees time points before the baseline."""
+        return False
+
 
 def least_for_presence(stem_zyx: ZYX) -> ZYX:
     """The fewest voxels of a lattice whose presence head pools up to two voxels around a lesion, after the stem."""
@@ -95,6 +100,11 @@ class DualEncoderSettings(NetworkSettings):
     def lattice_least_zyx(self) -> ZYX:
         """What the presence head needs."""
         return least_for_presence(self.unet.stem_zyx)
+
+    @property
+    def uses_earlier(self) -> bool:
+        """With iterative fusion."""
+        return self.fusion == "iterative"
 
 
 class EarlyFusionSettings(NetworkSettings):

@@ -13,7 +13,17 @@ import numpy as np
 from jaxtyping import Bool, Float32, Shaped
 from numpy.typing import NDArray
 
-from longilesion.case import AIR_HU, HIGHEST_PADDING_HU, Case, LesionMap, LesionPrediction, LesionPrompt, Scan
+from longilesion.case import (
+    AIR_HU,
+    HIGHEST_PADDING_HU,
+    Baseline,
+    Case,
+    Click,
+    EarlierVisit,
+    LesionPrediction,
+    LesionPrompt,
+    Scan,
+)
 from longilesion.config import VoiSettings
 from longilesion.geometry import ZYX, Box, Grid, Triple, box_slices
 
@@ -26,14 +36,15 @@ class Placement:
     """The position of a lesion's two lattices: corresponding centres, and a factor on the lattice's spacing.
 
     `similarity` is the correlation of the two neighbourhoods there; None where there was nothing to compare.
-    `earlier_xyz_mm` are the corresponding centres at the time points before the baseline, None where there is none.
+    `earlier` are the corresponding centres at the case's time points before the baseline, None where there is none;
+    empty where the network does not see them.
     """
 
     followup_xyz_mm: Triple
     baseline_xyz_mm: Triple | None
     zoom: float
     similarity: float | None = None
-    earlier_xyz_mm: tuple[Triple | None, ...] = ()
+    earlier: tuple[Click | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -84,7 +95,7 @@ def lattice_around(grid: Grid, centre_xyz_mm: Triple, settings: VoiSettings, *, 
 
 
 def sample_voi_pair(case: Case, prompt: LesionPrompt, placement: Placement, settings: VoiSettings) -> VoiPair:
-    """Samples both time points of a lesion at a placement.
+    """Samples both time points of a lesion at a placement, and the earlier ones that have a place in it.
 
     The baseline is None where the case has no baseline scan for the prompt, its masks None where it has no lesion map.
     """
@@ -102,10 +113,13 @@ def sample_voi_pair(case: Case, prompt: LesionPrompt, placement: Placement, sett
     baseline = _sample_voi(
         prior.scan, prompt.baseline.point_xyz_mm, placement.baseline_xyz_mm, settings=settings, zoom=placement.zoom
     )
-    if prior.lesions is None:
-        return VoiPair(followup=followup, baseline=baseline, baseline_mask=None, baseline_others=None)
-    mask, others = _sample_lesions(prior.lesions, prompt.lesion_id, baseline.grid)
-    return VoiPair(followup=followup, baseline=baseline, baseline_mask=mask, baseline_others=others)
+    mask, others = _sample_lesions(prior, prompt.lesion_id, baseline.grid)
+    earlier = tuple(
+        _sample_earlier(visit, prompt.lesion_id, centre, settings=settings, zoom=placement.zoom)
+        for visit, centre in zip(case.earlier, placement.earlier, strict=bool(placement.earlier))
+        if centre is not None
+    )
+    return VoiPair(followup=followup, baseline=baseline, baseline_mask=mask, baseline_others=others, earlier=earlier)
 
 
 def paste_probability(prediction: LesionPrediction, grid: Grid) -> tuple[Float32[np.ndarray, "z y x"], Box]:
@@ -223,10 +237,25 @@ def _sample_voi(
     )
 
 
+def _sample_earlier(
+    visit: EarlierVisit, lesion_id: int, centre: Click, *, settings: VoiSettings, zoom: float
+) -> EarlierVoi:
+    """A lesion at an earlier time point; without a click in that scan, the lattice's centre is taken for one."""
+    prior = visit.baselines[centre.scan_name]
+    given = visit.clicks.get(lesion_id)
+    click = centre if given is None or given.scan_name != centre.scan_name else given
+    voi = _sample_voi(prior.scan, click.point_xyz_mm, centre.point_xyz_mm, settings=settings, zoom=zoom)
+    mask, others = _sample_lesions(prior, lesion_id, voi.grid)
+    return EarlierVoi(voi=voi, mask=mask, others=others)
+
+
 def _sample_lesions(
-    lesions: LesionMap, lesion_id: int, lattice: Grid
-) -> tuple[Float32[np.ndarray, "z y x"], Float32[np.ndarray, "z y x"]]:
-    """The share of each lattice voxel inside the lesion, and inside any other one."""
+    prior: Baseline, lesion_id: int, lattice: Grid
+) -> tuple[Float32[np.ndarray, "z y x"], Float32[np.ndarray, "z y x"]] | tuple[None, None]:
+    """The share of each lattice voxel inside the lesion, and inside any other one; None without a lesion map."""
+    lesions = prior.lesions
+    if lesions is None:
+        return None, None
     ids, grid = lesions.grid.lps_view(lesions.ids)
     start, step = grid.axis_steps(lattice)
     window = sampled_window(start, step, shape_zyx=lattice.shape_zyx, extent_zyx=ids.shape)

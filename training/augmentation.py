@@ -31,7 +31,8 @@ from training.recipe import AugmentationSettings, IntensityAugmentation, Spatial
 # A change that is applied to all maps of a sample.
 _Change: TypeAlias = Callable[[Float32[Tensor, "batch c z y x"]], Float32[Tensor, "batch c z y x"]]
 
-# Kinds of random changes of a sample; each has its own stream of random numbers.
+# Kinds of random changes of a sample; each has its own stream of random numbers. Time points before the baseline follow
+# it, the latest first.
 _JOINT, _SEPARATE, _ALIKE, _FOLLOWUP, _BASELINE = range(5)
 
 
@@ -46,7 +47,8 @@ def augmented(
     """The batch with every sample augmented by its own seed, independently of the rest of the batch.
 
     Rotation and scaling are about the lattice's centre, in millimetres; of `spacing_zyx_mm` only the ratios matter.
-    Voxels rotated in from outside the lattice are air without lesion. An absent baseline stays zero.
+    Voxels rotated in from outside the lattice are 0: air without lesion or, with z-scores, the mean as in nnU-Net. An
+    absent baseline stays zero.
     """
     if not _changes_anything(settings):
         return batch
@@ -84,7 +86,7 @@ def _augmented_sample(
     spacing_zyx_mm: Triple,
     seed: int,
 ) -> tuple[NetworkInput, Tensor]:
-    """One augmented sample and its target; the zeros of an absent baseline stay unchanged."""
+    """One augmented sample and its target; the zeros of absent time points stay unchanged."""
     z, y, x = target.shape[2:]
     with _seeded(seed, _JOINT):
         turn = _turn(settings.joint, (z, y, x), spacing_zyx_mm)
@@ -106,12 +108,30 @@ def _augmented_sample(
         turn = _turn(settings.separate, (z, y, x), spacing_zyx_mm)
         mirror = _mirror(settings.separate)
     sample = sample.changed_baseline(turn).changed_baseline(mirror)
-    baseline = sample.baseline
+    baseline = _varied_prior(sample.baseline, settings, encoding, seed=seed, drawn=_BASELINE)
+    earlier = sample.earlier
+    if earlier is not None and sample.has_earlier is not None:
+        priors = list(earlier.unbind(1))
+        for back, is_there in enumerate(sample.has_earlier[0].flip(0).tolist(), start=1):
+            if is_there:
+                priors[-back] = _varied_prior(priors[-back], settings, encoding, seed=seed, drawn=_BASELINE + back)
+        earlier = torch.stack(priors, dim=1)
+    return replace(sample, baseline=baseline, earlier=earlier), target
+
+
+def _varied_prior(
+    stream: Float32[Tensor, "1 c z y x"],
+    settings: AugmentationSettings,
+    encoding: EncodingSettings,
+    *,
+    seed: int,
+    drawn: int,
+) -> Float32[Tensor, "1 c z y x"]:
+    """The baseline or an earlier time point with its intensities varied: as all of them are, and by itself."""
     with _seeded(seed, _ALIKE):
-        baseline = _varied(baseline, settings.joint_intensity, encoding, encoding.baseline_channels)
-    with _seeded(seed, _BASELINE):
-        baseline = _varied(baseline, settings.intensity, encoding, encoding.baseline_channels)
-    return replace(sample, baseline=baseline), target
+        stream = _varied(stream, settings.joint_intensity, encoding, encoding.baseline_channels)
+    with _seeded(seed, drawn):
+        return _varied(stream, settings.intensity, encoding, encoding.baseline_channels)
 
 
 def _turn(settings: SpatialAugmentation, shape_zyx: ZYX, spacing_zyx_mm: Triple) -> _Change:
@@ -177,7 +197,7 @@ def _varied(
     if settings.shift and float(torch.rand(())) < settings.probability:
         # The library's own transform draws from a Gaussian, which is unbounded.
         shown = shown + settings.shift * (2 * torch.rand(images, 1, 1, 1) - 1)
-    varied[0, :images] = shown.clamp(0, 1)
+    varied[0, :images] = shown.clamp(0, 1) if encoding.z_score is None else shown
     return varied
 
 

@@ -25,12 +25,11 @@ from longilesion.evaluation.exam import Fate
 from longilesion.evaluation.folders import find_exams
 from longilesion.evaluation.reading import read_exam
 from longilesion.files import check_json, check_writable, written_together
-from longilesion.grand_challenge import read_case
 from longilesion.json_file import read_json
 from training.cutout import cut, placed_lesions, write_cut_out
 from training.fingerprint import code_fingerprint, folder_fingerprint
 from training.parallel import in_parallel
-from training.preparation.prepared import PreparedCase, PreparedData
+from training.preparation.prepared import PreparedCase, PreparedData, read_prepared_case
 from training.recipe import Recipe
 from training.samples import is_seen
 
@@ -88,7 +87,8 @@ def build_cache(data: PreparedData, cases: Sequence[PreparedCase], recipe: Recip
     check_writable(folder)
     # Hashing releases the interpreter lock, so that threads suffice.
     with ThreadPoolExecutor(workers) as pool:
-        made_of = dict(zip((case.case_id for case in cases), pool.map(_made_of, cases), strict=True))
+        fingerprint = partial(_made_of, with_earlier=recipe.model.network.uses_earlier)
+        made_of = dict(zip((case.case_id for case in cases), pool.map(fingerprint, cases), strict=True))
     job = partial(_cut_case, folder=folder, recipe=recipe)
     with FileLock(folder / ".lock"):
         _remove_others(folder, data)
@@ -112,12 +112,15 @@ def _key(recipe: Recipe) -> str:
         "voi": recipe.model.voi.model_dump(mode="json"),
         "alignment": recipe.model.alignment.model_dump(mode="json"),
         "jitters": [jitter.model_dump(mode="json") for jitter in (recipe.jitter, recipe.presence.jitter)],
+        # Only then, as networks that see the same share a cache.
+        **({"earlier": True} if recipe.model.network.uses_earlier else {}),
     }
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _made_of(case: PreparedCase) -> str:
-    parts = (_code(), case.patient, folder_fingerprint(case.folder))
+def _made_of(case: PreparedCase, *, with_earlier: bool) -> str:
+    earlier = [folder_fingerprint(before.input) for before in case.earlier if with_earlier]
+    parts = (_code(), case.patient, folder_fingerprint(case.folder), *earlier)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -153,11 +156,12 @@ def _remove_others(folder: Path, data: PreparedData) -> None:
 def _cut_case(case: PreparedCase, folder: Path, recipe: Recipe) -> list[str]:
     """Cuts out a case's lesions; returns the contradictions found in the case."""
     # Before anything is read: a later change makes the entry outdated.
-    made_of = _made_of(case)
+    with_earlier = recipe.model.network.uses_earlier
+    made_of = _made_of(case, with_earlier=with_earlier)
     entry = folder / case.case_id
     (entry / _INDEX).unlink(missing_ok=True)
     exam, warnings = read_exam(find_exams(case.folder)[0])
-    scans, _ = read_case(case.folder / "input")
+    scans, _ = read_prepared_case(case, with_earlier=with_earlier)
     truth: dict[ScanName, LesionMap] = {scan: exam.truth[scan] for scan in scans.followups if scan in exam.truth}
     jitters = (recipe.jitter, recipe.presence.jitter)
     lesions = []

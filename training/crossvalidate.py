@@ -29,7 +29,7 @@ from longilesion.evaluation.lesions import LesionScore
 from longilesion.evaluation.methods import FilesMethod
 from longilesion.evaluation.run import evaluate_methods
 from longilesion.evaluation.tables import to_rich
-from longilesion.grand_challenge import read_case, write_outputs
+from longilesion.grand_challenge import write_outputs
 from longilesion.pipeline import segment_case
 from longilesion.report import make_report, write_report
 from training import presence, train
@@ -40,7 +40,13 @@ from training.export import export
 from training.members import presence_bundle
 from training.model_card import OUT_OF_FOLD
 from training.parallel import progress_bar
-from training.preparation.prepared import PreparedCase, PreparedData, read_dataset_file, read_prepared
+from training.preparation.prepared import (
+    PreparedCase,
+    PreparedData,
+    read_dataset_file,
+    read_prepared,
+    read_prepared_case,
+)
 from training.recipe import PresenceSettings, Recipe, read_recipe
 from training.run_folder import RunFolder, is_finished, read_record
 from training.training_data import prepared_contents
@@ -64,6 +70,8 @@ class Arguments:
     """Train nothing: all folds have to be there, trained to their end."""
     presence: bool = True
     """Fit each network's presence head further, on its own training data."""
+    weights: Path | None = None
+    """Begin each fold with these weights, as for training.train."""
     steps: int | None = None
     """Train for fewer steps than the recipe says."""
     minutes: float = float("inf")
@@ -125,6 +133,7 @@ def _folds(arguments: Arguments, recipe: Recipe, data: PreparedData) -> list[Fol
                 "fold": number,
                 "steps": arguments.steps or recipe.steps,
                 "seed": arguments.seed,
+                "weights": None if arguments.weights is None else str(arguments.weights),
             }
             for name, found, expected in differences({key: record[key] for key in wanted}, wanted):
                 raise InputError(f"{run.record}: {name} = {found}; expected {expected}, as in this cross-validation")
@@ -151,6 +160,7 @@ def _all_trained(folds: Sequence[Fold], arguments: Arguments) -> bool:
                 output=fold.run.path,
                 data=arguments.data,
                 fold=fold.number,
+                weights=arguments.weights,
                 steps=arguments.steps,
                 minutes=arguments.minutes - (time.monotonic() - begun) / 60,
                 seed=arguments.seed,
@@ -197,7 +207,7 @@ def _segment(bundle: Path, cases: Sequence[PreparedCase], folder: Path, *, devic
     _log.info("segmenting %d cases that %s has not seen", len(cases), bundle)
     with progress_bar() as bar:
         for case in bar.track(cases, description="segmenting"):
-            scans, followup_files = read_case(case.folder / "input")
+            scans, followup_files = read_prepared_case(case, with_earlier=ensemble.settings.network.uses_earlier)
             segmentation = segment_case(scans, ensemble)
             write_outputs(folder / case.case_id / "output", segmentation.maps, followup_files=followup_files)
             write_report(folder / case.case_id / _REPORT, make_report(scans, segmentation, seconds={}))

@@ -17,7 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longilesion.alignment import place_vois
-from longilesion.case import Baseline, Case, Click, ClickPair, LesionMap, LesionPrompt, Scan, ScanName
+from longilesion.case import (
+    Baseline,
+    Case,
+    Click,
+    ClickPair,
+    EarlierVisit,
+    LesionMap,
+    LesionPrompt,
+    Scan,
+    ScanName,
+)
 from longilesion.config import ModelSettings
 from longilesion.errors import InputError
 from longilesion.evaluation.exam import Fate, LesionFact
@@ -44,7 +54,8 @@ class CutOut:
     """A lesion as the library places it, and its ground truth.
 
     `truth` holds the follow-up's true ids; `true_id` is the lesion's own, or that of the lesion it merged into; None
-    where it is gone. Scans, maps and truth may be whole or cut to the region that training can read.
+    where it is gone. Scans, maps and truth may be whole or cut to the region that training can read; what is cut has
+    only those earlier time points at which the lesion has a position.
     """
 
     case: Case
@@ -84,14 +95,39 @@ def cut(whole: CutOut, settings: ModelSettings, jitters: Sequence[JitterSettings
     if prompt.baseline is not None and placement.baseline_xyz_mm is not None:
         prior = whole.case.baselines[prompt.baseline.scan_name]
         around = _box(prior.scan, [placement.baseline_xyz_mm], placement, settings, jitters)
-        lesions = None if prior.lesions is None else _cut_map(prior.lesions, around)
-        baselines[prompt.baseline.scan_name] = Baseline.of(_cut_scan(prior.scan, around), lesions)
+        baselines[prompt.baseline.scan_name] = _cut_baseline(prior, around)
+    earlier, centres_before = [], []
+    for visit, centre in zip(whole.case.earlier, placement.earlier, strict=bool(placement.earlier)):
+        if centre is None:
+            continue
+        prior = visit.baselines[centre.scan_name]
+        around = _box(prior.scan, [centre.point_xyz_mm], placement, settings, jitters)
+        click = visit.clicks.get(prompt.lesion_id)
+        earlier.append(
+            EarlierVisit(
+                baselines={centre.scan_name: _cut_baseline(prior, around)},
+                clicks={} if click is None else {prompt.lesion_id: click},
+            )
+        )
+        centres_before.append(centre)
     case = Case(
         baselines=baselines,
         followups={prompt.followup.scan_name: _cut_scan(followup, box)},
         clicks=(ClickPair(lesion_id=prompt.lesion_id, baseline=prompt.baseline, followup=prompt.followup),),
+        earlier=tuple(earlier),
     )
-    return replace(whole, case=case, truth=_cut_map(whole.truth, box))
+    placement = replace(placement, earlier=tuple(centres_before))
+    return replace(whole, case=case, placement=placement, truth=_cut_map(whole.truth, box))
+
+
+def with_latest(lesion: CutOut, times: int) -> CutOut:
+    """The cut-out with only the latest of its time points before the baseline."""
+    first = max(len(lesion.case.earlier) - times, 0)
+    return replace(
+        lesion,
+        case=replace(lesion.case, earlier=lesion.case.earlier[first:]),
+        placement=replace(lesion.placement, earlier=lesion.placement.earlier[first:]),
+    )
 
 
 def write_cut_out(path: Path, lesion: CutOut) -> None:
@@ -104,9 +140,10 @@ def write_cut_out(path: Path, lesion: CutOut) -> None:
         "truth": lesion.truth.compact_ids,
     }
     for prior in lesion.case.baselines.values():
-        arrays |= {"baseline_hu": prior.scan.hu, "baseline_grid": prior.scan.grid.world_from_voxel}
-        if prior.lesions is not None:
-            arrays["baseline_ids"] = prior.lesions.compact_ids
+        arrays |= _arrays(prior, "baseline")
+    for number, visit in enumerate(lesion.case.earlier):
+        for prior in visit.baselines.values():
+            arrays |= _arrays(prior, f"earlier{number}")
     facts = {
         "lesion_id": prompt.lesion_id,
         "true_id": lesion.true_id,
@@ -119,6 +156,11 @@ def write_cut_out(path: Path, lesion: CutOut) -> None:
         "baseline_xyz_mm": placement.baseline_xyz_mm,
         "zoom": placement.zoom,
         "similarity": placement.similarity,
+        "earlier": [_listed(centre) for centre in placement.earlier if centre is not None],
+        "earlier_clicks": [
+            None if click is None else _listed(click)
+            for click in (visit.clicks.get(prompt.lesion_id) for visit in lesion.case.earlier)
+        ],
     }
     with written_together({path: check_archive}) as (temporary,), temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, facts=np.array(json.dumps(facts)), **arrays)
@@ -141,16 +183,22 @@ def _assembled(arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> 
     baseline_click = None if facts["baseline_click"] is None else _click(facts["baseline_click"])
     baselines: dict[ScanName, Baseline] = {}
     if "baseline_hu" in arrays and baseline_click is not None:
-        prior = _scan(arrays["baseline_hu"], arrays["baseline_grid"])
-        ids = arrays.get("baseline_ids")
-        lesions = None if ids is None else LesionMap(ids=ids.astype(np.uint16), grid=prior.grid)
-        baselines[baseline_click.scan_name] = Baseline.of(prior, lesions)
+        baselines[baseline_click.scan_name] = _baseline(arrays, "baseline")
     lesion_id = int(facts["lesion_id"])
+    centres = tuple(_click(listed) for listed in facts["earlier"])
+    earlier = tuple(
+        EarlierVisit(
+            baselines={centre.scan_name: _baseline(arrays, f"earlier{number}")},
+            clicks={} if click is None else {lesion_id: _click(click)},
+        )
+        for number, (centre, click) in enumerate(zip(centres, facts["earlier_clicks"], strict=True))
+    )
     return CutOut(
         case=Case(
             baselines=baselines,
             followups={followup_click.scan_name: followup},
             clicks=(ClickPair(lesion_id=lesion_id, baseline=baseline_click, followup=followup_click),),
+            earlier=earlier,
         ),
         prompt=LesionPrompt(
             lesion_id=lesion_id,
@@ -164,6 +212,7 @@ def _assembled(arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> 
             baseline_xyz_mm=None if facts["baseline_xyz_mm"] is None else triple(facts["baseline_xyz_mm"]),
             zoom=float(facts["zoom"]),
             similarity=facts["similarity"],
+            earlier=centres,
         ),
         truth=LesionMap(ids=arrays["truth"].astype(np.uint16), grid=followup.grid),
         true_id=facts["true_id"],
@@ -181,13 +230,17 @@ def _box(
     """The voxels, in the scan's own order, that a lattice around any of the centres can reach; at least one."""
     _, lps = scan.grid.lps_view(scan.hu)
     lattices = [
-        (settings.voi, placement.zoom, 0.0),
-        *((jitter.lattice(settings.voi), placement.zoom * jitter.zoom_factor, jitter.shift_mm) for jitter in jitters),
+        (settings.voi, placement.zoom, 0.0, (0.0, 0.0, 0.0)),
+        *(
+            (voi, placement.zoom * jitter.zoom_factor, jitter.shift_mm, jitter.reach_voxels(voi.shape_zyx))
+            for jitter in jitters
+            for voi in [jitter.lattice(settings.voi)]
+        ),
     ]
     corners: list[Triple] = []
-    for centre, (voi, zoom, shift_mm) in product(centres_xyz_mm, lattices):
+    for centre, (voi, zoom, shift_mm, reach_voxels) in product(centres_xyz_mm, lattices):
         start, step = lps.axis_steps(lattice_around(lps, centre, voi, zoom=zoom))
-        reach = GREATEST_SHIFT * shift_mm / np.array(lps.spacing_zyx_mm)
+        reach = GREATEST_SHIFT * shift_mm / np.array(lps.spacing_zyx_mm) + reach_voxels * step
         window = sampled_window(
             start - reach,
             step + 2 * reach / (np.array(voi.shape_zyx) - 1),
@@ -201,6 +254,10 @@ def _box(
     low = np.clip(np.rint(found.min(axis=0)) - _MARGIN_VOXELS, 0, shape_zyx - 1).astype(int)
     high = np.clip(np.rint(found.max(axis=0)) + _MARGIN_VOXELS + 1, low + 1, shape_zyx).astype(int)
     return box_slices(low, high)
+
+
+def _cut_baseline(prior: Baseline, box: Box) -> Baseline:
+    return Baseline.of(_cut_scan(prior.scan, box), None if prior.lesions is None else _cut_map(prior.lesions, box))
 
 
 def _cut_scan(scan: Scan, box: Box) -> Scan:
@@ -218,6 +275,20 @@ def _cut_grid(grid: Grid, box: Box) -> Grid:
 
 def _nothing(scan: Scan) -> LesionMap:
     return LesionMap(ids=np.zeros(scan.hu.shape, np.uint16), grid=scan.grid)
+
+
+def _arrays(prior: Baseline, name: str) -> dict[str, NDArray[Any]]:
+    """The voxels and the grid of a baseline, for a file."""
+    arrays: dict[str, NDArray[Any]] = {f"{name}_hu": prior.scan.hu, f"{name}_grid": prior.scan.grid.world_from_voxel}
+    if prior.lesions is not None:
+        arrays[f"{name}_ids"] = prior.lesions.compact_ids
+    return arrays
+
+
+def _baseline(arrays: Mapping[str, NDArray[Any]], name: str) -> Baseline:
+    scan = _scan(arrays[f"{name}_hu"], arrays[f"{name}_grid"])
+    ids = arrays.get(f"{name}_ids")
+    return Baseline.of(scan, None if ids is None else LesionMap(ids=ids.astype(np.uint16), grid=scan.grid))
 
 
 def _scan(hu: NDArray[Any], matrix: NDArray[Any]) -> Scan:

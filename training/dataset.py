@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from longilesion.config import ModelSettings
 from longilesion.errors import InputError
 from training.cache import Cache, CachedLesion
-from training.cutout import CutOut, DamagedCutOutError, placed_lesions, read_cut_out
+from training.cutout import CutOut, DamagedCutOutError, placed_lesions, read_cut_out, with_latest
 from training.recipe import Recipe
 from training.samples import Sample, sample_lesion, unjittered
 from training.synthesis.pairs import SyntheticPair, synthetic_pair
@@ -64,6 +64,8 @@ class CachedLesions(Dataset[Sample]):
                 skipped.append(str(error))
                 lesions = self._patients[int(generator.integers(patients))]
                 continue
+            priors = self._recipe.drawn_priors(generator, available=1 + len(whole.case.earlier))
+            whole = with_latest(whole, priors - 1)
             for jitter in (*[self._recipe.jitter] * _ATTEMPTS, unjittered(self._recipe.jitter)):
                 sample = sample_lesion(whole, self._recipe.model, jitter, generator)
                 if sample is not None:
@@ -114,6 +116,7 @@ class SyntheticLesions(Dataset[Sample]):
             pair = synthetic_pair(
                 source,
                 generator,
+                priors=recipe.drawn_priors(generator),
                 shapes=self._sources,
                 library=self._library,
                 settings=recipe.synthesis,

@@ -23,7 +23,7 @@ from longilesion.networks.interface import LesionNetwork
 from training.batch import Batch
 from training.losses import counted_samples
 from training.optimisation import Objective, averaged, build_optimizer
-from training.recipe import Recipe
+from training.recipe import LossSettings, Recipe
 
 _log = logging.getLogger("training")
 
@@ -69,6 +69,7 @@ class Learner:
     optimizer: torch.optim.Optimizer
     average: AveragedModel
     gradient_clip: float
+    loss: LossSettings
 
     @classmethod
     def of(cls, network: LesionNetwork, recipe: Recipe, fabric: Fabric) -> Learner:
@@ -86,6 +87,7 @@ class Learner:
             optimizer=optimizer,
             average=averaged(network, recipe),
             gradient_clip=recipe.optimizer.gradient_clip,
+            loss=recipe.loss,
         )
 
     @property
@@ -145,7 +147,7 @@ class Learner:
         done.step += 1
 
     def _losses(self, batch: Batch) -> dict[str, torch.Tensor]:
-        counts = counted_samples(batch, parts=self.network.loss_parts)
+        counts = counted_samples(batch, self.loss, parts=self.network.loss_parts)
         shared = over_processes(self.fabric, counts.values(), how="mean")
         parts: dict[str, torch.Tensor] = self.objective(
             batch.input.tensors(), batch.target, batch.present, dict(zip(counts, shared, strict=True))

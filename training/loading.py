@@ -97,7 +97,9 @@ def _check_shared_memory(recipe: Recipe, share: Share, *, prefetched: int) -> No
         return
     voxels = prod(recipe.jitter.lattice(recipe.model.voi).shape_zyx)
     encoding = recipe.model.encoding
-    maps = encoding.width(encoding.followup_channels + encoding.baseline_channels) + encoding.has_prior_mask + 1
+    priors = recipe.data.priors[1] if recipe.model.network.uses_earlier else 1
+    maps = encoding.width(encoding.followup_channels) + priors * encoding.width(encoding.baseline_channels)
+    maps += encoding.has_prior_mask + 1
     sample = 4 * voxels * maps
     # All processes on this machine use the same shared memory.
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

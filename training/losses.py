@@ -18,6 +18,8 @@ from training.recipe import LossSettings
 # A lesion's size in the divisor: this multiple of its voxels, but at least this share of the VOI.
 _LESION_MULTIPLE = 6.0
 _LEAST_SHARE = 0.001
+# Size of a lesion that is gone, as a share of the VOI: that of a typical one.
+_GONE_SHARE = 0.01
 
 
 def training_loss(
@@ -30,19 +32,31 @@ def training_loss(
 ) -> dict[str, Tensor]:
     """The weighted parts of a network's loss; their sum is minimised.
 
-    Absent lesions are excluded from the outline's loss: penalising their probability mass shrinks small present ones.
+    Absent lesions are excluded from the outline's loss where the presence head learns them: penalising their
+    probability mass shrinks small present ones. Without that head, an empty outline says that a lesion is gone.
     Each part is a mean over its counted samples. Where several processes share a batch, `counts` holds how many of
     each part's samples a process has on average (`counted_samples`, summed, by the number of processes): the mean of
     the processes' losses, and so of their gradients, is then that of the whole batch.
     """
     counts = counts or {}
     with torch.autocast(batch.target.device.type, enabled=False):
-        return {part: _PARTS[part].loss(output, batch, settings, counts.get(part)) for part in parts}
+        return {
+            part: _PARTS[part].loss(output, batch, settings, _counted(batch, settings, part, parts), counts.get(part))
+            for part in parts
+        }
 
 
-def counted_samples(batch: Batch, *, parts: Collection[LossPart]) -> dict[str, int]:
+def counted_samples(batch: Batch, settings: LossSettings, *, parts: Collection[LossPart]) -> dict[str, int]:
     """How many samples of a batch each part of the loss is a mean over."""
-    return {part: int(_PARTS[part].counted(batch).sum()) for part in parts}
+    return {part: int(_counted(batch, settings, part, parts).sum()) for part in parts}
+
+
+def _counted(
+    batch: Batch, settings: LossSettings, part: LossPart, parts: Collection[LossPart]
+) -> Bool[Tensor, " batch"]:
+    """The samples that a part of the loss is a mean over."""
+    with_absent = "presence" not in parts if settings.absent is None else settings.absent
+    return _PARTS[part].counted(batch, with_absent)
 
 
 def outline_loss(
@@ -93,8 +107,10 @@ def mean_over_lesion(
     The mean over a VOI, of which a lesion may fill a thousandth, is too weak beside the Dice loss, which drives the
     logits into saturation on a sphere around the click, where its gradient vanishes and the image has no influence.
     """
+    voxels = target[0].numel()
     size = target.flatten(1).sum(1)
-    return loss.flatten(1).sum(1) / (_LESION_MULTIPLE * size + _LEAST_SHARE * target[0].numel())
+    size = torch.where(size > 0, size, _GONE_SHARE * voxels)
+    return loss.flatten(1).sum(1) / (_LESION_MULTIPLE * size + _LEAST_SHARE * voxels)
 
 
 def soft_dice_loss(
@@ -118,21 +134,25 @@ def _sample_loss(logits: Tensor, target: Tensor, settings: LossSettings) -> Floa
     return dice_weight * soft_dice_loss(logits, target) + voxelwise
 
 
-def _outline(output: NetworkOutput, batch: Batch, settings: LossSettings, count: float | None) -> Tensor:
-    logits = _judged(output.lesion_logits, settings)
-    return outline_loss(logits, batch.target, batch.present, settings, count=count)
+def _outline(
+    output: NetworkOutput, batch: Batch, settings: LossSettings, counted: Tensor, count: float | None
+) -> Tensor:
+    return outline_loss(_judged(output.lesion_logits, settings), batch.target, counted, settings, count=count)
 
 
-def _presence(output: NetworkOutput, batch: Batch, settings: LossSettings, count: float | None) -> Tensor:
+def _presence(
+    output: NetworkOutput, batch: Batch, settings: LossSettings, counted: Tensor, count: float | None
+) -> Tensor:
     logit = cast("Tensor", output.presence_logit).float()
     loss = binary_cross_entropy_with_logits(logit, batch.present.float(), reduction="none")
     return settings.presence * (loss.sum() / (count or len(loss)))
 
 
-def _reconstruction(output: NetworkOutput, batch: Batch, settings: LossSettings, count: float | None) -> Tensor:
+def _reconstruction(
+    output: NetworkOutput, batch: Batch, settings: LossSettings, counted: Tensor, count: float | None
+) -> Tensor:
     logits = _judged(cast("tuple[Tensor, ...]", output.baseline_logits), settings)
-    loss = outline_loss(logits, _prior(batch).float(), _is_marked(batch), settings, count=count)
-    return settings.reconstruction * loss
+    return settings.reconstruction * outline_loss(logits, _prior(batch).float(), counted, settings, count=count)
 
 
 def _judged(logits: tuple[Tensor, ...], settings: LossSettings) -> tuple[Tensor, ...]:
@@ -150,15 +170,15 @@ def _is_marked(batch: Batch) -> Bool[Tensor, " batch"]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Part:
-    """A weighted part of the loss, and the samples that it is averaged over."""
+    """A weighted part of the loss, and the samples that it is averaged over; the outline's may count absent lesions."""
 
-    counted: Callable[[Batch], Tensor]
-    loss: Callable[[NetworkOutput, Batch, LossSettings, float | None], Tensor]
+    counted: Callable[[Batch, bool], Tensor]
+    loss: Callable[[NetworkOutput, Batch, LossSettings, Tensor, float | None], Tensor]
 
 
 # All parts that a network can name.
 _PARTS: Mapping[LossPart, _Part] = {
-    "outline": _Part(counted=lambda batch: batch.present, loss=_outline),
-    "presence": _Part(counted=lambda batch: torch.ones_like(batch.present), loss=_presence),
-    "reconstruction": _Part(counted=_is_marked, loss=_reconstruction),
+    "outline": _Part(counted=lambda batch, absent: batch.present | absent, loss=_outline),
+    "presence": _Part(counted=lambda batch, _: torch.ones_like(batch.present), loss=_presence),
+    "reconstruction": _Part(counted=lambda batch, _: _is_marked(batch), loss=_reconstruction),
 }

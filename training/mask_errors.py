@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float32
 from scipy.ndimage import grey_dilation, grey_erosion
 
 from longilesion.geometry import Triple
-from longilesion.voi import VoiPair, occupied_box, resample
+from longilesion.voi import EarlierVoi, VoiPair, occupied_box, resample
 from training.recipe import MaskErrorSettings
 
 # Semi-axes of a lesion that is none: as small as lesions are marked, as large as most of them are.
@@ -20,14 +20,24 @@ _ATTEMPTS = 8
 
 
 def with_mask_errors(pair: VoiPair, settings: MaskErrorSettings, generator: np.random.Generator) -> VoiPair:
-    """The pair with random errors in the baseline's masks; scans and clicks are unchanged.
+    """The pair with random errors in the masks of the baseline, and of each earlier time point apart.
 
-    A false lesion is marked only where there is none, and omitted where a few tries find no free position.
+    Scans and clicks are unchanged. A false lesion is marked only where there is none, and omitted where a few tries
+    find no free position.
     """
-    mask, others = pair.baseline_mask, pair.baseline_others
     errors = (settings.missing_share, settings.resized_share, settings.shifted_voxels, settings.spurious_share)
-    if not any(errors) or pair.baseline is None or mask is None or others is None:
+    if not any(errors) or pair.baseline is None:
         return pair
+    outlined = EarlierVoi(voi=pair.baseline, mask=pair.baseline_mask, others=pair.baseline_others)
+    baseline = _with_errors(outlined, settings, generator)
+    earlier = tuple(_with_errors(past, settings, generator) for past in pair.earlier)
+    return replace(pair, baseline_mask=baseline.mask, baseline_others=baseline.others, earlier=earlier)
+
+
+def _with_errors(outlined: EarlierVoi, settings: MaskErrorSettings, generator: np.random.Generator) -> EarlierVoi:
+    mask, others = outlined.mask, outlined.others
+    if mask is None or others is None:
+        return outlined
     # Everything is drawn in any case, so that one error's share does not change the other draws.
     shift = generator.uniform(-1, 1, 3) * settings.shifted_voxels
     resized, missing, spurious = generator.random(3) < (
@@ -43,10 +53,10 @@ def with_mask_errors(pair: VoiPair, settings: MaskErrorSettings, generator: np.r
         # A voxel belongs to one lesion.
         others = np.minimum(others, 1 - mask)
     if spurious:
-        others = others + _spurious_lesion(mask + others, pair.baseline.grid.spacing_zyx_mm, generator)
+        others = others + _spurious_lesion(mask + others, outlined.voi.grid.spacing_zyx_mm, generator)
     if missing:
         mask = np.zeros_like(mask)
-    return replace(pair, baseline_mask=mask, baseline_others=others)
+    return replace(outlined, mask=mask, others=others)
 
 
 def _shifted(mask: Float32[np.ndarray, "z y x"], shift_voxels: np.ndarray) -> Float32[np.ndarray, "z y x"]:

@@ -52,7 +52,7 @@ def initialised(network: LesionNetwork) -> LesionNetwork:
 
 
 def build_optimizer(network: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum (LongiNet, section 2.5), or AdamW."""
+    """SGD with Nesterov momentum (LongiNet, section 2.5), Adam (LiFE-Net), or AdamW."""
     if settings.kind == "sgd":
         return torch.optim.SGD(
             network.parameters(),
@@ -61,7 +61,8 @@ def build_optimizer(network: nn.Module, settings: OptimizerSettings) -> torch.op
             nesterov=True,
             weight_decay=settings.weight_decay,
         )
-    return torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    kind = torch.optim.AdamW if settings.kind == "adamw" else torch.optim.Adam
+    return kind(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
 
 
 def learning_rate(step: int, steps: int, settings: OptimizerSettings) -> float:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from longilesion.config import ModelSettings, VoiSettings
@@ -16,9 +18,9 @@ from training.synthesis.settings import SynthesisSettings
 
 
 class OptimizerSettings(Settings):
-    """LongiNet (section 2.5) trains with SGD and a polynomial decay; AdamW needs fewer steps from scratch."""
+    """LongiNet (section 2.5) trains with SGD and a polynomial decay, LiFE-Net with Adam; AdamW needs fewer steps."""
 
-    kind: Literal["sgd", "adamw"] = "sgd"
+    kind: Literal["sgd", "adam", "adamw"] = "sgd"
     learning_rate: float = Field(default=2.5e-3, gt=0)
     weight_decay: float = Field(default=3e-5, ge=0)
     momentum: float = Field(default=0.99, ge=0, lt=1)
@@ -39,6 +41,10 @@ class LossSettings(Settings):
     )
     focal_gamma: float = Field(default=2.0, ge=0)
     deep_supervision: bool = Field(default=True, description="judge every resolution of the decoder, not only the last")
+    absent: bool | None = Field(
+        default=None,
+        description="whether the outline's loss counts lesions that are gone; by default, where no presence head does",
+    )
     presence: float = Field(default=0.3, ge=0)
     reconstruction: float = Field(default=0.2, ge=0)
 
@@ -53,6 +59,15 @@ class JitterSettings(Settings):
     click_voxels: float = Field(
         default=0.0, ge=0, description="both clicks move by up to as many voxels of the lattice along each axis"
     )
+    shift_voxels: float = Field(
+        default=0.0, ge=0, description="each lattice moves on its own by up to as many of its voxels along each axis"
+    )
+    centre_share: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="both lattices move alike: what is in their middle lies anywhere in this share of their length",
+    )
     zoom_factor: float = Field(default=1.25, ge=1)
     placements: int = Field(default=2, ge=1, description="placements drawn of each lesion of a synthetic pair")
     shape_zyx: ZYX | None = Field(
@@ -62,6 +77,11 @@ class JitterSettings(Settings):
     def lattice(self, voi: VoiSettings) -> VoiSettings:
         """The lattice of inference, cropped to its centre where the recipe has a smaller one."""
         return voi.model_copy(update={"shape_zyx": self.shape_zyx or voi.shape_zyx})
+
+    def reach_voxels(self, shape_zyx: ZYX) -> tuple[float, float, float]:
+        """How far a lattice of that size can move along each axis by `shift_voxels` and `centre_share`."""
+        z, y, x = (self.shift_voxels + self.centre_share / 2 * voxels for voxels in shape_zyx)
+        return z, y, x
 
 
 class MaskErrorSettings(Settings):
@@ -86,7 +106,7 @@ class SpatialAugmentation(Settings):
 
 
 class IntensityAugmentation(Settings):
-    """Changes of a time point's image channels, whose values run from 0 to 1."""
+    """Changes of a time point's image channels, whose values run from 0 to 1, or are unbounded z-scores."""
 
     probability: float = Field(default=0.0, ge=0, le=1, description="of each change on its own")
     noise: float = Field(default=0.0, ge=0, description="standard deviation")
@@ -118,6 +138,10 @@ class DataSettings(Settings):
     reuse: int = Field(
         default=3, ge=1, description="how often a lesion drawn on the fly is seen, each time augmented anew"
     )
+    priors: tuple[int, int] = Field(
+        default=(1, 3),
+        description="fewest and most time points before the follow-up, for networks that see more than the baseline",
+    )
     drawn_together: int = Field(
         default=40, ge=1, description="lesions drawn on the fly whose order is shuffled; a worker holds them in memory"
     )
@@ -127,6 +151,8 @@ class DataSettings(Settings):
         both = sorted(set(self.train) & set(self.validation))
         if both:
             raise ValueError(f"{both[0]} is to train and to validate")
+        if not 1 <= self.priors[0] <= self.priors[1]:
+            raise ValueError(f"priors is {list(self.priors)}; expected at least 1, and the greater number last")
         return self
 
 
@@ -170,6 +196,14 @@ class Recipe(Settings):
             return self
         return self.model_copy(update={"data": self.data.model_copy(update={"shapes": path})})
 
+    def drawn_priors(self, generator: np.random.Generator, *, available: int | None = None) -> int:
+        """A random number of time points before the follow-up, of those available; 1 where the network sees no more."""
+        if not self.model.network.uses_earlier:
+            return 1
+        fewest, most = self.data.priors
+        most = most if available is None else min(most, available)
+        return int(generator.integers(min(fewest, most), most + 1))
+
     def for_presence(self) -> Recipe:
         """The recipe for the presence head's lesions: almost as in inference."""
         return self.model_copy(
@@ -193,9 +227,14 @@ class Recipe(Settings):
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Reads a recipe; raises InputError that names the file and the first wrong entry."""
+    """Reads a recipe, on top of the one that `extends` names; raises InputError that names the first wrong entry.
+
+    `extends` is a path relative to the recipe's folder. Tables are merged, other entries replaced.
+    """
     try:
-        return Recipe.model_validate(tomllib.loads(path.read_text()))
+        own = tomllib.loads(path.read_text())
+        base = own.pop("extends", None)
+        return Recipe.model_validate(own if base is None else _merged(_read_base(path, base), own))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -204,3 +243,27 @@ def read_recipe(path: Path) -> Recipe:
         raise InputError(f"{path}: {error.strerror}; expected a TOML recipe") from error
     except ValueError as error:
         raise InputError(f"{path}: {error}; expected a TOML recipe") from error
+
+
+def _read_base(path: Path, name: object) -> dict[str, Any]:
+    """The entries of a recipe that another one extends, which extends none itself."""
+    if not isinstance(name, str):
+        raise InputError(f"{path}: extends = {name!r}; expected the name of a recipe's file")
+    base = path.parent / name
+    try:
+        entries = tomllib.loads(base.read_text())
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{path}: extends = {name!r}: {reason}; expected a TOML recipe") from error
+    if "extends" in entries:
+        raise InputError(f"{path}: {base} extends {entries['extends']!r}; expected a recipe that extends none")
+    return entries
+
+
+def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a recipe on top of another's, table by table."""
+    merged = dict(base)
+    for name, value in own.items():
+        before = base.get(name)
+        merged[name] = _merged(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
+    return merged

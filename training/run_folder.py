@@ -108,10 +108,15 @@ def write_summary(folder: RunFolder, summary: RunSummary) -> None:
         temporary.write_text(summary.model_dump_json(indent=1) + "\n")
 
 
+def read_summary(folder: RunFolder) -> RunSummary:
+    """Reads a run's summary; raises InputError."""
+    return read_json(folder.summary, RunSummary, expected="the summary of a run")
+
+
 def is_finished(folder: RunFolder) -> bool:
     """Whether a run is finished, by its summary, which is written last."""
     try:
-        summary = read_json(folder.summary, RunSummary, expected="the summary of a run")
+        summary = read_summary(folder)
     except InputError:
         return False
     return summary.steps == summary.planned_steps and is_bundle(folder.last)

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32
 
-from longilesion.case import Click, LesionMap, LesionPrompt
-from longilesion.config import ModelSettings
+from longilesion.case import Click, LesionMap, LesionPrompt, Scan
+from longilesion.config import ModelSettings, VoiSettings
 from longilesion.encoding import encode
-from longilesion.geometry import Grid, triple
-from longilesion.voi import Placement, VoiPair, resample, sample_voi_pair
+from longilesion.geometry import Grid, Triple, triple
+from longilesion.voi import Placement, VoiPair, lattice_around, resample, sample_voi_pair
 from training.augmentation import augmented
 from training.batch import Batch
 from training.cutout import GREATEST_SHIFT, CutOut
@@ -46,6 +46,7 @@ def sample_lesion(
     """A lesion at a random offset from the placement of inference; None where the lattice then misses it."""
     voi = jitter.lattice(settings.voi)
     placement = _jittered(lesion.placement, lesion.prompt, generator, jitter)
+    placement = _moved_lattices(placement, lesion, generator, jitter, voi)
     reach_zyx_mm = jitter.click_voxels * placement.zoom * np.array(voi.spacing_zyx_mm)
     prompt = _moved_clicks(lesion.prompt, generator, reach_zyx_mm)
     pair = sample_voi_pair(lesion.case, prompt, placement, voi)
@@ -106,6 +107,42 @@ def _jittered(
     limit = np.log(jitter.zoom_factor)
     zoom = placement.zoom * float(np.exp(generator.uniform(-limit, limit)))
     return replace(placement, followup_xyz_mm=triple(np.array(centre) + shift), zoom=zoom)
+
+
+def _moved_lattices(
+    placement: Placement,
+    lesion: CutOut,
+    generator: np.random.Generator,
+    jitter: JitterSettings,
+    voi: VoiSettings,
+) -> Placement:
+    """Both lattices moved along their own axes: each by an offset of its own, and both by a common one.
+
+    The sampling of Promptable LongiSeg (section 3.2); its prompts stay on their scans.
+    """
+    if not any(jitter.reach_voxels(voi.shape_zyx)):
+        return placement
+    own = generator.uniform(-jitter.shift_voxels, jitter.shift_voxels, (2, 3))
+    common = jitter.centre_share / 2 * np.array(voi.shape_zyx) * generator.uniform(-1, 1, 3)
+    prompt, case = lesion.prompt, lesion.case
+    followup_xyz_mm = _moved(
+        case.followups[prompt.followup.scan_name], placement.followup_xyz_mm, own[0] + common, placement.zoom, voi
+    )
+    baseline_xyz_mm = placement.baseline_xyz_mm
+    if prompt.baseline is not None and baseline_xyz_mm is not None:
+        prior = case.baselines[prompt.baseline.scan_name]
+        baseline_xyz_mm = _moved(prior.scan, baseline_xyz_mm, own[1] + common, placement.zoom, voi)
+    return replace(placement, followup_xyz_mm=followup_xyz_mm, baseline_xyz_mm=baseline_xyz_mm)
+
+
+def _moved(
+    scan: Scan, centre_xyz_mm: Triple, offset_zyx_voxels: Float[np.ndarray, "3"], zoom: float, voi: VoiSettings
+) -> Triple:
+    """The centre of a lattice that has moved by so many of its voxels."""
+    _, grid = scan.grid.lps_view(scan.hu)
+    lattice = lattice_around(grid, centre_xyz_mm, voi, zoom=zoom)
+    z, y, x = (np.array(voi.shape_zyx) - 1) / 2 + offset_zyx_voxels
+    return lattice.world_xyz_mm((z, y, x))
 
 
 def _moved_clicks(

@@ -84,7 +84,7 @@ def find_training_data(
     part = "80/20 split" if fold is None else f"without fold {fold}"
     return TrainingData(
         lesions=CachedLesions(cache, drawn, seed=seed),
-        validation=prepared_cases(validation_cases, limit=recipe.validation.cases),
+        validation=prepared_cases(validation_cases, recipe),
         trained_on=f"{prepared.name}, {len(training_cases)} cases, {part}",
         contents=prepared_contents(prepared, training_cases),
     )

@@ -16,10 +16,9 @@ from longilesion.evaluation.folders import find_exams
 from longilesion.evaluation.methods import prediction_of
 from longilesion.evaluation.reading import read_exam
 from longilesion.evaluation.scoring import ExamScore, score_exam
-from longilesion.grand_challenge import read_case
 from longilesion.networks.interface import LesionNetwork
 from longilesion.pipeline import segment_case
-from training.preparation.prepared import PreparedCase
+from training.preparation.prepared import PreparedCase, read_prepared_case
 from training.recipe import Recipe
 from training.synthesis.exams import exam_of
 from training.synthesis.pairs import synthetic_pair
@@ -54,10 +53,11 @@ FIGURES: Mapping[str, Callable[[ExamScore], Iterable[float | None]]] = {
 }
 
 
-def prepared_cases(cases: Sequence[PreparedCase], *, limit: int) -> list[ValidationCase]:
-    """Up to `limit` cases of a prepared data set, spread over it."""
-    places = np.unique(np.linspace(0, len(cases) - 1, min(limit, len(cases))).round().astype(int)).tolist()
-    return [_reader(cases[place]) for place in places]
+def prepared_cases(cases: Sequence[PreparedCase], recipe: Recipe) -> list[ValidationCase]:
+    """Cases of a prepared data set, spread over it, as many as the recipe wants at most."""
+    limit = min(recipe.validation.cases, len(cases))
+    places = np.unique(np.linspace(0, len(cases) - 1, limit).round().astype(int)).tolist()
+    return [_reader(cases[place], with_earlier=recipe.model.network.uses_earlier) for place in places]
 
 
 def synthetic_cases(sources: Sequence[Source], recipe: Recipe) -> list[ValidationCase]:
@@ -86,10 +86,10 @@ def validate(network: LesionNetwork, settings: ModelSettings, cases: Iterable[Va
     return figures
 
 
-def _reader(case: PreparedCase) -> ValidationCase:
+def _reader(case: PreparedCase, *, with_earlier: bool) -> ValidationCase:
     def read() -> tuple[Exam, Case]:
         exam, _ = read_exam(find_exams(case.folder)[0])
-        return exam, read_case(case.folder / "input")[0]
+        return exam, read_prepared_case(case, with_earlier=with_earlier)[0]
 
     return read
 
@@ -98,7 +98,8 @@ def _drawer(sources: Sequence[Source], recipe: Recipe, number: int) -> Validatio
     def draw() -> tuple[Exam, Case]:
         source = sources[number % len(sources)]
         generator = np.random.default_rng((_SYNTHETIC_SEED, number))
-        pair = synthetic_pair(source, generator, shapes=sources, settings=recipe.synthesis, whole=True)
+        priors = recipe.drawn_priors(generator)
+        pair = synthetic_pair(source, generator, shapes=sources, settings=recipe.synthesis, whole=True, priors=priors)
         return exam_of(f"{source.name}/{number}", pair), pair.case
 
     return draw

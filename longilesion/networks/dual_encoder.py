@@ -1,27 +1,36 @@
-"""Dual encoders: one encoder for both time points, a fusion of their features at every level, one decoder."""
+"""Dual encoders: one encoder for all time points, a fusion of their features at every level, one decoder."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
 from longilesion.config import CHANNELS, Channel, EncodingSettings, ModelSettings
 from longilesion.network_settings import DualEncoderSettings
-from longilesion.networks.fusion import FUSIONS
+from longilesion.networks.fusion import FUSIONS, PriorFeatures
 from longilesion.networks.interface import LesionNetwork, LossPart, NetworkInput, NetworkOutput, NnUnetCounterparts
 from longilesion.networks.presence import LocalPresence
 from longilesion.networks.unet import Decoder, Encoder
 
+# The papers' names of the networks of each fusion.
+_PUBLISHED = {
+    "pointwise": "LongiNet's dual encoder",
+    "difference": "dual encoder with Difference Weighting",
+    "iterative": "dual encoder with LIDIA's iterative fusion",
+}
+
 
 class DualEncoder(LesionNetwork):
-    """LongiNet (section 2.3): two streams through one encoder (shared weights), fused at all skips and the bottleneck.
+    """All time points through one encoder (shared weights), fused at all skips and the bottleneck, then decoded.
 
-    The encoder's input has all channels of either stream; those that a stream lacks are zero.
+    LongiNet (section 2.3), Difference Weighting (section 2.1), or with LIDIA's fusion, as the settings name it. The
+    encoder's input has all channels of either stream; those that a stream lacks are zero.
     """
 
-    presence: LocalPresence
+    presence: LocalPresence | None
 
     def __init__(self, settings: ModelSettings) -> None:
         """Builds the network that the settings describe."""
@@ -34,9 +43,7 @@ class DualEncoder(LesionNetwork):
         self.channels = encoding.width(shared)
         self.followup_places = _places(shared, encoding.followup_channels, encoding)
         self.baseline_places = _places(shared, encoding.baseline_channels, encoding)
-        self.intensity_channels = encoding.width(
-            channel for channel in shared if channel in ("image", "lesion_likelihood")
-        )
+        self.intensity_channels = encoding.intensity_width(shared)
         self.encoder = Encoder(self.channels, unet)
         self.fusion = FUSIONS[network.fusion](unet.features_per_stage)
         self.decoder = Decoder(self.encoder, unet.decoder_convolutions, norm=unet.decoder_norm)
@@ -45,47 +52,49 @@ class DualEncoder(LesionNetwork):
             if network.baseline_reconstruction and encoding.has_prior_mask
             else None
         )
-        self.presence = LocalPresence(
-            3 * unet.features_per_stage[0],
-            image_channels=self.intensity_channels,
-            hidden=network.presence_features,
-        )
+        if network.presence_features:
+            self.presence = LocalPresence(
+                3 * unet.features_per_stage[0],
+                image_channels=2 * self.intensity_channels,
+                hidden=network.presence_features,
+            )
 
     @property
     def description(self) -> str:
-        """LongiNet's dual encoder with its fusion."""
-        return f"LongiNet's dual encoder with {self.settings.fusion} fusion and a local presence head"
+        """The paper's network, and its presence head."""
+        name = _PUBLISHED.get(self.settings.fusion, f"dual encoder with {self.settings.fusion} fusion")
+        return name if self.presence is None else f"{name} and a local presence head"
 
     @property
     def loss_parts(self) -> tuple[LossPart, ...]:
-        """The outline, the presence, and the auxiliary reconstruction where there is one."""
+        """The outline, the presence, and the auxiliary reconstruction, of those that there are."""
         reconstruction: tuple[LossPart, ...] = () if self.baseline_decoder is None else ("reconstruction",)
         return *super().loss_parts, *reconstruction
 
     def forward(self, batch: NetworkInput) -> NetworkOutput:
         """Outlines a batch; the finest resolution only, and no reconstruction, outside training."""
         size = len(batch)
-        streams = self._streams(batch)
+        streams = torch.cat(
+            (self._padded(batch.followup, self.followup_places), self._padded(batch.baseline, self.baseline_places))
+        )
         skips = self.encoder(streams)
         followup = [skip[:size] for skip in skips]
-        known = batch.has_baseline.to(skips[0].dtype)[:, None, None, None, None]
-        baseline = [skip[size:] * known for skip in skips]
-        features, logits = self.decoder(self.fusion(followup, baseline), all_resolutions=self.training)
-        images = self._pooled(streams[:, : self.intensity_channels])
-        prior = torch.zeros_like(batch.followup[:, :1]) if batch.prior_mask is None else batch.prior_mask
-        description = self.presence.describe(
-            (features, followup[0], baseline[0]),
-            (images[:size], images[size:]),
-            self._pooled(prior),
-            # Detached, so that no gradient of the presence loss shrinks the outline.
-            self._pooled(logits[0].detach().float().sigmoid()),
-        )
+        baseline = _masked([skip[size:] for skip in skips], batch.has_baseline)
+        fused = self.fusion(followup, chain(self._earlier(batch), [baseline]))
+        features, logits = self.decoder(fused, all_resolutions=self.training)
+        description = presence_logit = None
+        if self.presence is not None:
+            images = streams[:, : self.intensity_channels]
+            description = self.presence.describe(
+                (features, followup[0], baseline.levels[0]), (images[:size], images[size:]), batch.prior, logits[0]
+            )
+            presence_logit = self.presence(description)
         reconstruction = None
         if self.training and self.baseline_decoder is not None:
-            _, reconstruction = self.baseline_decoder(baseline, all_resolutions=True)
+            _, reconstruction = self.baseline_decoder(baseline.levels, all_resolutions=True)
         return NetworkOutput(
             lesion_logits=logits,
-            presence_logit=self.presence(description),
+            presence_logit=presence_logit,
             presence_features=description,
             baseline_logits=reconstruction,
         )
@@ -97,23 +106,30 @@ class DualEncoder(LesionNetwork):
                 yield from decoder.unet.seg_layers
 
     def counterparts(self) -> NnUnetCounterparts:
-        """The encoder and the decoder; the fusion then begins with the follow-up's features alone."""
+        """The encoder and the decoder; the fusion then begins as near to the follow-up's features alone as it can."""
         return NnUnetCounterparts(
             unet=self.settings.unet,
             prefixes={"encoder.stages.": "encoder.", "decoder.unet.": "decoder."},
             followup_alone={f"fusion.{name}": value for name, value in self.fusion.followup_alone().items()},
         )
 
-    def _streams(self, batch: NetworkInput) -> Tensor:
-        """Both streams as the encoder's input, the follow-up's first."""
-        size = len(batch)
-        streams = batch.followup.new_zeros((2 * size, self.channels, *batch.followup.shape[2:]))
-        streams[:size, self.followup_places] = batch.followup
-        streams[size:, self.baseline_places] = batch.baseline
-        return streams
+    def _earlier(self, batch: NetworkInput) -> Iterator[PriorFeatures]:
+        """The time points before the baseline, oldest first; each is encoded only when the fusion comes to it."""
+        if self.fusion.uses_earlier and batch.earlier is not None and batch.has_earlier is not None:
+            for maps, is_there in zip(batch.earlier.unbind(1), batch.has_earlier.unbind(1), strict=True):
+                yield _masked(self.encoder(self._padded(maps, self.baseline_places)), is_there)
 
-    def _pooled(self, maps: Tensor) -> Tensor:
-        return nn.functional.avg_pool3d(maps.float(), self.settings.unet.stem_zyx)
+    def _padded(self, maps: Tensor, places: Sequence[int]) -> Tensor:
+        """A time point's channels in their places among all of the encoder's."""
+        padded = maps.new_zeros((len(maps), self.channels, *maps.shape[2:]))
+        padded[:, places] = maps
+        return padded
+
+
+def _masked(levels: Sequence[Tensor], is_there: Tensor) -> PriorFeatures:
+    """A prior's features, zero for the lesions that do not have it."""
+    known = is_there.to(levels[0].dtype)[:, None, None, None, None]
+    return PriorFeatures(levels=[level * known for level in levels], is_there=is_there)
 
 
 def _places(shared: Sequence[Channel], own: Sequence[Channel], encoding: EncodingSettings) -> list[int]:

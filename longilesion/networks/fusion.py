@@ -1,27 +1,43 @@
-"""Fusion of the two time points' features."""
+"""Fusion of the features of all time points."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+
+from longilesion.networks.unet import convolution_block
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PriorFeatures:
+    """A time point before the follow-up: its features, level by level, zero for lesions that do not have it."""
+
+    levels: Sequence[Float[Tensor, "batch _ _ _ _"]]
+    is_there: Bool[Tensor, " batch"]
 
 
 class Fusion(nn.Module, ABC):
-    """Joins the features of both time points, level by level; it is built from the number of features of each."""
+    """Joins the features of the follow-up and of the time points before it; built from the number of each level.
+
+    Only the baseline is shown to a fusion, unless it `uses_earlier`.
+    """
+
+    uses_earlier = False
 
     @abstractmethod
     def forward(
-        self, followup: Sequence[Float[Tensor, "batch _ _ _ _"]], baseline: Sequence[Float[Tensor, "batch _ _ _ _"]]
+        self, followup: Sequence[Float[Tensor, "batch _ _ _ _"]], priors: Iterable[PriorFeatures]
     ) -> list[Tensor]:
-        """Fused features, level by level; an absent baseline's are zero."""
+        """Fused features, level by level; the priors come oldest first, the baseline last."""
 
     @abstractmethod
     def followup_alone(self) -> dict[str, Tensor]:
-        """The values of its tensors with which its output equals the follow-up's features."""
+        """The values of its tensors with which its output is nearest to the follow-up's features."""
 
 
 class PointwiseFusion(Fusion):
@@ -39,14 +55,15 @@ class PointwiseFusion(Fusion):
         )
 
     def forward(
-        self, followup: Sequence[Float[Tensor, "batch _ _ _ _"]], baseline: Sequence[Float[Tensor, "batch _ _ _ _"]]
+        self, followup: Sequence[Float[Tensor, "batch _ _ _ _"]], priors: Iterable[PriorFeatures]
     ) -> list[Tensor]:
         """The sum of both convolutions."""
-        levels = zip(self.followup, self.baseline, followup, baseline, strict=True)
+        (baseline,) = priors
+        levels = zip(self.followup, self.baseline, followup, baseline.levels, strict=True)
         return [of_followup(now) + of_baseline(before) for of_followup, of_baseline, now, before in levels]
 
     def followup_alone(self) -> dict[str, Tensor]:
-        """The follow-up's convolutions are the identity, the baseline's zero."""
+        """The follow-up's convolutions are the identity, the baseline's zero; its output is then equal."""
         values = {name: torch.zeros_like(tensor) for name, tensor in self.named_parameters()}
         for name, value in values.items():
             if name.startswith("followup.") and name.endswith(".weight"):
@@ -54,5 +71,87 @@ class PointwiseFusion(Fusion):
         return values
 
 
+class DifferenceFusion(Fusion):
+    """Difference Weighting (eq. 2): the normalised difference to the baseline weights the follow-up's features.
+
+    Without a baseline there is no difference, and the follow-up's features stay as they are.
+    """
+
+    def __init__(self, features_per_stage: Sequence[int]) -> None:
+        """Builds one instance normalisation per level."""
+        super().__init__()
+        self.norms = nn.ModuleList(nn.InstanceNorm3d(features, affine=True) for features in features_per_stage)
+
+    def forward(
+        self, followup: Sequence[Float[Tensor, "batch _ _ _ _"]], priors: Iterable[PriorFeatures]
+    ) -> list[Tensor]:
+        """At each level x'_c = x_c * InstNorm(x_c - x_p) + x_c."""
+        (baseline,) = priors
+        known = _over_voxels(baseline.is_there)
+        levels = zip(self.norms, followup, baseline.levels, strict=True)
+        return [torch.addcmul(now, now, norm(now - before) * known) for norm, now, before in levels]
+
+    def followup_alone(self) -> dict[str, Tensor]:
+        """All weights are zero; its output is then equal."""
+        return {name: torch.zeros_like(tensor) for name, tensor in self.named_parameters()}
+
+
+class IterativeFusion(Fusion):
+    """LIDIA's iterative fusion (eq. 2): h_{k+1} = F(concat(h_k, h)), F being one convolution block per level.
+
+    It begins with the features of the first time point that a lesion has, and passes over those that it lacks; without
+    any prior, the follow-up's features stay as they are.
+    """
+
+    uses_earlier = True
+
+    def __init__(self, features_per_stage: Sequence[int]) -> None:
+        """Builds one block per level, the same for every time point."""
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            convolution_block(2 * features, features, convolutions=1) for features in features_per_stage
+        )
+
+    def forward(
+        self, followup: Sequence[Float[Tensor, "batch _ _ _ _"]], priors: Iterable[PriorFeatures]
+    ) -> list[Tensor]:
+        """The last h, which has taken in the follow-up."""
+        fused: list[Tensor] = []
+        has_begun = torch.zeros(len(followup[0]), dtype=torch.bool, device=followup[0].device)
+        for prior in priors:
+            if fused:
+                fused = [
+                    torch.where(_over_voxels(prior.is_there), step, before)
+                    for before, step in zip(fused, self._steps(fused, prior.levels, has_begun), strict=True)
+                ]
+            else:
+                fused = list(prior.levels)
+            has_begun = has_begun | prior.is_there
+        return self._steps(fused, followup, has_begun)
+
+    def followup_alone(self) -> dict[str, Tensor]:
+        """The convolutions are the identity of the newer time point; its output is then normalised and rectified."""
+        values = {name: tensor.detach().clone() for name, tensor in self.named_parameters()}
+        for value in values.values():
+            if value.ndim == 5:
+                features, middle = len(value), value.shape[2] // 2
+                value.zero_()[:, features:, middle, middle, middle] = torch.eye(features)
+        return values
+
+    def _steps(self, fused: Sequence[Tensor], levels: Sequence[Tensor], has_begun: Tensor) -> list[Tensor]:
+        """One time point further at every level; the first one of a lesion replaces what was before."""
+        begun = _over_voxels(has_begun)
+        steps = zip(self.blocks, fused, levels, strict=True)
+        return [torch.where(begun, block(torch.cat((before, now), dim=1)), now) for block, before, now in steps]
+
+
+def _over_voxels(of_lesions: Bool[Tensor, " batch"]) -> Bool[Tensor, "batch 1 1 1 1"]:
+    return of_lesions[:, None, None, None, None]
+
+
 # By the name in the settings.
-FUSIONS: Mapping[str, Callable[[Sequence[int]], Fusion]] = {"pointwise": PointwiseFusion}
+FUSIONS: Mapping[str, Callable[[Sequence[int]], Fusion]] = {
+    "pointwise": PointwiseFusion,
+    "difference": DifferenceFusion,
+    "iterative": IterativeFusion,
+}

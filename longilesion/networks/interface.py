@@ -48,6 +48,11 @@ class NetworkInput:
         return cls(**{name: torch.cat([tensors[name] for tensors in each]) for name in each[0]})
 
     @property
+    def prior(self) -> Float32[Tensor, "batch 1 z y x"]:
+        """The prior mask, or zeros where the settings do not show it."""
+        return torch.zeros_like(self.followup[:, :1]) if self.prior_mask is None else self.prior_mask
+
+    @property
     def times(self) -> int:
         """The number of time points before the baseline."""
         return 0 if self.earlier is None else self.earlier.shape[1]
@@ -88,6 +93,11 @@ class NetworkInput:
         if earlier is not None:
             earlier = torch.stack([change(maps) for maps in earlier.unbind(1)], dim=1)
         return replace(self, baseline=change(self.baseline), prior_mask=prior, earlier=earlier)
+
+    def without_baseline(self) -> NetworkInput:
+        """The batch as of lesions of which only the follow-up is there."""
+        unknown = replace(self, has_baseline=torch.zeros_like(self.has_baseline), earlier=None, has_earlier=None)
+        return unknown.changed_baseline(torch.zeros_like)
 
     def mirrored(self, axes: list[int]) -> NetworkInput:
         """The batch flipped along those dimensions of its maps."""

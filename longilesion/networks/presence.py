@@ -18,15 +18,14 @@ class LocalPresence(nn.Module):
     """
 
     def __init__(self, channels: int, *, image_channels: int, hidden: int) -> None:
-        """Builds the head for pooled maps of that many channels, plus both streams' images."""
+        """Builds the head for features of that many channels, and the images of both streams together."""
         super().__init__()
         regions, outlines, statistics = 5, 2, 5
-        images = 2 * image_channels
         self.channels = channels
-        self.pooled = regions * (channels + images)
+        self.pooled = regions * (channels + image_channels)
         self.norm = nn.LayerNorm(self.pooled)
         self.layers = nn.Sequential(
-            nn.Linear(self.pooled + outlines * images + statistics, hidden),
+            nn.Linear(self.pooled + outlines * image_channels + statistics, hidden),
             nn.LeakyReLU(0.01),
             nn.Linear(hidden, 1),
         )
@@ -39,15 +38,25 @@ class LocalPresence(nn.Module):
 
     def describe(
         self,
-        features: Sequence[Float[Tensor, "batch _ z y x"]],
+        features: Sequence[Float[Tensor, "batch _ z2 y2 x2"]],
         images: Sequence[Float[Tensor, "batch _ z y x"]],
         outline: Float[Tensor, "batch 1 z y x"],
-        probability: Float[Tensor, "batch 1 z y x"],
+        logits: Float[Tensor, "batch 1 z y x"],
     ) -> Float[Tensor, "batch d"]:
-        """The head's input; `outline` is the baseline lesion, zero if there is none. All maps have one resolution."""
+        """The head's input; `outline` is the baseline lesion, zero if there is none, `logits` the follow-up's.
+
+        Features may have fewer voxels, behind a space-to-depth stem; all else is averaged down to theirs.
+        """
         # Sums over 10^5 voxels: in bfloat16, small lesions would be lost to rounding.
         with torch.autocast(outline.device.type, enabled=False):
-            outline, probability = outline.float(), probability.float()
+            # Detached, so that no gradient of the presence loss shrinks the outline.
+            probability = logits.detach().float().sigmoid()
+            factor = [fine // coarse for fine, coarse in zip(outline.shape[2:], features[0].shape[2:], strict=True)]
+            outline, probability, *images = (
+                nn.functional.avg_pool3d(maps.float(), factor)
+                for maps in (outline, probability, *images)
+                if maps.shape[1]
+            )
             centre = _centre_gaussian(outline).expand_as(outline)
             regions = torch.cat((centre, outline, _shell(outline), probability, _shell(probability)), dim=1).flatten(2)
             mass = regions.sum(2)

@@ -7,11 +7,21 @@ from collections.abc import Sequence
 import torch
 from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
 from dynamic_network_architectures.building_blocks.residual_encoders import ResidualEncoder
+from dynamic_network_architectures.building_blocks.simple_conv_blocks import StackedConvBlocks
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from longilesion.network_settings import UNetSettings
+
+# How nnU-Net's blocks normalise and rectify their features.
+_NORM = {
+    "conv_bias": True,
+    "norm_op": nn.InstanceNorm3d,
+    "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+    "nonlin": nn.LeakyReLU,
+    "nonlin_kwargs": {"inplace": True},
+}
 
 
 class Encoder(nn.Module):
@@ -29,12 +39,8 @@ class Encoder(nn.Module):
             "conv_op": nn.Conv3d,
             "kernel_sizes": settings.kernel_sizes,
             "strides": settings.strides,
-            "conv_bias": True,
-            "norm_op": nn.InstanceNorm3d,
-            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-            "nonlin": nn.LeakyReLU,
-            "nonlin_kwargs": {"inplace": True},
             "return_skips": True,
+            **_NORM,
         }
         self.stages = (
             PlainConvEncoder(n_conv_per_stage=settings.blocks_per_stage, **shared)
@@ -79,6 +85,14 @@ class Decoder(nn.Module):
             if all_resolutions or stage == last:
                 logits.append(depth_to_space(self.unet.seg_layers[stage](features), self.stem_zyx))
         return features, tuple(reversed(logits))
+
+
+def convolution_block(channels: int, features: int, *, convolutions: int) -> nn.Module:
+    """An nnU-Net block: convolutions of 3x3x3 voxels, each with an instance normalisation and a leaky ReLU."""
+    block: nn.Module = StackedConvBlocks(
+        convolutions, nn.Conv3d, channels, features, kernel_size=3, initial_stride=1, **_NORM
+    )
+    return block
 
 
 def space_to_depth(

@@ -5,7 +5,7 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import nn
 
-from longilesion.networks.fusion import PointwiseFusion
+from longilesion.networks.fusion import PointwiseFusion, PriorFeatures
 from longilesion.networks.unet import Decoder, Encoder
 from test.unit.builders import unet
 
@@ -73,7 +73,7 @@ def test_pointwise_fusion_is_a_1x1x1_convolution_of_both_time_points_features() 
     fusion = PointwiseFusion((4, 6))
     followup = [torch.rand(2, 4, 4, 4, 4), torch.rand(2, 6, 2, 2, 2)]
     baseline = [torch.rand(2, 4, 4, 4, 4), torch.rand(2, 6, 2, 2, 2)]
-    fused = fusion(followup, baseline)
+    fused = fusion(followup, [PriorFeatures(levels=baseline, is_there=torch.ones(2, dtype=torch.bool))])
     for level, features in enumerate((4, 6)):
         convolution = nn.Conv3d(2 * features, features, kernel_size=1)
         halves = fusion.followup[level], fusion.baseline[level]

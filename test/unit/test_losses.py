@@ -158,7 +158,7 @@ def test_new_lesion_has_nothing_to_reconstruct() -> None:
 def test_network_is_trained_by_the_parts_that_it_names(parts: tuple[LossPart, ...]) -> None:
     batch = batch_of(YES, half_full())
     assert tuple(training_loss(said(1, presence=0.0), batch, LossSettings(), parts=parts)) == parts
-    assert tuple(counted_samples(batch, parts=parts)) == parts
+    assert tuple(counted_samples(batch, DEFAULT, parts=parts)) == parts
 
 
 def test_confident_circle_around_a_small_lesion_still_learns() -> None:
@@ -288,7 +288,7 @@ def test_mean_of_two_processes_is_the_loss_of_the_whole_batch(
     output, batch = output_of(4), random_batch(present, marked)
     whole = training_loss(output, batch, WEIGHTED, parts=EVERY)
     shares = [part_of(output, batch, part) for part in (slice(first), slice(first, 4))]
-    counted = [counted_samples(share, parts=EVERY) for _, share in shares]
+    counted = [counted_samples(share, DEFAULT, parts=EVERY) for _, share in shares]
     assert sum(count["outline"] for count in counted) == sum(present)
     counts = {name: sum(count[name] for count in counted) / 2 for name in counted[0]}
     parts = [training_loss(said, share, WEIGHTED, parts=EVERY, counts=counts) for said, share in shares]
@@ -299,8 +299,8 @@ def test_mean_of_two_processes_is_the_loss_of_the_whole_batch(
 
 def test_counted_samples_are_present_marked_and_all() -> None:
     batch = random_batch([True, False, False], [True, True, False])
-    assert counted_samples(batch, parts=EVERY) == {"outline": 1, "reconstruction": 2, "presence": 3}
-    assert counted_samples(batch, parts=("outline", "presence")) == {"outline": 1, "presence": 3}
+    assert counted_samples(batch, DEFAULT, parts=EVERY) == {"outline": 1, "reconstruction": 2, "presence": 3}
+    assert counted_samples(batch, DEFAULT, parts=("outline", "presence")) == {"outline": 1, "presence": 3}
 
 
 def test_loss_of_half_precision_logits_is_taken_in_single_precision() -> None:

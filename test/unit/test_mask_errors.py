@@ -59,7 +59,10 @@ def test_faults_switched_off_give_back_the_very_same_pair() -> None:
 @pytest.mark.parametrize("pair", [pair_of(marked=False), replace(pair_of(marked=False), baseline=None)])
 def test_what_has_no_outlines_has_no_errors(pair: VoiPair) -> None:
     every = MaskErrorSettings(missing_share=1.0, resized_share=1.0, shifted_voxels=2.0, spurious_share=1.0)
-    assert with_mask_errors(pair, every, np.random.default_rng(0)) is pair
+    drawn = with_mask_errors(pair, every, np.random.default_rng(0))
+    assert drawn.baseline is pair.baseline
+    assert drawn.baseline_mask is pair.baseline_mask
+    assert drawn.baseline_others is pair.baseline_others
 
 
 def test_scans_clicks_and_given_masks_stay_as_they_are() -> None:

@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -11,7 +11,7 @@ from longilesion.config import EncodingSettings, ModelSettings
 from longilesion.network_settings import DualEncoderSettings
 from longilesion.networks import build_network
 from longilesion.networks.dual_encoder import DualEncoder
-from longilesion.networks.fusion import FUSIONS, Fusion, PointwiseFusion
+from longilesion.networks.fusion import FUSIONS, Fusion, PointwiseFusion, PriorFeatures
 from longilesion.networks.interface import NetworkInput
 from longilesion.networks.presence import LocalPresence
 from longilesion.networks.unet import Decoder, Encoder, depth_to_space, space_to_depth
@@ -99,7 +99,7 @@ class FollowupAlone(Fusion):
     def __init__(self, features_per_stage: Sequence[int]) -> None:
         super().__init__()
 
-    def forward(self, followup: Sequence[Tensor], baseline: Sequence[Tensor]) -> list[Tensor]:
+    def forward(self, followup: Sequence[Tensor], priors: Iterable[PriorFeatures]) -> list[Tensor]:
         return list(followup)
 
     def followup_alone(self) -> dict[str, Tensor]:
@@ -160,11 +160,11 @@ def test_both_time_points_pass_one_encoder() -> None:
     network, batch = network_of(settings).eval(), random_input(settings)
     assert [name for name, part in network.named_modules() if isinstance(part, Encoder)] == ["encoder"]
     seen = []
-    network.fusion.register_forward_pre_hook(lambda _, streams: seen.append(streams))
+    network.fusion.forward = lambda followup, priors: seen.extend([followup, *priors]) or followup
     with torch.inference_mode():
         network(replace(batch, baseline=batch.followup))
-    followup, baseline = seen[0]
-    for now, before in zip(followup, baseline, strict=True):
+    followup, baseline = seen
+    for now, before in zip(followup, baseline.levels, strict=True):
         torch.testing.assert_close(now, before)
 
 
@@ -220,9 +220,9 @@ def test_presence_teaches_nothing_to_the_outline() -> None:
 
 def test_presence_is_defined_without_a_mask_or_any_probability() -> None:
     torch.manual_seed(0)
-    head = LocalPresence(3, image_channels=1, hidden=4)
+    head = LocalPresence(3, image_channels=2, hidden=4)
     nothing = torch.zeros(2, 1, 8, 8, 8)
-    logit = head(head.describe([torch.rand(2, 3, 8, 8, 8)], [torch.rand(2, 2, 8, 8, 8)], nothing, nothing))
+    logit = head(head.describe([torch.rand(2, 3, 8, 8, 8)], [torch.rand(2, 2, 8, 8, 8)], nothing, nothing - 200))
     assert logit.shape == (2,)
     assert bool(logit.isfinite().all())
 
@@ -237,7 +237,7 @@ def test_presence_looks_where_the_lesion_was() -> None:
     near[..., 1, 1, 1] = 100
     far[..., 7, 7, 7] = 100
     empty, inside, outside = (
-        head(head.describe([maps], [images], outline, 0 * outline)) for maps in (features, near, far)
+        head(head.describe([maps], [images], outline, 0 * outline - 200)) for maps in (features, near, far)
     )
     assert (inside - empty).abs() > 0.01
     torch.testing.assert_close(outside, empty, atol=1e-3, rtol=0)

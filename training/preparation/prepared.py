@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from longilesion.case import Case, EarlierVisit, ScanName
 from longilesion.errors import InputError
 from longilesion.files import valid, written_together
+from longilesion.grand_challenge import read_case
 from longilesion.json_file import read_json
 from training.preparation.folds import Folds
 
@@ -23,13 +25,14 @@ _WRITTEN = "what python -m training.prepare writes"
 
 
 class CaseEntry(BaseModel):
-    """A case in dataset.json."""
+    """A case in dataset.json; `previous` is the case whose follow-up is its baseline, with the same lesion ids."""
 
     model_config = ConfigDict(frozen=True)
 
     case_id: str
     patient: str
     lesions: int
+    previous: str | None = None
 
 
 class DatasetFile(BaseModel):
@@ -51,11 +54,20 @@ class DatasetFile(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedCase:
-    """A case and its folder, with the input in Grand Challenge's layout and the ground truth."""
+    """A case and its folder, with the input in Grand Challenge's layout and the ground truth.
+
+    `earlier` are the cases before it in its series, oldest first: their baselines are time points before its own.
+    """
 
     case_id: str
     patient: str
     folder: Path
+    earlier: tuple[PreparedCase, ...] = ()
+
+    @property
+    def input(self) -> Path:
+        """The input's folder."""
+        return self.folder / "input"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -93,10 +105,7 @@ def read_prepared(folder: Path) -> PreparedData:
     if not dataset.is_complete:
         raise InputError(f"{folder / DATASET_FILE}: preparation has not ended; expected it complete, run it again")
     folds = read_json(folder / FOLDS_FILE, Folds, expected=_WRITTEN)
-    cases = tuple(
-        PreparedCase(case_id=entry.case_id, patient=entry.patient, folder=folder / CASES_FOLDER / entry.case_id)
-        for entry in dataset.cases
-    )
+    cases = _cases(folder, dataset)
     for case in cases:
         if not case.folder.is_dir():
             raise InputError(f"{case.folder}: no such folder; expected it, as {DATASET_FILE} names the case")
@@ -104,6 +113,40 @@ def read_prepared(folder: Path) -> PreparedData:
     if unknown:
         raise InputError(f"{folder / FOLDS_FILE}: patient {min(unknown)} has no case; expected one in {DATASET_FILE}")
     return PreparedData(folder=folder, name=dataset.name, cases=cases, folds=folds)
+
+
+def read_prepared_case(case: PreparedCase, *, with_earlier: bool) -> tuple[Case, dict[ScanName, Path]]:
+    """Reads a case's input as `grand_challenge.read_case`, on request with the time points before its baseline."""
+    scans, followup_files = read_case(case.input)
+    if with_earlier:
+        visits = tuple(EarlierVisit.of(read_case(before.input)[0]) for before in case.earlier)
+        scans = replace(scans, earlier=visits)
+    return scans, followup_files
+
+
+def _cases(folder: Path, dataset: DatasetFile) -> tuple[PreparedCase, ...]:
+    """The cases, each with those before it; raises InputError for a previous case that cannot be one."""
+    bare = {
+        entry.case_id: PreparedCase(
+            case_id=entry.case_id, patient=entry.patient, folder=folder / CASES_FOLDER / entry.case_id
+        )
+        for entry in dataset.cases
+    }
+    previous = {entry.case_id: entry.previous for entry in dataset.cases}
+    cases = []
+    for case in bare.values():
+        earlier: list[PreparedCase] = []
+        name = previous[case.case_id]
+        while name is not None:
+            before = bare.get(name)
+            if before is None or before.patient != case.patient or before in (case, *earlier):
+                raise InputError(
+                    f"{folder / DATASET_FILE}: {name} before {case.case_id}; expected other cases of {case.patient}"
+                )
+            earlier.insert(0, before)
+            name = previous[name]
+        cases.append(replace(case, earlier=tuple(earlier)))
+    return tuple(cases)
 
 
 def read_dataset_file(folder: Path) -> DatasetFile:

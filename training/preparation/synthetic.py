@@ -131,11 +131,10 @@ def _made(
         device=device,
     )
     drawn = _case_id(number)
-    pairs = {
-        drawn if times == 2 else f"{drawn}_{step}": pair
-        for step, pair in enumerate(series.pairs, start=1)
-        if pair.facts
-    }
+    names_of_pairs = [drawn] if times == 2 else [f"{drawn}_{step}" for step in range(1, times)]
+    previous = dict(zip(names_of_pairs, [None, *names_of_pairs], strict=False))
+    # A series is broken where a pair shows no lesion and is no case.
+    pairs = {case_id: pair for case_id, pair in zip(names_of_pairs, series.pairs, strict=True) if pair.facts}
     if not pairs:
         why = LeftOut(reason="pair without lesions", is_error=False)
         return Made(cases=(), record=Record(name=drawn, patient=name, left_out=why))
@@ -143,7 +142,13 @@ def _made(
         name=drawn,
         patient=name,
         cases=tuple(
-            CaseEntry(case_id=case_id, patient=name, lesions=len(pair.facts)) for case_id, pair in pairs.items()
+            CaseEntry(
+                case_id=case_id,
+                patient=name,
+                lesions=len(pair.facts),
+                previous=previous[case_id] if previous[case_id] in pairs else None,
+            )
+            for case_id, pair in pairs.items()
         ),
         images=tuple(
             ImageRecord(file=case_id, case_id=case_id, scan=f"primary-{time_point}")

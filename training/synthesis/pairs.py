@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from longilesion.case import Baseline, Case, ClickPair, LesionMap, Scan, lesion_regions
+from longilesion.case import Baseline, Case, ClickPair, EarlierVisit, LesionMap, Scan, lesion_regions
 from training.synthesis.clicks import challenge_clicks
 from training.synthesis.scene import Scene, random_scene
 from training.synthesis.series import ImagedScene, imaged_scene
@@ -45,6 +45,12 @@ class SyntheticSeries:
     pairs: tuple[SyntheticPair, ...]
 
     @property
+    def last(self) -> SyntheticPair:
+        """The last pair, whose case has the time points before its baseline."""
+        *before, last = self.pairs
+        return replace(last, case=replace(last.case, earlier=tuple(EarlierVisit.of(pair.case) for pair in before)))
+
+    @property
     def scans(self) -> tuple[Scan, ...]:
         """The scans by time point."""
         return self.pairs[0].case.baselines["primary"].scan, *(pair.case.followups["primary"] for pair in self.pairs)
@@ -79,15 +85,26 @@ def synthetic_pair(
     library: ShapeLibrary | None = None,
     settings: SynthesisSettings = _DEFAULTS,
     whole: bool = False,
+    priors: int = 1,
     device: torch.device = _CPU,
 ) -> SyntheticPair:
     """Draws a pair: two scans of the whole source, or a cut-out around one of its lesions for training.
 
     Painted lesions take shapes from the real lesions of `shapes`, and from the `library`. Frames of the two scans are
-    unrelated. The pair depends on the generator alone, on every device except for rounding.
+    unrelated. The pair depends on the generator alone, on every device except for rounding. With more `priors`, it is
+    the last pair of a series with so many time points before the follow-up, and its case has those, too.
     """
-    scene = random_scene(source, generator, shapes=shapes, library=library, settings=settings, whole=whole)
-    return pair_of_scene(source, scene, generator, settings=settings, device=device)
+    series = synthetic_series(
+        source,
+        generator,
+        times=1 + priors,
+        shapes=shapes,
+        library=library,
+        settings=settings,
+        whole=whole,
+        device=device,
+    )
+    return series.last
 
 
 def pair_of_scene(
