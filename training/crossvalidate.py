@@ -19,8 +19,9 @@ import torch
 import tyro
 from rich.console import Console
 
+from longilesion.bundle import is_bundle
 from longilesion.config import Device, ModelSettings
-from longilesion.ensemble import is_bundle, load_ensemble
+from longilesion.ensemble import load_ensemble
 from longilesion.errors import InputError
 from longilesion.evaluation.exam import ScoringSettings
 from longilesion.evaluation.folders import ExamFiles, find_exams
@@ -36,7 +37,8 @@ from training import presence, train
 from training.command import run_command
 from training.differences import differences
 from training.export import Arguments as ExportArguments
-from training.export import export, presence_bundle
+from training.export import export
+from training.members import presence_bundle
 from training.model_card import OUT_OF_FOLD
 from training.parallel import progress_bar
 from training.preparation.prepared import (

@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
-from longilesion import alignment
-from longilesion.alignment import best_match, place_vois
+from longilesion.alignment import place_vois
 from longilesion.case import AIR_HU, PADDING_HU, Baseline, Case, Click, EarlierVisit, LesionMap, LesionPrompt, Scan
 from longilesion.config import AlignmentSettings, ModelSettings, SearchStep, VoiSettings
 from longilesion.geometry import Grid
 from longilesion.images import read_scan
+from longilesion.local_search import best_match
 from longilesion.prompts import complete_prompts
 from test.phantoms import PlannedLesion, View, torso_case
 from test.unit.builders import dual_encoder, model_settings
@@ -326,11 +326,11 @@ def test_correlation_equals_the_one_written_out():
     hu = generator.uniform(-1100, 300, (9, 9, 9)).astype(np.float32), generator.uniform(-1100, 300, (5, 5, 5))
     weights = (generator.random((9, 9, 9)) > 0.2).astype(np.float32), generator.random((5, 5, 5)).astype(np.float32)
     searched, template = (
-        alignment._Neighbourhood(hu=values.astype(np.float32), weights=weight)
+        local_search._Neighbourhood(hu=values.astype(np.float32), weights=weight)
         for values, weight in zip(hu, weights, strict=True)
     )
     windows = ((-1000.0, -200.0), (-150.0, 250.0))
-    correlation, overlap = alignment._compared(searched, template, windows)
+    correlation, overlap = local_search._compared(searched, template, windows)
     for position in np.ndindex(5, 5, 5):
         window = tuple(slice(first, first + 5) for first in position)
         weight = weights[0][window] * weights[1]

@@ -20,7 +20,8 @@ from longilesion.voi import lattice_around, sample_voi_pair
 from test.unit.builders import ball, dual_encoder, model_settings
 from test.unit.synthetic import block, pair, tumour_pairs
 from training.cache import Cache, CachedLesion
-from training.cutout import CutOut, cut, write_cut_out
+from training.cutout import CutOut, cut
+from training.cutout_file import read_cut_out, write_cut_out
 from training.dataset import CachedLesions, SyntheticLesions, pair_lesions
 from training.recipe import DataSettings, JitterSettings, Recipe
 from training.samples import Sample, _moved_lattices, collate, sample_lesion, sample_target, unjittered
@@ -302,8 +303,6 @@ def test_every_patient_is_seen_once_in_each_round(cached: Cache) -> None:
 
     def noted(path: Path) -> CutOut:
         read.append(original(path))
-        from training.cutout import read_cut_out
-
         return read_cut_out(path)
 
     with pytest.MonkeyPatch.context() as patch:
