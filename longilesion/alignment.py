@@ -41,6 +41,7 @@ def place_vois(case: Case, prompt: LesionPrompt, settings: ModelSettings) -> Pla
     region = prior.regions.get(prompt.lesion_id)
     click = np.array(prompt.baseline.point_xyz_mm)
     by_clicks = settings.alignment.method == "clicks"
+    alignment = _without_search(settings.alignment) if by_clicks else settings.alignment
     centre = click if region is None or by_clicks else np.array(prior.scan.grid.world_xyz_mm(region.centre_zyx))
     extent = np.zeros(3) if region is None else extent_zyx_mm(prior, region)
     is_on_lesion = region is None or prompt.lesion_id in prior.lesions_at(prompt.baseline.point_xyz_mm)
@@ -50,7 +51,7 @@ def place_vois(case: Case, prompt: LesionPrompt, settings: ModelSettings) -> Pla
         case.followups[prompt.followup.scan_name],
         centres_xyz_mm=(triple(centre), triple(expected)),
         extent_mm=float(extent.max()),
-        settings=_without_search(settings.alignment) if by_clicks else settings.alignment,
+        settings=alignment,
     )
     shift_xyz_mm = np.zeros(3) if match is None else match.shift_xyz_mm
     # A new lesion is clicked in the follow-up; its baseline click is propagated backwards. A large one does not look
@@ -70,7 +71,7 @@ def place_vois(case: Case, prompt: LesionPrompt, settings: ModelSettings) -> Pla
                 prompt.lesion_id,
                 at=replace(prompt.baseline, point_xyz_mm=baseline_xyz_mm),
                 extent_mm=float(extent.max()),
-                settings=settings.alignment,
+                settings=alignment,
             )
             for visit in case.earlier
             if settings.network.uses_earlier
