@@ -1,6 +1,6 @@
-"""`python -m benchmarks.earlier_time_points`: how far a lesion hidden in an earlier scan is from where it is looked for.
+"""`python -m benchmarks.earlier_time_points`: where lesions that are unknown in an earlier scan are looked for.
 
-Whole series of scans; each lesion outlined in an earlier one is hidden there, outline and click, and its position is then
+Whole series of scans; each lesion outlined in an earlier one is hidden there, outline and click, and its position is
 found from the other lesions and the baseline's neighbourhood. The error is the distance to its outline's centre.
 """
 
