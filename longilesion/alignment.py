@@ -92,12 +92,11 @@ def _earlier_centre(
 
     It is the centre of the lesion's outline there. Without one it is the most similar position near the lesion's click,
     or near where the nearest lesion that both time points show lets it be expected; None where there is neither, or
-    nothing similar. With the method "clicks", it is the click.
+    nothing similar. With the method "clicks" it is the click, or else the outline's centre.
     """
-    click = visit.clicks.get(lesion_id)
-    if settings.method == "clicks" and click is not None and click.scan_name in visit.baselines:
-        return click
     position = visit.position(lesion_id)
+    if settings.method == "clicks":
+        return visit.click(lesion_id) or position
     if position is not None and lesion_id in visit.baselines[position.scan_name].regions:
         return position
     expected = position or _expected(visit, EarlierVisit.of(case), at)

@@ -123,9 +123,12 @@ def _moved_lattices(
     if not any(jitter.reach_voxels(voi.shape_zyx)):
         return placement
     prompt, case, zoom = lesion.prompt, lesion.case, placement.zoom
-    own = generator.uniform(-jitter.shift_voxels, jitter.shift_voxels, (2 + len(placement.earlier), 3))
+    # A cut-out lacks the time points without a position; it is to be moved as the whole scans are.
+    count = 2 + sum(at is not None for at in placement.earlier)
+    own = generator.uniform(-jitter.shift_voxels, jitter.shift_voxels, (count, 3))
     offsets = own + jitter.centre_share / 2 * np.array(voi.shape_zyx) * generator.uniform(-1, 1, 3)
     followup = case.followups[prompt.followup.scan_name]
+    before = iter(offsets[2:])
     baseline_xyz_mm = placement.baseline_xyz_mm
     if prompt.baseline is not None and baseline_xyz_mm is not None:
         prior = case.baselines[prompt.baseline.scan_name]
@@ -138,9 +141,10 @@ def _moved_lattices(
             None
             if at is None
             else replace(
-                at, point_xyz_mm=_moved(at.point_xyz_mm, offset, visit.baselines[at.scan_name].scan, voi, zoom=zoom)
+                at,
+                point_xyz_mm=_moved(at.point_xyz_mm, next(before), visit.baselines[at.scan_name].scan, voi, zoom=zoom),
             )
-            for at, visit, offset in zip(placement.earlier, case.earlier, offsets[2:], strict=bool(placement.earlier))
+            for at, visit in zip(placement.earlier, case.earlier, strict=bool(placement.earlier))
         ),
     )
 

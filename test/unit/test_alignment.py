@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
+from longilesion import local_search
 from longilesion.alignment import place_vois
 from longilesion.case import AIR_HU, PADDING_HU, Baseline, Case, Click, EarlierVisit, LesionMap, LesionPrompt, Scan
 from longilesion.config import AlignmentSettings, ModelSettings, SearchStep, VoiSettings

@@ -1,7 +1,9 @@
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,6 +47,16 @@ def test_nothing_to_look_for_is_an_error_and_no_empty_map(tmp_path: Path) -> Non
     scan = write_image(tmp_path / "scan.mha", soft_tissue())
     with pytest.raises(InputError, match="expected lesions, baseline_clicks or followup_clicks"):
         longilesion.segment(scan, baseline=scan)
+
+
+def test_example_of_an_older_scan_follows_that_of_a_case_in_memory(files: Path, bundle: Path) -> None:
+    for older, newer in {"oldest": "before", "oldest_lesions": "before_lesions"}.items():
+        shutil.copy(files / f"{newer}.nii.gz", files / f"{older}.nii.gz")
+    shutil.copytree(bundle, files / "my_bundle")
+    names: dict[str, Any] = {}
+    for example in examples("docs/python.md")[1:3]:
+        exec(compile(example, "docs/python.md", "exec"), names)
+    assert [lesion.prompt.lesion_id for lesion in names["result"].lesions] == [1]
 
 
 @pytest.mark.parametrize(("page", "number"), [("README.md", 0), ("docs/python.md", 0), ("docs/python.md", 1)])

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from test.longitudinal_ct import write_nifti
 from training.preparation.prepared import read_prepared
 from training.preparation.run import Options, prepare
 from training.preparation.synthetic import find_synthetic
+from training.synthesis.pairs import SyntheticSeries, synthetic_series
 from training.synthesis.phantom import torso
 from training.synthesis.settings import SynthesisSettings
 from training.synthesis.shape_library import LibraryShape, write_shape_library
@@ -64,11 +67,25 @@ def test_a_pair_is_a_case_with_its_facts(volumes):
 
 def test_consecutive_time_points_of_a_series_are_cases_of_one_patient(volumes):
     source = find_synthetic(volumes, cases=1, phantoms=3, seed=5, settings=SynthesisSettings(), whole=False, times=3)
-    first, second = source.jobs[0].make().cases
+    made = source.jobs[0].make()
+    first, second = made.cases
+    assert [entry.previous for entry in made.record.cases] == [None, "pair_00000_1"]
     assert [each.case_id for each in (first, second)] == ["pair_00000_1", "pair_00000_2"]
     assert first.patient == second.patient
     np.testing.assert_array_equal(first.case.followups["primary"].hu, second.case.baselines["primary"].scan.hu)
     np.testing.assert_array_equal(first.truth["primary"].ids, second.case.baselines["primary"].lesions.ids)
+
+
+def test_series_is_broken_where_a_pair_shows_no_lesion(volumes, monkeypatch):
+    def broken(*arguments, **settings):
+        first, second, third, last = synthetic_series(*arguments, **settings).pairs
+        return SyntheticSeries(pairs=(first, replace(second, facts={}), third, last))
+
+    source = find_synthetic(volumes, cases=1, phantoms=3, seed=5, settings=SynthesisSettings(), whole=False, times=5)
+    monkeypatch.setattr("training.preparation.synthetic.synthetic_series", broken)
+    made = source.jobs[0].make()
+    previous = {entry.case_id: entry.previous for entry in made.record.cases}
+    assert previous == {"pair_00000_1": None, "pair_00000_3": None, "pair_00000_4": "pair_00000_3"}
 
 
 def test_shapes_of_a_file_are_noted_with_their_licence(volumes, tmp_path):

@@ -11,15 +11,16 @@ import SimpleITK as sitk
 import torch
 
 from longilesion.alignment import place_vois
-from longilesion.case import EarlierVisit
+from longilesion.case import EarlierVisit, LesionMap
 from longilesion.ensemble import load_ensemble
 from longilesion.errors import InputError
 from longilesion.networks.interface import NetworkInput
 from longilesion.pipeline import segment_case
 from longilesion.prompts import complete_prompts
 from longilesion.voi import VoiPair, sample_voi_pair
-from test.unit.series import BESIDE, MIDDLE, MODEL, pair_at, visit, write_series_data
-from test.unit.synthetic import block, pair
+from test.unit.builders import dual_encoder
+from test.unit.series import BESIDE, MIDDLE, MODEL, SHAPE_ZYX, frame, pair_at, visit, write_series_data
+from test.unit.synthetic import block
 from test.unit.training_runs import arguments, write_recipe
 from training import train
 from training.augmentation import augmented
@@ -39,6 +40,7 @@ from training.recipe import (
     read_recipe,
 )
 from training.samples import sample_lesion, unjittered
+from training.synthesis.pairs import SyntheticPair
 
 
 def written(path: Path, *, fusion: str = "iterative") -> Path:
@@ -141,14 +143,18 @@ def test_number_of_priors_is_drawn_from_those_that_are_there(data: PreparedData,
 def test_drawn_pair_has_as_many_priors_as_the_recipe_says(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted: list[int] = []
 
-    def drawn(_source: object, generator: np.random.Generator, *, priors: int, **_: object) -> object:
+    def healthy(_source: object, _generator: object, *, priors: int, **_: object) -> SyntheticPair:
         wanted.append(priors)
-        return pair(int(generator.integers(4)))
+        truth = LesionMap(ids=np.zeros(SHAPE_ZYX, np.uint16), grid=frame(2))
+        return SyntheticPair(case=pair_at(1, {}), truth=truth, facts={}, exact_clicks=())
 
-    monkeypatch.setattr("training.dataset.synthetic_pair", drawn)
-    few = recipe.model_copy(update={"data": DataSettings(drawn_together=16, reuse=1, priors=(2, 3))})
-    SyntheticLesions([block()], few, seed=0)[0]
-    assert set(wanted) == {2, 3}
+    monkeypatch.setattr("training.dataset.synthetic_pair", healthy)
+    for priors, model in (((2, 3), recipe.model), ((1, 1), MODEL.model_copy(update={"network": dual_encoder()}))):
+        wanted.clear()
+        few = recipe.model_copy(update={"data": DataSettings(priors=(2, 3)), "model": model})
+        with pytest.raises(InputError, match="without a lesion to learn from"):
+            SyntheticLesions([block()], few, seed=0)[0]
+        assert set(wanted) == set(priors)
 
 
 def sampled(times: int = 2) -> VoiPair:
