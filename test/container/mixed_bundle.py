@@ -1,4 +1,4 @@
-"""Writes a bundle with a small member of random weights for every recipe: `python -m test.container.mixed_bundle FOLDER`."""
+"""Writes a bundle with a small member of random weights per recipe: `python -m test.container.mixed_bundle FOLDER`."""
 
 import sys
 from pathlib import Path
