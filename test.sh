@@ -71,6 +71,15 @@ PYTHON
     "$python" test/container/compare_outputs.py --layout-only "$work/output" "$cases/interface_1/expected"
 }
 
+# A small member of random weights for every recipe: every kind of network runs in the image.
+gives_maps_of_a_member_of_every_recipe() {
+    "$python" -m test.container.mixed_bundle "$work/mixed" || return
+    chmod -R a+rX "$work/mixed"
+    run_image "$cases/interface_1/input" --volume "$work/mixed:/opt/ml/model:ro" || show_log || return
+    grep -q "networks from /opt/ml/model" "$work/stdout" || show_log || return
+    "$python" test/container/compare_outputs.py --layout-only "$work/output" "$cases/interface_1/expected"
+}
+
 # The platform shows the user the last line of stderr and throws all outputs away: one line, and nothing half written.
 fails_cleanly() { # INPUT [option...]
     if run_image "$@"; then echo "      exit code 0 on broken input" >&2; return 1; fi
@@ -122,6 +131,7 @@ for case in interface_1 interface_2 interface_3 interface_4; do
     check "$case, weights mounted" gives_the_expected_maps "$case" --volume "$work/model:/opt/ml/model:ro"
 done
 check "no follow-up clicks" gives_maps_without_followup_clicks
+check "a mounted bundle with a member of every recipe" gives_maps_of_a_member_of_every_recipe
 check "a truncated scan is refused" refuses_a_truncated_scan
 check "a damaged mounted bundle is refused" refuses_a_damaged_mounted_bundle
 

@@ -7,6 +7,7 @@ import pytest
 
 import process
 import training.train
+from test.container.mixed_bundle import write_mixed_bundle
 from test.unit.case_folders import write_case
 from test.unit.small_recipes import shrunk
 from test.unit.training_runs import arguments, few_pairs
@@ -45,3 +46,17 @@ def test_recipe_trains_is_exported_and_segments_a_case(
     (lesion,) = json.loads(report.read_text())["lesions"]
     has_head = shrunk(path).model.network.model_dump().get("presence_features", 0) > 0
     assert (lesion["presence"] is not None) == has_head
+
+
+@pytest.mark.slow
+def test_members_of_every_recipe_segment_a_case_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_log_to_streams", lambda: None)
+    model, output, report = (tmp_path / name for name in ("model", "output", "report.json"))
+    members = write_mixed_bundle(model)
+    assert {member.settings.network.kind for member in members} >= {"dual_encoder", "early_fusion"}
+    case = write_case(tmp_path / "case")
+    given = {"--input": case, "--output": output, "--model": model, "--report": report, "--device": "cpu"}
+    assert process.main([str(word) for pair in given.items() for word in pair]) == 0
+    assert len(list(output.rglob("*.mha"))) == 1
+    (lesion,) = json.loads(report.read_text())["lesions"]
+    assert 0 < lesion["presence"] < 1
