@@ -81,8 +81,8 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    from longilesion.bundle import is_bundle
     from longilesion.config import Device, Precision
-    from longilesion.ensemble import is_bundle
 
     parser = argparse.ArgumentParser(description="Segments the lesions of one Grand Challenge case.")
     parser.add_argument("--input", type=Path, default=Path("/input"), help="folder of the case (default: %(default)s)")

@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
-import numpy as np
 from threadpoolctl import threadpool_limits
 
-from longilesion.alignment import place_vois
 from longilesion.case import (
     LOW_CONFIDENCE,
     SCAN_NAMES,
     Case,
-    Click,
     LesionMap,
     LesionPrediction,
     LesionPrompt,
     OutsideLesion,
     ScanName,
 )
-from longilesion.encoding import encode
 from longilesion.ensemble import Ensemble
 from longilesion.geometry import Triple
 from longilesion.labelling import LabelledScan, Labels, label_lesions
+from longilesion.prediction import place_lesions, predict_lesions
 from longilesion.prompts import complete_prompts
 from longilesion.timing import Stopwatch
-from longilesion.voi import Placement, sample_voi_pair
+from longilesion.voi import Placement
 
 # Beginning of the note of a lesion without a follow-up click.
 PROPAGATED = "no follow-up click, propagated from the baseline"
@@ -88,6 +82,7 @@ def segment_case(
     """Outlines every lesion of a case in its follow-up scans; a note explains each empty outline.
 
     With `refine_clicks`, given follow-up clicks are corrected where registration contradicts them with high confidence.
+    Where members of the ensemble differ in their lattices, positions and similarities are those of the heaviest group.
     """
     watch = Stopwatch("propagate", "sample", "network", "label")
     with watch("propagate"):
@@ -100,15 +95,16 @@ def segment_case(
         sum(prompt.confidence < LOW_CONFIDENCE for prompt in prompts),
         len(completed.outside),
     )
-    placements = _place(case, prompts, ensemble, watch)
+    by_group = place_lesions(case, prompts, ensemble, watch)
+    placements = [own[0] for own in by_group]
     unlike = _unlike(prompts, placements)
-    predictions = _predict(case, prompts, placements, ensemble, watch)
+    predictions = predict_lesions(case, prompts, by_group, ensemble, watch)
     with watch("label"), threadpool_limits(1, user_api="blas"):
         labelled = {
             name: label_lesions(
                 [prediction for prediction in predictions if prediction.prompt.followup.scan_name == name],
                 case.followups[name].grid,
-                ensemble.settings.inference,
+                ensemble.thresholds,
                 labels=labels,
             )
             for name in SCAN_NAMES
@@ -119,7 +115,7 @@ def segment_case(
             _outcome(case, prompt, prediction, labelled[prompt.followup.scan_name]),
             similarity=placement.similarity,
             is_unlike=prompt.lesion_id in unlike,
-            is_present=not prediction.is_gone(ensemble.settings.inference.presence_threshold),
+            is_present=not prediction.is_gone(ensemble.thresholds.presence_threshold),
         )
         for prompt, placement, prediction in zip(prompts, placements, predictions, strict=True)
     ]
@@ -131,11 +127,6 @@ def segment_case(
     placed = {outcome.prompt.lesion_id for outcome in outcomes}
     left_out = tuple(pair.lesion_id for pair in case.clicks if pair.lesion_id not in placed)
     return Segmentation(maps=maps, lesions=outcomes, left_out=left_out, seconds=watch.seconds)
-
-
-def _place(case: Case, prompts: Sequence[LesionPrompt], ensemble: Ensemble, watch: Stopwatch) -> Sequence[Placement]:
-    with watch("sample"), _lesion_threads() as pool:
-        return list(pool.map(partial(place_vois, case, settings=ensemble.settings), prompts))
 
 
 def _unlike(prompts: Sequence[LesionPrompt], placements: Sequence[Placement]) -> set[int]:
@@ -156,95 +147,6 @@ def _unlike(prompts: Sequence[LesionPrompt], placements: Sequence[Placement]) ->
             UNLIKE,
         )
     return set(unlike)
-
-
-def _predict(
-    case: Case,
-    prompts: Sequence[LesionPrompt],
-    placements: Sequence[Placement],
-    ensemble: Ensemble,
-    watch: Stopwatch,
-) -> Sequence[LesionPrediction]:
-    """Predicts all lesions; those that reach their VOI's border are sampled again, twice as wide.
-
-    The prediction of the smaller VOI is kept where the lesion is not found in the larger one.
-    """
-    placements = list(placements)
-    predictions = _predict_placed(case, prompts, placements, ensemble, watch)
-    wide = list(range(len(predictions)))
-    for _ in range(ensemble.settings.voi.growth_limit):
-        wide = [index for index in wide if _reaches_border(predictions[index], ensemble)]
-        for index in wide:
-            placements[index] = replace(placements[index], zoom=2 * placements[index].zoom)
-        again = _predict_placed(
-            case, [prompts[index] for index in wide], [placements[index] for index in wide], ensemble, watch
-        )
-        found = {
-            index: prediction for index, prediction in zip(wide, again, strict=True) if _is_found(prediction, ensemble)
-        }
-        for index, prediction in found.items():
-            predictions[index] = prediction
-        wide = list(found)
-    return predictions
-
-
-def _predict_placed(
-    case: Case,
-    prompts: Sequence[LesionPrompt],
-    placements: Sequence[Placement],
-    ensemble: Ensemble,
-    watch: Stopwatch,
-) -> list[LesionPrediction]:
-    """Samples and predicts batch by batch, so that few VOIs are in memory at a time."""
-    predictions: list[LesionPrediction] = []
-    sample = partial(sample_voi_pair, case, settings=ensemble.settings.voi)
-    for start in range(0, len(prompts), ensemble.batch_size):
-        batch = slice(start, start + ensemble.batch_size)
-        with watch("sample"), _lesion_threads() as pool:
-            pairs = list(pool.map(sample, prompts[batch], placements[batch]))
-            encoded = encode(pairs, ensemble.settings.encoding)
-        with watch("network"):
-            probability, judged = ensemble.predict(encoded)
-            presence = [None] * len(pairs) if judged is None else judged.tolist()
-        predictions.extend(
-            LesionPrediction(
-                prompt=_aligned(prompt, placement),
-                probability=outline.numpy(),
-                presence=there,
-                grid=pair.followup.grid,
-            )
-            for prompt, placement, pair, outline, there in zip(
-                prompts[batch], placements[batch], pairs, probability, presence, strict=True
-            )
-        )
-    return predictions
-
-
-@contextmanager
-def _lesion_threads() -> Iterator[ThreadPoolExecutor]:
-    """A pool with one lesion per thread: a lesion's matrices are too small for several threads to share."""
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor() as pool:
-        yield pool
-
-
-def _aligned(prompt: LesionPrompt, placement: Placement) -> LesionPrompt:
-    """The prompt with its click at the aligned position, to which the lesion's component is the nearest."""
-    click = Click(scan_name=prompt.followup.scan_name, point_xyz_mm=placement.followup_xyz_mm)
-    return replace(prompt, followup=click)
-
-
-def _is_found(prediction: LesionPrediction, ensemble: Ensemble) -> bool:
-    settings = ensemble.settings.inference
-    return not prediction.is_gone(settings.presence_threshold) and bool(
-        (prediction.probability >= settings.threshold).any()
-    )
-
-
-def _reaches_border(prediction: LesionPrediction, ensemble: Ensemble) -> bool:
-    if not _is_found(prediction, ensemble):
-        return False
-    mask = prediction.probability >= ensemble.settings.inference.threshold
-    return any(bool(np.take(mask, side, axis=axis).any()) for axis in range(3) for side in (0, -1))
 
 
 def _outcome(case: Case, prompt: LesionPrompt, prediction: LesionPrediction, labelled: LabelledScan) -> LesionOutcome:
