@@ -216,6 +216,10 @@ class EarlierVisit:
             region = prior.regions.get(lesion_id)
             if region is not None:
                 return Click(scan_name=name, point_xyz_mm=prior.scan.grid.world_xyz_mm(region.centre_zyx))
+        return self.click(lesion_id)
+
+    def click(self, lesion_id: int) -> Click | None:
+        """The lesion's click; None where it has none, or one in a scan that is not there."""
         click = self.clicks.get(lesion_id)
         return click if click is not None and click.scan_name in self.baselines else None
 

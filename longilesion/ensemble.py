@@ -139,7 +139,8 @@ class Ensemble:
 
     def _mean(self, batch: NetworkInput, member: Member, precision: torch.dtype) -> _Mean:
         views = mirrored_views(member.settings)
-        on_device = (batch if member.settings.inference.uses_baseline else batch.without_baseline()).to(self.device)
+        shown = batch if member.settings.inference.uses_baseline else batch.without_baseline()
+        on_device = shown.to(self.device)
         size = len(batch)
         outline = torch.zeros((size, *batch.followup.shape[2:]), device=self.device)
         presence = torch.zeros(size, device=self.device)

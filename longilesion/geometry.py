@@ -52,6 +52,12 @@ class Grid:
         return float(z), float(y), float(x)
 
     @property
+    def directions(self) -> NDArray[np.float64]:
+        """Unit vectors of the x, y and z axes as the columns of a 3 x 3 matrix."""
+        columns = self.world_from_voxel[:3, :3]
+        return np.asarray(columns / np.linalg.norm(columns, axis=0))
+
+    @property
     def voxel_volume_ml(self) -> float:
         """Volume of one voxel."""
         return float(np.prod(self.spacing_zyx_mm)) / 1000.0

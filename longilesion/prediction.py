@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from longilesion.alignment import place_vois
 from longilesion.bundle import Member
 from longilesion.case import Case, Click, LesionPrediction, LesionPrompt
-from longilesion.config import Thresholds
+from longilesion.config import ModelSettings, Thresholds
 from longilesion.encoding import encode
 from longilesion.ensemble import Ensemble
 from longilesion.geometry import ZYX, Grid, box_slices
@@ -42,9 +42,14 @@ def place_lesions(
     """The placements of every lesion's lattices, one per group of members."""
     with watch("sample"), lesion_threads() as pool:
         by_group = [
-            pool.map(partial(place_vois, case, settings=group[0].settings), prompts) for group in ensemble.groups
+            pool.map(partial(place_vois, case, settings=_placing_settings(group)), prompts) for group in ensemble.groups
         ]
         return list(zip(*by_group, strict=True))
+
+
+def _placing_settings(group: Sequence[Member]) -> ModelSettings:
+    """Those of a member that sees the time points before the baseline, if there is one; the others ignore them."""
+    return max((member.settings for member in group), key=lambda settings: settings.network.uses_earlier)
 
 
 def predict_lesions(

@@ -249,7 +249,7 @@ def _sample_earlier(
 ) -> EarlierVoi:
     """A lesion at an earlier time point; without a click in that scan, the lattice's centre is taken for one."""
     prior = visit.baselines[centre.scan_name]
-    given = visit.clicks.get(lesion_id)
+    given = visit.click(lesion_id)
     click = centre if given is None or given.scan_name != centre.scan_name else given
     voi = _sample_voi(prior.scan, click.point_xyz_mm, centre.point_xyz_mm, settings=settings, zoom=zoom)
     mask, others = _sample_lesions(prior, lesion_id, voi.grid)

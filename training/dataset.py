@@ -16,7 +16,8 @@ from torch.utils.data import Dataset
 from longilesion.config import ModelSettings
 from longilesion.errors import InputError
 from training.cache import Cache, CachedLesion
-from training.cutout import CutOut, DamagedCutOutError, placed_lesions, read_cut_out, with_latest
+from training.cutout import CutOut, placed_lesions, with_latest
+from training.cutout_file import DamagedCutOutError, read_cut_out
 from training.recipe import Recipe
 from training.samples import Sample, sample_lesion, unjittered
 from training.synthesis.pairs import SyntheticPair, synthetic_pair

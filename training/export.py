@@ -15,29 +15,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import fmean
 
 import tyro
 
-from longilesion.bundle import SETTINGS_FILE, is_bundle, read_manifest, save_bundle
-from longilesion.config import ModelSettings
-from longilesion.ensemble import load_ensemble
+from longilesion.bundle import SETTINGS_FILE, save_members
 from longilesion.errors import InputError
 from longilesion.evaluation.run import EvaluationReport
 from longilesion.evaluation.tables import figure
 from longilesion.files import check_copy, check_tarball, check_writable, written_together
 from longilesion.json_file import read_json
-from longilesion.networks.interface import LesionNetwork
 from training.command import run_command
-from training.differences import differences
-from training.model_card import AS_TRAINED, CARD_FILE, FITTED, Model, model_card
-from training.run_folder import RunFolder, RunRecord, package_versions, read_record
+from training.members import Part, joined, joined_provenance, mean_thresholds, read_parts, weighted_folder
+from training.model_card import CARD_FILE, Model, model_card
 
 _log = logging.getLogger("training")
 
 # Grand Challenge accepts more, but the repository that contains the model should stay small.
 LARGEST_BYTES = 24_000_000
-_PRESENCE = "presence"
 
 
 @dataclass
@@ -46,9 +40,12 @@ class Arguments:
 
     bundles: tyro.conf.Positional[tuple[Path, ...]]
     """Bundles, or folders of runs, of which the last weights are taken, with their fitted presence head if they have
-    one. All networks of all bundles become one ensemble."""
+    one. Their settings are equal; all networks of all bundles become one member."""
     output: Path
     """Folder of the model; the tarball is written beside it."""
+    members: tuple[str, ...] = ()
+    """Instead, such folders of different settings, as FOLDER or FOLDER:WEIGHT. Those of equal settings become one
+    member, and the model is the weighted mean of its members; the weight is that of the member, 1 if not given."""
     name: str | None = None
     """The model's name in its card; that of the folder if not given."""
     data_licence: str | None = None
@@ -56,19 +53,7 @@ class Arguments:
     evaluation: Path | None = None
     """An evaluation.json of the networks, out of fold, for the card."""
     presence_threshold: float | None = None
-    """Below this mean presence a lesion is gone; the mean of the bundles' own thresholds if not given."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Part:
-    """A bundle to export, by the given folder; `record` is None where it is not part of a run."""
-
-    folder: Path
-    bundle: Path
-    settings: ModelSettings
-    provenance: dict[str, str]
-    networks: tuple[LesionNetwork, ...]
-    record: RunRecord | None
+    """Below this mean presence a lesion is gone; the weighted mean of the bundles' own thresholds if not given."""
 
 
 def export(arguments: Arguments) -> Path:
@@ -76,26 +61,24 @@ def export(arguments: Arguments) -> Path:
 
     Raises InputError where the bundles cannot be combined.
     """
-    if not arguments.bundles:
-        raise InputError("no bundle given; expected the folders of runs or bundles")
-    parts = [read_part(folder) for folder in arguments.bundles]
+    parts = _parts(arguments)
     report = None if arguments.evaluation is None else read_report(arguments.evaluation)
-    settings = joined_settings(parts, arguments.presence_threshold)
-    networks = [network for part in parts for network in part.networks]
-    provenance = _provenance(parts, report, arguments)
+    members = joined(parts, arguments.presence_threshold, may_differ=bool(arguments.members))
+    thresholds = mean_thresholds(members)
+    provenance = joined_provenance(parts, arguments.data_licence) | _figures(report)
     model = Model(
         name=arguments.name or arguments.output.resolve().name,
-        settings=settings,
-        networks=networks,
+        members=members,
+        thresholds=thresholds,
         provenance=provenance,
-        record=parts[0].record,
+        data_licence=arguments.data_licence,
         report=report,
     )
     tarball = arguments.output.with_name(f"{arguments.output.name}.tar.gz")
     check_writable(arguments.output.parent)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=arguments.output.parent) as name:
         staged = Path(name)
-        save_bundle(staged, settings, networks, provenance=provenance)
+        save_members(staged, [each.member for each in members], thresholds, provenance=provenance)
         (staged / CARD_FILE).write_text(model_card(model))
         files = sorted(staged.iterdir(), key=lambda path: (path.name == SETTINGS_FILE, path.name))
         paths = [arguments.output / path.name for path in files]
@@ -109,65 +92,14 @@ def export(arguments: Arguments) -> Path:
     size = sum(path.stat().st_size for path in paths)
     if size > LARGEST_BYTES:
         _log.warning("%s: %.1f MB; more than the %.0f MB to keep to", arguments.output, size / 1e6, LARGEST_BYTES / 1e6)
-    _log.info("%d networks, %.1f MB: %s, %s", len(networks), size / 1e6, arguments.output, tarball)
+    count = sum(len(each.member.networks) for each in members)
+    _log.info("%d networks, %.1f MB: %s, %s", count, size / 1e6, arguments.output, tarball)
     return tarball
-
-
-def exported_bundle(folder: Path) -> Path:
-    """The bundle of a folder: itself, or a run's last weights, with its fitted presence head if any.
-
-    Not the best ones: they were chosen on the validation cases, so that figures of these would be too optimistic.
-    Raises InputError where there is none.
-    """
-    run = RunFolder(folder)
-    for bundle in (folder, presence_bundle(run), run.last):
-        if is_bundle(bundle):
-            return bundle
-    raise InputError(f"{folder}: neither {SETTINGS_FILE} nor {run.last.name}/{SETTINGS_FILE}; expected a bundle or run")
-
-
-def presence_bundle(run: RunFolder) -> Path:
-    """The folder of a run's last weights with a further fitted presence head."""
-    return run.path / _PRESENCE
-
-
-def read_part(folder: Path) -> Part:
-    """Reads a bundle or the bundle of a run; raises InputError or BundleError."""
-    bundle = exported_bundle(folder)
-    ensemble = load_ensemble(bundle, device="cpu", precision="float32")
-    run = next((run for run in map(RunFolder, (bundle, bundle.resolve().parent)) if run.record.is_file()), None)
-    return Part(
-        folder=folder,
-        bundle=bundle,
-        settings=ensemble.settings,
-        provenance=read_manifest(bundle).provenance,
-        networks=ensemble.networks,
-        record=None if run is None else read_record(run),
-    )
 
 
 def read_report(path: Path) -> EvaluationReport:
     """Reads an evaluation.json; raises InputError."""
     return read_json(path, EvaluationReport, expected="the evaluation.json of this version")
-
-
-def joined_settings(parts: Sequence[Part], presence_threshold: float | None) -> ModelSettings:
-    """The settings of all bundles with one presence threshold; raises InputError where they differ in more."""
-    first = parts[0]
-    for other in parts[1:]:
-        dumps = ((part.settings.model_dump(mode="json")) for part in (first, other))
-        found = (each for each in differences(*dumps) if each[0] != "inference.presence_threshold")
-        name, before, now = next(found, ("", None, None))
-        if name:
-            raise InputError(
-                f"{other.folder}: {name} = {now}, but {before} in {first.folder}; expected the same settings"
-            )
-    if presence_threshold is None:
-        presence_threshold = fmean(part.settings.inference.presence_threshold for part in parts)
-    if not 0 <= presence_threshold <= 1:
-        raise InputError(f"--presence-threshold {presence_threshold:g}; expected 0 to 1")
-    inference = first.settings.inference.model_copy(update={"presence_threshold": round(presence_threshold, 3)})
-    return first.settings.model_copy(update={"inference": inference})
 
 
 def pack(files: Sequence[Path], path: Path) -> None:
@@ -184,30 +116,20 @@ def pack(files: Sequence[Path], path: Path) -> None:
                 archive.addfile(entry, content)
 
 
-def _provenance(parts: Sequence[Part], report: EvaluationReport | None, arguments: Arguments) -> dict[str, str]:
-    """The provenance of the parts, without duplicates, and that of the export."""
+def _parts(arguments: Arguments) -> list[Part]:
+    if bool(arguments.bundles) == bool(arguments.members):
+        found = "both bundles and --members" if arguments.bundles else "no bundle"
+        raise InputError(f"{found} given; expected the folders of runs or bundles, or --members")
+    given = [(folder, None) for folder in arguments.bundles] or map(weighted_folder, arguments.members)
+    return [part for folder, weight in given for part in read_parts(folder, weight)]
+
+
+def _figures(report: EvaluationReport | None) -> dict[str, str]:
+    """The challenge's Dice of each evaluation, for the provenance."""
     said: dict[str, str] = {}
-    for key in ("recipe", "data", "steps"):
-        values = [part.provenance[key] for part in parts if key in part.provenance]
-        if values:
-            said[key] = "; ".join(dict.fromkeys(values))
-    runs = {part.bundle: part.record for part in parts if part.record is not None}
-    if runs:
-        said["folds"] = ", ".join("80/20 split" if run.fold is None else str(run.fold) for run in runs.values())
-        if parts[0].networks[0].presence is not None:
-            heads = (FITTED if bundle.name == _PRESENCE else AS_TRAINED for bundle in runs)
-            said["presence head"] = ", ".join(dict.fromkeys(heads))
-    if report is not None:
-        for evaluation in report.evaluations:
-            dice = figure(evaluation.challenge.dice)
-            said[evaluation.name] = f"challenge Dice {dice} over {len(evaluation.exams)} cases"
-    versions = parts[0].record.versions if parts[0].record is not None else package_versions()
-    said["versions"] = ", ".join(f"{name} {number}" for name, number in versions.items())
-    licences = [part.provenance.get("data licence") for part in parts]
-    stated = dict.fromkeys(licence for licence in (arguments.data_licence, *licences) if licence)
-    if stated:
-        said["data licence"] = "; ".join(stated)
-    said["licence"] = "research use only"
+    for evaluation in () if report is None else report.evaluations:
+        dice = figure(evaluation.challenge.dice)
+        said[evaluation.name] = f"challenge Dice {dice} over {len(evaluation.exams)} cases"
     return said
 
 

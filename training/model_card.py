@@ -5,30 +5,41 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from longilesion.config import ModelSettings
+from longilesion.config import ModelSettings, Thresholds
 from longilesion.evaluation.run import EvaluationReport
 from longilesion.evaluation.tables import sections, to_markdown
-from longilesion.networks.interface import LesionNetwork, LossPart
+from longilesion.networks.interface import LossPart
+from training.members import AS_TRAINED, Joined, joined_provenance
 from training.recipe import Recipe
-from training.run_folder import RunRecord
 
 CARD_FILE = "MODEL_CARD.md"
 OUT_OF_FOLD = "out of fold"
-FITTED, AS_TRAINED = "fitted further", "as trained"
 
 _SHOWN = ("Challenge score", "Means over lesions", "Strata")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Model:
-    """The contents of a card; `record` is that of the first network's run."""
+    """The contents of a card."""
 
     name: str
-    settings: ModelSettings
-    networks: Sequence[LesionNetwork]
+    members: Sequence[Joined]
+    thresholds: Thresholds
     provenance: dict[str, str]
-    record: RunRecord | None
+    data_licence: str | None
     report: EvaluationReport | None
+
+    @property
+    def judges_presence(self) -> bool:
+        """Whether any member predicts the presence."""
+        return any(member.judges_presence for member in self.members)
+
+    def heading(self, number: int) -> str:
+        """The heading of what is said of one of several members; empty where there is one."""
+        if len(self.members) == 1:
+            return ""
+        share = self.members[number].member.weight / sum(each.member.weight for each in self.members)
+        return f"### Member {number + 1} of {len(self.members)}, {share:.0%} of the mean\n\n"
 
 
 def model_card(model: Model) -> str:
@@ -48,30 +59,22 @@ def model_card(model: Model) -> str:
 
 
 def _description(model: Model) -> Iterator[str]:
-    settings = model.settings
-    first, number = model.networks[0], len(model.networks)
-    count = "One network" if number == 1 else f"{number} networks, whose mean counts,"
-    parameters = sum(parameter.numel() for parameter in first.parameters())
-    judges_presence = first.presence is not None
-    shape, spacing = (
-        (f"{value:g}" for value in each) for each in (settings.voi.shape_zyx, settings.voi.spacing_zyx_mm)
-    )
+    judges_presence = model.judges_presence
     yield "## What it is\n"
-    yield (
-        f"{count} of {parameters:,} parameters (`fold_k.safetensors`, float16):\n"
-        f"{first.description}. `settings.json` holds all\n"
-        "settings. Given a lesion's neighbourhood in the baseline scan (with its outline, if there is one) and in the\n"
-        f"follow-up scan, it says where the lesion is{' and whether it is still there' if judges_presence else ''}.\n"
-    )
-    yield "| | |\n|---|---|"
-    yield f"| lattice (z, y, x) | {' x '.join(shape)} voxels of {' x '.join(spacing)} mm |"
-    yield f"| follow-up's channels | {', '.join(settings.encoding.followup_channels)} |"
-    yield f"| baseline's channels | {', '.join(settings.encoding.baseline_channels)} |"
-    yield f"| outline from probability | {settings.inference.threshold:g} |"
+    if len(model.members) > 1:
+        yield "The weighted mean of the members below, each with a lattice and channels of its own.\n"
+    for number, each in enumerate(model.members):
+        yield f"{model.heading(number)}{_member(each)}"
+        yield "| | |\n|---|---|"
+        yield from (f"| {name} | {value} |" for name, value in _member_rows(each.member.settings))
+        if len(model.members) > 1:
+            yield ""
+    if len(model.members) > 1:
+        yield "### All members\n\n| | |\n|---|---|"
+    yield f"| outline from probability | {model.thresholds.threshold:g} |"
     if judges_presence:
-        yield f"| gone below presence | {settings.inference.presence_threshold:g} |"
-    yield f"| mirrored views along | {', '.join(settings.inference.mirror_axes) or 'no axis'} |\n"
-    yield "## What it is for\n"
+        yield f"| gone below presence | {model.thresholds.presence_threshold:g} |"
+    yield "\n## What it is for\n"
     yield (
         "Research on longitudinal lesion segmentation in CT: outlines of lesions that somebody has marked in a\n"
         "baseline scan, or clicked on in the follow-up. It does not look for lesions, and its outlines have to be\n"
@@ -79,19 +82,43 @@ def _description(model: Model) -> Iterator[str]:
     )
 
 
+def _member(each: Joined) -> str:
+    first, number = each.member.networks[0], len(each.member.networks)
+    count = "One network" if number == 1 else f"{number} networks, whose mean counts,"
+    parameters = sum(parameter.numel() for parameter in first.parameters())
+    presence = " and whether it is still there" if each.judges_presence else ""
+    return (
+        f"{count} of {parameters:,} parameters (`fold_k.safetensors`, float16):\n"
+        f"{first.description}. `settings.json` holds all\n"
+        "settings. Given a lesion's neighbourhood in the baseline scan (with its outline, if there is one) and in the\n"
+        f"follow-up scan, it says where the lesion is{presence}.\n"
+    )
+
+
+def _member_rows(settings: ModelSettings) -> Iterator[tuple[str, str]]:
+    shape, spacing = (
+        " x ".join(f"{value:g}" for value in each) for each in (settings.voi.shape_zyx, settings.voi.spacing_zyx_mm)
+    )
+    yield "lattice (z, y, x)", f"{shape} voxels of {spacing} mm"
+    yield "follow-up's channels", ", ".join(settings.encoding.followup_channels)
+    yield "baseline's channels", ", ".join(settings.encoding.baseline_channels)
+    yield "mirrored views along", ", ".join(settings.inference.mirror_axes) or "no axis"
+
+
 def _training(model: Model) -> Iterator[str]:
-    said = model.provenance
     yield "## What it was trained on\n"
-    yield f"{said.get('data', 'Not recorded')}.\n"
-    yield f"Licence and attribution of the data: {said.get('data licence', 'not recorded')}.\n"
-    yield "| | |\n|---|---|"
-    for name in ("recipe", "steps", "folds", "presence head", "versions"):
-        if name in said:
-            yield f"| {name} | {said[name]} |"
-    if model.record is not None:
-        rows = _recipe_rows(model.record.recipe, model.networks[0].loss_parts)
-        yield from (f"| {name} | {value} |" for name, value in rows)
-    yield ""
+    for number, each in enumerate(model.members):
+        said = joined_provenance(each.parts, model.data_licence)
+        yield f"{model.heading(number)}{said.get('data', 'Not recorded')}.\n"
+        yield f"Licence and attribution of the data: {said.get('data licence', 'not recorded')}.\n"
+        yield "| | |\n|---|---|"
+        for name in ("recipe", "steps", "folds", "presence head", "versions"):
+            if name in said:
+                yield f"| {name} | {said[name]} |"
+        if each.record is not None:
+            rows = _recipe_rows(each.record.recipe, each.member.networks[0].loss_parts)
+            yield from (f"| {name} | {value} |" for name, value in rows)
+        yield ""
 
 
 def _recipe_rows(recipe: Recipe, parts: Sequence[LossPart]) -> Iterator[tuple[str, str]]:
@@ -136,22 +163,41 @@ def _limits(model: Model) -> Iterator[str]:
     yield "## Known limits\n"
     yield "- Small, faint and new lesions are the weak spots. A new lesion has no baseline outline: a click that misses"
     yield "  it misleads."
-    judges_presence = model.networks[0].presence is not None
-    if judges_presence:
+    if model.judges_presence:
         yield "- A lesion whose presence is below the threshold gets no outline, however likely one is; check"
         yield "  `presence` in the run report."
     yield "- Scanners, contrast phases and regions of the body that the data above lack are unknown to it."
-    if judges_presence and len(model.networks) > 1:
+    if model.judges_presence and sum(len(each.member.networks) for each in model.members) > 1:
         yield "- The presence threshold was chosen on single networks, after the figures above, in which each network"
         yield "  had its own; the mean of several networks is a little less extreme."
     yield ""
 
 
 def _repetition(model: Model) -> Iterator[str]:
-    command, record = "crossvalidate" if len(model.networks) > 1 else "train", model.record
+    is_mixed = len(model.members) > 1
+    yield "## How to repeat it\n"
+    yield "```"
+    for number, each in enumerate(model.members, start=1):
+        yield _training_command(each, f"OUTPUT_{number}" if is_mixed else "OUTPUT")
+    if is_mixed:
+        names = (f"OUTPUT_{k}{_exported(each)}:{each.member.weight:g}" for k, each in enumerate(model.members, start=1))
+        yield f"python -m training.export --members {' '.join(names)} --output MODEL"
+    elif len(model.members[0].member.networks) == 1:
+        yield "python -m training.export OUTPUT --output MODEL"
+    yield "```\n"
+
+
+def _exported(each: Joined) -> str:
+    """Where the training command leaves the member's bundle, in its output."""
+    return "/model" if len(each.member.networks) > 1 else ""
+
+
+def _training_command(each: Joined, output: str) -> str:
+    said, record = joined_provenance(each.parts, None), each.record
+    is_single = len(each.member.networks) == 1
     options = ""
     if record is not None:
-        if len(model.networks) == 1 and record.fold is not None:
+        if is_single and record.fold is not None:
             options += f" --fold {record.fold}"
         if record.steps != record.recipe.steps:
             options += f" --steps {record.steps}"
@@ -159,15 +205,10 @@ def _repetition(model: Model) -> Iterator[str]:
             options += f" --seed {record.seed}"
         if record.weights is not None:
             options += f" --weights {record.weights}"
-    if len(model.networks) > 1 and model.provenance.get("presence head") == AS_TRAINED:
+    if not is_single and said.get("presence head") == AS_TRAINED:
         options += " --no-presence"
-    recipe = model.provenance.get("recipe", "RECIPE")
-    yield "## How to repeat it\n"
-    yield "```"
-    yield f"python -m training.{command} training/recipes/{recipe}.toml --data DATA --output OUTPUT{options}"
-    if len(model.networks) == 1:
-        yield "python -m training.export OUTPUT --output MODEL"
-    yield "```\n"
+    command, recipe = "train" if is_single else "crossvalidate", said.get("recipe", "RECIPE")
+    return f"python -m training.{command} training/recipes/{recipe}.toml --data DATA --output {output}{options}"
 
 
 def _licence(model: Model) -> str:

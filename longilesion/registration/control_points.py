@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64
 from scipy.ndimage import gaussian_filter
 
-from longilesion.alignment import Match, best_match
 from longilesion.case import Scan
 from longilesion.config import AlignmentSettings, SearchStep
 from longilesion.geometry import Triple, triple
+from longilesion.local_search import Match, best_match
 from longilesion.registration.check import shown_voxels
 from longilesion.registration.reduction import ReducedScan, transformed
 from longilesion.registration.result import Registration

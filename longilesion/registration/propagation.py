@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from longilesion.alignment import best_match
 from longilesion.case import Scan
 from longilesion.config import AlignmentSettings, SearchStep
 from longilesion.geometry import Grid, Triple, triple
+from longilesion.local_search import best_match
 from longilesion.registration.confidence import Evidence, confidence_in_place, trust_in_registration
 from longilesion.registration.control_points import check_control_points, wide_match
 from longilesion.registration.result import Registration

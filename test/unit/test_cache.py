@@ -27,7 +27,7 @@ from longilesion.prompts import complete_prompts
 from longilesion.voi import sample_voi_pair
 from test.unit.prepared_data import RECIPE, write_prepared
 from training.cache import Cache, CachedLesion, _cut_case, build_cache
-from training.cutout import read_cut_out
+from training.cutout_file import read_cut_out
 from training.preparation.prepared import PreparedCase, PreparedData, read_prepared
 from training.recipe import Recipe, read_recipe
 from training.samples import sample_lesion, unjittered

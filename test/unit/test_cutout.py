@@ -9,18 +9,24 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from longilesion.case import Baseline, Case, Click, ClickPair, LesionMap, Scan
+from longilesion.case import Baseline, Case, Click, ClickPair, EarlierVisit, LesionMap, Scan
 from longilesion.errors import InputError
 from longilesion.evaluation.exam import LesionFact
 from longilesion.geometry import Grid
 from test.unit.builders import ball, dual_encoder, model_settings
-from training.cutout import CutOut, DamagedCutOutError, cut, placed_lesions, read_cut_out, write_cut_out
+from training.cutout import CutOut, cut, placed_lesions, with_latest
+from training.cutout_file import DamagedCutOutError, read_cut_out, write_cut_out
 from training.recipe import JitterSettings
 from training.samples import is_seen, sample_lesion
 
 MODEL = model_settings(shape_zyx=(16, 24, 24), spacing_zyx_mm=(3.0, 2.0, 2.0), network=dual_encoder())
-JITTER = JitterSettings(shift_mm=3.0, unaligned_share=0.5, zoom_factor=1.3, click_voxels=2.0)
+ITERATIVE = MODEL.model_copy(update={"network": dual_encoder(fusion="iterative", baseline_reconstruction=False)})
+JITTER = JitterSettings(
+    shift_mm=3.0, unaligned_share=0.5, zoom_factor=1.3, click_voxels=2.0, shift_voxels=2.0, centre_share=0.3
+)
 TILTED = Rotation.from_euler("xz", (8.0, 5.0), degrees=True).as_matrix()
+# Between the frames of two time points.
+SHIFT = np.eye(4) + np.outer([1, 0, 0, 0], [0, 0, 0, 500.0])
 
 
 def scans(direction: np.ndarray, click_xyz_mm: tuple[float, float, float]) -> tuple[Case, dict]:
@@ -159,3 +165,58 @@ def test_nothing_is_left_where_a_cut_out_cannot_be_written(tmp_path: Path) -> No
     with pytest.raises(InputError):
         write_cut_out(blocked / "3.npz", cut(lesions(np.eye(3))[0], MODEL, (JITTER,)))
     assert [path.name for path in tmp_path.iterdir()] == ["a file"]
+
+
+def with_earlier(direction: np.ndarray) -> CutOut:
+    """The lesion that persists, with an outline in another file order, a time point without it, and a click alone."""
+    case, truth = scans(direction, (5.0, -4.0, 6.0))
+    prior = case.baselines["primary"]
+    hu, grid = prior.scan.grid.lps_view(prior.scan.hu[::-1])
+    turned = Scan(hu=np.ascontiguousarray(hu), grid=replace(grid, world_from_voxel=SHIFT @ grid.world_from_voxel))
+    ids, _ = prior.scan.grid.lps_view(prior.lesions.ids[::-1])
+    outlined = Baseline.of(turned, LesionMap(ids=np.ascontiguousarray(ids), grid=turned.grid))
+    clicked = Click(scan_name="secondary", point_xyz_mm=case.clicks[0].baseline.point_xyz_mm)
+    earlier = (
+        EarlierVisit(baselines={"primary": outlined}, clicks={}),
+        EarlierVisit(baselines={"primary": replace(outlined, lesions=None, regions={})}, clicks={}),
+        EarlierVisit(baselines={"secondary": Baseline.of(prior.scan, None)}, clicks={300: clicked, 2: clicked}),
+    )
+    facts = {300: LesionFact(fate="persists", true_id=300)}
+    (lesion,) = placed_lesions(replace(case, earlier=earlier), truth, facts, ITERATIVE)
+    return lesion
+
+
+@pytest.mark.parametrize("direction", ORIENTATIONS.values(), ids=ORIENTATIONS)
+def test_earlier_time_points_of_a_cut_out_are_those_of_the_whole_scans(direction: np.ndarray, tmp_path: Path) -> None:
+    whole = with_earlier(direction)
+    assert [centre is not None for centre in whole.placement.earlier] == [True, False, True]
+    part = cut(whole, ITERATIVE, (JITTER,))
+    assert len(part.case.earlier) == len(part.placement.earlier) == 2
+    write_cut_out(tmp_path / "lesion.npz", part)
+    back = read_cut_out(tmp_path / "lesion.npz")
+    assert asdict(back.placement) == asdict(part.placement)
+    compared = 0
+    for seed in range(4):
+        one, *others = (
+            sample_lesion(lesion, ITERATIVE, JITTER, np.random.default_rng(seed)) for lesion in (whole, part, back)
+        )
+        if one is None:
+            assert others == [None, None]
+            continue
+        for other in others:
+            assert len(other.pair.earlier) == len(one.pair.earlier) == 2
+            for mine, theirs in zip(other.pair.earlier, one.pair.earlier, strict=True):
+                np.testing.assert_array_equal(mine.voi.hu, theirs.voi.hu)
+                np.testing.assert_allclose(mine.voi.click_zyx, theirs.voi.click_zyx, atol=1e-6)
+                assert (mine.mask is None) == (theirs.mask is None)
+            np.testing.assert_allclose(other.pair.earlier[0].mask, one.pair.earlier[0].mask, atol=1e-6)
+        compared += 1
+    assert compared >= 2
+
+
+def test_latest_time_points_are_kept_where_fewer_are_wanted() -> None:
+    whole = with_earlier(np.eye(3))
+    for times, kept in ((0, ()), (1, whole.case.earlier[2:]), (3, whole.case.earlier), (5, whole.case.earlier)):
+        fewer = with_latest(whole, times)
+        assert fewer.case.earlier == kept
+        assert fewer.placement.earlier == whole.placement.earlier[3 - len(kept) :]

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import longilesion.bundle
 import longilesion.ensemble
-from longilesion.bundle import Member, is_bundle, read_manifest, save_bundle
-from longilesion.config import InferenceSettings, ModelSettings
+from longilesion.bundle import Member, is_bundle, read_manifest, save_bundle, save_members
+from longilesion.config import InferenceSettings, ModelSettings, Thresholds
 from longilesion.ensemble import Ensemble, load_ensemble
 from longilesion.errors import BundleError
 from longilesion.geometry import Grid
@@ -257,6 +257,32 @@ def test_bundle_of_an_earlier_schema_is_read_as_one_of_one_member(tmp_path: Path
     (tmp_path / "settings.json").write_text(json.dumps(content))
     with pytest.raises(BundleError, match=r"no fold_\*\.safetensors beside settings\.json; expected one file per"):
         load_ensemble(tmp_path, device="cpu")
+
+
+def test_members_are_saved_and_loaded_in_their_order_with_settings_and_weights(tmp_path: Path) -> None:
+    wide = model_settings(shape_zyx=(8, 16, 8), network=dual_encoder(presence_features=8))
+    members = [
+        Member(settings=settings, networks=tuple(networks(count, settings)), weight=weight)
+        for settings, count, weight in ((SETTINGS, 2, 0.5), (wide, 1, 3.0), (SETTINGS, 1, 1.0))
+    ]
+    thresholds = Thresholds(threshold=0.3, presence_threshold=0.1)
+    save_members(tmp_path, members, thresholds, provenance={"recipe": "test"})
+    manifest = json.loads((tmp_path / "settings.json").read_text())
+    assert [member["networks"] for member in manifest["members"]] == [
+        ["fold_0.safetensors", "fold_1.safetensors"],
+        ["fold_2.safetensors"],
+        ["fold_3.safetensors"],
+    ]
+    loaded = load_ensemble(tmp_path, device="cpu", precision="float32")
+    assert loaded.thresholds == thresholds
+    assert [member.weight for member in loaded.members] == [0.5, 3.0, 1.0]
+    assert [member.settings for member in loaded.members] == [SETTINGS, wide, SETTINGS]
+    for network, given in zip(loaded.networks, (each for member in members for each in member.networks), strict=True):
+        for name, tensor in given.state_dict().items():
+            assert torch.equal(network.state_dict()[name], tensor.half().float())
+    for ask in (lambda: loaded.settings, lambda: loaded.predict(random_input(SETTINGS))):
+        with pytest.raises(BundleError, match=r": 3 members of different settings; expected one$"):
+            ask()
 
 
 def test_same_weights_give_the_same_file_each_time_whatever_their_layout(tmp_path: Path) -> None:

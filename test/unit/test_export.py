@@ -140,9 +140,96 @@ def test_bundles_with_other_settings_are_refused_and_leave_nothing(
     tmp_path: Path, other: ModelSettings, message: str
 ) -> None:
     bundles = write_bundle(tmp_path / "one"), write_bundle(tmp_path / "two", other)
-    with pytest.raises(InputError, match=rf"two: {message} in .*one; expected the same settings$"):
+    with pytest.raises(
+        InputError, match=rf"two: {message} in .*one; expected the same settings, or --members before the folders$"
+    ):
         export(Arguments(bundles=bundles, output=tmp_path / "model"))
     assert {path.name for path in tmp_path.iterdir()} == {"one", "two"}
+
+
+OTHER = model_settings(
+    shape_zyx=(8, 8, 16),
+    network=dual_encoder(presence_features=8),
+    inference=InferenceSettings(threshold=0.501, presence_threshold=0.6),
+)
+
+
+def test_members_of_different_settings_are_weighted_and_equal_ones_are_folds(tmp_path: Path) -> None:
+    one, two, third = (
+        write_bundle(tmp_path / "one", seed=1),
+        write_bundle(tmp_path / "two", OTHER, seed=2, networks=2, **{"data licence": "CC BY 4.0, all"}),
+        write_bundle(tmp_path / "three", seed=3),
+    )
+    export(Arguments(bundles=(), members=(str(one), f"{two}:4", str(third)), output=tmp_path / "model"))
+    ensemble = load_ensemble(tmp_path / "model", device="cpu", precision="float32")
+    assert [(member.settings, len(member.networks), member.weight) for member in ensemble.members] == [
+        (SETTINGS, 2, 1.0),
+        (OTHER, 2, 4.0),
+    ]
+    assert (ensemble.thresholds.threshold, ensemble.thresholds.presence_threshold) == (0.401, 0.52)
+    given = [network for bundle in (one, third, two) for network in load_ensemble(bundle, device="cpu").networks]
+    assert all(same_weights(*pair) for pair in zip(ensemble.networks, given, strict=True))
+    card = (tmp_path / "model" / "MODEL_CARD.md").read_text()
+    for line in (
+        "### Member 1 of 2, 20% of the mean",
+        "### Member 2 of 2, 80% of the mean",
+        "| lattice (z, y, x) | 8 x 8 x 8 voxels of 2 x 1 x 1 mm |",
+        "| lattice (z, y, x) | 8 x 8 x 16 voxels of 2 x 1 x 1 mm |",
+        "| outline from probability | 0.401 |",
+        "| gone below presence | 0.52 |",
+        "blocks without one; blocks without three.",
+        "blocks without two.",
+        "Licence and attribution of the data: CC BY 4.0, all.",
+        "python -m training.export --members OUTPUT_1/model:1 OUTPUT_2/model:4 --output MODEL",
+    ):
+        assert f"{line}\n" in card
+
+    # A mixed model is a member, or several, of the next one.
+    export(
+        Arguments(
+            bundles=(),
+            members=(f"{tmp_path / 'model'}:10", f"{write_bundle(tmp_path / 'four', with_voxels(24))}:5"),
+            output=tmp_path / "next",
+            presence_threshold=0.3,
+        )
+    )
+    manifest = read_manifest(tmp_path / "next")
+    assert [member.weight for member in manifest.members] == [2.0, 8.0, 5.0]
+    assert manifest.thresholds.presence_threshold == 0.3
+    with pytest.raises(InputError, match=r"model: voi\.shape_zyx = .*; expected the same settings, or --members"):
+        export(Arguments(bundles=(tmp_path / "model",), output=tmp_path / "again"))
+
+
+def with_voxels(along_x: int) -> ModelSettings:
+    return model_settings(inference=SETTINGS.inference, shape_zyx=(8, 8, along_x))
+
+
+@pytest.mark.parametrize(
+    ("bundles", "members", "message"),
+    [
+        (("one",), ("two",), "both bundles and --members given; expected the folders of runs or bundles, or --members"),
+        ((), (), "no bundle given; expected"),
+        ((), ("one:0",), r"--members one:0: weight 0; expected FOLDER, or FOLDER:WEIGHT with a number over 0"),
+        ((), ("one:-2",), "weight -2; expected"),
+        ((), ("one:nan",), "weight nan; expected"),
+        ((), ("one:heavy",), "weight heavy; expected"),
+        ((), ("one:2", "same:3"), r"same: weight 3, but 2 of one, which has the same settings; expected one weight"),
+        ((), ("one:2", "nowhere"), r"nowhere: neither settings\.json nor"),
+    ],
+)
+def test_members_that_cannot_be_combined_are_refused_and_leave_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    bundles: tuple[str, ...],
+    members: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "same"):
+        write_bundle(Path(name))
+    with pytest.raises(InputError, match=message):
+        export(Arguments(bundles=tuple(map(Path, bundles)), members=members, output=Path("model")))
+    assert {path.name for path in tmp_path.iterdir()} == {"one", "same"}
 
 
 def test_run_gives_its_last_weights_and_not_those_chosen_on_its_own_validation(tmp_path: Path) -> None:

@@ -135,17 +135,16 @@ def _cases(folder: Path, dataset: DatasetFile) -> tuple[PreparedCase, ...]:
     previous = {entry.case_id: entry.previous for entry in dataset.cases}
     cases = []
     for case in bare.values():
-        earlier: list[PreparedCase] = []
-        name = previous[case.case_id]
-        while name is not None:
+        chain = [case]
+        while (name := previous[chain[0].case_id]) is not None:
             before = bare.get(name)
-            if before is None or before.patient != case.patient or before in (case, *earlier):
+            if before is None or before.patient != case.patient or before in chain:
                 raise InputError(
-                    f"{folder / DATASET_FILE}: {name} before {case.case_id}; expected other cases of {case.patient}"
+                    f"{folder / DATASET_FILE}: {name} before {chain[0].case_id}; "
+                    f"expected an earlier case of {case.patient}"
                 )
-            earlier.insert(0, before)
-            name = previous[name]
-        cases.append(replace(case, earlier=tuple(earlier)))
+            chain.insert(0, before)
+        cases.append(replace(case, earlier=tuple(chain[:-1])))
     return tuple(cases)
 
 

@@ -1,0 +1,196 @@
+"""Combining of bundles and runs into members: networks of equal settings become one member, others further ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import isfinite
+from pathlib import Path
+from statistics import fmean
+
+from longilesion.bundle import SETTINGS_FILE, Member, is_bundle, read_manifest
+from longilesion.config import ModelSettings, Thresholds
+from longilesion.ensemble import load_ensemble
+from longilesion.errors import InputError
+from training.differences import differences
+from training.run_folder import RunFolder, RunRecord, package_versions, read_record
+
+FITTED, AS_TRAINED = "fitted further", "as trained"
+
+_PRESENCE = "presence"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Part:
+    """A member of a bundle to combine, by the given folder; `record` is None where the bundle is not part of a run."""
+
+    folder: Path
+    bundle: Path
+    member: Member
+    provenance: dict[str, str]
+    record: RunRecord | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Joined:
+    """A member of the combined model, and the parts that its networks come from."""
+
+    member: Member
+    parts: Sequence[Part]
+
+    @property
+    def record(self) -> RunRecord | None:
+        """The record of the first network's run."""
+        return self.parts[0].record
+
+    @property
+    def judges_presence(self) -> bool:
+        """Whether its networks predict the presence."""
+        return self.member.networks[0].presence is not None
+
+
+def exported_bundle(folder: Path) -> Path:
+    """The bundle of a folder: itself, or a run's last weights, with its fitted presence head if any.
+
+    Not the best ones: they were chosen on the validation cases, so that figures of these would be too optimistic.
+    Raises InputError where there is none.
+    """
+    run = RunFolder(folder)
+    for bundle in (folder, presence_bundle(run), run.last):
+        if is_bundle(bundle):
+            return bundle
+    raise InputError(f"{folder}: neither {SETTINGS_FILE} nor {run.last.name}/{SETTINGS_FILE}; expected a bundle or run")
+
+
+def presence_bundle(run: RunFolder) -> Path:
+    """The folder of a run's last weights with a further fitted presence head."""
+    return run.path / _PRESENCE
+
+
+def weighted_folder(text: str) -> tuple[Path, float | None]:
+    """The folder and the weight of FOLDER or FOLDER:WEIGHT; raises InputError for a weight that is none."""
+    folder, separator, number = text.rpartition(":")
+    if not separator or Path(text).exists():
+        return Path(text), None
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = 0.0
+    if not (isfinite(weight) and weight > 0):
+        raise InputError(f"--members {text}: weight {number}; expected FOLDER, or FOLDER:WEIGHT with a number over 0")
+    return Path(folder), weight
+
+
+def read_parts(folder: Path, weight: float | None = None) -> list[Part]:
+    """Reads the members of a bundle, or of the bundle of a run; raises InputError or BundleError.
+
+    The weight is divided among the members in the proportion of their own; None keeps these.
+    """
+    bundle = exported_bundle(folder)
+    members = load_ensemble(bundle, device="cpu", precision="float32").members
+    factor = 1.0 if weight is None else weight / sum(member.weight for member in members)
+    run = next((run for run in map(RunFolder, (bundle, bundle.resolve().parent)) if run.record.is_file()), None)
+    provenance = read_manifest(bundle).provenance
+    record = None if run is None else read_record(run)
+    return [
+        Part(
+            folder=folder,
+            bundle=bundle,
+            member=replace(member, weight=factor * member.weight),
+            provenance=provenance,
+            record=record,
+        )
+        for member in members
+    ]
+
+
+def joined(parts: Sequence[Part], presence_threshold: float | None = None, *, may_differ: bool) -> list[Joined]:
+    """Joins parts of equal settings, but for the presence threshold, whose mean is taken unless it is given.
+
+    Raises InputError where the settings of others differ, unless they may, for parts of one member whose weights
+    differ, and for a threshold that is not a probability.
+    """
+    if presence_threshold is not None and not 0 <= presence_threshold <= 1:
+        raise InputError(f"--presence-threshold {presence_threshold:g}; expected 0 to 1")
+    groups: list[list[Part]] = []
+    for part in parts:
+        for group in groups:
+            found = _first_difference(group[0].member.settings, part.member.settings)
+            if found is None:
+                group.append(part)
+                break
+            if not may_differ:
+                name, before, now = found
+                raise InputError(
+                    f"{part.folder}: {name} = {now}, but {before} in {group[0].folder}; expected the same settings, "
+                    "or --members before the folders"
+                )
+        else:
+            groups.append([part])
+    return [_joined(group, presence_threshold) for group in groups]
+
+
+def mean_thresholds(members: Sequence[Joined]) -> Thresholds:
+    """The weighted mean of the members' thresholds; that of the presence is over those that predict it."""
+    judging = [each for each in members if each.judges_presence] or members
+    return Thresholds(
+        threshold=round(_mean(members, "threshold"), 6),
+        presence_threshold=round(_mean(judging, "presence_threshold"), 3),
+    )
+
+
+def joined_provenance(parts: Sequence[Part], data_licence: str | None) -> dict[str, str]:
+    """The provenance of the parts, without duplicates."""
+    said: dict[str, str] = {}
+    for key in ("recipe", "data", "steps"):
+        values = [part.provenance[key] for part in parts if key in part.provenance]
+        if values:
+            said[key] = "; ".join(dict.fromkeys(values))
+    runs = {part.bundle: part.record for part in parts if part.record is not None}
+    if runs:
+        said["folds"] = ", ".join("80/20 split" if run.fold is None else str(run.fold) for run in runs.values())
+        if any(part.member.networks[0].presence is not None for part in parts):
+            heads = (FITTED if bundle.name == _PRESENCE else AS_TRAINED for bundle in runs)
+            said["presence head"] = ", ".join(dict.fromkeys(heads))
+    versions = parts[0].record.versions if parts[0].record is not None else package_versions()
+    said["versions"] = ", ".join(f"{name} {number}" for name, number in versions.items())
+    licences = [part.provenance.get("data licence") for part in parts]
+    stated = dict.fromkeys(licence for licence in (data_licence, *licences) if licence)
+    if stated:
+        said["data licence"] = "; ".join(stated)
+    said["licence"] = "research use only"
+    return said
+
+
+def _first_difference(first: ModelSettings, other: ModelSettings) -> tuple[str, object, object] | None:
+    dumps = (settings.model_dump(mode="json") for settings in (first, other))
+    return next((found for found in differences(*dumps) if found[0] != "inference.presence_threshold"), None)
+
+
+def _joined(parts: Sequence[Part], presence_threshold: float | None) -> Joined:
+    first = parts[0]
+    for other in parts[1:]:
+        if other.member.weight != first.member.weight:
+            raise InputError(
+                f"{other.folder}: weight {other.member.weight:g}, but {first.member.weight:g} of {first.folder}, which "
+                "has the same settings; expected one weight per member"
+            )
+    if presence_threshold is None:
+        presence_threshold = fmean(part.member.settings.inference.presence_threshold for part in parts)
+    settings = first.member.settings
+    inference = settings.inference.model_copy(update={"presence_threshold": round(presence_threshold, 3)})
+    return Joined(
+        member=Member(
+            settings=settings.model_copy(update={"inference": inference}),
+            networks=tuple(network for part in parts for network in part.member.networks),
+            weight=first.member.weight,
+        ),
+        parts=parts,
+    )
+
+
+def _mean(members: Sequence[Joined], name: str) -> float:
+    return fmean(
+        [getattr(each.member.settings.inference, name) for each in members],
+        weights=[each.member.weight for each in members],
+    )
