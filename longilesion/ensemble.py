@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from longilesion.bundle import Member, load_bundle
+from longilesion.bundle import Member, is_bundle, load_bundle
 from longilesion.config import Device, ModelSettings, Precision, Thresholds
 from longilesion.errors import BundleError
 from longilesion.networks.interface import LesionNetwork, NetworkInput
-from longilesion.shipped import SHIPPED_MODEL
+from longilesion.shipped import DETECTOR_FOLDER, SHIPPED_MODEL
 
 _AXES = {"z": 2, "y": 3, "x": 4}
 _BATCH_SIZE = {"cpu": 2, "cuda": 8}
@@ -193,6 +193,24 @@ def load_ensemble(
         if chosen.type == "cpu":
             network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return ensemble
+
+
+def load_detector(
+    ensemble: Ensemble,
+    directory: Path | None = None,
+    *,
+    model: Path = SHIPPED_MODEL,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> Ensemble:
+    """Loads the network that searches for lesions that nobody clicked; where none is named, the model's own detector.
+
+    Without one, that is the shipped detector, and without that the ensemble itself. Raises BundleError as
+    `load_ensemble`.
+    """
+    usual = (folder / DETECTOR_FOLDER for folder in (model, SHIPPED_MODEL))
+    chosen = directory or next((folder for folder in usual if is_bundle(folder)), None)
+    return ensemble if chosen is None else load_ensemble(chosen, device=device, precision=precision)
 
 
 def find_device(device: Device) -> torch.device:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING
 
 from threadpoolctl import threadpool_limits
 
@@ -16,6 +18,7 @@ from longilesion.case import (
     LesionPrediction,
     LesionPrompt,
     OutsideLesion,
+    Scan,
     ScanName,
 )
 from longilesion.ensemble import Ensemble
@@ -25,6 +28,10 @@ from longilesion.prediction import place_lesions, predict_lesions
 from longilesion.prompts import complete_prompts
 from longilesion.timing import Stopwatch
 from longilesion.voi import Placement
+
+if TYPE_CHECKING:
+    from longilesion.new_lesions import NewLesion, Search
+    from longilesion.registration.result import Registration
 
 # Beginning of the note of a lesion without a follow-up click.
 PROPAGATED = "no follow-up click, propagated from the baseline"
@@ -67,26 +74,36 @@ class LesionOutcome:
 class Segmentation:
     """The label map of every follow-up scan, the outcomes of all lesions sorted by id, and the seconds of each stage.
 
-    `left_out` are the ids of clicked lesions without a position in any follow-up scan.
+    `left_out` are the ids of clicked lesions without a position in any follow-up scan. `candidates` are the lesions
+    that a search has found and no known lesion explains, in the maps as well.
     """
 
     maps: Mapping[ScanName, LesionMap]
     lesions: tuple[LesionOutcome, ...]
     left_out: tuple[int, ...]
     seconds: Mapping[str, float]
+    candidates: tuple[NewLesion, ...] = ()
 
 
 def segment_case(
-    case: Case, ensemble: Ensemble, *, labels: Labels = "lesion_ids", refine_clicks: bool = False
+    case: Case,
+    ensemble: Ensemble,
+    *,
+    labels: Labels = "lesion_ids",
+    refine_clicks: bool = False,
+    search: Search | None = None,
 ) -> Segmentation:
     """Outlines every lesion of a case in its follow-up scans; a note explains each empty outline.
 
     With `refine_clicks`, given follow-up clicks are corrected where registration contradicts them with high confidence.
+    With `search`, the scans are searched for lesions that nobody clicked.
     Where members of the ensemble differ in their lattices, positions and similarities are those of the heaviest group.
     """
     watch = Stopwatch("propagate", "sample", "network", "label")
     with watch("propagate"):
-        completed = complete_prompts(case, refine_clicks=refine_clicks)
+        # A scan is compared by identity, so each pair is registered once.
+        register = cache(_register)
+        completed = complete_prompts(case, refine_clicks=refine_clicks, register=register)
     prompts = completed.lesions
     _log.info(
         "%d lesions to look for, %d with a propagated click (%d of low confidence); %d outside the field of view",
@@ -124,9 +141,33 @@ def segment_case(
     found = sum(outcome.volume_followup_ml > 0 for outcome in outcomes)
     _log.info("%d lesions outlined, %d empty", found, len(outcomes) - found)
     maps = {name: result.lesions for name, result in labelled.items()}
+    candidates: tuple[NewLesion, ...] = ()
+    if search is not None:
+        # Imported late, as few runs search.
+        from longilesion.new_lesions import find_new_lesions
+
+        with watch("search"):
+            maps, candidates = find_new_lesions(case, maps, _places(outcomes), search, register=register, labels=labels)
     placed = {outcome.prompt.lesion_id for outcome in outcomes}
     left_out = tuple(pair.lesion_id for pair in case.clicks if pair.lesion_id not in placed)
-    return Segmentation(maps=maps, lesions=outcomes, left_out=left_out, seconds=watch.seconds)
+    return Segmentation(maps=maps, lesions=outcomes, left_out=left_out, seconds=watch.seconds, candidates=candidates)
+
+
+def _register(baseline: Scan, followup: Scan) -> Registration:
+    # Imported late: the libraries of registration take long to load, and a case with clicks needs none of them.
+    from longilesion.registration.register import register_scans
+
+    return register_scans(baseline, followup)
+
+
+def _places(outcomes: Sequence[LesionOutcome]) -> dict[ScanName, list[Triple]]:
+    """The clicks and aligned positions of the lesions in each follow-up scan."""
+    places: dict[ScanName, list[Triple]] = {}
+    for outcome in outcomes:
+        if isinstance(outcome.prompt, LesionPrompt) and outcome.place_xyz_mm is not None:
+            click = outcome.prompt.followup
+            places.setdefault(click.scan_name, []).extend([click.point_xyz_mm, outcome.place_xyz_mm])
+    return places
 
 
 def _unlike(prompts: Sequence[LesionPrompt], placements: Sequence[Placement]) -> set[int]:

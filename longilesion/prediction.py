@@ -40,7 +40,7 @@ def place_lesions(
     case: Case, prompts: Sequence[LesionPrompt], ensemble: Ensemble, watch: Stopwatch
 ) -> list[tuple[Placement, ...]]:
     """The placements of every lesion's lattices, one per group of members."""
-    with watch("sample"), _lesion_threads() as pool:
+    with watch("sample"), lesion_threads() as pool:
         by_group = [
             pool.map(partial(place_vois, case, settings=_placing_settings(group)), prompts) for group in ensemble.groups
         ]
@@ -129,9 +129,9 @@ def _predict_placed(
     sample = partial(sample_voi_pair, case, settings=settings.voi)
     for start in range(0, len(prompts), size):
         batch = slice(start, start + size)
-        with watch("sample"), _lesion_threads() as pool:
+        with watch("sample"), lesion_threads() as pool:
             pairs = list(pool.map(sample, prompts[batch], placements[batch]))
-        means = _predict_pairs(pairs, group, ensemble, watch)
+        means = predict_pairs(pairs, group, ensemble, watch)
         predictions += [
             _GroupPrediction(
                 lesion=LesionPrediction(
@@ -150,7 +150,7 @@ def _predict_placed(
     return predictions
 
 
-def _predict_pairs(
+def predict_pairs(
     pairs: Sequence[VoiPair], group: Sequence[Member], ensemble: Ensemble, watch: Stopwatch
 ) -> Iterator[tuple[Float32[np.ndarray, "z y x"], float | None, float]]:
     """Each lesion's mean outline and presence over members of one lattice, and the weight of those that judge it."""
@@ -224,7 +224,7 @@ def _corner(index_zyx: NDArray[np.integer]) -> ZYX:
 
 
 @contextmanager
-def _lesion_threads() -> Iterator[ThreadPoolExecutor]:
+def lesion_threads() -> Iterator[ThreadPoolExecutor]:
     """A pool with one lesion per thread: a lesion's matrices are too small for several threads to share."""
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor() as pool:
         yield pool
