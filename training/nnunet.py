@@ -125,7 +125,8 @@ def _described(
     network = planned.network_arch_init_kwargs
     blocks = network["n_conv_per_stage" if "n_conv_per_stage" in network else "n_blocks_per_stage"]
     stages = len(network["features_per_stage"])
-    (normalization,) = set(planned.normalization_schemes)
+    # The image's; prompts, such as nnInteractive's, are channels after it.
+    normalization = planned.normalization_schemes[0]
     deviation = None
     if normalization == "CTNormalization":
         deviation = float(PlansManager(plans).foreground_intensity_properties_per_channel["0"]["std"])

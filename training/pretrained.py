@@ -1,6 +1,7 @@
 """Starts a network from an nnU-Net's weights: `python -m training.pretrained FOLDER --recipe RECIPE` shows what fits.
 
-LongiNet (section 2.3) starts from a single-time-point nnU-Net, the baseline model of ULS23.
+LongiNet (section 2.3) starts from a single-time-point nnU-Net, the baseline model of ULS23; Promptable LongiSeg
+(table 1) also from nnInteractive, whose folder is an nnU-Net's and whose network sees the image first, then prompts.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from longilesion.config import ModelSettings
+from longilesion.config import EncodingSettings, ModelSettings
 from longilesion.errors import InputError
 from longilesion.network_settings import UNetSettings
 from longilesion.networks import build_network
@@ -87,7 +88,7 @@ class Arguments:
     """Command line."""
 
     folder: tyro.conf.Positional[Path]
-    """nnU-Net's training folder, which holds plans.json, dataset.json and the folds."""
+    """nnU-Net's or nnInteractive's training folder, which holds plans.json, dataset.json and the folds."""
     recipe: Path
     fold: Fold | None = None
     """fold_all, or else the first one there is, where it is not given."""
@@ -102,11 +103,13 @@ def initialise(network: LesionNetwork, weights: NnUnetWeights, settings: ModelSe
 
     The decoder is left unchanged where it has other stages or no norms. Where both parts are copied completely, the
     fusion is initialised so that the network outlines the follow-up as nnU-Net would. Raises InputError where no
-    convolution of the encoder fits; the network is then unchanged.
+    convolution of the encoder fits, or the follow-up's image is not shown; the network is then unchanged.
     """
     ours = network.counterparts()
     if ours is None:
         raise InputError(f"{weights.checkpoint}: nothing in a {settings.network.kind} is an nnU-Net's")
+    if "image" not in settings.encoding.followup_channels:
+        raise InputError(f"{weights.checkpoint}: its image has no counterpart; expected image in followup_channels")
     offers = {name: _offer(name, tensor, ours, weights, settings) for name, tensor in network.named_parameters()}
     filled = [name for name, offer in offers.items() if offer.value is not None]
     if not any(_counterpart(name, ours).startswith("encoder.") and name.endswith("conv.weight") for name in filled):
@@ -145,11 +148,12 @@ def _offer(
         logit = theirs[-1] - theirs[0] if len(theirs) == 2 else theirs[0]
         return _Offer(value=logit.expand_as(tensor), fate="adapted", reason="lesion's logit against background's")
     is_first = counterpart in _FIRST
-    if is_first and theirs.shape[1] == 1 and (len(theirs), *theirs.shape[2:]) == (len(tensor), *tensor.shape[2:]):
+    if is_first and (len(theirs), *theirs.shape[2:]) == (len(tensor), *tensor.shape[2:]):
+        unused = f", {theirs.shape[1] - 1} more of theirs are not used" if theirs.shape[1] > 1 else ""
         return _Offer(
-            value=_first_convolution(theirs, tensor, ours, weights, settings),
+            value=_first_convolution(theirs[:, :1], tensor, ours, weights, settings),
             fate="adapted",
-            reason="their image is our HU windows' mean; other channels begin at 0",
+            reason=f"their first channel, the image, is our HU windows' mean; other channels begin at 0{unused}",
         )
     if theirs.shape != tensor.shape or is_first:
         reason = f"theirs is {_joined(theirs.shape)}, ours {_joined(tensor.shape)}"
@@ -170,16 +174,27 @@ def _first_convolution(
 ) -> Tensor:
     """Weights for our HU windows and the stem's blocks of voxels, equivalent to nnU-Net's for its image.
 
-    Our windows run from 0 to 1; nnU-Net's image is HU divided by a deviation. The mean that nnU-Net subtracts is a
-    constant, which the norm after the convolution removes.
+    Our windows, and nnU-Net's image, are HU divided by a number; where either divisor is that of each image, both are
+    taken as equal. What is subtracted is a constant, which the norm after the convolution removes.
     """
     blocks = prod(ours.unet.stem_zyx)
-    windows = settings.encoding.clip_hu
+    divisors = _divisors_hu(settings.encoding)
     value = torch.zeros_like(tensor)
-    for number, (low, high) in enumerate(windows):
-        gain = 1.0 if weights.deviation_hu is None else (high - low) / weights.deviation_hu
-        value[:, number * blocks : (number + 1) * blocks] = theirs * gain / (len(windows) * blocks)
+    for number, divisor in enumerate(divisors):
+        gain = 1.0 if divisor is None or weights.deviation_hu is None else divisor / weights.deviation_hu
+        value[:, number * blocks : (number + 1) * blocks] = theirs * gain / (len(divisors) * blocks)
     return value
+
+
+def _divisors_hu(encoding: EncodingSettings) -> list[float | None]:
+    """What each window's HU are divided by; None where it is the deviation in each VOI."""
+    match encoding.z_score:
+        case None:
+            return [high - low for low, high in encoding.clip_hu]
+        case "voi":
+            return [None] * len(encoding.clip_hu)
+        case _, deviation:
+            return [deviation] * len(encoding.clip_hu)
 
 
 def _begun(value: Tensor) -> _Offer:
@@ -220,10 +235,14 @@ def _differences(weights: NnUnetWeights, unet: UNetSettings, settings: ModelSett
     for what, (theirs, ours) in compared.items():
         if theirs != ours:
             yield f"{what}: theirs {_joined(theirs)}, ours {_joined(ours)}"
-    if weights.deviation_hu is None:
-        yield f"normalisation: theirs {weights.normalization}, ours windows of HU from 0 to 1"
+    by_image = settings.encoding.z_score == "voi"
+    if by_image or weights.deviation_hu is None:
+        scale = "from 0 to 1" if settings.encoding.z_score is None else "as z-scores"
+        yield f"normalisation: theirs {weights.normalization}, ours windows of HU {scale}{' of each VOI' * by_image}"
     if len(weights.labels) != 2:
-        yield f"labels: theirs {', '.join(weights.labels)}, ours the lesion"
+        # nnInteractive's data sets have thousands.
+        labels = ", ".join(weights.labels) if len(weights.labels) < 20 else f"{len(weights.labels)} of them"
+        yield f"labels: theirs {labels}, ours the lesion"
 
 
 def _joined(values: tuple[object, ...] | torch.Size) -> str:

@@ -127,7 +127,7 @@ class IterativeFusion(Fusion):
             else:
                 fused = list(prior.levels)
             has_begun = has_begun | prior.is_there
-        return self._steps(fused, followup, has_begun)
+        return self._steps(fused, followup, has_begun) if fused else list(followup)
 
     def followup_alone(self) -> dict[str, Tensor]:
         """The convolutions are the identity of the newer time point; its output is then normalised and rectified."""
