@@ -46,14 +46,17 @@ class Registration:
         local = transformed(self.baseline.local_from_world, baseline_xyz_mm)
         return transformed(np.linalg.inv(self.followup.local_from_world), self._forward(local))
 
+    def baseline_xyz_mm(self, followup_xyz_mm: Float64[np.ndarray, "n 3"]) -> Float64[np.ndarray, "n 3"]:
+        """Maps points of the follow-up's world to the baseline's: the inverse of `followup_xyz_mm`, up to its error."""
+        local = transformed(self.followup.local_from_world, followup_xyz_mm)
+        return transformed(np.linalg.inv(self.baseline.local_from_world), self._backward(local))
+
     def inverse_error_mm(self, baseline_xyz_mm: Float64[np.ndarray, "n 3"]) -> Float64[np.ndarray, "n"]:
         """Inverse consistency error: distance of a point from its image under forward and backward mapping."""
         if self.deformation is None:
             return np.zeros(len(baseline_xyz_mm))
         local = transformed(self.baseline.local_from_world, baseline_xyz_mm)
-        there = self._forward(local)
-        displaced = there + self.followup.vectors_at(self.deformation.backward, there)
-        return np.asarray(np.linalg.norm(transformed(np.linalg.inv(self.motion), displaced) - local, axis=1))
+        return np.asarray(np.linalg.norm(self._backward(self._forward(local)) - local, axis=1))
 
     def unshown_mm(self, followup_xyz_mm: Float64[np.ndarray, "n 3"]) -> Float64[np.ndarray, "n"]:
         """Distance of points in the follow-up's padding from the field of view, to half a voxel; 0 for other points."""
@@ -76,3 +79,8 @@ class Registration:
         if self.deformation is not None:
             local_xyz_mm = local_xyz_mm + self.baseline.vectors_at(self.deformation.forward, local_xyz_mm)
         return transformed(self.motion, local_xyz_mm)
+
+    def _backward(self, local_xyz_mm: Float64[np.ndarray, "n 3"]) -> Float64[np.ndarray, "n 3"]:
+        if self.deformation is not None:
+            local_xyz_mm = local_xyz_mm + self.followup.vectors_at(self.deformation.backward, local_xyz_mm)
+        return transformed(np.linalg.inv(self.motion), local_xyz_mm)
