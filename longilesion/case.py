@@ -42,10 +42,14 @@ class Scan:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LesionMap:
-    """A label map: each voxel holds a lesion id, 0 where there is none."""
+    """A label map: each voxel holds a lesion id, 0 where there is none.
+
+    `candidates` are the ids of those lesions that a search has found and nobody has confirmed, in ascending order.
+    """
 
     ids: UInt16[np.ndarray, "z y x"]
     grid: Grid
+    candidates: tuple[int, ...] = ()
 
     @property
     def compact_ids(self) -> UInt8[np.ndarray, "z y x"] | UInt16[np.ndarray, "z y x"]:

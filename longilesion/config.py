@@ -226,6 +226,14 @@ class InferenceSettings(Settings):
         return self
 
 
+class DetectionSettings(Settings):
+    """How a network is slid over a scan to find lesions that nobody clicked, and what counts as a candidate."""
+
+    threshold: float = Field(default=0.5, gt=0, lt=1, description="probability from which a voxel is outlined")
+    least_diameter_mm: float = Field(default=6.0, ge=0, description="longest axial diameter of the smallest candidate")
+    overlap: float = Field(default=0.5, ge=0, lt=1, description="share of a window that the next one covers again")
+
+
 class ModelSettings(Settings):
     """All settings of a model."""
 
@@ -234,6 +242,7 @@ class ModelSettings(Settings):
     encoding: EncodingSettings
     network: AnyNetworkSettings
     inference: InferenceSettings = InferenceSettings()
+    detection: DetectionSettings = DetectionSettings()
 
     @model_validator(mode="after")
     def _check_lattice(self) -> ModelSettings:

@@ -123,18 +123,25 @@ def sample_voi_pair(case: Case, prompt: LesionPrompt, placement: Placement, sett
 
 
 def paste_probability(prediction: LesionPrediction, grid: Grid) -> tuple[Float32[np.ndarray, "z y x"], Box]:
-    """Samples a prediction's probability at the voxels of `grid` (in LPS order) that its lattice covers.
+    """Samples a prediction's probability at the voxels of `grid`, as `sample_back`."""
+    return sample_back(prediction.probability, prediction.grid, grid)
 
-    Returns the probabilities and the window of `grid` that they fill; the window is empty where the two do not meet.
+
+def sample_back(
+    values: Float32[np.ndarray, "z y x"], lattice: Grid, grid: Grid
+) -> tuple[Float32[np.ndarray, "a b c"], Box]:
+    """Samples the values of a lattice at the voxels of `grid` (in LPS order) that it covers.
+
+    Returns the samples and the window of `grid` that they fill; the window is empty where the two do not meet.
     """
-    first, step = grid.axis_steps(prediction.grid)
-    last = first + step * (np.array(prediction.grid.shape_zyx) - 1)
+    first, step = grid.axis_steps(lattice)
+    last = first + step * (np.array(lattice.shape_zyx) - 1)
     shape = np.array(grid.shape_zyx)
     start = np.clip(np.ceil(first - step / 2), 0, shape).astype(int)
     stop = np.maximum(start, np.clip(np.floor(last + step / 2) + 1, 0, shape).astype(int))
     z, y, x = (stop - start).tolist()
-    values = resample(prediction.probability, start_zyx=(start - first) / step, step_zyx=1 / step, shape_zyx=(z, y, x))
-    return values, box_slices(start, stop)
+    sampled = resample(values, start_zyx=(start - first) / step, step_zyx=1 / step, shape_zyx=(z, y, x))
+    return sampled, box_slices(start, stop)
 
 
 def resample(

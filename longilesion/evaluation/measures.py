@@ -12,10 +12,10 @@ from jaxtyping import Bool, Float
 from monai.metrics.utils import get_mask_edges
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
-from scipy.spatial import ConvexHull, KDTree
-from scipy.spatial.distance import pdist
+from scipy.spatial import KDTree
 
 from longilesion.case import LesionMap, LesionRegion
+from longilesion.diameter import axial_diameter_mm
 from longilesion.geometry import ZYX, Grid, Triple, box_slices
 
 # A box that exceeds both limits is processed component by component.
@@ -70,17 +70,7 @@ def largest_axial_diameter_mm(outline: Outline) -> float:
 
     Its ends lie on the contour, half a voxel outside the outermost voxels' centres.
     """
-    view, lps = outline.grid.window(outline.start_zyx, outline.stop_zyx).lps_view(outline.mask)
-    _, *steps_yx_mm = lps.spacing_zyx_mm
-    contours = [_contour_mm(plane, np.array(steps_yx_mm)) for plane in view if plane.any()]
-    longest = 0.0
-    # A diameter is at most the diagonal of its bounding rectangle, so only few slices have to be measured.
-    for contour in sorted(contours, key=_diagonal_mm, reverse=True):
-        if _diagonal_mm(contour) <= longest:
-            break
-        corners = contour[ConvexHull(contour).vertices]
-        longest = max(longest, float(pdist(corners).max()))
-    return longest
+    return axial_diameter_mm(outline.mask, outline.grid.window(outline.start_zyx, outline.stop_zyx))
 
 
 def centre_xyz_mm(outline: Outline) -> Triple:
@@ -130,19 +120,3 @@ def _pieces(outline: Outline) -> list[tuple[Bool[np.ndarray, "z y x"], ZYX]]:
 
 def _percentile_95(distances_mm: Float[np.ndarray, " n"]) -> float:
     return float(np.sort(distances_mm)[int((len(distances_mm) - 1) * 0.95)])
-
-
-def _contour_mm(plane: Bool[np.ndarray, "y x"], steps_yx_mm: Float[np.ndarray, "2"]) -> Float[np.ndarray, "n 2"]:
-    """Points half a voxel beyond the first and last voxel of each row and column of a slice."""
-    ends = []
-    for axis in (0, 1):
-        lines = np.flatnonzero(plane.any(axis=axis))
-        first = plane.argmax(axis=axis)[lines]
-        last = plane.shape[axis] - 1 - np.flip(plane, axis).argmax(axis=axis)[lines]
-        along, across = np.concatenate([first - 0.5, last + 0.5]), np.tile(lines, 2)
-        ends.append(np.stack([along, across][:: 1 if axis == 0 else -1], axis=1))
-    return np.asarray(np.concatenate(ends) * steps_yx_mm)
-
-
-def _diagonal_mm(contour: Float[np.ndarray, "n 2"]) -> float:
-    return float(np.hypot(*np.ptp(contour, axis=0)))
