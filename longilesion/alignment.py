@@ -65,6 +65,7 @@ def place_vois(case: Case, prompt: LesionPrompt, settings: ModelSettings) -> Pla
     region = prior.regions.get(prompt.lesion_id)
     click = np.array(prompt.baseline.point_xyz_mm)
     by_clicks = settings.alignment.method == "clicks"
+    alignment = _without_search(settings.alignment) if by_clicks else settings.alignment
     centre = click if region is None or by_clicks else np.array(prior.scan.grid.world_xyz_mm(region.centre_zyx))
     extent = np.zeros(3) if region is None else extent_zyx_mm(prior, region)
     is_on_lesion = region is None or prompt.lesion_id in prior.lesions_at(prompt.baseline.point_xyz_mm)
@@ -74,7 +75,7 @@ def place_vois(case: Case, prompt: LesionPrompt, settings: ModelSettings) -> Pla
         case.followups[prompt.followup.scan_name],
         centres_xyz_mm=(triple(centre), triple(expected)),
         extent_mm=float(extent.max()),
-        settings=_without_search(settings.alignment) if by_clicks else settings.alignment,
+        settings=alignment,
     )
     shift_xyz_mm = np.zeros(3) if match is None else match.shift_xyz_mm
     # A new lesion is clicked in the follow-up; its baseline click is propagated backwards. A large one does not look
@@ -94,7 +95,7 @@ def place_vois(case: Case, prompt: LesionPrompt, settings: ModelSettings) -> Pla
                 prompt.lesion_id,
                 at=replace(prompt.baseline, point_xyz_mm=baseline_xyz_mm),
                 extent_mm=float(extent.max()),
-                settings=settings.alignment,
+                settings=alignment,
             )
             for visit in case.earlier
             if settings.network.uses_earlier
@@ -115,8 +116,11 @@ def _earlier_centre(
 
     It is the centre of the lesion's outline there. Without one it is the most similar position near the lesion's click,
     or near where the nearest lesion that both time points show lets it be expected; None where there is neither, or
-    nothing similar.
+    nothing similar. With the method "clicks", it is the click.
     """
+    click = visit.clicks.get(lesion_id)
+    if settings.method == "clicks" and click is not None and click.scan_name in visit.baselines:
+        return click
     position = visit.position(lesion_id)
     if position is not None and lesion_id in visit.baselines[position.scan_name].regions:
         return position

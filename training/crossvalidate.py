@@ -12,14 +12,14 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 import tyro
 from rich.console import Console
 
-from longilesion.config import Device
+from longilesion.config import Device, ModelSettings
 from longilesion.ensemble import is_bundle, load_ensemble
 from longilesion.errors import InputError
 from longilesion.evaluation.exam import ScoringSettings
@@ -29,6 +29,7 @@ from longilesion.evaluation.methods import FilesMethod
 from longilesion.evaluation.run import evaluate_methods
 from longilesion.evaluation.tables import to_rich
 from longilesion.grand_challenge import write_outputs
+from longilesion.networks import build_network
 from longilesion.pipeline import segment_case
 from longilesion.report import make_report, write_report
 from training import presence, train
@@ -67,7 +68,7 @@ class Arguments:
     collect: bool = False
     """Train nothing: all folds have to be there, trained to their end."""
     presence: bool = True
-    """Fit each network's presence head further, on its own training data."""
+    """Fit each network's presence head, if it has one, further, on its own training data."""
     weights: Path | None = None
     """Begin each fold with these weights, as for training.train."""
     steps: int | None = None
@@ -99,6 +100,7 @@ def cross_validate(arguments: Arguments) -> Path | None:
             "several processes; expected one: train each fold with torchrun -m training.train, then --collect"
         )
     recipe = read_recipe(arguments.recipe)
+    arguments = replace(arguments, presence=arguments.presence and _has_presence(recipe.model))
     data = read_prepared(arguments.data)
     folds = _folds(arguments, recipe, data)
     if not _all_trained(folds, arguments):
@@ -115,6 +117,12 @@ def cross_validate(arguments: Arguments) -> Path | None:
             presence_threshold=threshold,
         )
     )
+
+
+def _has_presence(settings: ModelSettings) -> bool:
+    """Whether the settings' network has a presence head; it is built without memory for its weights."""
+    with torch.device("meta"):
+        return build_network(settings).presence is not None
 
 
 def _folds(arguments: Arguments, recipe: Recipe, data: PreparedData) -> list[Fold]:

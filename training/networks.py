@@ -20,6 +20,7 @@ from typing import Literal, TypeAlias
 import torch
 import tyro
 from torch._subclasses import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from longilesion.config import Device, ModelSettings
@@ -48,7 +49,7 @@ class Arguments:
     passes: tuple[Pass, ...] = PASSES
     """What to measure; none for parameters and FLOPs alone."""
     repeats: int = 3
-    """Timed passes, after one that is not; the shortest counts."""
+    """Timed passes, after one that is not; the shortest counts. With 0, the first pass counts."""
     threads: int = 1
     """Of a CPU."""
     memory_gb: float = 16.0
@@ -74,8 +75,9 @@ class Counted:
 def count(settings: ModelSettings, *, priors: int = 1) -> Counted:
     """Counts parameters, and the FLOPs of convolutions and matrix products in a pass of inference."""
     counter = FlopCounterMode(display=False)
-    # Tensors without values, so that a network of any size is counted at once.
-    with FakeTensorMode(), counter, torch.no_grad():
+    # Tensors without values, so that a network of any size is counted at once; of the kernels of attention, the one
+    # that is made of matrix products is counted on every device.
+    with FakeTensorMode(), counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         network = build_network(settings).eval()
         network(noise(settings, priors=priors, device=torch.device("cpu")))
     parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -117,7 +119,7 @@ def measure(settings: ModelSettings, what: Pass, device: torch.device, *, priors
             if device.type == "cuda":
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - begun)
-    return Measured(seconds=min(seconds[1:]), peak_bytes=_peak_bytes(device) - before)
+    return Measured(seconds=min(seconds[1:] or seconds), peak_bytes=_peak_bytes(device) - before)
 
 
 def _run(network: LesionNetwork, batch: NetworkInput, what: Pass) -> None:
@@ -189,7 +191,7 @@ def _rows(arguments: Arguments, device: torch.device) -> Iterator[tuple[str, ...
             settings.network.kind,
             "x".join(map(str, settings.voi.shape_zyx)),
             f"{counted.parameters / 1e6:.2f}",
-            f"{counted.flops / 1e9:,.0f}",
+            f"{counted.flops / 1e9:,.3g}" if counted.flops < 1e12 else f"{counted.flops / 1e9:,.0f}",
             *(figure for each in measured for figure in _figures(each)),
         )
 

@@ -66,7 +66,7 @@ class JitterSettings(Settings):
         default=0.0,
         ge=0,
         lt=1,
-        description="both lattices move alike: what is in their middle lies anywhere in this share of their length",
+        description="all lattices move alike: what is in their middle lies anywhere in this share of their length",
     )
     zoom_factor: float = Field(default=1.25, ge=1)
     placements: int = Field(default=2, ge=1, description="placements drawn of each lesion of a synthetic pair")

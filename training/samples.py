@@ -121,27 +121,37 @@ def _moved_lattices(
     jitter: JitterSettings,
     voi: VoiSettings,
 ) -> Placement:
-    """Both lattices moved along their own axes: each by an offset of its own, and both by a common one.
+    """The lattices moved along their own axes: each by an offset of its own, and all by a common one.
 
     The sampling of Promptable LongiSeg (section 3.2); its prompts stay on their scans.
     """
     if not any(jitter.reach_voxels(voi.shape_zyx)):
         return placement
-    own = generator.uniform(-jitter.shift_voxels, jitter.shift_voxels, (2, 3))
-    common = jitter.centre_share / 2 * np.array(voi.shape_zyx) * generator.uniform(-1, 1, 3)
-    prompt, case = lesion.prompt, lesion.case
-    followup_xyz_mm = _moved(
-        case.followups[prompt.followup.scan_name], placement.followup_xyz_mm, own[0] + common, placement.zoom, voi
-    )
+    prompt, case, zoom = lesion.prompt, lesion.case, placement.zoom
+    own = generator.uniform(-jitter.shift_voxels, jitter.shift_voxels, (2 + len(placement.earlier), 3))
+    offsets = own + jitter.centre_share / 2 * np.array(voi.shape_zyx) * generator.uniform(-1, 1, 3)
+    followup = case.followups[prompt.followup.scan_name]
     baseline_xyz_mm = placement.baseline_xyz_mm
     if prompt.baseline is not None and baseline_xyz_mm is not None:
         prior = case.baselines[prompt.baseline.scan_name]
-        baseline_xyz_mm = _moved(prior.scan, baseline_xyz_mm, own[1] + common, placement.zoom, voi)
-    return replace(placement, followup_xyz_mm=followup_xyz_mm, baseline_xyz_mm=baseline_xyz_mm)
+        baseline_xyz_mm = _moved(baseline_xyz_mm, offsets[1], prior.scan, voi, zoom=zoom)
+    return replace(
+        placement,
+        followup_xyz_mm=_moved(placement.followup_xyz_mm, offsets[0], followup, voi, zoom=zoom),
+        baseline_xyz_mm=baseline_xyz_mm,
+        earlier=tuple(
+            None
+            if at is None
+            else replace(
+                at, point_xyz_mm=_moved(at.point_xyz_mm, offset, visit.baselines[at.scan_name].scan, voi, zoom=zoom)
+            )
+            for at, visit, offset in zip(placement.earlier, case.earlier, offsets[2:], strict=bool(placement.earlier))
+        ),
+    )
 
 
 def _moved(
-    scan: Scan, centre_xyz_mm: Triple, offset_zyx_voxels: Float[np.ndarray, "3"], zoom: float, voi: VoiSettings
+    centre_xyz_mm: Triple, offset_zyx_voxels: Float[np.ndarray, "3"], scan: Scan, voi: VoiSettings, *, zoom: float
 ) -> Triple:
     """The centre of a lattice that has moved by so many of its voxels."""
     _, grid = scan.grid.lps_view(scan.hu)

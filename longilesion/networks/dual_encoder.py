@@ -15,13 +15,6 @@ from longilesion.networks.interface import LesionNetwork, LossPart, NetworkInput
 from longilesion.networks.presence import LocalPresence
 from longilesion.networks.unet import Decoder, Encoder
 
-# The papers' names of the networks of each fusion.
-_PUBLISHED = {
-    "pointwise": "LongiNet's dual encoder",
-    "difference": "dual encoder with Difference Weighting",
-    "iterative": "dual encoder with LIDIA's iterative fusion",
-}
-
 
 class DualEncoder(LesionNetwork):
     """All time points through one encoder (shared weights), fused at all skips and the bottleneck, then decoded.
@@ -61,9 +54,8 @@ class DualEncoder(LesionNetwork):
 
     @property
     def description(self) -> str:
-        """The paper's network, and its presence head."""
-        name = _PUBLISHED.get(self.settings.fusion, f"dual encoder with {self.settings.fusion} fusion")
-        return name if self.presence is None else f"{name} and a local presence head"
+        """The dual encoder of its fusion, and its presence head."""
+        return self.fusion.network if self.presence is None else f"{self.fusion.network} and a local presence head"
 
     @property
     def loss_parts(self) -> tuple[LossPart, ...]:

@@ -24,10 +24,11 @@ class PriorFeatures:
 class Fusion(nn.Module, ABC):
     """Joins the features of the follow-up and of the time points before it; built from the number of each level.
 
-    Only the baseline is shown to a fusion, unless it `uses_earlier`.
+    Only the baseline is shown to a fusion, unless it `uses_earlier`. `network` describes a dual encoder with it.
     """
 
     uses_earlier = False
+    network: str
 
     @abstractmethod
     def forward(
@@ -42,6 +43,8 @@ class Fusion(nn.Module, ABC):
 
 class PointwiseFusion(Fusion):
     """LongiNet (section 2.3): at each level a 1x1x1 convolution of both time points' features."""
+
+    network = "LongiNet's dual encoder with pointwise fusion"
 
     def __init__(self, features_per_stage: Sequence[int]) -> None:
         """Builds one convolution per level.
@@ -77,6 +80,8 @@ class DifferenceFusion(Fusion):
     Without a baseline there is no difference, and the follow-up's features stay as they are.
     """
 
+    network = "dual encoder with Difference Weighting"
+
     def __init__(self, features_per_stage: Sequence[int]) -> None:
         """Builds one instance normalisation per level."""
         super().__init__()
@@ -104,6 +109,7 @@ class IterativeFusion(Fusion):
     """
 
     uses_earlier = True
+    network = "dual encoder with LIDIA's iterative fusion"
 
     def __init__(self, features_per_stage: Sequence[int]) -> None:
         """Builds one block per level, the same for every time point."""
@@ -131,11 +137,13 @@ class IterativeFusion(Fusion):
 
     def followup_alone(self) -> dict[str, Tensor]:
         """The convolutions are the identity of the newer time point; its output is then normalised and rectified."""
-        values = {name: tensor.detach().clone() for name, tensor in self.named_parameters()}
-        for value in values.values():
-            if value.ndim == 5:
-                features, middle = len(value), value.shape[2] // 2
-                value.zero_()[:, features:, middle, middle, middle] = torch.eye(features)
+        values = {name: torch.zeros_like(tensor) for name, tensor in self.named_parameters()}
+        for name, value in values.items():
+            if name.endswith(".norm.weight"):
+                value.fill_(1.0)
+            elif name.endswith(".conv.weight"):
+                features = len(value)
+                value[:, features:, 1, 1, 1] = torch.eye(features)
         return values
 
     def _steps(self, fused: Sequence[Tensor], levels: Sequence[Tensor], has_begun: Tensor) -> list[Tensor]:

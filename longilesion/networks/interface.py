@@ -127,8 +127,8 @@ class NnUnetCounterparts:
     """Those of a network's tensors that can be initialised from an nnU-Net.
 
     `prefixes` maps the prefixes of our tensors' names to those of the nnU-Net's; the first input channels of our first
-    convolution are the follow-up's HU windows. `followup_alone` are values of the other tensors with which the
-    initialised network gives the same outline of the follow-up as the nnU-Net.
+    convolution are the follow-up's HU windows. `followup_alone` are values of the other tensors with which the outline
+    of the initialised network is nearest to the nnU-Net's of the follow-up, and equal to it where that can be.
     """
 
     unet: UNetSettings

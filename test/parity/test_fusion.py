@@ -104,7 +104,7 @@ def test_fusion_begun_with_the_followup_alone_passes_its_features_on(kind: type[
 
 
 def test_iterative_fusion_begun_with_the_followup_alone_normalises_and_rectifies_its_features() -> None:
-    fusion = IterativeFusion((3, 5))
+    fusion = with_random_weights(IterativeFusion((3, 5)))
     values = fusion.followup_alone()
     assert values.keys() == dict(fusion.named_parameters()).keys()
     fusion.load_state_dict(values, strict=False)

@@ -12,7 +12,7 @@ import torch
 from longilesion.config import EncodingSettings, ModelSettings
 from longilesion.networks import build_network
 from longilesion.networks.interface import NetworkInput
-from test.unit.nnunet_folders import DEVIATION_HU, FEATURES, SHAPE, settings_of
+from test.unit.nnunet_folders import DEVIATION_HU, FEATURES, SHAPE, early_fusion_settings_of, settings_of
 from training.nnunet import read_nnunet
 from training.pretrained import initialise
 
@@ -55,8 +55,11 @@ def said(trained: Path, request: pytest.FixtureRequest) -> Said:
     return Said(folder=folder, **torch.load(folder / "said.pt", weights_only=True))
 
 
-def settings_for(said: Said) -> ModelSettings:
-    return settings_of(said.folder.name.split("__")[1], encoding=ENCODING)
+def settings_for(said: Said, kind: str = "pointwise") -> ModelSettings:
+    encoder = said.folder.name.split("__")[1]
+    if kind == "early fusion":
+        return early_fusion_settings_of(encoder, encoding=ENCODING)
+    return settings_of(encoder, encoding=ENCODING, fusion=kind)
 
 
 def shown(said: Said) -> NetworkInput:
@@ -86,20 +89,26 @@ def test_encoder_gives_nnunets_features_of_the_same_image(said: Said) -> None:
     settings = settings_for(said)
     network = build_network(settings).eval()
     initialise(network, read_nnunet(said.folder), settings)
+    seen = []
+    network.encoder.register_forward_hook(lambda *passed: seen.append(passed[-1]))
     with torch.inference_mode():
-        features = network.encoder(network._streams(shown(said)))
+        network(shown(said))
+    (features,) = seen
     assert len(features) == len(said.features) == 3
     for level, expected in zip(features, said.features, strict=True):
         torch.testing.assert_close(level[: len(expected)], expected, atol=1e-4, rtol=1e-4)
 
 
-def test_network_begins_with_nnunets_outline_of_the_followup(said: Said) -> None:
-    settings = settings_for(said)
+@pytest.mark.parametrize("kind", ["pointwise", "difference", "iterative", "early fusion"])
+def test_network_begins_with_nnunets_outline_of_the_followup(said: Said, kind: str) -> None:
+    settings = settings_for(said, kind)
     network = build_network(settings)
     report = initialise(network, read_nnunet(said.folder), settings)
     assert report.count("unused") == 0
     with torch.no_grad():
-        logits = network(shown(said)).lesion_logits
+        # Iterative fusion normalises features as soon as there is a prior.
+        batch = shown(said).without_baseline() if kind == "iterative" else shown(said)
+        logits = network(batch).lesion_logits
     assert len(logits) == len(said.logits) == 2
     for level, classes in zip(logits, said.logits, strict=True):
         torch.testing.assert_close(level, classes[:, 1:] - classes[:, :1], atol=1e-4, rtol=1e-4)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from longilesion.config import EncodingSettings, ModelSettings
-from longilesion.network_settings import DualEncoderSettings
+from longilesion.network_settings import DualEncoderSettings, EarlyFusionSettings
 from test.unit.builders import dual_encoder, model_settings
 
 FEATURES, KERNELS, STRIDES = (4, 6, 8), ((1, 3, 3), (3, 3, 3), (3, 3, 3)), ((1, 1, 1), (1, 2, 2), (2, 2, 2))
@@ -36,6 +36,12 @@ def settings_of(
     return model_settings(
         shape_zyx=SHAPE, spacing_zyx_mm=SPACING, network=network_settings(encoder, **changes), encoding=encoding
     )
+
+
+def early_fusion_settings_of(encoder: str = "plain", *, encoding: EncodingSettings | None = None) -> ModelSettings:
+    """The same U-Net, which sees both time points at once."""
+    network = EarlyFusionSettings(unet=network_settings(encoder).unet, presence_features=4)
+    return model_settings(shape_zyx=SHAPE, spacing_zyx_mm=SPACING, network=network, encoding=encoding)
 
 
 def plans_of(encoder: str = "plain", **changes: object) -> dict[str, Any]:
@@ -98,14 +104,14 @@ def plans_of(encoder: str = "plain", **changes: object) -> dict[str, Any]:
     }
 
 
-def nnunet_of(plans: dict[str, Any], *, heads: int = 2) -> nn.Module:
+def nnunet_of(plans: dict[str, Any], *, heads: int = 2, channels: int = 1) -> nn.Module:
     """The network that plans describe, none of whose weights is 0 or 1."""
     described = plans["configurations"]["3d_fullres"]["architecture"]
     arguments = dict(described["arch_kwargs"])
     for name in described["_kw_requires_import"]:
         arguments[name] = arguments[name] and locate(arguments[name])
     network = locate(described["network_class_name"])(
-        input_channels=1, num_classes=heads, deep_supervision=True, **arguments
+        input_channels=channels, num_classes=heads, deep_supervision=True, **arguments
     )
     generator = torch.Generator().manual_seed(1)
     for parameter in network.parameters():

@@ -9,13 +9,13 @@ from scipy.spatial.transform import Rotation
 
 from longilesion import alignment
 from longilesion.alignment import best_match, place_vois
-from longilesion.case import AIR_HU, PADDING_HU, Baseline, Case, Click, LesionMap, LesionPrompt, Scan
+from longilesion.case import AIR_HU, PADDING_HU, Baseline, Case, Click, EarlierVisit, LesionMap, LesionPrompt, Scan
 from longilesion.config import AlignmentSettings, ModelSettings, SearchStep, VoiSettings
 from longilesion.geometry import Grid
 from longilesion.images import read_scan
 from longilesion.prompts import complete_prompts
 from test.phantoms import PlannedLesion, View, torso_case
-from test.unit.builders import model_settings
+from test.unit.builders import dual_encoder, model_settings
 
 SETTINGS = ModelSettings.model_validate(
     model_settings().model_dump()
@@ -76,6 +76,30 @@ def test_baseline_lattice_lies_on_the_outline_and_not_on_the_click():
     assert placement.baseline_xyz_mm == pytest.approx(
         case.baselines["primary"].scan.grid.world_xyz_mm(region.centre_zyx)
     )
+
+
+def test_by_clicks_each_lattice_lies_on_its_click_and_similarity_is_measured_there():
+    case = rigid_case()
+    prompt = complete_prompts(case).lesions[0]
+    earlier = [EarlierVisit(baselines=case.baselines, clicks=clicks) for clicks in ({1: prompt.baseline}, {})]
+    case = replace(case, earlier=tuple(earlier))
+    network = dual_encoder(fusion="iterative", baseline_reconstruction=False)
+    by_clicks = SETTINGS.model_copy(update={"alignment": AlignmentSettings(method="clicks"), "network": network})
+    similarities = []
+    for shift in ((0.0, 0.0, 0.0), (9.0, -31.0, 14.0)):
+        moved = moved_click(prompt, shift)
+        placement = place_vois(case, moved, by_clicks)
+        assert placement.followup_xyz_mm == moved.followup.point_xyz_mm
+        assert placement.baseline_xyz_mm == prompt.baseline.point_xyz_mm
+        similarities.append(placement.similarity)
+    assert similarities[0] > 0.6
+    assert similarities[1] < similarities[0] - 0.1
+    # Earlier time points lie on their clicks as well; what has none lies on its outline.
+    by_click, by_outline = placement.earlier
+    assert by_click == prompt.baseline
+    region = case.baselines["primary"].regions[1]
+    outline = case.baselines["primary"].scan.grid.world_xyz_mm(region.centre_zyx)
+    assert by_outline.point_xyz_mm == pytest.approx(outline)
 
 
 @pytest.mark.parametrize("zoom", [0.7, 1.0])

@@ -215,6 +215,19 @@ def test_masks_and_images_keep_their_range(seed: int) -> None:
     assert set(varied.target.unique().tolist()) == {0.0, 1.0}
 
 
+def test_z_scores_are_not_clipped() -> None:
+    batch = batch_of(LESION)
+    batch.input.followup[:, IMAGES] = 4 * batch.input.followup[:, IMAGES] - 2
+    settings = AugmentationSettings(intensity=IntensityAugmentation(probability=1.0, shift=0.1))
+    scores = ENCODING.model_copy(update={"z_score": "voi"})
+    varied = augmented(batch, settings, scores, spacing_zyx_mm=SPACING, seeds=(0,)).input.followup
+    change = varied[:, IMAGES] - batch.input.followup[:, IMAGES]
+    assert float(varied[:, IMAGES].min()) < -1.5
+    assert float(varied[:, IMAGES].max()) > 1.5
+    assert 0 < float(change.abs().max()) <= 0.1 + 1e-5
+    assert torch.equal(varied[:, OTHERS], batch.input.followup[:, OTHERS])
+
+
 def test_intensities_change_image_channels_only() -> None:
     batch = batch_of(LESION)
     varied = changed(batch, joint_intensity=VARIES, intensity=VARIES)

@@ -246,3 +246,38 @@ def test_several_processes_are_refused(trained: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="several processes; expected one"):
         cross_validate(arguments(trained))
+
+
+# ----------------------------------------------------------------------------------------- weights and presence heads
+
+
+def test_every_fold_begins_with_the_given_weights(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[Path | None] = []
+    monkeypatch.setattr(train, "train", lambda arguments: begun.append(arguments.weights))
+    monkeypatch.setattr(crossvalidate, "is_finished", lambda run: run.path.name in {"fold_0", "fold_1"} and bool(begun))
+    weights = tmp_path / "pretrained"
+    for fold in (0, 1):
+        begun.clear()
+        given = arguments(trained, folds=(fold,), weights=weights)
+        given.output = tmp_path / "cv"
+        recipe = read_recipe(given.recipe)
+        assert crossvalidate._all_trained(crossvalidate._folds(given, recipe, read_prepared(given.data)), given)
+        assert begun == [weights]
+
+
+@pytest.mark.usefixtures("forbid_training")
+def test_cross_validation_with_other_weights_is_another_one(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"weights = None; expected .*pretrained"):
+        cross_validate(arguments(trained, weights=tmp_path / "pretrained"))
+
+
+def test_network_without_a_presence_head_has_none_to_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.presence.fit_presence", lambda given: pytest.fail("there is no head"))
+    write_prepared(tmp_path / "data")
+    (tmp_path / "tiny.toml").write_text(RECIPE.replace("presence_features = 4", "presence_features = 0"))
+    assert cross_validate(arguments(tmp_path, folds=(0,), presence=True)) is not None
+    (network,) = load_ensemble(tmp_path / "cv" / "model", device="cpu").networks
+    assert network.presence is None
+    assert all(lesion["presence"] is None for lesion in evaluation(tmp_path)["lesions"])

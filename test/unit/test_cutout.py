@@ -19,7 +19,9 @@ from training.recipe import JitterSettings
 from training.samples import is_seen, sample_lesion
 
 MODEL = model_settings(shape_zyx=(16, 24, 24), spacing_zyx_mm=(3.0, 2.0, 2.0), network=dual_encoder())
-JITTER = JitterSettings(shift_mm=3.0, unaligned_share=0.5, zoom_factor=1.3, click_voxels=2.0)
+JITTER = JitterSettings(
+    shift_mm=3.0, unaligned_share=0.5, zoom_factor=1.3, click_voxels=2.0, shift_voxels=2.0, centre_share=0.3
+)
 TILTED = Rotation.from_euler("xz", (8.0, 5.0), degrees=True).as_matrix()
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from longilesion.alignment import place_vois
 from longilesion.case import LesionMap
@@ -14,14 +16,14 @@ from longilesion.encoding import encode
 from longilesion.errors import InputError
 from longilesion.geometry import Grid
 from longilesion.prompts import complete_prompts
-from longilesion.voi import sample_voi_pair
+from longilesion.voi import lattice_around, sample_voi_pair
 from test.unit.builders import ball, dual_encoder, model_settings
 from test.unit.synthetic import block, pair, tumour_pairs
 from training.cache import Cache, CachedLesion
 from training.cutout import CutOut, cut, write_cut_out
 from training.dataset import CachedLesions, SyntheticLesions, pair_lesions
 from training.recipe import DataSettings, JitterSettings, Recipe
-from training.samples import Sample, collate, sample_lesion, sample_target
+from training.samples import Sample, _moved_lattices, collate, sample_lesion, sample_target, unjittered
 from training.synthesis.pairs import SyntheticPair
 
 NO_JITTER = JitterSettings(shift_mm=0.0, unaligned_share=0.0, zoom_factor=1.0, placements=1)
@@ -151,6 +153,76 @@ def test_clicks_move_in_the_heat_map_alone() -> None:
     for now, before in ((moved.pair.followup, still.pair.followup), (moved.pair.baseline, still.pair.baseline)):
         shift = np.abs(np.subtract(now.click_zyx, before.click_zyx))
         assert 0 < shift.max() <= 4.0 + 1e-6
+
+
+@given(seed=st.integers(0, 2**32 - 1), shift=st.floats(0.0, 4.0), share=st.floats(0.0, 0.5), zoom=st.floats(1.0, 1.3))
+@settings(deadline=None, max_examples=25)
+def test_lattices_shift_apart_and_the_centre_lies_in_the_inner_share(
+    seed: int, shift: float, share: float, zoom: float
+) -> None:
+    """Promptable LongiSeg (section 3.2): up to 4 voxels, and the inner half."""
+    _, lesion = tumour()
+    jitter = NO_JITTER.model_copy(update={"shift_voxels": shift, "centre_share": share, "zoom_factor": zoom})
+    drawn = sample(lesion, jitter, seed)
+    # The tumour is wide enough to be in every such lattice.
+    assert drawn is not None
+    assert drawn.pair.baseline is not None
+    middle = (np.array(MODEL.voi.shape_zyx) - 1) / 2
+    offsets = [
+        lattice.index_zyx(centre) - middle
+        for lattice, centre in (
+            (drawn.pair.followup.grid, lesion.placement.followup_xyz_mm),
+            (drawn.pair.baseline.grid, lesion.placement.baseline_xyz_mm),
+        )
+    ]
+    assert (np.abs(offsets) <= shift + share / 2 * np.array(MODEL.voi.shape_zyx) + 1e-6).all()
+    assert (np.abs(offsets[0] - offsets[1]) <= 2 * shift + 1e-6).all()
+
+
+def test_offsets_reach_all_of_their_ranges() -> None:
+    _, lesion = tumour()
+    common, apart = [], []
+    shape = np.array(MODEL.voi.shape_zyx)
+    for seed in range(200):
+        own, alike = (
+            moved_offsets(lesion, NO_JITTER.model_copy(update=change), seed)
+            for change in ({"shift_voxels": 4.0}, {"centre_share": 0.5})
+        )
+        apart.append(own)
+        common.append(alike)
+    apart, common = np.array(apart), np.array(common) / shape
+    # Each moves on its own by up to 4 voxels; together by up to a quarter of the lattice.
+    np.testing.assert_allclose(np.abs(apart).max(axis=0), 4.0, atol=0.2)
+    np.testing.assert_allclose(apart.mean(axis=0), 0.0, atol=0.6)
+    assert np.abs(np.corrcoef(apart[:, 0, 0], apart[:, 1, 0])[0, 1]) < 0.25
+    np.testing.assert_allclose(np.abs(common).max(axis=0), 0.25, atol=0.01)
+    np.testing.assert_allclose(common[:, 0], common[:, 1], atol=1e-6)
+
+
+def moved_offsets(lesion: CutOut, jitter: JitterSettings, seed: int) -> np.ndarray:
+    """How far both lattices' middles moved, in voxels."""
+    moved = _moved_lattices(lesion.placement, lesion, np.random.default_rng(seed), jitter, MODEL.voi)
+    offsets = []
+    for name, scan in (
+        ("followup_xyz_mm", lesion.case.followups["primary"]),
+        ("baseline_xyz_mm", lesion.case.baselines["primary"].scan),
+    ):
+        _, grid = scan.grid.lps_view(scan.hu)
+        lattice = lattice_around(grid, getattr(lesion.placement, name), MODEL.voi, zoom=lesion.placement.zoom)
+        offsets.append(lattice.index_zyx(getattr(moved, name)) - (np.array(MODEL.voi.shape_zyx) - 1) / 2)
+    return np.array(offsets)
+
+
+def test_lattices_are_exactly_centred_without_jitter() -> None:
+    _, lesion = tumour()
+    jitter = JitterSettings(shift_voxels=4.0, centre_share=0.5, shape_zyx=(8, 16, 16))
+    drawn = sample(lesion, unjittered(jitter))
+    assert drawn is not None
+    for seen, centre in (
+        (drawn.pair.followup, lesion.placement.followup_xyz_mm),
+        (drawn.pair.baseline, lesion.placement.baseline_xyz_mm),
+    ):
+        np.testing.assert_allclose(seen.grid.index_zyx(centre), (3.5, 7.5, 7.5), atol=1e-9)
 
 
 def test_batch_holds_targets_and_presence_in_the_samples_order() -> None:

@@ -3,7 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 from longilesion.config import EncodingSettings
 from longilesion.encoding import encode
@@ -49,6 +52,30 @@ def test_window_limits_become_0_and_1_and_what_lies_beyond_is_clipped() -> None:
     torch.testing.assert_close(image[0, 0, :6], torch.tensor([0, 0, 0.5, 0.75, 1, 1]))
 
 
+@given(seed=st.integers(0, 2**32 - 1), spread=st.floats(2.0, 600.0))
+def test_z_scores_have_mean_0_and_deviation_1_in_each_voi_and_window(seed: int, spread: float) -> None:
+    hu = np.random.default_rng(seed).normal(-200, spread, SHAPE).astype(np.float32)
+    windows = ((-1000.0, 400.0), (-260.0, 240.0))
+    settings = EncodingSettings(clip_hu=windows, z_score="voi")
+    batch = encode([pair(voi(hu), voi(hu / 2))], settings)
+    for image, scan in ((batch.followup[0, :2], hu), (batch.baseline[0, :2], hu / 2)):
+        for found, (low, high) in zip(image.numpy(), windows, strict=True):
+            clipped = np.clip(scan.astype(float), low, high)
+            expected = (clipped - clipped.mean()) / max(clipped.std(), 1.0)
+            np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_z_scores_of_a_single_value_are_0() -> None:
+    assert encode([pair(voi(37.3))], EncodingSettings(z_score="voi")).followup.abs().max() < 1e-4
+
+
+def test_z_scores_by_given_mean_and_deviation_are_clipped_first() -> None:
+    hu = np.zeros(SHAPE, np.float32)
+    hu[0, 0, :3] = (-3024, 90, 900)
+    image = encode([pair(voi(hu))], EncodingSettings(z_score=(50.0, 80.0))).followup[0, 0]
+    torch.testing.assert_close(image[0, 0, :3], torch.tensor([-1050 / 80, 0.5, 350 / 80]))
+
+
 def test_each_window_is_an_image_channel_of_its_own() -> None:
     settings = EncodingSettings(clip_hu=((-1000.0, 400.0), (-160.0, 240.0)))
     batch = encode([pair(voi(40.0))], settings)
@@ -87,6 +114,19 @@ def test_heat_map_is_the_wider_the_less_sure_the_click_is() -> None:
         assert float(heat[4, 5, 10]) == pytest.approx(np.exp(-0.5 * (4.0 / sigma_mm) ** 2), abs=1e-5)
 
 
+@given(click=st.tuples(*(st.integers(0, size - 1) for size in SHAPE)), sigma=st.floats(0.5, 3.0))
+def test_heat_map_in_voxels_is_scipys_gaussian_rescaled_to_1(click: tuple[int, int, int], sigma: float) -> None:
+    """Whatever the spacing, and whatever the click's confidence."""
+    settings = CLICKED.model_copy(update={"click_sigma_voxels": sigma})
+    seen = replace(voi(click_zyx=click, spacing_zyx_mm=(5.0, 2.5, 1.0)), click_confidence=0.3)
+    heat = encode([pair(seen)], settings).followup[0, 1].numpy()
+    unit = np.zeros(SHAPE)
+    unit[click] = 1.0
+    expected = gaussian_filter(unit, sigma, mode="constant", truncate=60.0)
+    assert heat[click] == 1.0
+    np.testing.assert_allclose(heat, expected / expected[click], atol=1e-6)
+
+
 def test_heat_map_of_a_click_outside_the_lattice_only_rises_towards_it() -> None:
     heat = encode([pair(voi(click_zyx=(4.0, 5.0, 20.0)))], CLICKED).followup[0, 1, 4, 5]
     assert heat.max() < 1
@@ -97,6 +137,35 @@ def test_mask_channel_holds_the_lesion_at_1_and_others_at_their_value() -> None:
     settings = EncodingSettings(other_lesions_value=-1.0)
     batch = encode([pair(None, voi(), share(x1=1.0, x2=0.25), share(x2=0.5, x3=1.0))], settings)
     torch.testing.assert_close(batch.baseline[0, 1, 0, 0, :5], torch.tensor([0, 1, 0.25 - 0.5, -1, 0]))
+
+
+def test_weight_of_the_lesion_is_that_of_its_channel_alone() -> None:
+    settings = EncodingSettings(lesion_mask_weight=0.3, other_lesions_value=-1.0)
+    batch = encode([pair(None, voi(), share(x1=1.0, x2=0.5), share(x3=1.0))], settings)
+    torch.testing.assert_close(batch.baseline[0, 1, 0, 0, :5], torch.tensor([0, 0.3, 0.15, -1, 0]))
+    torch.testing.assert_close(batch.prior_mask[0, 0, 0, 0, :5], torch.tensor([0, 1, 0.5, 0, 0]))
+
+
+def test_organ_is_a_channel_of_either_stream_and_0_where_unknown() -> None:
+    settings = EncodingSettings(followup_channels=("image", "organ_mask"), baseline_channels=("organ_mask",))
+    organ = share(x1=1.0, x2=0.25)
+    batch = encode([pair(replace(voi(), organ=organ), voi()), pair(voi(), replace(voi(), organ=organ))], settings)
+    np.testing.assert_array_equal(batch.followup[0, 1], organ)
+    np.testing.assert_array_equal(batch.baseline[1, 0], organ)
+    assert not batch.followup[1, 1].any()
+    assert not batch.baseline[0].any()
+
+
+def test_lattice_that_nobody_clicked_has_no_heat_map_and_no_likelihood() -> None:
+    channels = ("image", "lesion_likelihood", "click_heatmap")
+    settings = EncodingSettings(followup_channels=channels, baseline_channels=channels)
+    clicked = pair(voi(), voi(), share(x1=1.0), share())
+    unclicked = replace(clicked, followup=replace(voi(), is_clicked=False), baseline=replace(voi(), is_clicked=False))
+    batch = encode([clicked, unclicked], settings)
+    for stream in (batch.followup, batch.baseline):
+        assert stream[0, 1:].flatten(1).any(1).all()
+        assert not stream[1, 1:].any()
+        assert torch.equal(stream[0, 0], stream[1, 0])
 
 
 def test_other_lesions_are_no_lesion_by_default() -> None:

@@ -15,7 +15,7 @@ from longilesion.networks import NETWORKS, build_network
 from longilesion.networks.fusion import FUSIONS
 from longilesion.networks.interface import LesionNetwork, NetworkInput, NetworkOutput
 from test.unit.builders import dual_encoder, model_settings, random_input, unet
-from training.networks import count
+from training.networks import count, noise
 from training.recipe import read_recipe
 
 RECIPES = Path(__file__).parents[2] / "training" / "recipes"
@@ -164,6 +164,23 @@ def test_without_baseline_only_the_followup_matters(settings: ModelSettings) -> 
 
 
 @every_kind
+def test_features_of_absent_time_points_have_no_influence(settings: ModelSettings) -> None:
+    if settings.network.kind == "early_fusion":
+        pytest.skip("it knows of an absent time point by its zeros alone")
+    network, batch = network_of(settings), series(settings)
+    noise_of = torch.Generator().manual_seed(2)
+    absent = ~batch.has_baseline[:, None, None, None, None]
+    noisy = replace(
+        batch,
+        baseline=batch.baseline + absent * torch.rand(batch.baseline.shape, generator=noise_of),
+        earlier=batch.earlier
+        + ~batch.has_earlier[:, :, None, None, None, None] * torch.rand(batch.earlier.shape, generator=noise_of),
+    )
+    assert not torch.equal(noisy.baseline, batch.baseline)
+    torch.testing.assert_close(outputs(network, noisy)[0], outputs(network, batch)[0])
+
+
+@every_kind
 def test_ensemble_that_does_not_use_the_baseline_hides_it(settings: ModelSettings) -> None:
     network, batch = network_of(settings), series(settings)
     unused = settings.model_copy(update={"inference": InferenceSettings(uses_baseline=False)})
@@ -226,21 +243,29 @@ def test_bfloat16_is_close_to_float32(settings: ModelSettings) -> None:
 @pytest.mark.gpu
 @every_kind
 def test_float16_on_a_gpu_is_close_to_float32_on_a_cpu(settings: ModelSettings) -> None:
-    network, batch = fresh(settings), series(settings)
-    exact = outputs(network, batch)
-    with torch.autocast("cuda", dtype=torch.float16):
-        rounded = outputs(network.to("cuda"), batch.to(torch.device("cuda")))
-    difference = exact[0].sigmoid() - rounded[0].cpu().float().sigmoid()
-    assert difference.abs().max() < 0.02
+    batch = series(settings)
+    exact, rounded = (
+        Ensemble(
+            settings=settings, networks=(fresh(settings).to(device),), device=torch.device(device), precision=precision
+        ).predict(batch)
+        for device, precision in (("cpu", torch.float32), ("cuda", torch.float16))
+    )
+    for probability, roughly in zip(exact, rounded, strict=True):
+        assert (probability is None) is (roughly is None)
+        if probability is not None:
+            assert (probability - roughly).abs().max() < 0.02
 
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
 def test_every_recipes_network_takes_the_recipes_voi(recipe: Path) -> None:
     settings = read_recipe(recipe).model
-    counted = count(settings, priors=2)
-    assert counted.parameters > 0
-    # At least one multiplication per weight.
-    assert counted.flops > 2 * counted.parameters
+    nowhere = torch.device("meta")
+    with nowhere:
+        network = build_network(settings).eval()
+    # It sums in float32 on any device but this one.
+    network.presence = None
+    (logits,) = network(noise(settings, priors=2, device=nowhere)).lesion_logits
+    assert tuple(logits.shape) == (1, 1, *settings.voi.shape_zyx)
 
 
 def test_flops_of_attention_and_convolution_are_those_written_out() -> None:

@@ -303,6 +303,31 @@ def test_counted_samples_are_present_marked_and_all() -> None:
     assert counted_samples(batch, DEFAULT, parts=("outline", "presence")) == {"outline": 1, "presence": 3}
 
 
+def test_without_a_presence_head_the_outline_counts_absent_lesions() -> None:
+    batch = random_batch([True, False, False], [True, True, False])
+    assert counted_samples(batch, DEFAULT, parts=("outline",)) == {"outline": 3}
+    for absent, counted in ((True, 3), (False, 1)):
+        assert counted_samples(batch, LossSettings(absent=absent), parts=EVERY)["outline"] == counted
+
+
+@pytest.mark.parametrize("part", ["lesion", "voi"])
+def test_absent_lesion_is_learnt_as_an_empty_outline(part: str) -> None:
+    settings = LossSettings(cross_entropy=part)
+    batch = batch_of(torch.tensor([True, False]), half_full(size=2))
+    logits = torch.zeros(2, 1, 2, 2, 2, requires_grad=True)
+    loss = training_loss(NetworkOutput(lesion_logits=(logits,)), batch, settings, parts=("outline",))["outline"]
+    # Of an undecided empty outline: Dice 1 / (4 + 1); a lesion that is gone counts as one of a hundredth of the VOI.
+    present = 4 / 9 + (UNDECIDED if part == "lesion" else math.log(2))
+    gone = 4 / 5 + (math.log(2) / (6 * 0.01 + 0.001) if part == "lesion" else math.log(2))
+    assert loss.item() == pytest.approx((present + gone) / 2)
+    loss.backward()
+    assert logits.grad is not None
+    # Descent empties it: no voxel of it becomes lesion.
+    assert bool((logits.grad[1] > 0).all())
+    empty = NetworkOutput(lesion_logits=(sure(batch.target),))
+    assert float(training_loss(empty, batch, settings, parts=("outline",))["outline"]) == pytest.approx(0, abs=1e-6)
+
+
 def test_loss_of_half_precision_logits_is_taken_in_single_precision() -> None:
     output, batch = output_of(2), random_batch([True, True], [True, True])
     assert output.baseline_logits is not None

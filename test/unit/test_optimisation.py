@@ -47,6 +47,17 @@ def test_warm_up_holds_a_fraction_of_the_rate() -> None:
     assert ratios == pytest.approx([0.1, 0.1, 0.1, 1, 1])
 
 
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)]
+)
+def test_optimiser_is_the_named_one(kind: str, expected: type[torch.optim.Optimizer]) -> None:
+    settings = OptimizerSettings(kind=kind, learning_rate=0.02, weight_decay=0.03)
+    optimizer = build_optimizer(torch.nn.Linear(2, 1), settings)
+    assert type(optimizer) is expected
+    (group,) = optimizer.param_groups
+    assert (group["lr"], group["weight_decay"]) == (0.02, 0.03)
+
+
 def test_a_tiny_network_learns_as_it_did_before() -> None:
     """Changes of structure are to leave the losses of a run as they are."""
     encoding = EncodingSettings(

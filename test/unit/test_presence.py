@@ -123,7 +123,7 @@ def test_too_few_patients_for_the_parts_of_the_fit_are_refused() -> None:
 
 def lesions_of(present: list[bool], *, views: int = 1) -> tuple[list[Judged], list[str]]:
     """Eight pairs of one lesion each: four are fitted to, one gives the epoch, two the threshold, one the figures."""
-    width = LocalPresence(3 * 4, image_channels=1, hidden=4).norm.normalized_shape[0] + 4 + 5
+    width = LocalPresence(3 * 4, image_channels=2, hidden=4).norm.normalized_shape[0] + 4 + 5
     features = torch.randn(8, views, width, generator=torch.Generator().manual_seed(0))
     return [Judged(features=features, present=torch.tensor(present))], [str(number) for number in range(8)]
 

@@ -14,7 +14,16 @@ from longilesion.config import EncodingSettings
 from longilesion.errors import InputError
 from longilesion.networks import build_network
 from longilesion.networks.unet import space_to_depth
-from test.unit.nnunet_folders import DEVIATION_HU, FEATURES, nnunet_of, plans_of, settings_of, write_folder
+from test.unit.nnunet_folders import (
+    DATASET,
+    DEVIATION_HU,
+    FEATURES,
+    early_fusion_settings_of,
+    nnunet_of,
+    plans_of,
+    settings_of,
+    write_folder,
+)
 from training.nnunet import read_nnunet
 from training.pretrained import Arguments, TransferReport, initialise, show
 
@@ -126,6 +135,53 @@ def test_other_normalisation_is_taken_as_it_is_and_reported(tmp_path: Path) -> N
     assert torch.equal(network.state_dict()[FIRST][:, :1], theirs)
     assert not network.state_dict()[FIRST][:, 1:].any()
     assert any("ZScoreNormalization" in difference for difference in report.differences)
+
+
+@pytest.mark.parametrize(("z_score", "divisor_hu"), [(None, 1400.0), ((40.0, 90.0), 90.0), ("voi", DEVIATION_HU)])
+def test_zscores_of_ours_have_the_scale_of_theirs(plain: Path, z_score: object, divisor_hu: float) -> None:
+    settings = settings_of(encoding=EncodingSettings(z_score=z_score))
+    network = build_network(settings)
+    weights = read_nnunet(plain)
+    report = initialise(network, weights, settings)
+    theirs = weights.tensors["encoder.stages.0.0.convs.0.conv.weight"]
+    torch.testing.assert_close(network.state_dict()[FIRST][:, :1], theirs * divisor_hu / DEVIATION_HU)
+    # The deviation in each VOI is not known; it is taken as theirs, and said.
+    said = any("ours windows of HU as z-scores of each VOI" in difference for difference in report.differences)
+    assert said is (z_score == "voi")
+
+
+@pytest.mark.parametrize("kind", ["pointwise", "early fusion"])
+def test_prompts_of_nninteractive_are_not_used_and_ours_begin_at_zero(tmp_path: Path, kind: str) -> None:
+    # As it is stored: a folder of nnU-Net's, the image and seven prompts, a label for each of thousands of objects.
+    plans = plans_of("residual", normalization_schemes=["ZScoreNormalization"])
+    folder = write_folder(tmp_path, plans, FINAL, network_weights=nnunet_of(plans, channels=8).state_dict())
+    labels = {"background": 0, **{f"object {number}": number for number in range(1, 3000)}}
+    (folder / "dataset.json").write_text(json.dumps({**DATASET, "labels": labels}))
+    (folder / "inference_session_class.json").write_text('{"point_radius": 4}')
+    of_kind = {"pointwise": settings_of, "early fusion": early_fusion_settings_of}[kind]
+    settings = of_kind("residual", encoding=WINDOWS)
+    network, weights = build_network(settings), read_nnunet(folder)
+    report = initialise(network, weights, settings)
+    first = "encoder.stages.stem.convs.0.conv.weight"
+    image = weights.tensors["encoder.stem.convs.0.conv.weight"][:, :1]
+    ours = network.state_dict()[first]
+    assert torch.equal(ours[:, :2], (image / 2).expand_as(ours[:, :2]))
+    assert not ours[:, 2:].any()
+    (row,) = (tensor for tensor in report.tensors if tensor.ours == first)
+    assert row.fate == "adapted"
+    assert row.reason.endswith("other channels begin at 0, 7 more of theirs are not used")
+    assert "labels: theirs 3000 of them, ours the lesion" in report.differences
+    rest = {
+        fate for name, fate in fates(report).items() if name != first and name.split(".")[0] in ("encoder", "decoder")
+    }
+    assert rest == {"copied", "adapted"}
+
+
+def test_followup_whose_image_is_not_shown_is_refused(plain: Path) -> None:
+    encoding = EncodingSettings(followup_channels=("click_heatmap",), baseline_channels=("image",))
+    settings = early_fusion_settings_of(encoding=encoding)
+    with pytest.raises(InputError, match="its image has no counterpart; expected image in followup_channels"):
+        initialise(build_network(settings), read_nnunet(plain), settings)
 
 
 def test_other_kernels_in_a_stage_leave_that_stage_fresh(plain: Path) -> None:
