@@ -42,14 +42,18 @@ def _load(arguments: Sequence[str] | None) -> Callable[[], object]:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from longilesion.ensemble import load_ensemble
+    from longilesion.ensemble import load_detector, load_ensemble
     from longilesion.errors import InputError
     from longilesion.files import check_replaceable, check_writable
     from longilesion.grand_challenge import check_outputs, read_case, write_outputs
+    from longilesion.organs import check_search_options, confined
     from longilesion.pipeline import segment_case
     from longilesion.report import make_report, write_report
     from longilesion.timing import Stopwatch
 
+    check_search_options(
+        find_new=options.find_new, organs=options.organs, organ=options.organ, detector=options.detector
+    )
     check_writable(options.output)
     if options.report is not None:
         check_replaceable(options.report)
@@ -64,7 +68,20 @@ def _run(options: argparse.Namespace) -> None:
     _log.info(
         "read %d baseline scans, %d follow-up scans, %d clicked lesions in %.1f s", *counts, watch.seconds["read"]
     )
-    segmentation = segment_case(case, ensemble, refine_clicks=options.refine_clicks)
+    search = None
+    if options.find_new:
+        from longilesion.new_lesions import Search
+
+        with watch("load"):
+            detector = load_detector(
+                ensemble, options.detector, model=options.model, device=options.device, precision=options.precision
+            )
+        search = Search(detector=detector)
+        if options.organs is not None:
+            with watch("read"):
+                case = confined(case, options.organs, options.organ)
+        _log.info("searching with %s in %s", detector.name, options.organs or "the whole body")
+    segmentation = segment_case(case, ensemble, refine_clicks=options.refine_clicks, search=search)
     outlined = sum(outcome.volume_followup_ml > 0 for outcome in segmentation.lesions)
     spent = sum(segmentation.seconds.values())
     _log.info("outlined %d of %d lesions in %.1f s", outlined, len(segmentation.lesions), spent)
@@ -81,8 +98,8 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    from longilesion.bundle import is_bundle
     from longilesion.config import Device, Precision
-    from longilesion.ensemble import is_bundle
 
     parser = argparse.ArgumentParser(description="Segments the lesions of one Grand Challenge case.")
     parser.add_argument("--input", type=Path, default=Path("/input"), help="folder of the case (default: %(default)s)")
@@ -101,6 +118,28 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--refine-clicks",
         action="store_true",
         help="let registration move follow-up clicks that it contradicts confidently (default: off)",
+    )
+    parser.add_argument(
+        "--find-new",
+        action="store_true",
+        help="search for lesions that nobody clicked; candidates get ids after the highest one (default: off)",
+    )
+    parser.add_argument(
+        "--organs",
+        type=Path,
+        help="folder of organ masks on the follow-up's voxels, to which the search is confined; of two follow-up "
+        "scans, each has its own in a subfolder, primary or secondary (default: the whole body)",
+    )
+    parser.add_argument(
+        "--organ",
+        action="append",
+        default=[],
+        help="name of a mask to use, such as liver; may be repeated (default: all)",
+    )
+    parser.add_argument(
+        "--detector",
+        type=Path,
+        help="bundle that searches (default: the folder detector of the model, or of the shipped one, else the model)",
     )
     parser.add_argument("--report", type=Path, help="JSON file for the run report (default: none)")
     return parser.parse_args(arguments)

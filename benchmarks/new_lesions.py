@@ -149,10 +149,14 @@ class NewLesion:
 def measure(arguments: Arguments) -> None:
     """Draws new lesions and prints both tables."""
     ensemble = load_ensemble(arguments.model)
+    member = ensemble.only_member
     if not arguments.mirror:
-        plain = ensemble.settings.inference.model_copy(update={"mirror_axes": ()})
-        ensemble = replace(ensemble, settings=ensemble.settings.model_copy(update={"inference": plain}))
-    methods = {name: replace(ensemble, settings=settings) for name, settings in _methods(ensemble.settings).items()}
+        plain = member.settings.inference.model_copy(update={"mirror_axes": ()})
+        member = replace(member, settings=member.settings.model_copy(update={"inference": plain}))
+    methods = {
+        name: replace(ensemble, members=(replace(member, settings=settings),))
+        for name, settings in _methods(member.settings).items()
+    }
     sources = held_out_sources(arguments.data, read_recipe(RECIPE))
     dice, separation = _Values(), _Values()
     drawn = new_lesions(sources, count=arguments.lesions, seed=arguments.seed)

@@ -18,8 +18,9 @@ from rich.table import Table
 
 from benchmarks.pairs import PairSize, first_lesions, middle_slices, torso_pair, write_case
 from benchmarks.runs import ROOT, Run, compared, print_target
+from longilesion.bundle import is_bundle, save_bundle
 from longilesion.case import Case
-from longilesion.ensemble import Ensemble, is_bundle, load_ensemble, save_bundle
+from longilesion.ensemble import Ensemble, load_ensemble
 from longilesion.grand_challenge import read_case
 from longilesion.networks import build_network
 from longilesion.pipeline import segment_case
@@ -145,13 +146,14 @@ def _print_conditions(
     console: Console, plan: Plan, shape_zyx: tuple[int, int, int], ensemble: Ensemble, repeats: int
 ) -> None:
     z, y, x = shape_zyx
+    at_a_time = ensemble.batch_size(ensemble.settings)
     precision = str(ensemble.precision).removeprefix("torch.")
     console.print(
         f"""
 A pair of {x} x {y} x {z} voxels with {plan.lesions} lesions, as compressed .mha files; {repeats} runs, each a process
 of its own. Networks: {len(ensemble.networks)} on {ensemble.device}, {torch.get_num_threads()} threads, \
 {os.cpu_count()} cores.
-longilesion: {precision}, {ensemble.batch_size} lesions at a time, weights loaded once. It aligns each lesion first.
+longilesion: {precision}, {at_a_time} lesions at a time, weights loaded once. It aligns each lesion first.
 straightforward: float32; both scans resampled as a whole, then lesion by lesion and fold by fold, weights loaded each
 time, each probability sampled back to the whole scan. It neither aligns nor zooms, and looks at no lesion twice.
 """,

@@ -16,10 +16,11 @@ import SimpleITK as sitk
 import torch
 from safetensors.torch import load_model
 
+from longilesion.bundle import read_manifest
 from longilesion.case import AIR_HU
 from longilesion.config import ModelSettings, VoiSettings
 from longilesion.encoding import encode
-from longilesion.ensemble import Ensemble, read_manifest
+from longilesion.ensemble import Ensemble
 from longilesion.geometry import Grid
 from longilesion.networks import build_network
 from longilesion.networks.interface import NetworkInput
@@ -31,7 +32,7 @@ from longilesion.voi import Voi, VoiPair
 def main(arguments: argparse.Namespace) -> None:
     """Segments the primary follow-up scan of a case."""
     watch = Stopwatch("read", "resample", "crop", "load", "network", "paste", "write")
-    settings = read_manifest(arguments.model).settings
+    settings = read_manifest(arguments.model).members[0].settings
     places = {slug: arguments.input / path for slug, path in json.loads(SOCKETS_FILE.read_text())["inputs"].items()}
     with watch("read"):
         baseline, mask, followup = (
@@ -110,12 +111,7 @@ def _predicted(batch: NetworkInput, model: Path, settings: ModelSettings, watch:
         with watch("load"):
             network = build_network(settings)
             load_model(network, str(checkpoint))
-            fold = Ensemble(
-                settings=settings,
-                networks=(network.eval(),),
-                device=torch.device("cpu"),
-                precision=torch.float32,
-            )
+            fold = Ensemble.of(settings, [network.eval()], device=torch.device("cpu"), precision=torch.float32)
         with watch("network"):
             results.append(fold.predict(batch))
     probability = torch.stack([outline[0] for outline, _ in results]).mean(0)

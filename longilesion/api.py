@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from longilesion.case_files import read_case
-from longilesion.ensemble import Ensemble, load_ensemble
+from longilesion.ensemble import Ensemble, load_detector, load_ensemble
 from longilesion.errors import InputError
 from longilesion.labelling import Labels
+from longilesion.organs import confined
 from longilesion.pipeline import Segmentation, segment_case
 
 
@@ -22,17 +23,24 @@ def segment(
     labels: Labels = "lesion_ids",
     refine_clicks: bool = False,
     split_components: bool = False,
+    find_new: bool = False,
+    organs: str | Path | None = None,
+    detector: Ensemble | None = None,
 ) -> Segmentation:
     """Outlines the lesions of a baseline scan in a follow-up scan, as `longilesion segment` does, and writes nothing.
 
     The files are those of the command; `lesions`, clicks or both determine which lesions to segment. The result's
     `maps["primary"]` has the voxels of the follow-up scan, its `lesions` the outcome of each lesion. Without `ensemble`
-    the shipped model is loaded at every call; pass one from `load_ensemble` to segment several cases.
+    the shipped model is loaded at every call; pass one from `load_ensemble` to segment several cases. With `find_new`,
+    `detector` (by default the shipped one, if there is one, else the ensemble) searches for lesions that nobody
+    clicked, in the masks of the folder `organs` if that is given; the result's `candidates` are what it finds.
 
     Raises InputError for files that cannot be used, BundleError for a model that cannot.
     """
-    if lesions is None and baseline_clicks is None and followup_clicks is None:
-        raise InputError("nothing to look for; expected lesions, baseline_clicks or followup_clicks")
+    if lesions is None and baseline_clicks is None and followup_clicks is None and not find_new:
+        raise InputError("nothing to look for; expected lesions, baseline_clicks, followup_clicks or find_new")
+    if not find_new and (organs is not None or detector is not None):
+        raise InputError("organs or a detector without a search; expected find_new=True too")
     case = read_case(
         Path(followup),
         _path(baseline),
@@ -41,7 +49,15 @@ def segment(
         followup_clicks=_path(followup_clicks),
         split_components=split_components,
     )
-    return segment_case(case, ensemble or load_ensemble(), labels=labels, refine_clicks=refine_clicks)
+    ensemble = ensemble or load_ensemble()
+    search = None
+    if find_new:
+        from longilesion.new_lesions import Search
+
+        search = Search(detector=detector or load_detector(ensemble))
+        if organs is not None:
+            case = confined(case, Path(organs))
+    return segment_case(case, ensemble, labels=labels, refine_clicks=refine_clicks, search=search)
 
 
 def _path(name: str | Path | None) -> Path | None:

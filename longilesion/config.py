@@ -211,11 +211,16 @@ class EncodingSettings(Settings):
         return self.width(channel for channel in channels if channel in ("image", "lesion_likelihood"))
 
 
-class InferenceSettings(Settings):
-    """Post-processing of the networks' outputs."""
+class Thresholds(Settings):
+    """The probability from which a voxel belongs to a lesion, and the presence below which a lesion is gone."""
 
     threshold: float = Field(default=0.5, gt=0, lt=1)
     presence_threshold: float = Field(default=0.5, ge=0, le=1)
+
+
+class InferenceSettings(Thresholds):
+    """How a network is applied, and post-processing of its outputs."""
+
     mirror_axes: tuple[Literal["z", "y", "x"], ...] = ()
     uses_baseline: bool = Field(default=True, description="whether the networks see the earlier time points at all")
 
@@ -224,6 +229,11 @@ class InferenceSettings(Settings):
         if len(set(self.mirror_axes)) < len(self.mirror_axes):
             raise ValueError("mirror_axes names an axis twice")
         return self
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """The thresholds alone."""
+        return Thresholds(threshold=self.threshold, presence_threshold=self.presence_threshold)
 
 
 class DetectionSettings(Settings):

@@ -20,6 +20,8 @@ from longilesion.geometry import ZYX, Grid
 DIRECTION_TOLERANCE = 1e-2
 # Plausible spacing of CT voxels along an axis, in mm; anything else is in another unit.
 LEAST_SPACING_MM, MOST_SPACING_MM = 0.01, 100.0
+# Entry of a lesion map's header with the ids of candidates, separated by spaces.
+CANDIDATES_ENTRY = "LesionCandidates"
 GZIP_MAGIC = b"\x1f\x8b"
 # Greatest compression ratio of the deflate algorithm.
 MOST_COMPRESSION = 1032
@@ -37,7 +39,7 @@ class ImageFile:
 
     `spacing_xyz_mm`, `origin_xyz_mm` and `direction` (by rows) are the geometry as ITK describes one, in LPS. `nifti`
     is the header of a NIfTI file. `planes` gives the slices along the last axis, each of y and x. `remarks` are
-    warnings about inconsistencies of the header.
+    warnings about inconsistencies of the header. `candidates` are the ids that a lesion map's header marks as such.
     """
 
     path: Path
@@ -48,6 +50,7 @@ class ImageFile:
     planes: Callable[[], Iterator[Plane]]
     nifti: Any = None
     remarks: tuple[str, ...] = ()
+    candidates: tuple[int, ...] = ()
 
 
 class InflatedStream(RawIOBase):
@@ -80,6 +83,17 @@ class InflatedStream(RawIOBase):
                 break
         buffer[: len(content)] = content
         return len(content)
+
+
+def candidates_text(candidates: Sequence[int]) -> str:
+    """The value of the entry `CANDIDATES_ENTRY` for these ids."""
+    return " ".join(map(str, candidates))
+
+
+def candidates_of(text: str) -> tuple[int, ...]:
+    """The ids in such a value; none in a value of another kind, which is another program's."""
+    words = text.split()
+    return tuple(map(int, words)) if all(word.isascii() and word.isdigit() for word in words) else ()
 
 
 def check_geometry(path: Path, world_from_voxel: Float64[np.ndarray, "4 4"], *, remark: str = "") -> None:

@@ -83,7 +83,7 @@ def read_lesion_map(path: Path, *, like: Grid | None = None, of: str = "its scan
         raise InputError(
             f"{path}: mask with another origin, spacing or direction than {of}: {_place(grid)}; expected {_place(like)}"
         )
-    return LesionMap(ids=_lesion_ids(image), grid=like or grid)
+    return LesionMap(ids=_lesion_ids(image), grid=like or grid, candidates=image.candidates)
 
 
 def write_lesion_map(path: Path, lesion_map: LesionMap, *, like: Path) -> None:
@@ -97,23 +97,25 @@ def write_lesion_map(path: Path, lesion_map: LesionMap, *, like: Path) -> None:
     scan = open_image(like)
     if not path.name.lower().endswith(NIFTI_SUFFIXES):
         try:
-            write_itk(path, lesion_map.compact_ids, like=scan)
+            write_itk(path, lesion_map.compact_ids, like=scan, candidates=lesion_map.candidates)
         except RuntimeError as error:
             raise InputError(f"{path}: cannot be written ({itk_reason(error)})") from error
         return
     from longilesion.nifti import write_nifti
 
     try:
-        write_nifti(path, lesion_map.compact_ids, like=scan)
+        write_nifti(path, lesion_map.compact_ids, like=scan, candidates=lesion_map.candidates)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def check_lesion_map(path: Path, *, written: LesionMap) -> None:
-    """Raises InputError unless a file holds the lesion map that was written to it: equal geometry and voxels."""
+    """Raises InputError unless a file holds the lesion map that was written to it: geometry, voxels, candidates."""
     image = open_image(path)
     if not image.grid.matches(written.grid, tolerance_mm=min(written.grid.spacing_zyx_mm) / 2):
         raise InputError(f"{path}: {_place(image.grid)}; expected the map's {_place(written.grid)}")
+    if image.candidates != written.candidates:
+        raise InputError(f"{path}: candidates {image.candidates}; expected the map's {written.candidates}")
     # Slice by slice: a second volume would double the memory.
     if not all(np.array_equal(plane, ids) for plane, ids in zip(image.planes(), written.ids, strict=True)):
         raise InputError(f"{path}: other voxels than the map's; expected all of them")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,12 @@ from jaxtyping import UInt8, UInt16
 from longilesion.errors import InputError
 from longilesion.geometry import Grid
 from longilesion.image_file import (
+    CANDIDATES_ENTRY,
     ImageFile,
     InflatedStream,
     Plane,
+    candidates_of,
+    candidates_text,
     check_geometry,
     check_length,
     read_planes,
@@ -75,6 +78,7 @@ def open_itk(path: Path) -> ImageFile:
     grid = Grid.from_spacing((z, y, x), spacing[::-1], origin_xyz_mm=origin, direction=direction)
     check_geometry(path, grid.world_from_voxel)
     dtype = np.dtype(_DTYPES[reader.GetPixelID()])
+    candidates = reader.GetMetaData(CANDIDATES_ENTRY) if reader.HasMetaDataKey(CANDIDATES_ENTRY) else ""
     return ImageFile(
         path=path,
         grid=grid,
@@ -82,15 +86,27 @@ def open_itk(path: Path) -> ImageFile:
         origin_xyz_mm=tuple(origin),
         direction=tuple(direction.ravel().tolist()),
         planes=_voxels_of_metaimage(path, grid, dtype) if is_metaimage else partial(_nrrd_planes, reader, path, grid),
+        candidates=candidates_of(candidates),
     )
 
 
-def write_itk(path: Path, ids: UInt8[np.ndarray, "z y x"] | UInt16[np.ndarray, "z y x"], *, like: ImageFile) -> None:
-    """Writes a label map with the geometry of its scan's file; raises RuntimeError where writing fails."""
+def write_itk(
+    path: Path,
+    ids: UInt8[np.ndarray, "z y x"] | UInt16[np.ndarray, "z y x"],
+    *,
+    like: ImageFile,
+    candidates: Sequence[int] = (),
+) -> None:
+    """Writes a label map with the geometry of its scan's file; raises RuntimeError where writing fails.
+
+    The ids of candidates are an entry of the header, if there are any.
+    """
     image = sitk.GetImageFromArray(ids)
     image.SetSpacing(like.spacing_xyz_mm)
     image.SetOrigin(like.origin_xyz_mm)
     image.SetDirection(like.direction)
+    if candidates:
+        image.SetMetaData(CANDIDATES_ENTRY, candidates_text(candidates))
     # With the suffix .MHA in capitals, ITK would write a header without voxels.
     written = path.with_name(path.stem + path.suffix.lower())
     try:

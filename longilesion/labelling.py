@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float32, Shaped, UInt16
 from numpy.typing import NDArray
 
 from longilesion.case import LesionMap, LesionPrediction
-from longilesion.config import InferenceSettings
+from longilesion.config import Thresholds
 from longilesion.geometry import ZYX, Box, Grid, Triple, box_slices
 from longilesion.voi import occupied_box, paste_probability
 
@@ -56,7 +56,7 @@ class _Outline:
 
 
 def label_lesions(
-    predictions: Sequence[LesionPrediction], grid: Grid, settings: InferenceSettings, *, labels: Labels = "lesion_ids"
+    predictions: Sequence[LesionPrediction], grid: Grid, thresholds: Thresholds, *, labels: Labels = "lesion_ids"
 ) -> LabelledScan:
     """Writes the outlines of all lesions of one scan into one map.
 
@@ -71,12 +71,12 @@ def label_lesions(
     _, lps = grid.lps_view(np.empty(grid.shape_zyx, np.bool_))
     for prediction in predictions:
         lesion_id = prediction.prompt.lesion_id
-        if prediction.is_gone(settings.presence_threshold):
-            notes[lesion_id] = f"gone: presence {prediction.presence:.2f} below {settings.presence_threshold:.2f}"
+        if prediction.is_gone(thresholds.presence_threshold):
+            notes[lesion_id] = f"gone: presence {prediction.presence:.2f} below {thresholds.presence_threshold:.2f}"
             continue
-        outline = _outline(prediction, lps, settings.threshold)
+        outline = _outline(prediction, lps, thresholds.threshold)
         if outline is None:
-            notes[lesion_id] = f"no voxel reaches probability {settings.threshold:.2f}"
+            notes[lesion_id] = f"no voxel reaches probability {thresholds.threshold:.2f}"
         else:
             outlines.append(outline)
     kept = []

@@ -7,8 +7,9 @@ its code is not 0, then the qform, then the voxel sizes alone. Contradictions be
 from __future__ import annotations
 
 import gzip
+import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from io import BufferedIOBase, BufferedReader, FileIO
@@ -18,7 +19,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float64, UInt8, UInt16
-from nibabel.nifti1 import Nifti1Header
+from nibabel.nifti1 import Nifti1Extension, Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
@@ -26,10 +27,13 @@ from numpy.typing import NDArray
 from longilesion.errors import InputError
 from longilesion.geometry import Grid
 from longilesion.image_file import (
+    CANDIDATES_ENTRY,
     GZIP_MAGIC,
     ImageFile,
     InflatedStream,
     Plane,
+    candidates_of,
+    candidates_text,
     check_geometry,
     check_length,
     read_planes,
@@ -52,6 +56,9 @@ _GEOMETRY = (
 # Largest distance, in voxels, between the positions of a voxel by two forms that is not reported.
 _TOLERANCE_VOXELS = 0.1
 _SCANNER = 1
+# A header extension of plain text.
+_COMMENT = 6
+_CANDIDATES = re.compile(rf"{CANDIDATES_ENTRY} = ([0-9 ]+)".encode())
 
 # Discards nibabel's messages: the header fields that it corrects affect neither the voxels' values nor their positions.
 _silent = Logger(f"{__name__}.header")
@@ -95,13 +102,20 @@ def open_nifti(path: Path) -> ImageFile:
         ),
         nifti=stored,
         remarks=tuple(_remarks(header)),
+        candidates=_candidates(path, header, offset),
     )
 
 
-def write_nifti(path: Path, ids: UInt8[np.ndarray, "z y x"] | UInt16[np.ndarray, "z y x"], *, like: ImageFile) -> None:
+def write_nifti(
+    path: Path,
+    ids: UInt8[np.ndarray, "z y x"] | UInt16[np.ndarray, "z y x"],
+    *,
+    like: ImageFile,
+    candidates: Sequence[int] = (),
+) -> None:
     """Writes a label map; sform and qform are bit-identical to those of its scan where that is a NIfTI file.
 
-    Raises OSError where writing fails.
+    The ids of candidates are a header extension, if there are any. Raises OSError where writing fails.
     """
     header = (Nifti1Header if like.nifti is None else type(like.nifti))()
     header.set_data_shape(ids.shape[::-1])
@@ -112,6 +126,9 @@ def write_nifti(path: Path, ids: UInt8[np.ndarray, "z y x"] | UInt16[np.ndarray,
     else:
         for field in _GEOMETRY:
             header[field] = like.nifti[field]
+    if candidates:
+        text = f"{CANDIDATES_ENTRY} = {candidates_text(candidates)}"
+        header.extensions.append(Nifti1Extension(_COMMENT, text.encode()))
     with path.open("wb") as file:
         if path.name.lower().endswith(".gz"):
             # Without a file name and a time, so that equal maps give identical files.
@@ -146,6 +163,15 @@ def _stored_header(path: Path) -> Header:
         if len(block) >= length and kind.may_contain_header(block[:length]):
             return kind(block[:length], check=False)
     raise InputError(f"{path}: unreadable image, no NIfTI header; expected a 3D volume")
+
+
+def _candidates(path: Path, header: Header, offset: int) -> tuple[int, ...]:
+    """The ids of candidates in an extension, which lies between the header and the voxels."""
+    if offset == header.single_vox_offset:
+        return ()
+    with _damage_named(path), _opened(path) as file:
+        found = _CANDIDATES.search(_read(file, offset))
+    return () if found is None else candidates_of(found[1].decode())
 
 
 def _world_from_voxel(header: Header, path: Path) -> Float64[np.ndarray, "4 4"]:

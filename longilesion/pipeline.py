@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache
+from typing import TYPE_CHECKING
 
-import numpy as np
 from threadpoolctl import threadpool_limits
 
-from longilesion.alignment import place_vois
 from longilesion.case import (
     LOW_CONFIDENCE,
     SCAN_NAMES,
     Case,
-    Click,
     LesionMap,
     LesionPrediction,
     LesionPrompt,
     OutsideLesion,
+    Scan,
     ScanName,
 )
-from longilesion.encoding import encode
 from longilesion.ensemble import Ensemble
 from longilesion.geometry import Triple
 from longilesion.labelling import LabelledScan, Labels, label_lesions
+from longilesion.prediction import place_lesions, predict_lesions
 from longilesion.prompts import complete_prompts
 from longilesion.timing import Stopwatch
-from longilesion.voi import Placement, sample_voi_pair
+from longilesion.voi import Placement
+
+if TYPE_CHECKING:
+    from longilesion.new_lesions import NewLesion, Search
+    from longilesion.registration.result import Registration
 
 # Beginning of the note of a lesion without a follow-up click.
 PROPAGATED = "no follow-up click, propagated from the baseline"
@@ -73,25 +74,36 @@ class LesionOutcome:
 class Segmentation:
     """The label map of every follow-up scan, the outcomes of all lesions sorted by id, and the seconds of each stage.
 
-    `left_out` are the ids of clicked lesions without a position in any follow-up scan.
+    `left_out` are the ids of clicked lesions without a position in any follow-up scan. `candidates` are the lesions
+    that a search has found and no known lesion explains, in the maps as well.
     """
 
     maps: Mapping[ScanName, LesionMap]
     lesions: tuple[LesionOutcome, ...]
     left_out: tuple[int, ...]
     seconds: Mapping[str, float]
+    candidates: tuple[NewLesion, ...] = ()
 
 
 def segment_case(
-    case: Case, ensemble: Ensemble, *, labels: Labels = "lesion_ids", refine_clicks: bool = False
+    case: Case,
+    ensemble: Ensemble,
+    *,
+    labels: Labels = "lesion_ids",
+    refine_clicks: bool = False,
+    search: Search | None = None,
 ) -> Segmentation:
     """Outlines every lesion of a case in its follow-up scans; a note explains each empty outline.
 
     With `refine_clicks`, given follow-up clicks are corrected where registration contradicts them with high confidence.
+    With `search`, the scans are searched for lesions that nobody clicked.
+    Where members of the ensemble differ in their lattices, positions and similarities are those of the heaviest group.
     """
     watch = Stopwatch("propagate", "sample", "network", "label")
     with watch("propagate"):
-        completed = complete_prompts(case, refine_clicks=refine_clicks)
+        # A scan is compared by identity, so each pair is registered once.
+        register = cache(_register)
+        completed = complete_prompts(case, refine_clicks=refine_clicks, register=register)
     prompts = completed.lesions
     _log.info(
         "%d lesions to look for, %d with a propagated click (%d of low confidence); %d outside the field of view",
@@ -100,15 +112,16 @@ def segment_case(
         sum(prompt.confidence < LOW_CONFIDENCE for prompt in prompts),
         len(completed.outside),
     )
-    placements = _place(case, prompts, ensemble, watch)
+    by_group = place_lesions(case, prompts, ensemble, watch)
+    placements = [own[0] for own in by_group]
     unlike = _unlike(prompts, placements)
-    predictions = _predict(case, prompts, placements, ensemble, watch)
+    predictions = predict_lesions(case, prompts, by_group, ensemble, watch)
     with watch("label"), threadpool_limits(1, user_api="blas"):
         labelled = {
             name: label_lesions(
                 [prediction for prediction in predictions if prediction.prompt.followup.scan_name == name],
                 case.followups[name].grid,
-                ensemble.settings.inference,
+                ensemble.thresholds,
                 labels=labels,
             )
             for name in SCAN_NAMES
@@ -119,7 +132,7 @@ def segment_case(
             _outcome(case, prompt, prediction, labelled[prompt.followup.scan_name]),
             similarity=placement.similarity,
             is_unlike=prompt.lesion_id in unlike,
-            is_present=not prediction.is_gone(ensemble.settings.inference.presence_threshold),
+            is_present=not prediction.is_gone(ensemble.thresholds.presence_threshold),
         )
         for prompt, placement, prediction in zip(prompts, placements, predictions, strict=True)
     ]
@@ -128,14 +141,33 @@ def segment_case(
     found = sum(outcome.volume_followup_ml > 0 for outcome in outcomes)
     _log.info("%d lesions outlined, %d empty", found, len(outcomes) - found)
     maps = {name: result.lesions for name, result in labelled.items()}
+    candidates: tuple[NewLesion, ...] = ()
+    if search is not None:
+        # Imported late, as few runs search.
+        from longilesion.new_lesions import find_new_lesions
+
+        with watch("search"):
+            maps, candidates = find_new_lesions(case, maps, _places(outcomes), search, register=register, labels=labels)
     placed = {outcome.prompt.lesion_id for outcome in outcomes}
     left_out = tuple(pair.lesion_id for pair in case.clicks if pair.lesion_id not in placed)
-    return Segmentation(maps=maps, lesions=outcomes, left_out=left_out, seconds=watch.seconds)
+    return Segmentation(maps=maps, lesions=outcomes, left_out=left_out, seconds=watch.seconds, candidates=candidates)
 
 
-def _place(case: Case, prompts: Sequence[LesionPrompt], ensemble: Ensemble, watch: Stopwatch) -> Sequence[Placement]:
-    with watch("sample"), _lesion_threads() as pool:
-        return list(pool.map(partial(place_vois, case, settings=ensemble.settings), prompts))
+def _register(baseline: Scan, followup: Scan) -> Registration:
+    # Imported late: the libraries of registration take long to load, and a case with clicks needs none of them.
+    from longilesion.registration.register import register_scans
+
+    return register_scans(baseline, followup)
+
+
+def _places(outcomes: Sequence[LesionOutcome]) -> dict[ScanName, list[Triple]]:
+    """The clicks and aligned positions of the lesions in each follow-up scan."""
+    places: dict[ScanName, list[Triple]] = {}
+    for outcome in outcomes:
+        if isinstance(outcome.prompt, LesionPrompt) and outcome.place_xyz_mm is not None:
+            click = outcome.prompt.followup
+            places.setdefault(click.scan_name, []).extend([click.point_xyz_mm, outcome.place_xyz_mm])
+    return places
 
 
 def _unlike(prompts: Sequence[LesionPrompt], placements: Sequence[Placement]) -> set[int]:
@@ -156,95 +188,6 @@ def _unlike(prompts: Sequence[LesionPrompt], placements: Sequence[Placement]) ->
             UNLIKE,
         )
     return set(unlike)
-
-
-def _predict(
-    case: Case,
-    prompts: Sequence[LesionPrompt],
-    placements: Sequence[Placement],
-    ensemble: Ensemble,
-    watch: Stopwatch,
-) -> Sequence[LesionPrediction]:
-    """Predicts all lesions; those that reach their VOI's border are sampled again, twice as wide.
-
-    The prediction of the smaller VOI is kept where the lesion is not found in the larger one.
-    """
-    placements = list(placements)
-    predictions = _predict_placed(case, prompts, placements, ensemble, watch)
-    wide = list(range(len(predictions)))
-    for _ in range(ensemble.settings.voi.growth_limit):
-        wide = [index for index in wide if _reaches_border(predictions[index], ensemble)]
-        for index in wide:
-            placements[index] = replace(placements[index], zoom=2 * placements[index].zoom)
-        again = _predict_placed(
-            case, [prompts[index] for index in wide], [placements[index] for index in wide], ensemble, watch
-        )
-        found = {
-            index: prediction for index, prediction in zip(wide, again, strict=True) if _is_found(prediction, ensemble)
-        }
-        for index, prediction in found.items():
-            predictions[index] = prediction
-        wide = list(found)
-    return predictions
-
-
-def _predict_placed(
-    case: Case,
-    prompts: Sequence[LesionPrompt],
-    placements: Sequence[Placement],
-    ensemble: Ensemble,
-    watch: Stopwatch,
-) -> list[LesionPrediction]:
-    """Samples and predicts batch by batch, so that few VOIs are in memory at a time."""
-    predictions: list[LesionPrediction] = []
-    sample = partial(sample_voi_pair, case, settings=ensemble.settings.voi)
-    for start in range(0, len(prompts), ensemble.batch_size):
-        batch = slice(start, start + ensemble.batch_size)
-        with watch("sample"), _lesion_threads() as pool:
-            pairs = list(pool.map(sample, prompts[batch], placements[batch]))
-            encoded = encode(pairs, ensemble.settings.encoding)
-        with watch("network"):
-            probability, judged = ensemble.predict(encoded)
-            presence = [None] * len(pairs) if judged is None else judged.tolist()
-        predictions.extend(
-            LesionPrediction(
-                prompt=_aligned(prompt, placement),
-                probability=outline.numpy(),
-                presence=there,
-                grid=pair.followup.grid,
-            )
-            for prompt, placement, pair, outline, there in zip(
-                prompts[batch], placements[batch], pairs, probability, presence, strict=True
-            )
-        )
-    return predictions
-
-
-@contextmanager
-def _lesion_threads() -> Iterator[ThreadPoolExecutor]:
-    """A pool with one lesion per thread: a lesion's matrices are too small for several threads to share."""
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor() as pool:
-        yield pool
-
-
-def _aligned(prompt: LesionPrompt, placement: Placement) -> LesionPrompt:
-    """The prompt with its click at the aligned position, to which the lesion's component is the nearest."""
-    click = Click(scan_name=prompt.followup.scan_name, point_xyz_mm=placement.followup_xyz_mm)
-    return replace(prompt, followup=click)
-
-
-def _is_found(prediction: LesionPrediction, ensemble: Ensemble) -> bool:
-    settings = ensemble.settings.inference
-    return not prediction.is_gone(settings.presence_threshold) and bool(
-        (prediction.probability >= settings.threshold).any()
-    )
-
-
-def _reaches_border(prediction: LesionPrediction, ensemble: Ensemble) -> bool:
-    if not _is_found(prediction, ensemble):
-        return False
-    mask = prediction.probability >= ensemble.settings.inference.threshold
-    return any(bool(np.take(mask, side, axis=axis).any()) for axis in range(3) for side in (0, -1))
 
 
 def _outcome(case: Case, prompt: LesionPrompt, prediction: LesionPrediction, labelled: LabelledScan) -> LesionOutcome:

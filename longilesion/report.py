@@ -8,15 +8,19 @@ import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import BaseModel, ConfigDict
 
 import longilesion
-from longilesion.case import Case, Click, LesionPrompt, ScanName
+from longilesion.case import Case, LesionPrompt, ScanName
 from longilesion.files import valid, written_together
 from longilesion.geometry import Triple
 from longilesion.pipeline import LesionOutcome, Segmentation
+
+if TYPE_CHECKING:
+    from longilesion.new_lesions import NewLesion
 
 _PACKAGES = ("torch", "numpy", "SimpleITK", "connected-components-3d", "picsl_greedy")
 
@@ -54,10 +58,28 @@ class LesionReport(BaseModel):
     merged_into: int | None = None
 
 
+class CandidateReport(BaseModel):
+    """A lesion that a search has found and nobody has confirmed; its centre of gravity as x, y, z voxel index.
+
+    `score` is the detector's highest probability in it, `diameter_mm` the longest axial one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: int
+    scan: ScanName
+    score: float
+    volume_ml: float
+    diameter_mm: float
+    centre: Triple
+    centre_xyz_mm: Triple
+
+
 class RunReport(BaseModel):
     """One run. `peak_gpu_memory_bytes` is None where no GPU was used.
 
     `left_out` are lesions that could not be segmented: their only click is in a baseline scan that is missing.
+    `candidates` are empty without a search for lesions that nobody clicked.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -68,6 +90,7 @@ class RunReport(BaseModel):
     peak_gpu_memory_bytes: int | None
     lesions: list[LesionReport]
     left_out: list[int]
+    candidates: list[CandidateReport] = []
 
 
 def make_report(case: Case, segmentation: Segmentation, *, seconds: Mapping[str, float]) -> RunReport:
@@ -83,6 +106,7 @@ def make_report(case: Case, segmentation: Segmentation, *, seconds: Mapping[str,
         peak_gpu_memory_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else None,
         lesions=[_lesion_report(case, outcome) for outcome in segmentation.lesions],
         left_out=list(segmentation.left_out),
+        candidates=[_candidate_report(case, lesion) for lesion in segmentation.candidates],
     )
 
 
@@ -98,7 +122,7 @@ def _lesion_report(case: Case, outcome: LesionOutcome) -> LesionReport:
     return LesionReport(
         id=prompt.lesion_id,
         scan=None if click is None else click.scan_name,
-        click=None if click is None else _index_xyz(case, click),
+        click=None if click is None else _index_xyz(case, click.scan_name, click.point_xyz_mm),
         click_xyz_mm=None if click is None else click.point_xyz_mm,
         click_clamped=click is not None and click.clamped,
         propagated=not isinstance(prompt, LesionPrompt) or prompt.propagated,
@@ -116,8 +140,21 @@ def _lesion_report(case: Case, outcome: LesionOutcome) -> LesionReport:
     )
 
 
-def _index_xyz(case: Case, click: Click) -> Triple:
-    z, y, x = case.followups[click.scan_name].grid.index_zyx(click.point_xyz_mm)
+def _candidate_report(case: Case, lesion: NewLesion) -> CandidateReport:
+    candidate = lesion.candidate
+    return CandidateReport(
+        id=lesion.lesion_id,
+        scan=lesion.scan_name,
+        score=candidate.score,
+        volume_ml=candidate.volume_ml,
+        diameter_mm=candidate.diameter_mm,
+        centre=_index_xyz(case, lesion.scan_name, candidate.centre_xyz_mm),
+        centre_xyz_mm=candidate.centre_xyz_mm,
+    )
+
+
+def _index_xyz(case: Case, scan_name: ScanName, point_xyz_mm: Triple) -> Triple:
+    z, y, x = case.followups[scan_name].grid.index_zyx(point_xyz_mm)
     return round(x, 4), round(y, 4), round(z, 4)
 
 

@@ -16,4 +16,6 @@ def _folder(name: str) -> Path:
 
 
 SHIPPED_MODEL = _folder("model")
+# The bundle of the network that searches for lesions, beside the model's own files.
+DETECTOR_FOLDER = "detector"
 SOCKETS_FILE = _folder("resources") / "sockets.json"

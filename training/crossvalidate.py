@@ -19,8 +19,9 @@ import torch
 import tyro
 from rich.console import Console
 
+from longilesion.bundle import is_bundle
 from longilesion.config import Device, ModelSettings
-from longilesion.ensemble import is_bundle, load_ensemble
+from longilesion.ensemble import load_ensemble
 from longilesion.errors import InputError
 from longilesion.evaluation.exam import ScoringSettings
 from longilesion.evaluation.folders import ExamFiles, find_exams

@@ -80,12 +80,7 @@ def evaluate(arguments: Arguments) -> Scored:
     """Scores every method on the same cases."""
     ensemble = load_ensemble(arguments.model)
     # Outlines are also needed for lesions that the presence head rejects, to show the effect of each threshold.
-    everything = replace(
-        ensemble,
-        settings=ensemble.settings.model_copy(
-            update={"inference": ensemble.settings.inference.model_copy(update={"presence_threshold": 0.0})}
-        ),
-    )
+    everything = replace(ensemble, thresholds=ensemble.thresholds.model_copy(update={"presence_threshold": 0.0}))
     recipe = read_recipe(arguments.recipe)
     sources = held_out_sources(arguments.data, recipe)
     methods: dict[str, Callable[[Case], Outlined]] = {

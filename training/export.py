@@ -19,8 +19,9 @@ from statistics import fmean
 
 import tyro
 
+from longilesion.bundle import SETTINGS_FILE, is_bundle, read_manifest, save_bundle
 from longilesion.config import ModelSettings
-from longilesion.ensemble import SETTINGS_FILE, is_bundle, load_ensemble, read_manifest, save_bundle
+from longilesion.ensemble import load_ensemble
 from longilesion.errors import InputError
 from longilesion.evaluation.run import EvaluationReport
 from longilesion.evaluation.tables import figure

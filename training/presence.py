@@ -23,15 +23,9 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from longilesion.bundle import read_manifest, save_bundle
 from longilesion.config import Device, ModelSettings
-from longilesion.ensemble import (
-    Ensemble,
-    load_ensemble,
-    mirrored,
-    mirrored_views,
-    read_manifest,
-    save_bundle,
-)
+from longilesion.ensemble import Ensemble, load_ensemble, mirrored, mirrored_views
 from longilesion.errors import InputError
 from training.command import run_command
 from training.differences import differences

@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 import longilesion
-from longilesion.ensemble import is_bundle
+from longilesion.bundle import is_bundle
 from longilesion.errors import InputError
 from longilesion.files import check_archive, valid, written_together
 from longilesion.json_file import read_json

@@ -18,8 +18,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from longilesion.bundle import save_bundle
 from longilesion.config import Device
-from longilesion.ensemble import find_device, save_bundle
+from longilesion.ensemble import find_device
 from longilesion.errors import InputError
 from longilesion.networks import build_network
 from training.command import run_command

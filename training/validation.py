@@ -111,9 +111,9 @@ def validate(network: LesionNetwork, settings: ModelSettings, cases: Iterable[Va
     """Segments cases with a network as in inference, but without mirrored views, to save time."""
     device = next(network.parameters()).device
     plain = settings.inference.model_copy(update={"mirror_axes": ()})
-    ensemble = Ensemble(
-        settings=settings.model_copy(update={"inference": plain}),
-        networks=(network.eval(),),
+    ensemble = Ensemble.of(
+        settings.model_copy(update={"inference": plain}),
+        [network.eval()],
         device=device,
         precision=find_precision("auto", device),
         name="validation",

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from longilesion.bundle import is_bundle
 from longilesion.config import ModelSettings
-from longilesion.ensemble import is_bundle, load_ensemble
+from longilesion.ensemble import load_ensemble
 from longilesion.errors import InputError
 from longilesion.networks.interface import LesionNetwork
 from training.nnunet import read_nnunet

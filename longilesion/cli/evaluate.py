@@ -87,7 +87,7 @@ def evaluate(
         check_writable(output)
     exams = find_exams(predictions if truth is None else truth, inputs=inputs)
     # Imported late: torch and the libraries of metrics and plots take seconds to load.
-    from longilesion.ensemble import is_bundle
+    from longilesion.bundle import is_bundle
     from longilesion.evaluation.output import report_sections, write_evaluation
     from longilesion.evaluation.run import evaluate_methods
     from longilesion.evaluation.tables import to_rich

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.progress_bar import ProgressBar
+from rich.status import Status
 from rich.table import Table
 
 from longilesion.case import OutsideLesion
@@ -17,11 +19,14 @@ from longilesion.errors import InputError
 from longilesion.files import check_replaceable, written_together
 from longilesion.images import check_lesion_map, check_writable_format, write_lesion_map
 from longilesion.labelling import Labels
+from longilesion.organs import check_search_options, confined
 from longilesion.shipped import SHIPPED_MODEL
 from longilesion.startup import lasting_imports
 from longilesion.timing import Stopwatch
 
 if TYPE_CHECKING:
+    from longilesion.ensemble import Ensemble
+    from longilesion.new_lesions import NewLesion, Search
     from longilesion.pipeline import LesionOutcome
 
 LEAST_ML = 0.001
@@ -42,6 +47,10 @@ def segment(
     labels: Labels = "lesion_ids",
     split_components: bool = False,
     refine_clicks: bool = False,
+    find_new: bool = False,
+    organs: Path | None = None,
+    organ: tuple[str, ...] = (),
+    detector: Path | None = None,
     report: Path | None = None,
 ) -> None:
     """Outline the lesions of a baseline scan in a follow-up scan.
@@ -66,17 +75,23 @@ def segment(
         split_components: Give each connected component of --lesions its own id, the largest 1; for masks with one
             value for all lesions. Clicks belong to the component that they lie in.
         refine_clicks: Let registration move follow-up clicks that it contradicts confidently.
+        find_new: Search the follow-up scan for lesions that nobody clicked; candidates get ids after the highest one.
+        organs: Folder of organ masks on the follow-up scan's voxels, as TotalSegmentator writes them; the search is
+            confined to all of them together. Without it, the whole body is searched.
+        organ: Names of the masks to use, such as liver for liver.nii.gz; all where none is given.
+        detector: Folder of the model that searches; by default the folder detector in --model, or the shipped one.
         report: JSON file for a report of the run.
     """
     outputs = [output, *([] if report is None else [report])]
     check_outputs(outputs, inputs=(followup, baseline, lesions, baseline_clicks, followup_clicks))
     check_writable_format(output)
     check_replaceable(*outputs)
-    if lesions is None and baseline_clicks is None and followup_clicks is None:
-        raise InputError("nothing to look for; expected --lesions, --baseline-clicks or --followup-clicks")
+    check_search_options(find_new=find_new, organs=organs, organ=organ, detector=detector)
+    if lesions is None and baseline_clicks is None and followup_clicks is None and not find_new:
+        raise InputError("nothing to look for; expected --lesions, --baseline-clicks, --followup-clicks or --find-new")
     # Imported late: torch takes a second to load, and --help, or an invalid option, does not need it.
     with lasting_imports():
-        from longilesion.ensemble import load_ensemble
+        from longilesion.ensemble import load_detector, load_ensemble
         from longilesion.pipeline import segment_case
         from longilesion.report import make_report, write_report
 
@@ -86,6 +101,9 @@ def segment(
         watch = Stopwatch()
         with watch("load"):
             ensemble = load_ensemble(model, device=device, precision=precision)
+            searching = None
+            if find_new:
+                searching = load_detector(ensemble, detector, model=model, device=device, precision=precision)
         status.update("reading the scans")
         with watch("read"):
             case = read_case(
@@ -96,22 +114,28 @@ def segment(
                 followup_clicks=followup_clicks,
                 split_components=split_components,
             )
+            if organs is not None:
+                case = confined(case, organs, organ)
         status.update("outlining the lesions")
-        segmentation = segment_case(case, ensemble, labels=labels, refine_clicks=refine_clicks)
+        search = None if searching is None else _search(searching, status)
+        segmentation = segment_case(case, ensemble, labels=labels, refine_clicks=refine_clicks, search=search)
         lesion_map = segmentation.maps["primary"]
         with (
             watch("write"),
             written_together({output: partial(check_lesion_map, written=lesion_map)}) as (temporary,),
         ):
             write_lesion_map(temporary, lesion_map, like=followup)
-    output_console.print(lesion_table(segmentation.lesions))
+    output_console.print(lesion_table(segmentation.lesions, segmentation.candidates))
     # Last, so that the map and the table are complete if the report cannot be written.
     if report is not None:
         write_report(report, make_report(case, segmentation, seconds=watch.seconds))
 
 
-def lesion_table(lesions: Sequence[LesionOutcome]) -> Table:
-    """A row per lesion: its id, volumes, their change, its click, confidence and similarity, and a note."""
+def lesion_table(lesions: Sequence[LesionOutcome], candidates: Sequence[NewLesion] = ()) -> Table:
+    """A row per lesion: its id, volumes, their change, its click, confidence and similarity, and a note.
+
+    Candidates follow, with their score and size as the note.
+    """
     numbers = ("lesion", "before ml", "after ml", "change", "confidence", "similarity")
     headings = ("lesion", "before ml", "after ml", "change", "click", "confidence", "similarity", "note")
     table = line_table(*headings, numbers=numbers)
@@ -127,7 +151,24 @@ def lesion_table(lesions: Sequence[LesionOutcome]) -> Table:
             "-" if outcome.similarity is None else f"{outcome.similarity:.2f}",
             note(_note(outcome)),
         )
+    for lesion in candidates:
+        found = lesion.candidate
+        size = f"score {found.score:.2f}, {found.diameter_mm:.0f} mm across; not confirmed"
+        table.add_row(str(lesion.lesion_id), "-", _volume(found.volume_ml), "-", "candidate", "-", "-", note(size))
     return table
+
+
+def _search(detector: Ensemble, status: Status) -> Search:
+    """A search that shows its progress in place of the spinner's text."""
+    # Imported late, as few runs search.
+    from longilesion.new_lesions import Search
+
+    def show(done: int, total: int) -> None:
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row("searching", ProgressBar(total=total, completed=done, width=40), f"{done} of {total} windows")
+        status.update(bar)
+
+    return Search(detector=detector, progress=show)
 
 
 def _volume(ml: float) -> str:

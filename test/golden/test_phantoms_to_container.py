@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import process
-from longilesion.ensemble import save_bundle
+from longilesion.bundle import save_bundle
 from longilesion.evaluation.exam import ScoringSettings
 from longilesion.evaluation.folders import find_exams
 from longilesion.evaluation.methods import FilesMethod

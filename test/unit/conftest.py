@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from longilesion.bundle import save_bundle
 from longilesion.config import EncodingSettings, InferenceSettings, ModelSettings, VoiSettings
-from longilesion.ensemble import save_bundle
 from longilesion.networks import build_network
 from test.unit.builders import dual_encoder
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from longilesion.ensemble import load_ensemble, read_manifest
+from longilesion.bundle import read_manifest
+from longilesion.ensemble import load_ensemble
 from longilesion.errors import InputError
 from longilesion.evaluation.lesions import LesionScore
 from longilesion.evaluation.run import evaluate_methods

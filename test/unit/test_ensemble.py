@@ -1,17 +1,21 @@
 import json
 import pickle
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import longilesion.bundle
 import longilesion.ensemble
+from longilesion.bundle import Member, is_bundle, read_manifest, save_bundle
 from longilesion.config import InferenceSettings, ModelSettings
-from longilesion.ensemble import Ensemble, is_bundle, load_ensemble, read_manifest, save_bundle
+from longilesion.ensemble import Ensemble, load_ensemble
 from longilesion.errors import BundleError
 from longilesion.geometry import Grid
 from longilesion.networks import build_network
@@ -41,7 +45,7 @@ def bundle_of(folder: Path, count: int = 1, settings: ModelSettings = SETTINGS) 
 
 
 def ensemble_of(*members: LesionNetwork, settings: ModelSettings = SETTINGS) -> Ensemble:
-    return Ensemble(settings=settings, networks=members, device=torch.device("cpu"), precision=torch.float32)
+    return Ensemble.of(settings, members, device=torch.device("cpu"), precision=torch.float32)
 
 
 class Echo(NetworkWithoutWeights):
@@ -113,6 +117,14 @@ def with_settings(**changes: object) -> Callable[[Path], None]:
     return damage
 
 
+def with_member(**changes: object) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        (member,) = json.loads((folder / "settings.json").read_text())["members"]
+        with_settings(members=[member | changes])(folder)
+
+    return damage
+
+
 def with_tensors(change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:
         path = folder / "fold_0.safetensors"
@@ -134,15 +146,28 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "no text": (break_nothing_but("settings.json", lambda text: b"\xff\xfe" + text), "settings.json: "),
     "a list": (break_nothing_but("settings.json", lambda text: b"[1, 2]"), "settings.json: "),
-    "another version": (with_settings(schema_version=3), "schema version 3; expected 1 or 2"),
+    "another version": (with_settings(schema_version=4), "schema version 4; expected 1 to 3"),
     "another version with other keys": (
-        with_settings(schema_version=3, settings={"scans": 3}, authors=["A"]),
-        "schema version 3; expected 1 or 2",
+        with_settings(schema_version=4, settings={"scans": 3}, authors=["A"]),
+        "schema version 4; expected 1 to 3",
     ),
     "no version": (with_settings(schema_version=None), "settings.json: schema_version: "),
     "unknown keys": (with_settings(colour="blue"), "settings.json: colour: Extra inputs"),
-    "impossible settings": (with_settings(settings={"voi": 3}), "settings.json: settings.voi: "),
-    "no folds": (lambda folder: (folder / "fold_0.safetensors").unlink(), "no fold_*.safetensors"),
+    "impossible settings": (with_member(settings={"voi": 3}), "settings.json: members.0.settings.voi: "),
+    "no members": (with_settings(members=[]), "settings.json: members: "),
+    "no weight": (with_member(weight=0.0), "settings.json: members.0.weight: "),
+    "a weight without end": (with_member(weight=float("inf")), "settings.json: members.0.weight: "),
+    "a member without networks": (with_member(networks=[]), "settings.json: members.0.networks: "),
+    "a file elsewhere": (with_member(networks=["../fold_0.safetensors"]), "settings.json: members.0.networks.0: "),
+    "a file listed twice": (with_member(networks=["fold_0.safetensors"] * 2), "fold_0.safetensors is listed twice"),
+    "a file that is missing": (
+        lambda folder: (folder / "fold_0.safetensors").unlink(),
+        "fold_0.safetensors: is missing, but listed in settings.json",
+    ),
+    "a file that is not listed": (
+        lambda folder: shutil.copy(folder / "fold_0.safetensors", folder / "fold_1.safetensors"),
+        "fold_1.safetensors: is not listed in settings.json",
+    ),
     "truncated weights": (
         break_nothing_but("fold_0.safetensors", lambda raw: raw[:-100]),
         "fold_0.safetensors: damaged",
@@ -198,20 +223,40 @@ def test_automatic_precision_is_bfloat16_only_where_the_cpu_multiplies_it(
     assert precision == (torch.bfloat16 if supported else torch.float32)
 
 
-def test_bundle_of_schema_1_is_read_as_one_of_schema_2(tmp_path: Path) -> None:
-    now = read_manifest(bundle_of(tmp_path))
-    path = tmp_path / "settings.json"
+def as_of_schema(version: int, folder: Path) -> dict[str, Any]:
+    """Turns a bundle of one member into one of an earlier schema, and returns its manifest."""
+    path = folder / "settings.json"
     content = json.loads(path.read_text())
-    assert content["schema_version"] == 2
-    network = content["settings"]["network"]
-    content["settings"]["network"] = {**{k: v for k, v in network.items() if k != "unet"}, **network["unet"]}
-    path.write_text(json.dumps(content | {"schema_version": 1}))
+    assert content["schema_version"] == 3
+    settings = content["members"][0]["settings"]
+    if version == 1:
+        network = settings["network"]
+        settings["network"] = {**{k: v for k, v in network.items() if k != "unet"}, **network["unet"]}
+    earlier = {"schema_version": version, "settings": settings, "provenance": content["provenance"]}
+    path.write_text(json.dumps(earlier))
+    return earlier
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_bundle_of_an_earlier_schema_is_read_as_one_of_one_member(tmp_path: Path, version: int) -> None:
+    now = read_manifest(bundle_of(tmp_path, 2))
+    expected = load_ensemble(tmp_path, device="cpu", precision="float32").predict(random_input(SETTINGS))
+    content = as_of_schema(version, tmp_path)
     assert read_manifest(tmp_path) == now
-    assert load_ensemble(tmp_path, device="cpu").settings == SETTINGS
+    ensemble = load_ensemble(tmp_path, device="cpu", precision="float32")
+    assert ensemble.settings == SETTINGS
+    for found, known in zip(ensemble.predict(random_input(SETTINGS)), expected, strict=True):
+        assert torch.equal(found, known)
     content["settings"]["network"]["depth"] = 3
-    path.write_text(json.dumps(content | {"schema_version": 1}))
-    with pytest.raises(BundleError, match=r"settings\.json: settings\.network\.depth: Extra inputs"):
+    (tmp_path / "settings.json").write_text(json.dumps(content))
+    with pytest.raises(BundleError, match=r"settings\.json: settings\.network\S*\.depth: Extra inputs"):
         read_manifest(tmp_path)
+    for fold in tmp_path.glob("fold_*"):
+        fold.unlink()
+    del content["settings"]["network"]["depth"]
+    (tmp_path / "settings.json").write_text(json.dumps(content))
+    with pytest.raises(BundleError, match=r"no fold_\*\.safetensors beside settings\.json; expected one file per"):
+        load_ensemble(tmp_path, device="cpu")
 
 
 def test_same_weights_give_the_same_file_each_time_whatever_their_layout(tmp_path: Path) -> None:
@@ -243,14 +288,14 @@ def test_weights_that_are_no_finite_float16_numbers_are_not_saved(tmp_path: Path
 )
 def test_large_lattices_go_one_at_a_time_on_a_cpu(device: str, shape_zyx: tuple[int, int, int], expected: int) -> None:
     ensemble = ensemble_of(settings=model_settings(shape_zyx=shape_zyx))
-    assert replace(ensemble, device=torch.device(device)).batch_size == expected
+    assert replace(ensemble, device=torch.device(device)).batch_size(ensemble.settings) == expected
 
 
 def test_ensemble_is_the_mean_of_its_folds(tmp_path: Path) -> None:
     bundle_of(tmp_path, 3)
     ensemble = load_ensemble(tmp_path, device="cpu", precision="float32")
     batch = random_input(SETTINGS)
-    single = [replace(ensemble, networks=(fold,)).predict(batch) for fold in ensemble.networks]
+    single = [ensemble.predict(batch, replace(ensemble.only_member, networks=(fold,))) for fold in ensemble.networks]
     assert not torch.allclose(single[0][0], single[1][0])
     outline, presence = ensemble.predict(batch)
     torch.testing.assert_close(outline, torch.stack([fold[0] for fold in single]).mean(0))
@@ -314,11 +359,11 @@ def limit_memory(monkeypatch: pytest.MonkeyPatch, lesions: int) -> list[int]:
     tried: list[int] = []
     predict = Ensemble._predict
 
-    def limited(self: Ensemble, batch: NetworkInput) -> tuple[Tensor, Tensor]:
+    def limited(self: Ensemble, batch: NetworkInput, member: Member) -> tuple[Tensor, Tensor]:
         tried.append(len(batch.followup))
         if len(batch.followup) > lesions:
             raise torch.OutOfMemoryError
-        return predict(self, batch)
+        return predict(self, batch, member)
 
     monkeypatch.setattr(Ensemble, "_predict", limited)
     return tried
@@ -353,13 +398,13 @@ def test_no_random_numbers_are_drawn_for_weights_that_are_read(tmp_path: Path) -
 
 def test_weights_are_read_once_for_all_lesions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    load = longilesion.ensemble.load_model
+    load = longilesion.bundle.load_model
 
     def counted(network: nn.Module, path: str, strict: bool) -> object:
         read.append(Path(path).name)
         return load(network, path, strict=strict)
 
-    monkeypatch.setattr(longilesion.ensemble, "load_model", counted)
+    monkeypatch.setattr(longilesion.bundle, "load_model", counted)
     ensemble = load_ensemble(bundle_of(tmp_path, 2), device="cpu")
     grid = Grid.from_spacing((16, 24, 24), (2.0, 1.0, 1.0))
     points = [(4.0 + 3 * number, 12.0, 16.0) for number in range(5)]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from longilesion.bundle import save_bundle
 from longilesion.case import AIR_HU, Case, LesionMap, Scan
 from longilesion.config import InferenceSettings
-from longilesion.ensemble import save_bundle
 from longilesion.evaluation.challenge import challenge_score
 from longilesion.evaluation.detection import ExamLesions
 from longilesion.evaluation.lesions import LesionScore

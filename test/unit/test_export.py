@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import process
+from longilesion.bundle import read_manifest, save_bundle
 from longilesion.config import InferenceSettings, ModelSettings
-from longilesion.ensemble import load_ensemble, read_manifest, save_bundle
+from longilesion.ensemble import load_ensemble
 from longilesion.errors import InputError
 from longilesion.evaluation.exam import ScoringSettings
 from longilesion.evaluation.folders import find_exams
@@ -113,9 +114,9 @@ def test_networks_of_all_bundles_become_one_ensemble_in_their_order(tmp_path: Pa
 def test_bundles_may_differ_in_the_presence_threshold_alone(tmp_path: Path) -> None:
     bundles = tuple(write_bundle(tmp_path / str(share), with_threshold(share)) for share in (0.2, 0.3, 0.7))
     export(Arguments(bundles=bundles, output=tmp_path / "model"))
-    assert read_manifest(tmp_path / "model").settings == with_threshold(0.4)
+    assert read_manifest(tmp_path / "model").members[0].settings == with_threshold(0.4)
     export(Arguments(bundles=bundles, output=tmp_path / "model", presence_threshold=0.25))
-    assert read_manifest(tmp_path / "model").settings == with_threshold(0.25)
+    assert read_manifest(tmp_path / "model").members[0].settings == with_threshold(0.25)
 
 
 @pytest.mark.parametrize(

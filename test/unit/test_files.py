@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
+from longilesion.bundle import check_weights
 from longilesion.case import LesionMap
-from longilesion.ensemble import check_weights
 from longilesion.errors import InputError
 from longilesion.files import (
     Check,

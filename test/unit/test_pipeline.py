@@ -53,12 +53,8 @@ class BrightVoxels(NetworkWithoutWeights):
 
 def bright_voxels(*, growth_limit: int = 0, doubtful: bool = False) -> Ensemble:
     settings = model_settings(shape_zyx=(16, 16, 16), spacing_zyx_mm=(2.0, 2.0, 2.0), growth_limit=growth_limit)
-    return Ensemble(
-        settings=settings,
-        networks=(BrightVoxels(doubtful=doubtful),),
-        device=torch.device("cpu"),
-        precision=torch.float32,
-    )
+    network = BrightVoxels(doubtful=doubtful)
+    return Ensemble.of(settings, [network], device=torch.device("cpu"), precision=torch.float32)
 
 
 def batches_of(ensemble: Ensemble) -> list[int]:
@@ -276,7 +272,8 @@ def test_lesion_that_a_wider_look_does_not_find_stays_as_the_first_look_saw_it(f
     middle = click(GRID.centre_xyz_mm)
     case = case_of([(4, None, middle)], followups={"primary": scan})
     once = segment_case(case, bright_voxels(growth_limit=0))
-    ensemble = replace(bright_voxels(growth_limit=3), networks=(FirstLookOnly(faded=faded),))
+    ensemble = bright_voxels(growth_limit=3)
+    ensemble = replace(ensemble, members=(replace(ensemble.only_member, networks=(FirstLookOnly(faded=faded),)),))
     result = segment_case(case, ensemble)
     # One look, and one wider that found nothing; none that is wider still.
     assert batches_of(ensemble) == [1, 1]
@@ -338,7 +335,7 @@ def test_click_that_slipped_towards_a_neighbour_still_means_its_own_lesion() -> 
     case = case_of(pairs((1, lesion, slipped)), followups={"primary": scan}, baselines={"primary": (scan, lesions)})
     ensemble = bright_voxels()
     wide = ensemble.settings.model_copy(update={"alignment": alignment(search_radius_mm=15.0)})
-    ensemble = replace(ensemble, settings=wide)
+    ensemble = replace(ensemble, members=(replace(ensemble.only_member, settings=wide),))
     result = segment_case(case, ensemble)
     ids = result.maps["primary"].ids
     assert dice(ids, lesions.ids, 1) > 0.5

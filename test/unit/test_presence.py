@@ -9,8 +9,9 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from longilesion.bundle import read_manifest, save_bundle
 from longilesion.config import InferenceSettings
-from longilesion.ensemble import load_ensemble, read_manifest, save_bundle
+from longilesion.ensemble import load_ensemble
 from longilesion.errors import InputError
 from longilesion.networks import build_network
 from longilesion.networks.presence import LocalPresence

@@ -41,7 +41,7 @@ def _reduced(grid: Grid) -> ReducedScan:
     return ReducedScan(hu=np.zeros((z, y, x), np.float32), shown=shown, body=shown, grid=lattice)
 
 
-def _registration(baseline: Grid, followup: Grid, *, deformed: bool = False) -> Registration:
+def registration_of(baseline: Grid, followup: Grid, *, deformed: bool = False) -> Registration:
     """A turn and a shift; with a smooth displacement in both directions, inverse to first order."""
     before, after = _reduced(baseline), _reduced(followup)
     motion = np.eye(4)
@@ -80,11 +80,9 @@ def _at(volume: np.ndarray, index: np.ndarray, fill: float) -> float:
 
 
 def _by_points(volume: np.ndarray, grid: Grid, registration: Registration, lattice: Grid, fill: float) -> np.ndarray:
-    values = np.empty(lattice.shape_zyx)
-    for index in np.ndindex(*lattice.shape_zyx):
-        point = registration.baseline_xyz_mm(np.array([lattice.world_xyz_mm(index)]))[0]
-        values[index] = _at(volume, np.array(grid.index_zyx(point)), fill)
-    return values
+    points = np.array([lattice.world_xyz_mm(index) for index in np.ndindex(*lattice.shape_zyx)])
+    places = [np.array(grid.index_zyx(point)) for point in registration.baseline_xyz_mm(points)]
+    return np.array([_at(volume, place, fill) for place in places]).reshape(lattice.shape_zyx)
 
 
 @pytest.mark.parametrize("deformed", [False, True])
@@ -95,7 +93,7 @@ def test_a_registered_baseline_has_the_values_at_the_mapped_points(deformed: boo
     scan, followup = _scan(before, 1), _scan(after, 2)
     ids = (np.random.default_rng(3).random(before.shape_zyx) > 0.7).astype(np.uint16) * 300
     prior = Baseline(scan=scan, lesions=LesionMap(ids=ids, grid=before), regions={})
-    registration = _registration(before, after, deformed=deformed)
+    registration = registration_of(before, after, deformed=deformed)
     _, lps = after.lps_view(followup.hu)
     centre = lps.world_xyz_mm((2.0, 8.0, 28.0) if at_border else (10.0, 16.0, 15.0))
     lattice = lattice_around(lps, centre, VoiSettings(shape_zyx=(8, 9, 10), spacing_zyx_mm=(3.0, 2.0, 2.0)), zoom=1.0)
@@ -126,7 +124,7 @@ def test_a_finer_baseline_is_averaged() -> None:
     hu = np.zeros(grid.shape_zyx, np.int16)
     hu[:, :, ::2] = 200
     scan = Scan(hu=hu, grid=grid)
-    registration = _registration(grid, grid)
+    registration = registration_of(grid, grid)
     settings = VoiSettings(shape_zyx=(8, 8, 8), spacing_zyx_mm=(4.0, 4.0, 4.0))
     lattice = lattice_around(grid, triple([40.0, 40.0, 40.0]), settings, zoom=1.0)
 
@@ -142,7 +140,7 @@ def test_a_baseline_that_shows_nothing_of_the_lattice_is_absent() -> None:
     scan = _scan(grid, 1)
     settings = VoiSettings(shape_zyx=(8, 8, 8), spacing_zyx_mm=(2.0, 2.0, 2.0))
     lattice = lattice_around(grid, triple([40.0, 40.0, 400.0]), settings, zoom=1.0)
-    prior, registration = Baseline.of(scan, None), _registration(grid, grid)
+    prior, registration = Baseline.of(scan, None), registration_of(grid, grid)
     assert sample_registered(scan, prior, registration, lattice).baseline is None
     assert sample_registered(scan, prior, None, lattice).baseline is None
     assert sample_registered(scan, None, registration, lattice).baseline is None
@@ -154,9 +152,9 @@ def test_organs_are_shares_and_the_baselines_are_its_own_where_it_has_some() -> 
     organ = np.zeros(grid.shape_zyx, np.bool_)
     organ[5:15, 5:15, 5:15] = True
     followup = Scan(hu=bare.hu, grid=grid, organ=organ)
-    settings = VoiSettings(shape_zyx=(16, 16, 16), spacing_zyx_mm=(2.0, 2.0, 2.0))
+    settings = VoiSettings(shape_zyx=(8, 8, 10), spacing_zyx_mm=(4.0, 4.0, 3.0))
     lattice = lattice_around(grid, triple([24.0, 24.0, 24.0]), settings, zoom=1.0)
-    registration = _registration(grid, grid)
+    registration = registration_of(grid, grid)
     without = sample_registered(followup, Baseline.of(bare, None), registration, lattice)
     assert without.followup.organ is not None
     assert without.baseline is not None
@@ -172,9 +170,9 @@ def test_organs_are_shares_and_the_baselines_are_its_own_where_it_has_some() -> 
 def test_mapping_to_the_baseline_and_back_returns_to_the_point_up_to_the_inverse_error() -> None:
     before, after = (_grid((4.0, 3.0, 3.0), origin=(x, 10.0, 5.0)) for x in (0.0, 50.0))
     points = np.random.default_rng(0).uniform((20, 30, 25), (60, 70, 65), (50, 3))
-    rigid = _registration(before, after)
+    rigid = registration_of(before, after)
     np.testing.assert_allclose(rigid.baseline_xyz_mm(rigid.followup_xyz_mm(points)), points, atol=1e-9)
-    deformed = _registration(before, after, deformed=True)
+    deformed = registration_of(before, after, deformed=True)
     returned = deformed.baseline_xyz_mm(deformed.followup_xyz_mm(points))
     errors = np.linalg.norm(returned - points, axis=1)
     np.testing.assert_allclose(errors, deformed.inverse_error_mm(points), atol=1e-6)

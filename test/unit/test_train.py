@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from longilesion.ensemble import load_ensemble, read_manifest
+from longilesion.bundle import read_manifest
+from longilesion.ensemble import load_ensemble
 from longilesion.errors import InputError
 from test.unit.builders import random_input
 from test.unit.training_runs import DEATHS, arguments, few_pairs, write_recipe
