@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from longilesion.case import LesionMap
 from longilesion.config import ModelSettings
 from longilesion.ensemble import Ensemble, find_precision
 from longilesion.evaluation.bootstrap import Bootstrap
 from longilesion.evaluation.detection import detection_figures
 from longilesion.networks.interface import LesionNetwork
-from training.detector import exam_probability, matched_lesions
+from training.detector import exam_candidates, exam_probability, lattice_scan, matched_lesions
 from training.exam_cache import CachedExam
 from training.exams import read_exam
 from training.validation import Figure
@@ -36,9 +37,9 @@ class DetectionValidation:
             return dict.fromkeys(FIGURES, Figure())
         device = next(network.parameters()).device
         plain = settings.inference.model_copy(update={"mirror_axes": ()})
-        ensemble = Ensemble(
-            settings=settings.model_copy(update={"inference": plain}),
-            networks=(network.eval(),),
+        detector = Ensemble.of(
+            settings.model_copy(update={"inference": plain}),
+            [network.eval()],
             device=device,
             precision=find_precision("auto", device),
             name="validation",
@@ -46,7 +47,9 @@ class DetectionValidation:
         lesions = []
         for cached in self.exams:
             exam = read_exam(cached.path)
-            lesions.append(matched_lesions(exam, exam_probability(exam, ensemble)))
+            scan = lattice_scan(exam)
+            candidates = exam_candidates(exam_probability(exam, detector), scan.grid, scan, settings)
+            lesions.append(matched_lesions(candidates, LesionMap(ids=exam.ids, grid=scan.grid), exam))
         # Without intervals, which need no draws.
         found = detection_figures(lesions, Bootstrap(len(lesions), draws=1, seed=0), over_mm=_OVER_MM)
         values = (found.mean_average_precision, found.exam_auc, *found.sensitivity.values())

@@ -1,78 +1,99 @@
-"""A detector's candidates on a registered exam, matched with the exam's lesions."""
+"""A detector's candidates on a registered exam, and their matches with its lesions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import product
 
-import cc3d
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import UInt16
 
-from longilesion.case import LesionMap
-from longilesion.encoding import encode
+from longilesion.case import LesionMap, Scan
+from longilesion.config import ModelSettings
+from longilesion.detection import Candidate, candidates_in, slide_over
 from longilesion.ensemble import Ensemble
 from longilesion.evaluation.detection import ExamLesions
-from longilesion.evaluation.overlap import Overlap
-from longilesion.evaluation.scoring import scan_lesions
-from longilesion.geometry import ZYX, Grid, box_slices
-from training.exams import RegisteredExam, windowed
+from longilesion.geometry import Grid
+from longilesion.voi import VoiPair
+from training.exams import RegisteredExam
 
-# Candidates are connected voxels over this probability. It is low, as the measures go through all thresholds.
-_LEAST_PROBABILITY = 0.1
-
-
-def exam_probability(exam: RegisteredExam, ensemble: Ensemble) -> Float32[np.ndarray, "z y x"]:
-    """The mean probability of a lesion over overlapping windows of the exam's lattice."""
-    settings = ensemble.settings
-    shape = settings.voi.shape_zyx
-    total, count = np.zeros(exam.ids.shape, np.float32), np.zeros(exam.ids.shape, np.float32)
-    for start in window_starts(exam.ids.shape, shape):
-        pair, _ = windowed(exam, start, shape)
-        probability, _ = ensemble.predict(encode([pair], settings.encoding))
-        window = box_slices(start, np.add(start, shape))
-        total[window] += probability[0].numpy()
-        count[window] += 1
-    return total / count
+# Candidates are outlined at this probability: low, as the measures go through all thresholds of the score.
+LEAST_SCORE = 0.1
 
 
-def window_starts(extent_zyx: tuple[int, ...], shape_zyx: ZYX) -> Iterator[ZYX]:
-    """The first voxels of windows that cover a lattice evenly, with at least half of a window in common."""
-    along = []
-    for extent, length in zip(extent_zyx, shape_zyx, strict=True):
-        count = int(np.ceil((extent - length) / (length / 2))) + 1
-        along.append(np.linspace(0, extent - length, count).round().astype(int).tolist())
-    yield from product(*along)
+def exam_probability(exam: RegisteredExam, detector: Ensemble) -> UInt16[np.ndarray, "z y x"]:
+    """The probability of lesions (times 65535) in the exam's organ."""
+    return slide_over(exam.region, exam.window, detector)
 
 
-def matched_lesions(exam: RegisteredExam, probability: Float32[np.ndarray, "z y x"]) -> ExamLesions:
-    """The exam's lesions and the candidates in its organ, with their overlaps on the lattice.
+def exam_candidates(
+    probability: UInt16[np.ndarray, "z y x"], lattice: Grid, scan: Scan, settings: ModelSettings
+) -> list[Candidate]:
+    """All candidates down to a low score, outlined on the scan's voxels; those of any size."""
+    all_of_them = settings.detection.model_copy(update={"threshold": LEAST_SCORE, "least_diameter_mm": 0.0})
+    return candidates_in(probability, lattice, scan, all_of_them)
 
-    A candidate's confidence is its highest probability. Diameters and volumes of true lesions are those in the
-    follow-up's own voxels.
+
+def lattice_scan(exam: RegisteredExam) -> Scan:
+    """An exam's lattice as the scan on whose voxels candidates are outlined."""
+    region = exam.region
+    return Scan(hu=np.zeros(region.grid.shape_zyx, np.int16), grid=region.grid, organ=region.mask)
+
+
+def matched_lesions(candidates: Sequence[Candidate], truth: LesionMap, exam: RegisteredExam) -> ExamLesions:
+    """The overlaps of candidates with an exam's lesions, on the voxels of the scan or lattice that shows both.
+
+    Diameters and volumes of the lesions are those in the follow-up's own voxels.
     """
-    organ, grid = exam.pair.followup.organ, exam.pair.followup.grid
-    over = probability >= _LEAST_PROBABILITY
-    if organ is not None:
-        over &= organ > 0.5
-    labels = cc3d.connected_components(over, connectivity=26, out_dtype=np.uint16)
-    highest = np.zeros(int(labels.max()) + 1, np.float32)
-    np.maximum.at(highest, labels[over], probability[over])
-    found = _lesions(exam, labels, dict(enumerate(highest.tolist())), grid)
-    return found
-
-
-def _lesions(exam: RegisteredExam, labels: np.ndarray, confidence: dict[int, float], grid: Grid) -> ExamLesions:
-    overlap = Overlap.of(exam.ids, labels)
-    truth, predicted = LesionMap(ids=exam.ids, grid=grid), LesionMap(ids=labels, grid=grid)
-    found = scan_lesions(truth, predicted, overlap, confidence)
-    # Lesions without a voxel on the lattice cannot be found, but count.
-    unseen = exam.true_mm.keys() - overlap.truth.keys()
-    names = [*overlap.truth, *sorted(unseen)]
-    return replace(
-        found,
-        true_mm=np.array([exam.true_mm[name] for name in names], np.float64),
-        true_ml=np.array([exam.true_ml[name] for name in names], np.float64),
-        iou=np.concatenate([found.iou, np.zeros((len(unseen), found.iou.shape[1]))]),
+    view, _ = truth.grid.lps_view(truth.ids)
+    names = list(exam.true_mm)
+    voxels = np.bincount(view.ravel(), minlength=max(names, default=0) + 1)
+    iou = np.zeros((len(names), len(candidates)))
+    for column, candidate in enumerate(candidates):
+        inside = np.bincount(view[candidate.box][candidate.mask], minlength=len(voxels))
+        size = int(candidate.mask.sum())
+        for row, name in enumerate(names):
+            iou[row, column] = inside[name] / (voxels[name] + size - inside[name])
+    return ExamLesions(
+        true_mm=_listed(exam.true_mm, names),
+        true_ml=_listed(exam.true_ml, names),
+        predicted_mm=np.array([candidate.diameter_mm for candidate in candidates], np.float64),
+        predicted_ml=np.array([candidate.volume_ml for candidate in candidates], np.float64),
+        confidence=np.array([candidate.score for candidate in candidates], np.float64),
+        iou=iou,
     )
+
+
+def masked(detector: Ensemble) -> Ensemble:
+    """The detector without its prior: LiFE-Net masked, of its network."""
+    members = tuple(
+        replace(
+            member,
+            settings=member.settings.model_copy(
+                update={"inference": member.settings.inference.model_copy(update={"uses_baseline": False})}
+            ),
+        )
+        for member in detector.members
+    )
+    return replace(detector, members=members)
+
+
+def with_detected_prior(exam: RegisteredExam, detector: Ensemble) -> RegisteredExam:
+    """The exam with the lesions that a detector, without a prior, finds in the baseline, in place of its outlines."""
+    baseline = exam.pair.baseline
+    if baseline is None:
+        return exam
+    alone = VoiPair(followup=baseline, baseline=None, baseline_mask=None, baseline_others=None)
+    probability = exam_probability(replace(exam, pair=alone), masked(detector))
+    threshold = detector.groups[0][0].settings.detection.threshold
+    mask = (probability >= threshold * np.iinfo(np.uint16).max).astype(np.float32)
+    return with_prior_mask(exam, mask)
+
+
+def with_prior_mask(exam: RegisteredExam, mask: np.ndarray) -> RegisteredExam:
+    """The exam with another mask of the baseline's lesions."""
+    return replace(exam, pair=replace(exam.pair, baseline_mask=mask, baseline_others=np.zeros_like(mask)))
+
+
+def _listed(values: Mapping[int, float], names: Sequence[int]) -> np.ndarray:
+    return np.array([values[name] for name in names], np.float64)

@@ -9,9 +9,9 @@ from jaxtyping import Int, UInt16
 from torch.utils.data import Dataset
 
 from longilesion.errors import InputError
-from longilesion.geometry import ZYX
+from longilesion.geometry import ZYX, box_slices
 from training.exam_cache import CachedExam
-from training.exams import DamagedExamError, read_exam, windowed
+from training.exams import DamagedExamError, read_exam
 from training.recipe import Recipe
 from training.samples import Sample, sample_seed
 
@@ -51,10 +51,10 @@ class CachedExams(Dataset[Sample]):
                 chosen = self._exams[int(generator.integers(count))]
                 continue
             start = window_start(exam.ids, shape, generator, lesion_share=self._recipe.exams.lesion_share)
-            pair, ids = windowed(exam, start, shape)
-            target = (ids > 0).astype(np.float32)
+            box = box_slices(start, np.add(start, shape))
+            target = (exam.ids[box] > 0).astype(np.float32)
             return Sample(
-                pair=pair,
+                pair=exam.window(box),
                 target=target,
                 is_present=bool(target.any()),
                 seed=sample_seed(self._seed, index),

@@ -15,18 +15,17 @@ from numpy.typing import NDArray
 
 from longilesion.case import Case, LesionMap, Scan, lesion_regions
 from longilesion.config import VoiSettings
+from longilesion.detection import Region, region_of
 from longilesion.errors import InputError
 from longilesion.evaluation.measures import Outline, largest_axial_diameter_mm
 from longilesion.files import check_archive, written_together
-from longilesion.geometry import ZYX, Box, Grid, box_slices
+from longilesion.geometry import Box, Grid
 from longilesion.registered import sample_registered
 from longilesion.registration.register import register_scans
-from longilesion.voi import Voi, VoiPair, lattice_around, occupied_box, resample
+from longilesion.voi import Voi, VoiPair, occupied_box, resample
 
 # Exceptions that NumPy or the archive's reader raises for a damaged file.
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile)
-# What the lattice shows around the organ.
-_MARGIN_MM = 10.0
 
 
 class DamagedExamError(InputError):
@@ -46,12 +45,30 @@ class RegisteredExam:
     true_mm: Mapping[int, float]
     true_ml: Mapping[int, float]
 
+    @property
+    def region(self) -> Region:
+        """What inference searches."""
+        organ = self.pair.followup.organ
+        mask = np.ones(self.ids.shape, np.bool_) if organ is None else organ >= 0.5
+        return Region(mask=mask, grid=self.pair.followup.grid)
+
+    def window(self, box: Box) -> VoiPair:
+        """Both time points in a window of the lattice."""
+        pair = self.pair
+        return replace(
+            pair,
+            followup=_cropped(pair.followup, box),
+            baseline=None if pair.baseline is None else _cropped(pair.baseline, box),
+            baseline_mask=None if pair.baseline_mask is None else pair.baseline_mask[box],
+            baseline_others=None if pair.baseline_others is None else pair.baseline_others[box],
+        )
+
 
 def registered_exam(case: Case, truth: LesionMap, voi: VoiSettings) -> RegisteredExam:
     """Registers an exam, whose follow-up has an organ mask, as in inference, and samples it around the organ."""
     followup = case.followups["primary"]
     prior = case.baselines.get("primary")
-    lattice = organ_lattice(followup, voi)
+    lattice = organ_region(followup, voi).grid
     registration = None if prior is None else register_scans(prior.scan, followup)
     regions = lesion_regions(truth.ids)
     outlines = {lesion_id: Outline.of(truth, [lesion_id], [region]) for lesion_id, region in regions.items()}
@@ -64,30 +81,12 @@ def registered_exam(case: Case, truth: LesionMap, voi: VoiSettings) -> Registere
     )
 
 
-def organ_lattice(scan: Scan, voi: VoiSettings) -> Grid:
-    """The lattice around a scan's organ: at the spacing of the settings, and of their size at least."""
-    if scan.organ is None:
-        raise ValueError("the scan has no organ mask")
-    organ, grid = scan.grid.lps_view(scan.organ)
-    box = occupied_box(organ)
-    sides_mm = np.array([side.stop - side.start for side in box]) * grid.spacing_zyx_mm
-    middle = np.array([side.start + side.stop - 1 for side in box]) / 2
-    wanted = np.ceil((sides_mm + 2 * _MARGIN_MM) / voi.spacing_zyx_mm).astype(int)
-    z, y, x = np.maximum(wanted, voi.shape_zyx).tolist()
-    return lattice_around(grid, grid.world_xyz_mm(middle), voi.model_copy(update={"shape_zyx": (z, y, x)}), zoom=1.0)
-
-
-def windowed(exam: RegisteredExam, start_zyx: ZYX, shape_zyx: ZYX) -> tuple[VoiPair, UInt16[np.ndarray, "z y x"]]:
-    """The part of an exam in a window of its lattice."""
-    window = box_slices(start_zyx, np.add(start_zyx, shape_zyx))
-    pair = exam.pair
-    return replace(
-        pair,
-        followup=_cropped(pair.followup, window),
-        baseline=None if pair.baseline is None else _cropped(pair.baseline, window),
-        baseline_mask=None if pair.baseline_mask is None else pair.baseline_mask[window],
-        baseline_others=None if pair.baseline_others is None else pair.baseline_others[window],
-    ), exam.ids[window]
+def organ_region(scan: Scan, voi: VoiSettings) -> Region:
+    """The region of a scan's organ that inference searches; raises InputError where the organ is missing or empty."""
+    region = None if scan.organ is None else region_of(*scan.grid.lps_view(scan.organ), voi)
+    if region is None:
+        raise InputError("the follow-up's organ mask is missing or empty; expected an organ to search")
+    return region
 
 
 def write_exam(path: Path, exam: RegisteredExam, *, made_of: str) -> None:
@@ -160,9 +159,9 @@ def _sampled_ids(truth: LesionMap, regions: Mapping[int, object], lattice: Grid)
 
 
 def _cropped(voi: Voi, window: Box) -> Voi:
-    start = tuple(side.start for side in window)
-    stop = tuple(side.stop for side in window)
-    return _voi(voi.hu[window], None if voi.organ is None else voi.organ[window], voi.grid.window(start, stop))
+    z, y, x = window
+    grid = voi.grid.window((z.start, y.start, x.start), (z.stop, y.stop, x.stop))
+    return _voi(voi.hu[window], None if voi.organ is None else voi.organ[window], grid)
 
 
 def _voi(hu: NDArray[np.float32], organ: NDArray[np.float32] | None, grid: Grid) -> Voi:

@@ -124,14 +124,13 @@ def _detected(exam: Exam, prediction: Prediction, overlaps: Mapping[str, Overlap
             predicted, label_of = _components(predicted, f"{exam.name}, {scan} scan, prediction")
             presence = {part: presence[label] for part, label in label_of.items() if label in presence}
             overlap = Overlap.of(truth.ids, predicted.ids)
-        parts.append(scan_lesions(truth, predicted, overlap, presence))
+        parts.append(_scan_lesions(truth, predicted, overlap, presence))
     return _together(parts)
 
 
-def scan_lesions(
+def _scan_lesions(
     truth: LesionMap, predicted: LesionMap, overlap: Overlap, presence: Mapping[int, float]
 ) -> ExamLesions:
-    """The lesions of a scan's true and predicted maps, with the confidence of each predicted label."""
     places = ({label: place for place, label in enumerate(side)} for side in (overlap.truth, overlap.predicted))
     row_of, column_of = places
     iou = np.zeros((len(row_of), len(column_of)))

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Bool
 from pydantic import BaseModel, ConfigDict
 
 from longilesion.case import Case, EarlierVisit, Scan, ScanName
 from longilesion.errors import InputError
 from longilesion.files import valid, written_together
+from longilesion.geometry import Grid
 from longilesion.grand_challenge import read_case
 from longilesion.images import read_lesion_map
 from longilesion.json_file import read_json
@@ -134,23 +136,26 @@ def read_prepared_exam(case: PreparedCase) -> Case:
     return replace(
         scans,
         baselines={
-            name: replace(baseline, scan=_with_organ(baseline.scan, case.folder, f"{name}-baseline-ct"))
+            name: replace(baseline, scan=_with_organ(baseline.scan, case, f"{name}-baseline-ct"))
             for name, baseline in scans.baselines.items()
         },
-        followups={
-            name: _with_organ(scan, case.folder, f"{name}-followup-ct") for name, scan in scans.followups.items()
-        },
+        followups={name: _with_organ(scan, case, f"{name}-followup-ct") for name, scan in scans.followups.items()},
     )
 
 
-def _with_organ(scan: Scan, folder: Path, slug: str) -> Scan:
-    place = folder / ORGANS_FOLDER / slug
-    masks = [read_lesion_map(path, like=scan.grid).ids > 0 for path in sorted(place.glob("*.nii.gz"))]
+def read_organ(case: PreparedCase, slug: str, grid: Grid) -> Bool[np.ndarray, "z y x"]:
+    """The organ mask of one of an exam's scans; raises InputError where it is missing or empty."""
+    place = case.folder / ORGANS_FOLDER / slug
+    masks = [read_lesion_map(path, like=grid).ids > 0 for path in sorted(place.glob("*.nii.gz"))]
     if not any(mask.any() for mask in masks):
         raise InputError(
             f"{place}: no organ mask; expected <organ>.nii.gz, as training.prepare synthetic --organ writes"
         )
-    return replace(scan, organ=np.any(masks, axis=0))
+    return np.asarray(np.any(masks, axis=0))
+
+
+def _with_organ(scan: Scan, case: PreparedCase, slug: str) -> Scan:
+    return replace(scan, organ=read_organ(case, slug, scan.grid))
 
 
 def _cases(folder: Path, dataset: DatasetFile) -> tuple[PreparedCase, ...]:
