@@ -32,6 +32,8 @@ from longilesion.voi import VoiPair, occupied_box, sample_back
 
 # Called with the number of windows that are done, and of all.
 Progress: TypeAlias = Callable[[int, int], None]
+# Samples a window of a region.
+Sample: TypeAlias = Callable[[Box], VoiPair]
 
 # What is searched around the organ's box, as context.
 _MARGIN_MM = 10.0
@@ -145,6 +147,13 @@ def slide(
     followup: Scan, priors: Sequence[Prior], detector: Ensemble, region: Region, *, progress: Progress | None = None
 ) -> UInt16[np.ndarray, "z y x"]:
     """The weighted mean probability (times 65535) over the windows that cover a voxel of the region; 0 outside it."""
+    return slide_over(region, partial(_sample, followup, priors, region), detector, progress=progress)
+
+
+def slide_over(
+    region: Region, sample: Sample, detector: Ensemble, *, progress: Progress | None = None
+) -> UInt16[np.ndarray, "z y x"]:
+    """The same of windows that `sample` gives."""
     group = detector.groups[0]
     settings = group[0].settings
     shape, count = settings.voi.shape_zyx, detector.batch_size(settings)
@@ -174,7 +183,6 @@ def slide(
     watch = Stopwatch()
     probability = np.zeros(region.grid.shape_zyx, np.uint16)
     slab = np.zeros((shape[0], *region.grid.shape_zyx[1:]), np.float32)
-    sample = partial(_sample, followup, priors, region)
     for number, (first, boxes) in enumerate(windows.items()):
         for begun in range(0, len(boxes), count):
             batch = boxes[begun : begun + count]

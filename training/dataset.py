@@ -19,7 +19,7 @@ from training.cache import Cache, CachedLesion
 from training.cutout import CutOut, placed_lesions, with_latest
 from training.cutout_file import DamagedCutOutError, read_cut_out
 from training.recipe import Recipe
-from training.samples import Sample, sample_lesion, unjittered
+from training.samples import Sample, sample_lesion, sample_seed, unjittered
 from training.synthesis.pairs import SyntheticPair, synthetic_pair
 from training.synthesis.shape_library import ShapeLibrary
 from training.synthesis.sources import Source
@@ -70,7 +70,7 @@ class CachedLesions(Dataset[Sample]):
             for jitter in (*[self._recipe.jitter] * _ATTEMPTS, unjittered(self._recipe.jitter)):
                 sample = sample_lesion(whole, self._recipe.model, jitter, generator)
                 if sample is not None:
-                    seed = _sample_seed(self._seed, index)
+                    seed = sample_seed(self._seed, index)
                     return replace(sample, seed=seed, origin=lesion.patient, skipped=tuple(skipped))
         raise InputError(f"{skipped[-1] if skipped else self._cache.folder}; {_DAMAGED_IN_A_ROW} of them in a row")
 
@@ -99,7 +99,7 @@ class SyntheticLesions(Dataset[Sample]):
         number, place = divmod(index, self.drawn_together)
         if self._block[0] != number:
             self._block = (number, self._drawn(number))
-        return replace(self._block[1][place], seed=_sample_seed(self._seed, index))
+        return replace(self._block[1][place], seed=sample_seed(self._seed, index))
 
     def _drawn(self, number: int) -> list[Sample]:
         generator = np.random.default_rng((self._seed, 2, number))
@@ -139,8 +139,3 @@ class SyntheticLesions(Dataset[Sample]):
 def pair_lesions(pair: SyntheticPair, settings: ModelSettings) -> Iterator[CutOut]:
     """The lesions of a synthetic pair, placed."""
     return placed_lesions(pair.case, {"primary": pair.truth}, pair.facts, settings)
-
-
-def _sample_seed(seed: int, index: int) -> int:
-    """The seed of everything random after a sample is drawn."""
-    return int(np.random.SeedSequence((seed, 3, index)).generate_state(1)[0])

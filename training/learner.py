@@ -50,7 +50,7 @@ class Progress:
     bad_in_a_row: int = 0
     skipped: int = 0
     best_step: int = 0
-    best_dice: float = -1.0
+    best_score: float = -1.0
     sums: dict[str, float] = field(default_factory=dict)
 
     def add(self, figures: Mapping[str, float]) -> None:

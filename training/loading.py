@@ -16,12 +16,13 @@ from torch.utils.data import DataLoader
 from longilesion.errors import InputError, LongilesionError
 from training.batch import Batch
 from training.dataset import CachedLesions, SyntheticLesions
+from training.exam_dataset import CachedExams
 from training.parallel import DeadWorkerError, begin_worker
 from training.recipe import Recipe
 from training.samples import Sample, collate
 from training.stopping import ignore_stop_signals
 
-Lesions: TypeAlias = CachedLesions | SyntheticLesions
+Lesions: TypeAlias = CachedLesions | SyntheticLesions | CachedExams
 
 # Lesions of a block give several batches at once; the network must not wait for the next block meanwhile.
 _PREFETCHED = 16

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import cc3d
 import numpy as np
 from jaxtyping import Bool, Float32
 from scipy.ndimage import grey_dilation, grey_erosion
 
-from longilesion.geometry import Triple
-from longilesion.voi import EarlierVoi, VoiPair, occupied_box, resample
+from longilesion.voi import EarlierVoi, Voi, VoiPair, occupied_box, resample
 from training.recipe import MaskErrorSettings
 
 # Semi-axes of a lesion that is none: as small as lesions are marked, as large as most of them are.
@@ -38,6 +38,8 @@ def _with_errors(outlined: EarlierVoi, settings: MaskErrorSettings, generator: n
     mask, others = outlined.mask, outlined.others
     if mask is None or others is None:
         return outlined
+    if not outlined.voi.is_clicked:
+        return replace(outlined, mask=_with_detection_errors(mask, outlined.voi, settings, generator))
     # Everything is drawn in any case, so that one error's share does not change the other draws.
     shift = generator.uniform(-1, 1, 3) * settings.shifted_voxels
     resized, missing, spurious = generator.random(3) < (
@@ -53,10 +55,38 @@ def _with_errors(outlined: EarlierVoi, settings: MaskErrorSettings, generator: n
         # A voxel belongs to one lesion.
         others = np.minimum(others, 1 - mask)
     if spurious:
-        others = others + _spurious_lesion(mask + others, outlined.voi.grid.spacing_zyx_mm, generator)
+        others = others + _spurious_lesions(mask + others, outlined.voi, settings, generator)
     if missing:
         mask = np.zeros_like(mask)
     return replace(outlined, mask=mask, others=others)
+
+
+def _with_detection_errors(
+    mask: Float32[np.ndarray, "z y x"], voi: Voi, settings: MaskErrorSettings, generator: np.random.Generator
+) -> Float32[np.ndarray, "z y x"]:
+    """The mask of all lesions as a detector gives it: each may be missing, and there may be false ones in the organ."""
+    shift = generator.uniform(-1, 1, 3) * settings.shifted_voxels
+    resized, spurious = generator.random(2) < (settings.resized_share, settings.spurious_share)
+    voxels = int(generator.integers(1, settings.resized_voxels + 1)) * (1 if generator.random() < 0.5 else -1)
+    parts, count = cc3d.connected_components(mask > 0, connectivity=26, return_N=True)
+    is_missing = np.concatenate([[False], generator.random(count) < settings.missing_share])
+    mask = np.where(is_missing[parts], np.float32(0), mask)
+    if shift.any():
+        mask = _shifted(mask, shift)
+    if resized:
+        mask = _resized(mask, voxels)
+    return mask + _spurious_lesions(mask, voi, settings, generator) if spurious else mask
+
+
+def _spurious_lesions(
+    occupied: Float32[np.ndarray, "z y x"], voi: Voi, settings: MaskErrorSettings, generator: np.random.Generator
+) -> Float32[np.ndarray, "z y x"]:
+    """Lesions that are none, as many as are drawn and find a free position."""
+    most = settings.spurious_lesions
+    added = np.zeros_like(occupied)
+    for _ in range(int(generator.integers(1, most + 1)) if most > 1 else 1):
+        added = added + _spurious_lesion(occupied + added, voi, generator)
+    return added
 
 
 def _shifted(mask: Float32[np.ndarray, "z y x"], shift_voxels: np.ndarray) -> Float32[np.ndarray, "z y x"]:
@@ -88,14 +118,20 @@ def _voxel_ball(radius_voxels: int) -> Bool[np.ndarray, "side side side"]:
 
 
 def _spurious_lesion(
-    occupied: Float32[np.ndarray, "z y x"], spacing_zyx_mm: Triple, generator: np.random.Generator
+    occupied: Float32[np.ndarray, "z y x"], voi: Voi, generator: np.random.Generator
 ) -> Float32[np.ndarray, "z y x"]:
-    """An ellipsoid in the lattice that touches no marked voxel; empty where a few tries fail."""
-    spacing = np.array(spacing_zyx_mm)
+    """An ellipsoid in the lattice, around a place in the organ if one is known, that touches no marked voxel.
+
+    It is empty where a few tries fail.
+    """
+    spacing = np.array(voi.grid.spacing_zyx_mm)
+    inside = np.empty((0, 3), int) if voi.organ is None else np.argwhere(voi.organ > 0.5)
     for _ in range(_ATTEMPTS):
         radius = np.exp(generator.uniform(*np.log(_SPURIOUS_RADII_MM)))
         radii_voxels = radius * _SPURIOUS_ELONGATION ** generator.uniform(-0.5, 0.5, 3) / spacing
         centre = generator.uniform(0, np.array(occupied.shape) - 1)
+        if len(inside):
+            centre = inside[int(generator.integers(len(inside)))] + generator.uniform(-0.5, 0.5, 3)
         z, y, x = (
             ((np.arange(size) - middle) / length) ** 2
             for size, middle, length in zip(occupied.shape, centre, radii_voxels, strict=True)

@@ -3,6 +3,7 @@
 python -m training.prepare longitudinal-ct ROOT --output DATA
 python -m training.prepare folder ROOT --output DATA
 python -m training.prepare synthetic --data CT_FOLDER --cases 500 --output DATA
+python -m training.prepare synthetic --data CT_FOLDER --organ liver --folds 2 --cases 60 --output EXAMS
 
 Layouts, what is left out and why: docs/training-data.md
 """
@@ -27,7 +28,7 @@ from training.preparation.run import Options, prepare
 from training.preparation.selection import EdgeRule
 from training.preparation.synthetic import find_synthetic
 from training.recipe import read_recipe
-from training.synthesis.settings import SynthesisSettings
+from training.synthesis.settings import LifenetSettings, SynthesisSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +89,9 @@ class Synthetic(Arguments):
     """recipe whose synthesis settings are taken"""
     times: int = 2
     """time points; of more than two, every pair of consecutive ones is a case"""
+    organ: str | None = None
+    """draws exams for detectors: the part of each scan around the organ of that mask, with LiFE-Net's lesions in it
+    unless there is a recipe, and pairs without any lesion"""
     whole: bool = True
     """whole scans instead of cut-outs around a lesion"""
     device: Device = "cpu"
@@ -137,18 +141,28 @@ def _source(arguments: LongitudinalCt | Folder | Synthetic) -> DataSource:
                 raise InputError(f"--cases {arguments.cases} --phantoms {arguments.phantoms}; expected at least 1")
             if arguments.times < 2:
                 raise InputError(f"--times {arguments.times}; expected at least 2")
+            if arguments.organ is not None and not arguments.whole:
+                raise InputError("--organ with --no-whole; expected one of them, as an exam shows the whole organ")
             recipe = None if arguments.recipe is None else read_recipe(arguments.recipe)
             return find_synthetic(
                 arguments.data,
                 cases=arguments.cases,
                 phantoms=arguments.phantoms,
                 seed=arguments.seed,
-                settings=SynthesisSettings() if recipe is None else recipe.synthesis,
+                settings=_without_recipe(arguments.organ) if recipe is None else recipe.synthesis,
                 shapes=arguments.shapes or (None if recipe is None else recipe.data.shapes),
                 whole=arguments.whole,
                 times=arguments.times,
+                organ=arguments.organ,
                 device=find_device(arguments.device),
             )
+
+
+def _without_recipe(organ: str | None) -> SynthesisSettings:
+    """The synthesis of pairs without a recipe: LiFE-Net's in an organ, else the general one."""
+    if organ is None:
+        return SynthesisSettings()
+    return SynthesisSettings(generator="lifenet", lifenet=LifenetSettings(organs=(organ,)))
 
 
 if __name__ == "__main__":

@@ -85,7 +85,10 @@ class JitterSettings(Settings):
 
 
 class MaskErrorSettings(Settings):
-    """Simulated reader errors in the baseline's outlines (LiFE-Net: false positives and negatives)."""
+    """Simulated reader errors in the baseline's outlines (LiFE-Net: false positives and negatives).
+
+    In a detector's window, each outline that touches no other is missing on its own.
+    """
 
     missing_share: float = Field(default=0.0, ge=0, le=1, description="how often the lesion's outline is missing")
     resized_share: float = Field(default=0.0, ge=0, le=1, description="how often it is too wide or too narrow")
@@ -94,6 +97,7 @@ class MaskErrorSettings(Settings):
     spurious_share: float = Field(
         default=0.0, ge=0, le=1, description="how often another lesion is marked where there is none"
     )
+    spurious_lesions: int = Field(default=1, ge=1, description="as many of them at most")
 
 
 class SpatialAugmentation(Settings):
@@ -171,10 +175,21 @@ class PresenceSettings(Settings):
     jitter: JitterSettings = JitterSettings(shift_mm=1.0, unaligned_share=0.0, zoom_factor=1.1, placements=1)
 
 
+class ExamSettings(Settings):
+    """What a detector is trained on: windows around an organ, with all lesions of the follow-up as the target."""
+
+    lesion_share: float = Field(
+        default=0.5, ge=0, le=1, description="of the windows, where exams have lesions, that show at least one's centre"
+    )
+
+
 class Recipe(Settings):
     """Everything that a training run depends on besides its data folder and its seed."""
 
     name: str
+    task: Literal["lesions", "detection"] = Field(
+        default="lesions", description="outline lesions that are clicked, or find all lesions of an organ"
+    )
     steps: int = Field(gt=0)
     batch_size: int = Field(gt=0)
     average_decay: float = Field(default=0.999, ge=0, lt=1, description="of the exponential average of weights")
@@ -188,6 +203,7 @@ class Recipe(Settings):
     optimizer: OptimizerSettings = OptimizerSettings()
     loss: LossSettings = LossSettings()
     presence: PresenceSettings = PresenceSettings()
+    exams: ExamSettings = ExamSettings()
     model: ModelSettings
 
     def with_shapes(self, path: Path | None) -> Recipe:

@@ -42,7 +42,10 @@ class RunRecord(BaseModel):
 
 
 class RunSummary(BaseModel):
-    """The result of a finished or interrupted run; Dice and step are None without a validation."""
+    """The result of a finished or interrupted run; without a validation, step and score are None.
+
+    The score is the challenge's Dice, or a detector's mean average precision.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,6 +54,7 @@ class RunSummary(BaseModel):
     minutes: float
     best_step: int | None
     best_challenge_dice: float | None
+    best_mean_average_precision: float | None = None
     skipped_steps: int
     damaged_cut_outs: int
 

@@ -76,6 +76,11 @@ def sample_target(truth: LesionMap, true_id: int | None, lattice: Grid) -> Float
     return (share > 0.5).astype(np.float32)
 
 
+def sample_seed(seed: int, index: int) -> int:
+    """The seed of everything random after sample `index` of a run is drawn."""
+    return int(np.random.SeedSequence((seed, 3, index)).generate_state(1)[0])
+
+
 def collate(samples: Sequence[Sample], recipe: Recipe) -> Batch:
     """Encodes samples as a batch with the library's own encoding, after errors of the outlines; then augments it."""
     pairs = [

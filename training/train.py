@@ -42,7 +42,7 @@ from training.run_folder import (
 from training.run_log import RunLog
 from training.stopping import stop_signals, until_asked
 from training.training_data import TrainingData, find_training_data
-from training.validation import FIGURES, Figure, validate
+from training.validation import Figure
 from training.weights import load_weights
 
 _log = logging.getLogger("training")
@@ -224,12 +224,12 @@ def _report(run: Run, done: Progress, *, rate: float) -> str:
 def _judge(run: Run, done: Progress) -> None:
     """Validates the averaged weights, each process its share of the cases, and keeps them if they are the best."""
     fabric, network = run.learner.fabric, run.learner.averaged_network
-    cases = run.training_data.validation
-    figures = validate(network, run.recipe.model, cases[fabric.global_rank :: fabric.world_size])
+    validation = run.training_data.validation
+    figures = validation.figures(network, run.recipe.model, rank=fabric.global_rank, processes=fabric.world_size)
     totals = over_processes(fabric, (figure.total for figure in figures.values()), how="sum")
     counts = over_processes(fabric, (figure.count for figure in figures.values()), how="sum")
     means = {
-        name: Figure(total=total, count=count).mean for name, total, count in zip(FIGURES, totals, counts, strict=True)
+        name: Figure(total=total, count=count).mean for name, total, count in zip(figures, totals, counts, strict=True)
     }
     if run.run_log is None:
         return
@@ -239,16 +239,16 @@ def _judge(run: Run, done: Progress) -> None:
         "recipe": run.recipe.name,
         "data": run.training_data.trained_on,
         "steps": f"{done.step} of {run.steps}",
-        "validation": f"challenge Dice {means['dice']:.3f} over {len(cases)} cases",
+        "validation": validation.summary(means),
         "licence": "research use only",
     }
     if run.training_data.licence is not None:
         provenance["data licence"] = run.training_data.licence
     save_bundle(run.folder.last, run.recipe.model, [network], provenance=provenance)
     # Of equal ones the later is kept, as it was trained longer; also without a lesion in the validation.
-    dice = -1.0 if isnan(means["dice"]) else means["dice"]
-    if dice >= done.best_dice:
-        done.best_dice, done.best_step = dice, done.step
+    score = -1.0 if isnan(means[validation.best]) else means[validation.best]
+    if score >= done.best_score:
+        done.best_score, done.best_step = score, done.step
         save_bundle(run.folder.best, run.recipe.model, [network], provenance=provenance)
 
 
@@ -264,12 +264,15 @@ def _save(run: Run, done: Progress) -> None:
 
 
 def _sum_up(run: Run, done: Progress) -> None:
+    best = round(done.best_score, 4) if done.best_score >= 0 else None
+    is_detector = run.recipe.task == "detection"
     summary = RunSummary(
         steps=done.step,
         planned_steps=run.steps,
         minutes=round(done.seconds / 60, 1),
         best_step=done.best_step or None,
-        best_challenge_dice=round(done.best_dice, 4) if done.best_dice >= 0 else None,
+        best_challenge_dice=None if is_detector else best,
+        best_mean_average_precision=best if is_detector else None,
         skipped_steps=done.bad_steps,
         damaged_cut_outs=done.skipped,
     )

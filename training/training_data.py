@@ -13,12 +13,15 @@ import torch
 from longilesion.errors import InputError
 from training.cache import build_cache
 from training.dataset import CachedLesions, SyntheticLesions
+from training.detection_validation import DetectionValidation
+from training.exam_cache import build_exam_cache
+from training.exam_dataset import CachedExams
 from training.loading import Lesions
 from training.preparation.prepared import PreparedCase, PreparedData, is_prepared, read_prepared
 from training.recipe import Recipe
 from training.synthesis.shape_library import read_shape_library
 from training.synthesis.sources import Source, find_volumes, load_sources, phantom_sources
-from training.validation import ValidationCase, prepared_cases, synthetic_cases
+from training.validation import CaseValidation, Validation, prepared_cases, spread, synthetic_cases
 
 _log = logging.getLogger("training")
 
@@ -38,7 +41,7 @@ class TrainingData:
     """
 
     lesions: Lesions
-    validation: list[ValidationCase]
+    validation: Validation
     trained_on: str
     contents: str
     licence: str | None = None
@@ -59,6 +62,8 @@ def find_training_data(
     `of_presence` gives the lesions for fitting the presence head, with little jitter. Raises InputError where the
     folder contains no training data.
     """
+    if recipe.task == "detection":
+        return _exam_data(data, recipe, fold=fold, seed=seed, workers=workers)
     drawn = recipe.for_presence() if of_presence else recipe
     if data is None or not is_prepared(data):
         if fold is not None:
@@ -71,7 +76,7 @@ def find_training_data(
         return TrainingData(
             lesions=SyntheticLesions(training, drawn, seed=seed, library=library, device=synthesis_device),
             # Without the file's shapes, so that runs with and without it are judged on the same cases.
-            validation=synthetic_cases(held_out, recipe),
+            validation=CaseValidation(cases=synthetic_cases(held_out, recipe)),
             trained_on=f"{names if data is None else f'synthetic follow-ups of {names}'}{shapes}",
             contents=f"{names}{shapes}",
             licence=None if library is None else library.attribution,
@@ -84,8 +89,28 @@ def find_training_data(
     part = "80/20 split" if fold is None else f"without fold {fold}"
     return TrainingData(
         lesions=CachedLesions(cache, drawn, seed=seed),
-        validation=prepared_cases(validation_cases, recipe),
+        validation=CaseValidation(cases=prepared_cases(validation_cases, recipe)),
         trained_on=f"{prepared.name}, {len(training_cases)} cases, {part}",
+        contents=prepared_contents(prepared, training_cases),
+    )
+
+
+def _exam_data(data: Path | None, recipe: Recipe, *, fold: int | None, seed: int, workers: int) -> TrainingData:
+    """The exams of a prepared data set, for a detector."""
+    if data is None or not is_prepared(data):
+        raise InputError(
+            f"{'no data' if data is None else data}: recipe {recipe.name} trains a detector; expected --data to name "
+            "exams (python -m training.prepare synthetic --organ)"
+        )
+    prepared = read_prepared(data)
+    training_cases, validation_cases = prepared.split(fold)
+    chosen = spread(validation_cases, recipe.validation.cases)
+    exams = build_exam_cache(prepared, (*training_cases, *chosen), recipe.model.voi, workers=workers)
+    own = len(training_cases)
+    return TrainingData(
+        lesions=CachedExams(exams[:own], recipe, seed=seed),
+        validation=DetectionValidation(exams=exams[own:]),
+        trained_on=f"{prepared.name}, {own} exams, {'80/20 split' if fold is None else f'without fold {fold}'}",
         contents=prepared_contents(prepared, training_cases),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
@@ -43,6 +43,43 @@ class Figure:
         return self.total / self.count if self.count else float("nan")
 
 
+class Validation(Protocol):
+    """How a network is judged during training."""
+
+    @property
+    def best(self) -> str:
+        """The name of the figure by which the best weights are chosen."""
+        ...
+
+    def figures(
+        self, network: LesionNetwork, settings: ModelSettings, *, rank: int, processes: int
+    ) -> dict[str, Figure]:
+        """The figures of this process' share, the same ones in every process; their sums are those of all."""
+        ...
+
+    def summary(self, means: Mapping[str, float]) -> str:
+        """The result in words."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseValidation:
+    """Whole cases with their clicks, scored lesion by lesion."""
+
+    cases: Sequence[ValidationCase]
+    best: str = "dice"
+
+    def figures(
+        self, network: LesionNetwork, settings: ModelSettings, *, rank: int, processes: int
+    ) -> dict[str, Figure]:
+        """Each process segments its share of the cases."""
+        return validate(network, settings, self.cases[rank::processes])
+
+    def summary(self, means: Mapping[str, float]) -> str:
+        """The challenge's Dice."""
+        return f"challenge Dice {means['dice']:.3f} over {len(self.cases)} cases"
+
+
 FIGURES: Mapping[str, Callable[[ExamScore], Iterable[float | None]]] = {
     "dice": lambda score: [score.challenge.dice],
     "false_positive_ml": lambda score: [score.challenge.false_positive_ml],
@@ -55,9 +92,14 @@ FIGURES: Mapping[str, Callable[[ExamScore], Iterable[float | None]]] = {
 
 def prepared_cases(cases: Sequence[PreparedCase], recipe: Recipe) -> list[ValidationCase]:
     """Cases of a prepared data set, spread over it, as many as the recipe wants at most."""
-    limit = min(recipe.validation.cases, len(cases))
-    places = np.unique(np.linspace(0, len(cases) - 1, limit).round().astype(int)).tolist()
-    return [_reader(cases[place], with_earlier=recipe.model.network.uses_earlier) for place in places]
+    chosen = spread(cases, recipe.validation.cases)
+    return [_reader(case, with_earlier=recipe.model.network.uses_earlier) for case in chosen]
+
+
+def spread(cases: Sequence[PreparedCase], limit: int) -> list[PreparedCase]:
+    """Up to so many of the cases, spread over them."""
+    places = np.unique(np.linspace(0, len(cases) - 1, min(limit, len(cases))).round().astype(int)).tolist()
+    return [cases[place] for place in places]
 
 
 def synthetic_cases(sources: Sequence[Source], recipe: Recipe) -> list[ValidationCase]:

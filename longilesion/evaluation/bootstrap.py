@@ -82,17 +82,20 @@ class Bootstrap:
         self, is_positive: Bool[np.ndarray, " n"], certainty: Float[np.ndarray, " n"], patient_of: np.ndarray
     ) -> Estimate:
         """The area under the ROC curve of a confidence; not defined where all or none are positive."""
-
-        def area(weights: Float[np.ndarray, " n"]) -> float:
-            if not weights[is_positive].any() or not weights[~is_positive].any():
-                return float(np.nan)
-            return float(roc_auc_score(is_positive, certainty, sample_weight=weights))
-
         return self.estimate(
-            lambda weights: np.array([area(drawn[patient_of]) for drawn in weights]),
+            lambda weights: np.array([roc_area(is_positive, certainty, drawn[patient_of]) for drawn in weights]),
             count=len(certainty),
             contributors=len(np.unique(patient_of)),
         )
+
+
+def roc_area(
+    is_positive: Bool[np.ndarray, " n"], certainty: Float[np.ndarray, " n"], weights: Float[np.ndarray, " n"]
+) -> float:
+    """The area under the weighted ROC curve; NaN where all or none are positive."""
+    if not weights[is_positive].any() or not weights[~is_positive].any():
+        return float(np.nan)
+    return float(roc_auc_score(is_positive, certainty, sample_weight=weights))
 
 
 def _blocks(draws: int, width: int) -> list[slice]:

@@ -7,7 +7,7 @@ smaller predictions without a match are ignored.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from pydantic import BaseModel, ConfigDict
 
-from longilesion.evaluation.bootstrap import Bootstrap, Estimate
+from longilesion.evaluation.bootstrap import Bootstrap, Estimate, Statistic, roc_area
 
 MATCH_IOU = 0.1
 # The mean average precision is the mean over these overlaps.
@@ -73,37 +73,42 @@ class Curve:
 
 def detection_figures(exams: Sequence[ExamLesions], bootstrap: Bootstrap, *, over_mm: float) -> Detection:
     """All figures for lesions of at least one diameter, with intervals over patients."""
-    rankings = [ranked(exams, iou=iou, over_mm=over_mm) for iou in PRECISION_IOUS]
-    first = rankings[0]
+    statistics = detection_statistics(exams, over_mm=over_mm)
+    first = ranked(exams, iou=MATCH_IOU, over_mm=over_mm)
     lesions = int(first.true_counts.sum())
     f1 = np.array([exam_f1(exam, over_mm=over_mm) for exam in exams])
-
-    contributors = sum(bool(len(exam.true_mm) or len(exam.predicted_mm)) for exam in exams)
     estimate = partial(
         bootstrap.estimate,
         count=lesions,
-        contributors=contributors,
-        width=max(len(ranking.exam) for ranking in rankings),
+        contributors=sum(bool(len(exam.true_mm) or len(exam.predicted_mm)) for exam in exams),
+        width=sum(len(exam.predicted_mm) for exam in exams),
     )
-
-    def precision(weights: Float[np.ndarray, "draws exams"]) -> Float[np.ndarray, " draws"]:
-        return average_precision(first, weights)
-
-    def mean_precision(weights: Float[np.ndarray, "draws exams"]) -> Float[np.ndarray, " draws"]:
-        return np.asarray(np.mean([average_precision(ranking, weights) for ranking in rankings], axis=0))
-
     return Detection(
         over_mm=over_mm,
         true_lesions=lesions,
         predicted_lesions=len(first.exam),
         f1=bootstrap.mean(f1),
-        average_precision=estimate(precision),
-        mean_average_precision=estimate(mean_precision),
-        exam_auc=_exam_auc(exams, bootstrap, over_mm=over_mm),
-        sensitivity={
-            f"{rate:g}": estimate(partial(sensitivity_at, first, rate=rate)) for rate in FALSE_POSITIVES_PER_EXAM
-        },
+        average_precision=estimate(partial(average_precision, first)),
+        mean_average_precision=estimate(statistics["mean_average_precision"]),
+        exam_auc=bootstrap.auc(*exam_confidence(exams, over_mm=over_mm), np.arange(len(exams))),
+        sensitivity={f"{rate:g}": estimate(statistics[f"sensitivity_{rate:g}"]) for rate in FALSE_POSITIVES_PER_EXAM},
     )
+
+
+def detection_statistics(exams: Sequence[ExamLesions], *, over_mm: float) -> Mapping[str, Statistic]:
+    """LiFE-Net's measures (section 3.2) as functions of the exams' weights, for intervals and paired differences."""
+    rankings = [ranked(exams, iou=iou, over_mm=over_mm) for iou in PRECISION_IOUS]
+    is_ill, surest = exam_confidence(exams, over_mm=over_mm)
+    return {
+        "mean_average_precision": lambda weights: np.asarray(
+            np.mean([average_precision(ranking, weights) for ranking in rankings], axis=0)
+        ),
+        "exam_auc": lambda weights: np.array([roc_area(is_ill, surest, drawn) for drawn in weights]),
+        **{
+            f"sensitivity_{rate:g}": partial(sensitivity_at, rankings[0], rate=rate)
+            for rate in FALSE_POSITIVES_PER_EXAM
+        },
+    }
 
 
 def without_specks(exam: ExamLesions) -> ExamLesions:
@@ -182,12 +187,14 @@ def exam_f1(exam: ExamLesions, *, over_mm: float) -> float:
     return float(2 * recall * precision / (recall + precision)) if recall + precision else 0.0
 
 
-def _exam_auc(exams: Sequence[ExamLesions], bootstrap: Bootstrap, *, over_mm: float) -> Estimate:
-    """The ROC area of an exam's highest confidence, for telling exams with lesions from those without."""
+def exam_confidence(
+    exams: Sequence[ExamLesions], *, over_mm: float
+) -> tuple[Bool[np.ndarray, " exams"], Float[np.ndarray, " exams"]]:
+    """Whether an exam has lesions, and its highest confidence, which tells exams with lesions from those without."""
     exams = [without_specks(exam) for exam in exams]
     is_ill = np.array([(exam.true_mm >= over_mm).any() for exam in exams], np.bool_)
     surest = np.array([_judged(exam, iou=MATCH_IOU, over_mm=over_mm)[0].max(initial=0.0) for exam in exams], np.float64)
-    return bootstrap.auc(is_ill, surest, np.arange(len(exams)))
+    return is_ill, surest
 
 
 def _judged(

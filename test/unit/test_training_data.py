@@ -15,6 +15,7 @@ from training.dataset import CachedLesions, SyntheticLesions
 from training.recipe import DataSettings, Recipe, read_recipe
 from training.synthesis.shape_library import LibraryShape, write_shape_library
 from training.training_data import find_training_data, synthesis_sources
+from training.validation import CaseValidation
 
 
 @pytest.fixture
@@ -64,7 +65,8 @@ def test_folds_of_a_prepared_data_set_never_validate_a_patient_that_trains(recip
         patients = {CASES[case.case_id] for case in training}
         seen = {training_data.lesions[index].origin for index in range(2 * len(patients))}
         assert seen == patients
-        for number, case in enumerate(training_data.validation):
+        assert isinstance(training_data.validation, CaseValidation)
+        for number, case in enumerate(training_data.validation.cases):
             exam, scans = case()
             assert exam.name == validation[number].case_id
             assert CASES[exam.name] not in patients
@@ -82,7 +84,8 @@ def test_phantoms_stand_in_for_data_and_are_the_same_every_time(
     training_data = find_training_data(None, recipe, fold=None, seed=0, workers=1)
     assert isinstance(training_data.lesions, SyntheticLesions)
     assert training_data.trained_on == "phantoms"
-    first, again = (training_data.validation[1]() for _ in range(2))
+    assert isinstance(training_data.validation, CaseValidation)
+    first, again = (training_data.validation.cases[1]() for _ in range(2))
     assert first[0].name == again[0].name
     np.testing.assert_array_equal(first[1].followups["primary"].hu, again[1].followups["primary"].hu)
 

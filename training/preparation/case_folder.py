@@ -1,4 +1,4 @@
-"""Case folders: the input in Grand Challenge's layout, and the ground truth."""
+"""Case folders: the input in Grand Challenge's layout, the ground truth, and organs' masks where a case has them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from longilesion.evaluation.exam import LesionFact
 from longilesion.geometry import Grid
 from longilesion.images import open_image
 from training.preparation.patient import CaseContent
+from training.preparation.prepared import ORGANS_FOLDER
 
 # File names are arbitrary, but the same in every run.
 _NAMESPACE = uuid.UUID("a3f1b8de-6a0e-4a4f-9c6b-0d6c1c7b2f10")
@@ -42,6 +43,8 @@ def write_case(content: CaseContent, folder: Path) -> None:
         headers = {name: content.headers.get(f"{name}-followup-ct") for name in content.truth}
         lesions = {lesion_id: _described(fact) for lesion_id, fact in content.facts.items()}
         write_truth(content.truth, lesions, partial / "truth", headers=headers)
+        if content.organ is not None:
+            write_organs(content.case, content.organ, partial / ORGANS_FOLDER)
         partial.rename(folder)
     except OSError as error:
         raise InputError(f"{error.filename or folder}: cannot be written ({error.strerror or error})") from error
@@ -99,6 +102,16 @@ def write_truth(
         header = (headers or {}).get(name)
         _save(path, lesion_map.compact_ids, lesion_map.grid, header=header, compression_level=compression_level)
     (folder / "lesions.json").write_text(json.dumps(lesions, indent=1) + "\n")
+
+
+def write_organs(case: Case, organ: str, folder: Path) -> None:
+    """Writes the organ masks of all scans that have one, a folder for each scan, as TotalSegmentator does."""
+    scans = {f"{name}-baseline-ct": baseline.scan for name, baseline in case.baselines.items()}
+    scans |= {f"{name}-followup-ct": scan for name, scan in case.followups.items()}
+    for slug, scan in scans.items():
+        if scan.organ is not None:
+            path = folder / slug / f"{organ}.nii.gz"
+            _save(path, scan.organ.astype(np.uint8), scan.grid, header=None, compression_level=_FAST)
 
 
 def _described(fact: LesionFact) -> dict[str, Any]:

@@ -85,6 +85,7 @@ class CaseContent:
     """A case to be written, with its ground truth.
 
     `headers` names, by slug, the file whose header is copied to an image; without it, the header is that of the grid.
+    `organ` is the name of the scans' organ masks, where they have any.
     """
 
     case_id: str
@@ -93,6 +94,7 @@ class CaseContent:
     truth: Mapping[ScanName, LesionMap]
     facts: Mapping[int, LesionFact]
     headers: Mapping[str, Path] = field(default_factory=dict)
+    organ: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -8,18 +8,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from jaxtyping import Bool
 from pydantic import BaseModel, ConfigDict
 
-from longilesion.case import Case, EarlierVisit, ScanName
+from longilesion.case import Case, EarlierVisit, Scan, ScanName
 from longilesion.errors import InputError
 from longilesion.files import valid, written_together
+from longilesion.geometry import Grid
 from longilesion.grand_challenge import read_case
+from longilesion.images import read_lesion_map
 from longilesion.json_file import read_json
 from training.preparation.folds import Folds
 
 DATASET_FILE = "dataset.json"
 FOLDS_FILE = "folds.json"
 CASES_FOLDER = "cases"
+# In a case folder, the masks of the organ that its scans are cut out around: <scan>/<organ>.nii.gz.
+ORGANS_FOLDER = "organs"
 
 _WRITTEN = "what python -m training.prepare writes"
 
@@ -122,6 +128,34 @@ def read_prepared_case(case: PreparedCase, *, with_earlier: bool) -> tuple[Case,
         visits = tuple(EarlierVisit.of(read_case(before.input)[0]) for before in case.earlier)
         scans = replace(scans, earlier=visits)
     return scans, followup_files
+
+
+def read_prepared_exam(case: PreparedCase) -> Case:
+    """Reads an exam's input, with the organ masks of its scans; raises InputError where a scan has none."""
+    scans, _ = read_case(case.input)
+    return replace(
+        scans,
+        baselines={
+            name: replace(baseline, scan=_with_organ(baseline.scan, case, f"{name}-baseline-ct"))
+            for name, baseline in scans.baselines.items()
+        },
+        followups={name: _with_organ(scan, case, f"{name}-followup-ct") for name, scan in scans.followups.items()},
+    )
+
+
+def read_organ(case: PreparedCase, slug: str, grid: Grid) -> Bool[np.ndarray, "z y x"]:
+    """The organ mask of one of an exam's scans; raises InputError where it is missing or empty."""
+    place = case.folder / ORGANS_FOLDER / slug
+    masks = [read_lesion_map(path, like=grid).ids > 0 for path in sorted(place.glob("*.nii.gz"))]
+    if not any(mask.any() for mask in masks):
+        raise InputError(
+            f"{place}: no organ mask; expected <organ>.nii.gz, as training.prepare synthetic --organ writes"
+        )
+    return np.asarray(np.any(masks, axis=0))
+
+
+def _with_organ(scan: Scan, case: PreparedCase, slug: str) -> Scan:
+    return replace(scan, organ=read_organ(case, slug, scan.grid))
 
 
 def _cases(folder: Path, dataset: DatasetFile) -> tuple[PreparedCase, ...]:

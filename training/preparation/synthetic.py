@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from longilesion.errors import InputError
 from training.preparation.memory import drawing_bytes
 from training.preparation.patient import CaseContent, DataSource, Job, Made
 from training.preparation.prepared import CaseEntry
@@ -33,10 +34,13 @@ def find_synthetic(
     settings: SynthesisSettings,
     whole: bool,
     times: int = 2,
+    organ: str | None = None,
     shapes: Path | None = None,
     device: torch.device = _CPU,
 ) -> DataSource:
     """Plans pairs of the volumes of a folder (`<name>/ct.nii.gz`), or of phantoms; volumes alternate.
+
+    With an `organ`, pairs are exams of that organ, of the volumes with its mask; those without a lesion are kept.
 
     With more than two `times`, each is a series, of which every pair of consecutive time points is a case. The pairs of
     a volume belong to one patient. A pair depends on the seed and its number alone. Raises InputError
@@ -46,7 +50,7 @@ def find_synthetic(
     if data is None:
         names = [f"phantom_{_FIRST_PHANTOM * (seed + 1) + number}" for number in range(min(phantoms, cases))]
     else:
-        names = find_volumes(data)
+        names = find_volumes(data) if organ is None else _volumes_with(organ, data)
     memory = {name: drawing_bytes(None if data is None else data / name / "ct.nii.gz") for name in names}
     make = partial(
         _made,
@@ -56,6 +60,7 @@ def find_synthetic(
         settings=settings,
         whole=whole,
         times=times,
+        organ=organ,
         shapes=shapes,
         device=device,
     )
@@ -75,10 +80,20 @@ def find_synthetic(
             "settings": settings.model_dump(mode="json"),
             "whole": whole,
             **({} if times == 2 else {"times": times}),
+            **({} if organ is None else {"organ": organ}),
             **({} if library is None else {"shapes": library.description}),
         },
         licence=None if library is None else library.attribution,
     )
+
+
+def _volumes_with(organ: str, data: Path) -> list[str]:
+    """The volumes of a folder that have an organ's mask; raises InputError where none has."""
+    places = (f"{organ}.nii.gz", f"organs/{organ}.nii.gz")
+    names = [name for name in find_volumes(data) if any((data / name / place).is_file() for place in places)]
+    if not names:
+        raise InputError(f"{data}: no <volume>/organs/{organ}.nii.gz; expected the organ's mask beside some volumes")
+    return names
 
 
 @lru_cache(maxsize=1)
@@ -115,11 +130,14 @@ def _made(
     settings: SynthesisSettings,
     whole: bool,
     times: int,
+    organ: str | None,
     shapes: Path | None,
     device: torch.device,
 ) -> Made:
     name = names[number % len(names)]
     source = _source(data, name)
+    if organ is not None and organ not in source.organs:
+        raise InputError(f"{name}: has no mask of {organ}; expected one of {', '.join(sorted(source.organs))}")
     series = synthetic_series(
         source,
         np.random.default_rng((seed, number)),
@@ -128,13 +146,18 @@ def _made(
         library=None if shapes is None else _library(shapes),
         settings=settings,
         whole=whole,
+        organ=organ,
         device=device,
     )
     drawn = _case_id(number)
     names_of_pairs = [drawn] if times == 2 else [f"{drawn}_{step}" for step in range(1, times)]
     previous = dict(zip(names_of_pairs, [None, *names_of_pairs], strict=False))
-    # A series is broken where a pair shows no lesion and is no case.
-    pairs = {case_id: pair for case_id, pair in zip(names_of_pairs, series.pairs, strict=True) if pair.facts}
+    # A series is broken where a pair shows no lesion and is no case; only a detector learns from such a pair.
+    pairs = {
+        case_id: pair
+        for case_id, pair in zip(names_of_pairs, series.pairs, strict=True)
+        if pair.facts or organ is not None
+    }
     if not pairs:
         why = LeftOut(reason="pair without lesions", is_error=False)
         return Made(cases=(), record=Record(name=drawn, patient=name, left_out=why))
@@ -161,18 +184,20 @@ def _made(
             for lesion_id, fact in pair.facts.items()
         ),
     )
-    return Made(cases=tuple(_content(case_id, name, pair) for case_id, pair in pairs.items()), record=record)
+    cases = tuple(_content(case_id, name, pair, organ) for case_id, pair in pairs.items())
+    return Made(cases=cases, record=record)
 
 
 def _case_id(number: int) -> str:
     return f"pair_{number:05d}"
 
 
-def _content(case_id: str, patient: str, pair: SyntheticPair) -> CaseContent:
+def _content(case_id: str, patient: str, pair: SyntheticPair, organ: str | None) -> CaseContent:
     return CaseContent(
         case_id=case_id,
         patient=patient,
         case=pair.case,
         truth={"primary": pair.truth},
         facts=pair.facts,
+        organ=organ,
     )

@@ -129,10 +129,16 @@ def synthetic_series(
     library: ShapeLibrary | None = None,
     settings: SynthesisSettings = _DEFAULTS,
     whole: bool = False,
+    organ: str | None = None,
     device: torch.device = _CPU,
 ) -> SyntheticSeries:
-    """Draws a series of so many time points, at least two; one of two is `synthetic_pair`."""
-    scene = random_scene(source, generator, shapes=shapes, library=library, settings=settings, whole=whole, times=times)
+    """Draws a series of so many time points, at least two; one of two is `synthetic_pair`.
+
+    With an `organ`, whole scans are those of the part of the source around it, and contain its masks.
+    """
+    scene = random_scene(
+        source, generator, shapes=shapes, library=library, settings=settings, whole=whole, times=times, organ=organ
+    )
     imaged = imaged_scene(source, scene, generator, settings=settings, times=times, device=device)
     return SyntheticSeries(pairs=tuple(_pair(imaged, before, generator) for before in range(times - 1)))
 
@@ -148,7 +154,9 @@ def _pair(imaged: ImagedScene, before: int, generator: np.random.Generator) -> S
         challenge_clicks(exact, facts[exact.lesion_id], grids=grids, is_whole=scene.is_whole, generator=generator)
         for exact in exact_clicks
     )
-    prior, scan = (Scan(hu=image.hu, grid=grid) for image, grid in zip((first, second), grids, strict=True))
+    prior, scan = (
+        Scan(hu=image.hu, grid=grid, organ=image.organ) for image, grid in zip((first, second), grids, strict=True)
+    )
     case = Case(
         baselines={"primary": Baseline.of(prior, LesionMap(ids=first.ids, grid=prior.grid))},
         followups={"primary": scan},

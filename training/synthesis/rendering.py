@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int16, UInt16
+from jaxtyping import Bool, Float, Float32, Int16, UInt16
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from longilesion.case import AIR_HU
 from longilesion.geometry import ZYX, Triple, box_slices
+from longilesion.voi import occupied_box
 from training.synthesis.acquisition import Acquisition, acquired, enhanced
 from training.synthesis.deformation import Axes, Motion, lattice, sampled
 from training.synthesis.host import host_of
@@ -125,11 +126,12 @@ class View:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Exposure:
-    """An acquired scan and its lesion map."""
+    """An acquired scan, its lesion map, and the mask of its organ where that is wanted."""
 
     view: View
     hu: Int16[np.ndarray, "z y x"]
     ids: UInt16[np.ndarray, "z y x"]
+    organ: Bool[np.ndarray, "z y x"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -224,6 +226,21 @@ def rendered(
     ids = np.zeros(frame.shape_zyx, np.uint16)
     view = View.of(frame, motion, device)
     return TimePoint(source=source, view=view, acquisition=acquisition, noise=measured_noise(hu), hu=hu, ids=ids)
+
+
+def seen_mask(
+    mask: Bool[np.ndarray, "a b c"], view: View, source: Source, *, slab_voxels: int = SLAB_VOXELS
+) -> Bool[np.ndarray, "z y x"]:
+    """A mask of the source as a scan shows it."""
+    device = view.coarse_zyx_mm.device
+    box = occupied_box(mask)
+    middle = np.array([side.start + side.stop - 1 for side in box]) / 2 * source.spacing_zyx_mm
+    inside = torch.from_numpy(mask[box].astype(np.float32)).to(device)
+    seen = np.empty(view.frame.shape_zyx, np.bool_)
+    for slab in view.frame.slabs(slab_voxels):
+        share = sampled(inside, view.points(slab) - _tensor(middle, device), source.spacing_zyx_mm)
+        seen[slab] = (share > 0.5).cpu().numpy()
+    return seen
 
 
 def label_of(lesion: Lesion) -> int:

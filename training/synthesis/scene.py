@@ -10,6 +10,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from longilesion.evaluation.exam import Fate
+from longilesion.voi import occupied_box
 from training.synthesis.anatomy import anatomy_growth
 from training.synthesis.changes import Site, merging, random_lesion, splitting, with_history
 from training.synthesis.deformation import Growth, Mapped
@@ -26,6 +27,8 @@ from training.synthesis.sources import RealLesion, Source
 _NEAR_MM = 55.0
 # Width of the tissue around a real lesion that tells where it is.
 _AROUND_MM = 10.0
+# What is seen around an organ: enough to register the scans by the body's surface and the organs near by.
+_ORGAN_MARGIN_MM = 40.0
 _FATES: tuple[Fate, ...] = ("persists", "new", "gone")
 
 
@@ -45,7 +48,7 @@ class ShownLesion:
 class Scene:
     """The field of view of a series, in mm from the volume's first voxel, and its real and painted lesions.
 
-    `coarseness` scales the voxels, 1 for those of a clinical scan.
+    `coarseness` scales the voxels, 1 for those of a clinical scan. Around an `organ`, its masks come with the scans.
     """
 
     is_whole: bool
@@ -54,6 +57,7 @@ class Scene:
     coarseness: float
     shown: tuple[ShownLesion, ...]
     lesions: tuple[Lesion, ...]
+    organ: str | None = None
 
     def between(self, before: int, after: int) -> Scene:
         """The scene of two of the time points: that of a pair."""
@@ -83,10 +87,12 @@ def random_scene(
     settings: SynthesisSettings,
     whole: bool,
     times: int = 2,
+    organ: str | None = None,
 ) -> Scene:
     """Draws the scene of a series: the whole volume, or a cut-out around a real or a painted lesion.
 
-    A cut-out around a painted lesion marks no real one: those in it count as not outlined.
+    A cut-out around a painted lesion marks no real one: those in it count as not outlined. Of a whole volume, an
+    `organ` selects the part around the organ of that mask.
     """
     anchor = None if whole or settings.generator == "lifenet" else _random_real(source, generator, settings)
     real = source.lesions if whole or anchor is not None else ()
@@ -110,7 +116,12 @@ def random_scene(
             _general_lesions(source, generator, settings, near=near, shown=shown, real_shapes=real_shapes, times=times)
         )
     lesions = _with_mask_errors(lesions, source, generator, settings, first_id=1 + _last_id(shown, lesions))
-    middle, side, coarseness = _everything(source) if whole else _cut_out(source, anchor, lesions, generator, settings)
+    if organ is not None:
+        middle, side, coarseness = _around_organ(source, organ)
+    elif whole:
+        middle, side, coarseness = _everything(source)
+    else:
+        middle, side, coarseness = _cut_out(source, anchor, lesions, generator, settings)
     return Scene(
         is_whole=whole,
         middle_zyx_mm=middle,
@@ -118,6 +129,7 @@ def random_scene(
         coarseness=coarseness,
         shown=shown,
         lesions=tuple(lesions),
+        organ=organ,
     )
 
 
@@ -329,6 +341,16 @@ def _everything(source: Source) -> tuple[Float[np.ndarray, "3"], Float[np.ndarra
     spacing = source.spacing_zyx_mm.astype(float)
     shape = np.array(source.hu.shape)
     return (shape - 1) / 2 * spacing, shape * spacing, max(1.0, float(spacing[1:].mean()) / 1.3)
+
+
+def _around_organ(source: Source, organ: str) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"], float]:
+    """The same of the part of a volume around an organ, as far as the volume reaches."""
+    spacing = source.spacing_zyx_mm.astype(float)
+    box = occupied_box(source.organs[organ])
+    margin = np.ceil(_ORGAN_MARGIN_MM / spacing)
+    first = np.maximum([side.start for side in box] - margin, 0)
+    stop = np.minimum([side.stop for side in box] + margin, source.hu.shape)
+    return (first + stop - 1) / 2 * spacing, (stop - first) * spacing, _everything(source)[2]
 
 
 def _cut_out(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from longilesion.geometry import Grid
 from training.synthesis.acquisition import Acquisition, random_acquisitions
 from training.synthesis.deformation import random_motion
 from training.synthesis.lesions import UNMARKED
-from training.synthesis.rendering import Exposure, Frame, label_of, rendered
+from training.synthesis.rendering import Exposure, Frame, label_of, rendered, seen_mask
 from training.synthesis.scene import Scene
 from training.synthesis.settings import SynthesisSettings
 from training.synthesis.sliding import find_lungs
@@ -86,7 +86,8 @@ def _image(
         image.insert(lesion, parts, lesion.true_id if time else label_of(lesion), generator)
         if time and lesion.scar_hu and not parts:
             image.insert_scar(lesion)
-    return image.developed()
+    organ = None if scene.organ is None else seen_mask(source.organs[scene.organ], image.view, source)
+    return replace(image.developed(), organ=organ)
 
 
 def _frame(scene: Scene, acquisition: Acquisition, generator: np.random.Generator) -> Frame:
