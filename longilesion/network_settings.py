@@ -134,9 +134,6 @@ class JointEncoderSettings(NetworkSettings):
     joint_features_per_stage: tuple[int, ...] = Field(default=(128, 256), min_length=1)
     joint_strides: tuple[ZYX, ...] = ((2, 2, 2), (2, 2, 2))
     attention_heads: int = Field(default=1, ge=1)
-    prior_masking: float = Field(
-        default=0.5, ge=0, le=1, description="how often training masks all features of the baseline"
-    )
 
     @model_validator(mode="after")
     def _check(self) -> JointEncoderSettings:

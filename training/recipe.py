@@ -193,6 +193,12 @@ class Recipe(Settings):
     steps: int = Field(gt=0)
     batch_size: int = Field(gt=0)
     average_decay: float = Field(default=0.999, ge=0, lt=1, description="of the exponential average of weights")
+    baseline_masking: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="how often a sample's baseline is hidden (LiFE-Net, 2.1: the features of the prior are masked)",
+    )
     data: DataSettings = DataSettings()
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
     synthesis: SynthesisSettings = SynthesisSettings()

@@ -82,9 +82,17 @@ def sample_seed(seed: int, index: int) -> int:
 
 
 def collate(samples: Sequence[Sample], recipe: Recipe) -> Batch:
-    """Encodes samples as a batch with the library's own encoding, after errors of the outlines; then augments it."""
+    """Encodes samples as a batch with the library's own encoding, after errors of the outlines; then augments it.
+
+    Some samples' baselines are hidden, as often as the recipe says.
+    """
     pairs = [
-        with_mask_errors(sample.pair, recipe.mask_errors, np.random.default_rng((sample.seed, 1))) for sample in samples
+        with_mask_errors(
+            _masked(sample.pair, recipe.baseline_masking, np.random.default_rng((sample.seed, 2))),
+            recipe.mask_errors,
+            np.random.default_rng((sample.seed, 1)),
+        )
+        for sample in samples
     ]
     batch = Batch(
         input=encode(pairs, recipe.model.encoding),
@@ -100,6 +108,12 @@ def collate(samples: Sequence[Sample], recipe: Recipe) -> Batch:
         spacing_zyx_mm=recipe.model.voi.spacing_zyx_mm,
         seeds=[sample.seed for sample in samples],
     )
+
+
+def _masked(pair: VoiPair, share: float, generator: np.random.Generator) -> VoiPair:
+    if generator.random() >= share:
+        return pair
+    return replace(pair, baseline=None, baseline_mask=None, baseline_others=None, earlier=())
 
 
 def _jittered(

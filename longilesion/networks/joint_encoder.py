@@ -23,8 +23,8 @@ _CONVOLUTIONS = 2
 class JointEncoder(LesionNetwork):
     """LiFE-Net (section 2.1, appendix B).
 
-    All features of the prior are zero where `has_baseline` is false and, in training, at random. Outside training, a
-    batch without baseline gives what the paper calls LiFE-Net masked.
+    All features of the prior are zero where `has_baseline` is false, as training sets it at random
+    (`Recipe.baseline_masking`); a batch without baseline gives what the paper calls LiFE-Net masked.
     """
 
     def __init__(self, settings: ModelSettings) -> None:
@@ -56,8 +56,8 @@ class JointEncoder(LesionNetwork):
         return "LiFE-Net's joint encoder with self-attention over both time points"
 
     def forward(self, batch: NetworkInput) -> NetworkOutput:
-        """Outlines a batch; the finest resolution only, and no prior masked at random, outside training."""
-        shown = self._shown(batch)[:, None, None, None, None]
+        """Outlines a batch; the finest resolution only outside training."""
+        shown = batch.has_baseline[:, None, None, None, None]
         prior = [level * shown.to(level.dtype) for level in self.prior(batch.baseline)]
         both = [torch.cat(levels, dim=1) for levels in zip(prior, self.current(batch.followup), strict=True)]
         joint = self.joint(self.attention(both[-1]))
@@ -69,14 +69,6 @@ class JointEncoder(LesionNetwork):
     def output_layers(self) -> Iterator[nn.Module]:
         """Those of every resolution."""
         yield from self.decoder.output_layers
-
-    def _shown(self, batch: NetworkInput) -> Tensor:
-        """Whether the prior's features are seen, per lesion."""
-        if not self.training:
-            return batch.has_baseline
-        return batch.has_baseline & (
-            torch.rand_like(batch.has_baseline, dtype=torch.float32) >= self.settings.prior_masking
-        )
 
 
 class SelfAttention(nn.Module):

@@ -235,6 +235,23 @@ def test_batch_holds_targets_and_presence_in_the_samples_order() -> None:
         np.testing.assert_array_equal(batch.target[index, 0], each.target)
 
 
+def test_baselines_are_hidden_as_often_as_the_recipe_says_whatever_else_is_in_the_batch() -> None:
+    drawn = next(each for _, each in all_samples() if each.pair.baseline_mask is not None)
+    samples = [replace(drawn, seed=seed) for seed in range(60)]
+
+    def shown(samples: list[Sample], share: float) -> list[bool]:
+        batch = collate(samples, RECIPE.model_copy(update={"baseline_masking": share}))
+        maps = batch.input.baseline.flatten(1).any(1)
+        assert batch.input.has_baseline.tolist() == maps.tolist()
+        return maps.tolist()
+
+    half = shown(samples, 0.5)
+    assert 18 < sum(half) < 42
+    assert shown(samples[7:9], 0.5) == half[7:9]
+    assert all(shown(samples[:4], 0.0))
+    assert not any(shown(samples[:4], 1.0))
+
+
 # --------------------------------------------------------------------------------------------------- drawn on the fly
 
 

@@ -41,7 +41,7 @@ def gradient_of_the_prior(network: JointEncoder, batch: NetworkInput) -> torch.T
 
 @pytest.mark.parametrize("training", [True, False])
 def test_masked_lifenet_is_independent_of_the_prior(training: bool) -> None:
-    settings = settings_of(prior_masking=0.0)
+    settings = settings_of()
     network, batch = lifenet(settings).train(training), random_input(settings, 3)
     masked = replace(batch, has_baseline=torch.tensor([True, False, True]))
     gradient = gradient_of_the_prior(network, masked)
@@ -49,31 +49,14 @@ def test_masked_lifenet_is_independent_of_the_prior(training: bool) -> None:
     assert bool((gradient[[0, 2]] > 0).all())
 
 
-@pytest.mark.parametrize(("probability", "seen"), [(0.0, 8), (1.0, 0)])
-def test_training_masks_as_often_as_it_is_told_and_inference_never(probability: float, seen: int) -> None:
-    settings = settings_of(prior_masking=probability)
-    network, batch = lifenet(settings), random_input(settings, 8)
-    assert int((gradient_of_the_prior(network.train(), batch) > 0).sum()) == seen
-    assert int((gradient_of_the_prior(network.eval(), batch) > 0).sum()) == 8
-
-
-def test_half_of_the_priors_are_masked_lesion_by_lesion() -> None:
-    network = lifenet(settings_of(prior_masking=0.5)).train()
-    many = random_input(settings_of(), 500)
-    assert network._shown(many).float().mean() == pytest.approx(0.5, abs=0.1)
-    assert not network._shown(many.without_baseline()).any()
-
-
 def test_masked_prior_is_that_of_lifenet_with_zero_features() -> None:
-    settings = settings_of(prior_masking=1.0)
-    network, batch = lifenet(settings), random_input(settings)
+    settings = settings_of()
+    network, batch = lifenet(settings).eval(), random_input(settings)
     with torch.no_grad():
-        in_training = network.train()(batch).lesion_logits[0]
-        at_inference = network.eval()(batch.without_baseline()).lesion_logits[0]
+        masked = network(batch.without_baseline()).lesion_logits[0]
         network.prior.forward = lambda maps: [torch.zeros_like(level) for level in network.current(batch.followup)]
         zero = network(batch).lesion_logits[0]
-    assert torch.equal(in_training, at_inference)
-    assert torch.equal(at_inference, zero)
+    assert torch.equal(masked, zero)
 
 
 def test_published_size_has_the_levels_and_the_skips_of_equation_3() -> None:

@@ -38,7 +38,6 @@ def joint_encoder(**changes: object) -> JointEncoderSettings:
         "strides": ((1, 2, 2), (2, 1, 1)),
         "joint_features_per_stage": (8,),
         "joint_strides": ((2, 2, 2),),
-        "prior_masking": 0.0,
     }
     return JointEncoderSettings(**{**small, **changes})
 
