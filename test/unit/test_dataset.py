@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 from itertools import islice, pairwise
 from pathlib import Path

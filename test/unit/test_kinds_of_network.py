@@ -184,7 +184,7 @@ def test_ensemble_that_does_not_use_the_baseline_hides_it(settings: ModelSetting
     network, batch = network_of(settings), series(settings)
     unused = settings.model_copy(update={"inference": InferenceSettings(uses_baseline=False)})
     hidden, shown = (
-        Ensemble(settings=each, networks=(network,), device=torch.device("cpu"), precision=torch.float32)
+        Ensemble.of(each, (network,), device=torch.device("cpu"), precision=torch.float32)
         for each in (unused, settings)
     )
     for one, same in zip(hidden.predict(batch), shown.predict(batch.without_baseline()), strict=True):
@@ -244,9 +244,9 @@ def test_bfloat16_is_close_to_float32(settings: ModelSettings) -> None:
 def test_float16_on_a_gpu_is_close_to_float32_on_a_cpu(settings: ModelSettings) -> None:
     batch = series(settings)
     exact, rounded = (
-        Ensemble(
-            settings=settings, networks=(fresh(settings).to(device),), device=torch.device(device), precision=precision
-        ).predict(batch)
+        Ensemble.of(settings, (fresh(settings).to(device),), device=torch.device(device), precision=precision).predict(
+            batch
+        )
         for device, precision in (("cpu", torch.float32), ("cuda", torch.float16))
     )
     for probability, roughly in zip(exact, rounded, strict=True):
