@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from longilesion.case import LesionMap
 from longilesion.config import ModelSettings
@@ -14,7 +15,7 @@ from longilesion.networks.interface import LesionNetwork
 from training.detector import exam_candidates, exam_probability, lattice_scan, matched_lesions
 from training.exam_cache import CachedExam
 from training.exams import read_exam
-from training.validation import Figure
+from training.validation import Figure, Validation
 
 FIGURES = ("mean_average_precision", "exam_auc", "sensitivity_0.2", "sensitivity_0.5")
 # Lesions over this diameter count.
@@ -22,11 +23,11 @@ _OVER_MM = 6.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DetectionValidation:
+class DetectionValidation(Validation):
     """Exams of patients that the network does not train on."""
 
     exams: Sequence[CachedExam]
-    best: str = "mean_average_precision"
+    best: ClassVar[str] = "mean_average_precision"
 
     def figures(
         self, network: LesionNetwork, settings: ModelSettings, *, rank: int, processes: int

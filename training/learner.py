@@ -53,6 +53,12 @@ class Progress:
     best_score: float = -1.0
     sums: dict[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def restored(cls, saved: Mapping[str, Any]) -> Progress:
+        """The progress of a checkpoint; up to version 0.2, the score was always a Dice and was called so."""
+        known = {"best_score" if name == "best_dice" else name: value for name, value in saved.items()}
+        return cls(**known)
+
     def add(self, figures: Mapping[str, float]) -> None:
         """Adds a step's figures to the sums."""
         for name, value in figures.items():

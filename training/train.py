@@ -186,7 +186,7 @@ def _begun(arguments: Arguments) -> tuple[Run, Progress]:
     if state is not None:
         try:
             learner.restore(state)
-            done = Progress(**state["progress"])
+            done = Progress.restored(state["progress"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"{folder.checkpoint}: {reason}; expected a checkpoint of this run") from error

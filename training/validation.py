@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 
@@ -43,31 +44,28 @@ class Figure:
         return self.total / self.count if self.count else float("nan")
 
 
-class Validation(Protocol):
-    """How a network is judged during training."""
+class Validation(ABC):
+    """How a network is judged during training; `best` names the figure by which the best weights are chosen."""
 
-    @property
-    def best(self) -> str:
-        """The name of the figure by which the best weights are chosen."""
-        ...
+    best: ClassVar[str]
 
+    @abstractmethod
     def figures(
         self, network: LesionNetwork, settings: ModelSettings, *, rank: int, processes: int
     ) -> dict[str, Figure]:
         """The figures of this process' share, the same ones in every process; their sums are those of all."""
-        ...
 
+    @abstractmethod
     def summary(self, means: Mapping[str, float]) -> str:
         """The result in words."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CaseValidation:
+class CaseValidation(Validation):
     """Whole cases with their clicks, scored lesion by lesion."""
 
     cases: Sequence[ValidationCase]
-    best: str = "dice"
+    best: ClassVar[str] = "dice"
 
     def figures(
         self, network: LesionNetwork, settings: ModelSettings, *, rank: int, processes: int

@@ -15,7 +15,7 @@ from longilesion.ensemble import load_ensemble
 from longilesion.errors import InputError
 from test.unit.builders import random_input
 from test.unit.training_runs import DEATHS, arguments, few_pairs, write_recipe
-from training.learner import Learner, TrainingError
+from training.learner import Learner, Progress, TrainingError
 from training.recipe import read_recipe
 from training.run_log import read_log
 from training.synthesis.shape_library import LibraryShape, write_shape_library
@@ -281,3 +281,8 @@ def test_data_or_weights_that_cannot_be_used_are_refused_in_one_line(
     assert said.startswith("error: ")
     assert "\n" not in said
     assert not (tmp_path / "run").exists()
+
+
+def test_checkpoint_of_version_0_2_keeps_its_best_dice() -> None:
+    done = Progress.restored({"step": 5, "best_dice": 0.4, "best_step": 4})
+    assert (done.step, done.best_score, done.best_step) == (5, 0.4, 4)
