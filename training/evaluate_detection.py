@@ -101,9 +101,23 @@ class _Fold:
 
 
 def evaluate_detectors(arguments: Arguments) -> list[Scored]:
-    """Scores all detectors, LiFE-Net twice; prints the tables.
+    """Scores all detectors, LiFE-Net twice; prints the tables."""
+    scored = score_detectors(arguments)
+    tables = detection_tables(scored, draws=arguments.draws, seed=arguments.seed)
+    if arguments.output is not None:
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        with written_together({arguments.output / "detection.md": check_text}) as (temporary,):
+            temporary.write_text("\n".join(map(to_markdown, tables)))
+    console = Console() if Console().is_terminal else Console(width=200)
+    for table in tables:
+        console.print(to_rich(table))
+    return scored
 
-    Raises InputError where a run is missing, or belongs to other data, or where the detectors' exams differ.
+
+def score_detectors(arguments: Arguments) -> list[Scored]:
+    """Searches the held-out exams with all detectors, with LiFE-Net twice.
+
+    Raises InputError where a run is missing, or belongs to other data.
     """
     data = read_prepared(arguments.data)
     alone = None if arguments.prior_detector is None else _folds(arguments.prior_detector, data)
@@ -113,14 +127,6 @@ def evaluate_detectors(arguments: Arguments) -> list[Scored]:
         scored.append(_scored(path.name, folds, data, arguments, alone=alone, without_prior=False))
         if arguments.masked and all(fold.recipe.model.network.kind == "joint_encoder" for fold in folds):
             scored.append(_scored(f"{path.name}, masked", folds, data, arguments, alone=alone, without_prior=True))
-    tables = detection_tables(scored, draws=arguments.draws, seed=arguments.seed)
-    if arguments.output is not None:
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        with written_together({arguments.output / "detection.md": check_text}) as (temporary,):
-            temporary.write_text("\n".join(map(to_markdown, tables)))
-    console = Console() if Console().is_terminal else Console(width=200)
-    for table in tables:
-        console.print(to_rich(table))
     return scored
 
 

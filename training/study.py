@@ -1,15 +1,16 @@
 """Trains recipes on the same folds and compares them: `python -m training.study RECIPES... --data DATA --output STUDY`.
 
-Each recipe is cross-validated into STUDY/<recipe>; run it again to resume, or with further recipes to add them. The
+Each recipe is trained in STUDY/<recipe>, fold by fold; run it again to resume, or with further recipes to add them. The
 tables, printed and written to STUDY/study.md, give each recipe's figures out of fold with 95 % intervals, the paired
-differences from a reference, and how far each training's loss still fell at its end. Whole patients are drawn for the
-intervals.
+differences from a reference, and how far each training's loss still fell at its end. Recipes that outline lesions are
+cross-validated (`training.crossvalidate`), and whole patients are drawn for their intervals; detectors are scored by
+`training.evaluate_detection`.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
@@ -27,13 +28,12 @@ from longilesion.evaluation.lesions import LesionScore
 from longilesion.evaluation.summary import Evaluation, ExamRow
 from longilesion.evaluation.tables import Section, figure, to_markdown, to_rich
 from longilesion.files import check_text, written_together
+from training import crossvalidate, evaluate_detection, train
 from training.command import run_command
-from training.crossvalidate import Arguments as FoldArguments
-from training.crossvalidate import cross_validate
 from training.export import read_report
 from training.preparation.prepared import read_prepared
-from training.recipe import read_recipe
-from training.run_folder import RunFolder, read_summary
+from training.recipe import Recipe, read_recipe
+from training.run_folder import RunFolder, is_finished, read_summary
 from training.run_log import read_log
 
 
@@ -63,15 +63,10 @@ class Arguments:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Studied:
-    """A cross-validated recipe: its figures out of fold, and its runs."""
+    """A recipe's figures out of fold."""
 
     name: str
     evaluation: Evaluation
-    runs: tuple[RunFolder, ...]
-
-
-def _dice(lesion: LesionScore) -> float | None:
-    return lesion.challenge_dice
 
 
 def _dice_of(fate: Fate) -> Callable[[LesionScore], float | None]:
@@ -79,7 +74,7 @@ def _dice_of(fate: Fate) -> Callable[[LesionScore], float | None]:
 
 
 LESION_FIGURES: Mapping[str, Callable[[LesionScore], float | None]] = {
-    "Dice": _dice,
+    "Dice": lambda lesion: lesion.challenge_dice,
     "Dice, persisting": _dice_of("persists"),
     "Dice, new": _dice_of("new"),
     "present kept": lambda lesion: lesion.is_kept,
@@ -92,38 +87,23 @@ EXAM_FIGURES: Mapping[str, Callable[[ExamRow], float | None]] = {
 
 
 def study(arguments: Arguments) -> list[Section] | None:
-    """Returns the tables; None where a training was interrupted.
+    """Trains what is not trained yet, and writes the tables; None where a training was interrupted.
 
-    Raises InputError where a recipe or the data cannot be used, or where the recipes were not judged on the same cases.
+    Raises InputError where a recipe or the data cannot be used, where recipes have different tasks, or where they were
+    not judged on the same cases.
     """
-    data = read_prepared(arguments.data)
-    studied = []
-    for path in arguments.recipes:
-        folder = arguments.output / read_recipe(path).name
-        tarball = cross_validate(
-            FoldArguments(
-                recipe=path,
-                data=arguments.data,
-                output=folder,
-                folds=arguments.folds,
-                steps=arguments.steps,
-                minutes=arguments.minutes,
-                seed=arguments.seed,
-                workers=arguments.workers,
-                device=arguments.device,
-            )
-        )
-        if tarball is None:
+    recipes = {path: read_recipe(path) for path in arguments.recipes}
+    _check(recipes.values(), arguments.reference)
+    folders = {path: arguments.output / recipe.name for path, recipe in recipes.items()}
+    detects = any(recipe.task == "detection" for recipe in recipes.values())
+    train_folds = _trained if detects else _cross_validated
+    for path, folder in folders.items():
+        if not train_folds(path, folder, arguments):
             return None
-        (evaluation,) = read_report(folder / "out_of_fold" / "evaluation.json").evaluations
-        runs = tuple(RunFolder(folder / f"fold_{number}") for number in sorted(set(arguments.folds)))
-        studied.append(Studied(name=folder.name, evaluation=evaluation, runs=runs))
-    tables = compared(
-        studied,
-        {case.case_id: case.patient for case in data.cases},
-        reference=arguments.reference,
-        draws=arguments.draws,
-    )
+    reference = folders[arguments.recipes[0]] if arguments.reference is None else arguments.output / arguments.reference
+    ordered = sorted(folders.values(), key=lambda folder: folder != reference)
+    tables = _detections(ordered, arguments) if detects else _outlines(ordered, arguments)
+    tables.append(ends({folder.name: _runs(folder, arguments) for folder in ordered}))
     with written_together({arguments.output / "study.md": check_text}) as (temporary,):
         temporary.write_text("\n".join(map(to_markdown, tables)))
     console = Console() if Console().is_terminal else Console(width=200)
@@ -132,30 +112,18 @@ def study(arguments: Arguments) -> list[Section] | None:
     return tables
 
 
-def compared(
-    studied: Sequence[Studied], patients: Mapping[str, str], *, reference: str | None, draws: int
-) -> list[Section]:
-    """The tables of recipes that were judged on the same cases; `patients` are those of the cases.
+def compared(studied: Sequence[Studied], patients: Mapping[str, str], *, draws: int) -> list[Section]:
+    """The tables of recipes that were judged on the same cases, whose `patients` are given; the first is the reference.
 
-    Raises InputError where the cases differ, no recipe is given, or the reference is none of them.
+    Raises InputError where the cases differ.
     """
-    if not studied:
-        raise InputError("no recipe given; expected at least one")
-    names = [each.name for each in studied]
-    if len(set(names)) < len(names):
-        raise InputError(
-            f"two recipes have the name {max(names, key=names.count)}; expected a name of its own for each"
-        )
-    first = next((each for each in studied if each.name == (reference or names[0])), None)
-    if first is None:
-        raise InputError(f"--reference {reference}: expected one of {', '.join(names)}")
-    judged = [_judged(each.evaluation) for each in studied]
-    for each, keys in zip(studied, judged, strict=True):
-        if keys != judged[0]:
-            raise InputError(f"{each.name}: judged on other lesions than {studied[0].name}; expected the same folds")
-    places = {patient: place for place, patient in enumerate(sorted({patients[row.exam] for row in _rows(first)}))}
-    place_of = {case: places[patient] for case, patient in patients.items() if patient in places}
-    bootstrap = Bootstrap(len(places), draws=draws, seed=0)
+    first = studied[0]
+    for each in studied:
+        if _judged(each) != _judged(first):
+            raise InputError(f"{each.name}: judged on other lesions than {first.name}; expected the same folds")
+    names = sorted({patients[row.exam] for row in first.evaluation.exams})
+    place_of = {row.exam: names.index(patients[row.exam]) for row in first.evaluation.exams}
+    bootstrap = Bootstrap(len(names), draws=draws, seed=0)
     return [
         Section(
             title="Figures out of fold",
@@ -166,33 +134,106 @@ def compared(
         Section(
             title=f"Differences from {first.name}",
             headings=("recipe", *LESION_FIGURES, *EXAM_FIGURES),
-            rows=tuple(
-                (each.name, *_figures(each, first, place_of, bootstrap)) for each in studied if each is not first
-            ),
+            rows=tuple((each.name, *_figures(each, first, place_of, bootstrap)) for each in studied[1:]),
             note="Lesion by lesion and exam by exam; an interval that leaves out 0 is a difference.",
-        ),
-        Section(
-            title="Ends of the trainings",
-            headings=("recipe", "steps", "minutes", "loss before", "loss at the end", "fall"),
-            rows=tuple(_end(each) for each in studied),
-            note="Mean outline loss over the last tenth of the steps and over the tenth before it; means over folds.",
         ),
     ]
 
 
-def _rows(studied: Studied) -> Sequence[ExamRow]:
-    return studied.evaluation.exams
+def ends(runs: Mapping[str, Sequence[RunFolder]]) -> Section:
+    """How far each recipe's loss still fell at the end of its trainings."""
+    return Section(
+        title="Ends of the trainings",
+        headings=("recipe", "folds", "steps", "minutes", "loss before", "loss at the end", "fall"),
+        rows=tuple((name, *_end(own)) for name, own in runs.items()),
+        note="Mean outline loss over the last tenth of the steps and over the tenth before it; means over folds.",
+    )
 
 
-def _judged(evaluation: Evaluation) -> list[tuple[str, int]]:
-    return [(lesion.exam, lesion.lesion_id) for lesion in evaluation.lesions]
+def _check(recipes: Collection[Recipe], reference: str | None) -> None:
+    """Raises InputError for recipes that cannot be compared."""
+    names, tasks = [recipe.name for recipe in recipes], {recipe.task for recipe in recipes}
+    if not names:
+        raise InputError("no recipe given; expected at least one")
+    if len(tasks) > 1:
+        raise InputError(f"recipes of the tasks {', '.join(sorted(tasks))}; expected recipes of one task")
+    twice = max(names, key=names.count)
+    if names.count(twice) > 1:
+        raise InputError(f"two recipes have the name {twice}; expected a name of its own for each")
+    if reference not in (None, *names):
+        raise InputError(f"--reference {reference}: expected one of {', '.join(names)}")
+
+
+def _runs(folder: Path, arguments: Arguments) -> tuple[RunFolder, ...]:
+    return tuple(RunFolder(folder / f"fold_{number}") for number in sorted(set(arguments.folds)))
+
+
+def _cross_validated(recipe: Path, folder: Path, arguments: Arguments) -> bool:
+    """Trains and judges a recipe fold by fold; returns false where that was interrupted."""
+    tarball = crossvalidate.cross_validate(
+        crossvalidate.Arguments(
+            recipe=recipe,
+            data=arguments.data,
+            output=folder,
+            folds=arguments.folds,
+            steps=arguments.steps,
+            minutes=arguments.minutes,
+            seed=arguments.seed,
+            workers=arguments.workers,
+            device=arguments.device,
+        )
+    )
+    return tarball is not None
+
+
+def _trained(recipe: Path, folder: Path, arguments: Arguments) -> bool:
+    """Trains a detector fold by fold; returns false where that was interrupted."""
+    for number, run in zip(sorted(set(arguments.folds)), _runs(folder, arguments), strict=True):
+        train.train(
+            train.Arguments(
+                recipe=recipe,
+                output=run.path,
+                data=arguments.data,
+                fold=number,
+                steps=arguments.steps,
+                minutes=arguments.minutes,
+                seed=arguments.seed,
+                workers=arguments.workers,
+                device=arguments.device,
+            )
+        )
+        if not is_finished(run):
+            return False
+    return True
+
+
+def _outlines(folders: Sequence[Path], arguments: Arguments) -> list[Section]:
+    studied = [
+        Studied(name=folder.name, evaluation=read_report(folder / "out_of_fold" / "evaluation.json").evaluations[0])
+        for folder in folders
+    ]
+    patients = {case.case_id: case.patient for case in read_prepared(arguments.data).cases}
+    return compared(studied, patients, draws=arguments.draws)
+
+
+def _detections(folders: Sequence[Path], arguments: Arguments) -> list[Section]:
+    scored = evaluate_detection.score_detectors(
+        evaluate_detection.Arguments(
+            detectors=tuple(folders), data=arguments.data, workers=arguments.workers, device=arguments.device
+        )
+    )
+    return evaluate_detection.detection_tables(scored, draws=arguments.draws, seed=0)
+
+
+def _judged(studied: Studied) -> list[tuple[str, int]]:
+    return [(lesion.exam, lesion.lesion_id) for lesion in studied.evaluation.lesions]
 
 
 def _figures(
     studied: Studied, reference: Studied | None, place_of: Mapping[str, int], bootstrap: Bootstrap
 ) -> Iterator[str]:
     """A cell for each figure, or for its difference from the reference."""
-    lesions, rows = studied.evaluation.lesions, _rows(studied)
+    lesions, rows = studied.evaluation.lesions, studied.evaluation.exams
     lesion_places = np.array([place_of[lesion.exam] for lesion in lesions], np.int64)
     row_places = np.array([place_of[row.exam] for row in rows], np.int64)
     for of_lesion in LESION_FIGURES.values():
@@ -203,7 +244,7 @@ def _figures(
     for of_row in EXAM_FIGURES.values():
         values = _numbers(map(of_row, rows))
         if reference is not None:
-            values = values - _numbers(map(of_row, _rows(reference)))
+            values = values - _numbers(map(of_row, reference.evaluation.exams))
         yield figure(bootstrap.pooled_mean(values, row_places), digits=2)
 
 
@@ -211,12 +252,11 @@ def _numbers(values: Iterator[float | None]) -> Float[np.ndarray, " n"]:
     return np.array([nan if value is None else value for value in values], np.float64)
 
 
-def _end(studied: Studied) -> tuple[str, ...]:
-    """How far the loss still fell at the end of a recipe's trainings."""
-    summaries = [read_summary(run) for run in studied.runs]
-    before, after = (np.mean([_loss(run, share) for run in studied.runs]) for share in ((0.8, 0.9), (0.9, 1.0)))
+def _end(runs: Sequence[RunFolder]) -> tuple[str, ...]:
+    summaries = [read_summary(run) for run in runs]
+    before, after = (np.mean([_loss(run, share) for run in runs]) for share in ((0.8, 0.9), (0.9, 1.0)))
     return (
-        studied.name,
+        str(len(runs)),
         f"{np.mean([summary.steps for summary in summaries]):.0f}",
         f"{np.mean([summary.minutes for summary in summaries]):.1f}",
         f"{before:.3f}",

@@ -1,5 +1,6 @@
 import csv
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,15 @@ import pytest
 
 from longilesion.errors import InputError
 from longilesion.evaluation.lesions import LesionScore
+from longilesion.evaluation.run import evaluate_methods
 from longilesion.evaluation.summary import Evaluation, ExamRow
 from longilesion.evaluation.tables import Section
+from test.unit.prepared_data import RECIPE, write_prepared
+from training import crossvalidate
 from training.run_folder import RunFolder, RunSummary, write_summary
-from training.study import Studied, compared
+from training.study import Arguments, Studied, compared, ends, study
+
+RECIPES = Path(__file__).parents[2] / "training" / "recipes"
 
 PATIENTS = {"a1": "a", "a2": "a", "b1": "b", "c1": "c", "unjudged": "d"}
 
@@ -57,23 +63,22 @@ def run(folder: Path, losses: Sequence[float]) -> RunFolder:
     return made
 
 
-def studied(folder: Path, name: str, dice: Mapping[tuple[str, int], float | None], losses: Sequence[float]) -> Studied:
+def studied(name: str, dice: Mapping[tuple[str, int], float | None]) -> Studied:
     exams = sorted({exam for exam, _ in dice})
     evaluation = Evaluation.model_construct(
         name="out of fold",
         lesions=tuple(lesion(exam, number, value) for (exam, number), value in dice.items()),
         exams=tuple(row(exam, 1.0 if name == "worse" else 0.5) for exam in exams),
     )
-    return Studied(name=name, evaluation=evaluation, runs=(run(folder / name, losses),))
+    return Studied(name=name, evaluation=evaluation)
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> list[Studied]:
+def pair() -> list[Studied]:
     """Two recipes; the second one's Dice is lower by 0.1 in patients a and c, and by 0.4 in b."""
     better = {("a1", 1): 0.8, ("a1", 2): 0.6, ("a2", 1): 0.7, ("b1", 1): 0.9, ("c1", 1): 0.5, ("c1", 2): None}
     worse = {key: None if value is None else value - (0.4 if key[0] == "b1" else 0.1) for key, value in better.items()}
-    losses = [1.0] * 8 + [0.5, 0.4]
-    return [studied(tmp_path, "better", better, losses), studied(tmp_path, "worse", worse, [1.0] * 10)]
+    return [studied("better", better), studied("worse", worse)]
 
 
 def cells(table: Section, name: str) -> dict[str, str]:
@@ -86,7 +91,7 @@ def value(cell: str) -> float:
 
 
 def test_figures_are_means_over_lesions_with_intervals_over_patients(pair: list[Studied]) -> None:
-    figures, _, _ = compared(pair, PATIENTS, reference=None, draws=500)
+    figures, _ = compared(pair, PATIENTS, draws=500)
     cell = cells(figures, "better")["Dice"]
     assert value(cell) == pytest.approx(np.mean([0.8, 0.6, 0.7, 0.9, 0.5]))
     # Patient c alone has 0.5, patient b alone 0.9: no draw of patients goes beyond.
@@ -99,7 +104,8 @@ def test_figures_are_means_over_lesions_with_intervals_over_patients(pair: list[
 
 
 def test_differences_are_paired_lesion_by_lesion(pair: list[Studied]) -> None:
-    _, differences, _ = compared(pair, PATIENTS, reference="worse", draws=500)
+    better, worse = pair
+    _, differences = compared([worse, better], PATIENTS, draws=500)
     assert [each[0] for each in differences.rows] == ["better"]
     assert value(cells(differences, "better")["Dice"]) == pytest.approx((4 * 0.1 + 0.4) / 5)
     assert value(cells(differences, "better")["FNvol, ml"]) == -0.5
@@ -107,29 +113,91 @@ def test_differences_are_paired_lesion_by_lesion(pair: list[Studied]) -> None:
     assert low == pytest.approx(0.1)
 
 
-def test_end_of_a_training_shows_how_much_the_loss_still_fell(pair: list[Studied]) -> None:
-    *_, ends = compared(pair, PATIENTS, reference=None, draws=10)
-    assert cells(ends, "better") == {
-        "recipe": "better",
+def test_end_of_a_training_shows_how_much_the_loss_still_fell(tmp_path: Path) -> None:
+    falling, flat = run(tmp_path / "falling", [1.0] * 8 + [0.5, 0.4]), run(tmp_path / "flat", [1.0] * 10)
+    table = ends({"falling": [falling], "both": [falling, flat]})
+    assert cells(table, "falling") == {
+        "recipe": "falling",
+        "folds": "1",
         "steps": "100",
         "minutes": "3.0",
         "loss before": "0.500",
         "loss at the end": "0.400",
         "fall": "20.0 %",
     }
-    assert cells(ends, "worse")["fall"] == "0.0 %"
+    assert cells(table, "both")["loss at the end"] == "0.700"
 
 
-def test_recipes_that_were_judged_on_other_lesions_are_not_compared(pair: list[Studied], tmp_path: Path) -> None:
-    other = studied(tmp_path, "other", {("a1", 1): 0.8}, [1.0])
+def test_recipes_that_were_judged_on_other_lesions_are_not_compared(pair: list[Studied]) -> None:
+    other = studied("other", {("a1", 1): 0.8})
     with pytest.raises(InputError, match="other: judged on other lesions than better; expected the same folds"):
-        compared([*pair, other], PATIENTS, reference=None, draws=10)
+        compared([*pair, other], PATIENTS, draws=10)
 
 
-def test_unknown_reference_and_equal_names_are_refused(pair: list[Studied]) -> None:
-    with pytest.raises(InputError, match="--reference best: expected one of better, worse"):
-        compared(pair, PATIENTS, reference="best", draws=10)
-    with pytest.raises(InputError, match="two recipes have the name better"):
-        compared([pair[0], pair[0]], PATIENTS, reference=None, draws=10)
+# ----------------------------------------------------------------------------------------------------- from the recipes
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared data set and two tiny recipes."""
+    made = tmp_path_factory.mktemp("study")
+    write_prepared(made / "data")
+    for name in ("one", "two"):
+        (made / f"{name}.toml").write_text(RECIPE.replace('name = "tiny"', f'name = "{name}"'))
+    return made
+
+
+def arguments(folder: Path, *recipes: Path, **changes: object) -> Arguments:
+    given = {"output": folder / "study", "folds": (0, 1), "workers": 0, "device": "cpu", "draws": 20} | changes
+    return Arguments(recipes=recipes, data=folder / "data", **given)
+
+
+def test_study_trains_each_recipe_once_and_writes_what_it_prints(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The presence heads stay as trained: their fit has tests of its own."""
+    patch_quick(monkeypatch)
+    first = study(arguments(folder, folder / "one.toml"))
+    assert first is not None
+    assert [[row[0] for row in table.rows] for table in first] == [["one"], [], ["one"]]
+    trained = (folder / "study" / "one" / "fold_0" / "checkpoint.pt").stat().st_mtime_ns
+    both = study(arguments(folder, folder / "one.toml", folder / "two.toml", reference="two"))
+    assert both is not None
+    assert [[row[0] for row in table.rows] for table in both] == [["two", "one"], ["one"], ["two", "one"]]
+    assert (folder / "study" / "one" / "fold_0" / "checkpoint.pt").stat().st_mtime_ns == trained
+    written = (folder / "study" / "study.md").read_text()
+    assert "Differences from two" in written
+    assert written.count("| one |") == 3
+    assert "Differences from two" in capsys.readouterr().out
+
+
+def patch_quick(patch: pytest.MonkeyPatch) -> None:
+    """Without pictures, presence fits and many draws, which take seconds."""
+    unfitted = partial(crossvalidate.Arguments, presence=False)
+    patch.setattr("training.study.crossvalidate.Arguments", unfitted)
+    patch.setattr(crossvalidate, "evaluate_methods", partial(evaluate_methods, draws=10))
+    patch.setattr("longilesion.evaluation.output.draw_plots", lambda evaluations, detections: {})
+    patch.setattr("training.run_log.draw_curve", lambda folder: None)
+
+
+def test_interrupted_training_has_no_tables(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crossvalidate, "cross_validate", lambda given: None)
+    assert study(arguments(folder, folder / "one.toml", output=folder / "none")) is None
+    assert not (folder / "none").exists()
+
+
+def test_recipes_that_cannot_be_compared_are_refused_before_anything_is_trained(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crossvalidate, "cross_validate", lambda given: pytest.fail("trained"))
+    one, two = folder / "one.toml", folder / "two.toml"
+    with pytest.raises(InputError, match="--reference best: expected one of one, two"):
+        study(arguments(folder, one, two, reference="best"))
+    twin = tmp_path / "twin.toml"
+    twin.write_text(one.read_text())
+    with pytest.raises(InputError, match="two recipes have the name one"):
+        study(arguments(folder, one, twin))
     with pytest.raises(InputError, match="no recipe given"):
-        compared([], PATIENTS, reference=None, draws=10)
+        study(arguments(folder))
+    with pytest.raises(InputError, match="recipes of the tasks detection, lesions; expected recipes of one task"):
+        study(arguments(folder, one, RECIPES / "compact_lifenet.toml"))
