@@ -61,7 +61,8 @@ def test_wheel_holds_the_package_with_model_and_layout_and_nothing_of_the_reposi
     modules = [path for path in (REPOSITORY / "longilesion").rglob("*.py") if "__pycache__" not in path.parts]
     expected = {str(path.relative_to(REPOSITORY)) for path in modules} | {"longilesion/py.typed"}
     for folder in ("model", "resources"):
-        expected |= {f"longilesion/{folder}/{path.name}" for path in (REPOSITORY / folder).iterdir()}
+        files = (path for path in (REPOSITORY / folder).rglob("*") if path.is_file())
+        expected |= {f"longilesion/{path.relative_to(REPOSITORY)}" for path in files}
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
         metadata = archive.read(f"longilesion-{longilesion.__version__}.dist-info/METADATA").decode()
