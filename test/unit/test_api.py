@@ -45,7 +45,7 @@ def test_files_by_text_or_path_give_an_outline_per_lesion_on_the_followup_scan(t
 
 def test_nothing_to_look_for_is_an_error_and_no_empty_map(tmp_path: Path) -> None:
     scan = write_image(tmp_path / "scan.mha", soft_tissue())
-    with pytest.raises(InputError, match="expected lesions, baseline_clicks or followup_clicks"):
+    with pytest.raises(InputError, match="expected lesions, baseline_clicks, followup_clicks or find_new"):
         longilesion.segment(scan, baseline=scan)
 
 

@@ -362,7 +362,7 @@ def test_lesion_outside_the_field_of_view_is_reported_and_has_an_empty_label(mon
     away = OutsideLesion(lesion_id=300, baseline=click(SECOND), confidence=0.9)
     monkeypatch.setattr(
         "longilesion.pipeline.complete_prompts",
-        lambda case, *, refine_clicks: Prompts(lesions=(given,), outside=(away,)),
+        lambda case, **_: Prompts(lesions=(given,), outside=(away,)),
     )
     result = segment_case(case, bright_voxels())
     assert set(np.unique(result.maps["primary"].ids)) == {0, 4}

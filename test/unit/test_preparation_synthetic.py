@@ -78,8 +78,11 @@ def test_consecutive_time_points_of_a_series_are_cases_of_one_patient(volumes):
 
 def test_series_is_broken_where_a_pair_shows_no_lesion(volumes, monkeypatch):
     def broken(*arguments, **settings):
-        first, second, third, last = synthetic_series(*arguments, **settings).pairs
-        return SyntheticSeries(pairs=(first, replace(second, facts={}), third, last))
+        drawn = synthetic_series(*arguments, **settings).pairs
+        facts = next(pair.facts for pair in drawn if pair.facts)
+        return SyntheticSeries(
+            pairs=tuple(replace(pair, facts={} if place == 1 else facts) for place, pair in enumerate(drawn))
+        )
 
     source = find_synthetic(volumes, cases=1, phantoms=3, seed=5, settings=SynthesisSettings(), whole=False, times=5)
     monkeypatch.setattr("training.preparation.synthetic.synthetic_series", broken)
