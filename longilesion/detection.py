@@ -115,7 +115,10 @@ def find_candidates(
     if followup.organ is None:
         source, grid = body.mask, body.grid
         if any("organ_mask" in member.settings.encoding.followup_channels for member in group):
-            _log.info("%s looks at an organ, and none is given; the body is taken for it", detector.name)
+            _log.warning(
+                "%s: looks at an organ, and no mask is given; the body is taken for it, expect false candidates",
+                detector.name,
+            )
     else:
         source, grid = followup.grid.lps_view(followup.organ)
     region = region_of(source, grid, settings.voi)
