@@ -63,13 +63,25 @@ class NetworkSettings(Settings):
         return False
 
 
-def least_for_presence(stem_zyx: ZYX) -> ZYX:
-    """The fewest voxels of a lattice whose presence head pools up to two voxels around a lesion, after the stem."""
-    z, y, x = stem_zyx
-    return 5 * z, 5 * y, 5 * x
+class UNetNetworkSettings(NetworkSettings):
+    """Base of the settings of networks of one U-Net and a presence head."""
+
+    unet: UNetSettings
+    presence_features: int = Field(default=64, ge=0, description="width of the presence head; 0 for none")
+
+    @property
+    def lattice_factor_zyx(self) -> ZYX:
+        """The U-Net's."""
+        return self.unet.factor_zyx
+
+    @property
+    def lattice_least_zyx(self) -> ZYX:
+        """The presence head pools up to two voxels around a lesion, after the stem."""
+        z, y, x = self.unet.stem_zyx
+        return 5 * z, 5 * y, 5 * x
 
 
-class DualEncoderSettings(NetworkSettings):
+class DualEncoderSettings(UNetNetworkSettings):
     """One nnU-Net encoder for all time points, whose features are fused at every skip and the bottleneck; one decoder.
 
     Fusion is LongiNet's ("pointwise"), that of Difference Weighting, or LIDIA's ("iterative"), which alone sees time
@@ -78,9 +90,7 @@ class DualEncoderSettings(NetworkSettings):
 
     kind: Literal["dual_encoder"] = "dual_encoder"
     fusion: Literal["pointwise", "difference", "iterative"] = "pointwise"
-    unet: UNetSettings
     baseline_reconstruction: bool = True
-    presence_features: int = Field(default=64, ge=0, description="width of the presence head; 0 for none")
 
     @model_validator(mode="before")
     @classmethod
@@ -92,37 +102,15 @@ class DualEncoderSettings(NetworkSettings):
         return values
 
     @property
-    def lattice_factor_zyx(self) -> ZYX:
-        """The U-Net's."""
-        return self.unet.factor_zyx
-
-    @property
-    def lattice_least_zyx(self) -> ZYX:
-        """What the presence head needs."""
-        return least_for_presence(self.unet.stem_zyx)
-
-    @property
     def uses_earlier(self) -> bool:
         """With iterative fusion."""
         return self.fusion == "iterative"
 
 
-class EarlyFusionSettings(NetworkSettings):
+class EarlyFusionSettings(UNetNetworkSettings):
     """Promptable LongiSeg: one nnU-Net of the channels of both time points, concatenated."""
 
     kind: Literal["early_fusion"] = "early_fusion"
-    unet: UNetSettings
-    presence_features: int = Field(default=64, ge=0, description="width of the presence head; 0 for none")
-
-    @property
-    def lattice_factor_zyx(self) -> ZYX:
-        """The U-Net's."""
-        return self.unet.factor_zyx
-
-    @property
-    def lattice_least_zyx(self) -> ZYX:
-        """What the presence head needs."""
-        return least_for_presence(self.unet.stem_zyx)
 
 
 class JointEncoderSettings(NetworkSettings):
