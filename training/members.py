@@ -48,6 +48,11 @@ class Joined:
         """Whether its networks predict the presence."""
         return self.member.networks[0].presence is not None
 
+    @property
+    def detects(self) -> bool:
+        """Whether its networks were trained to find all lesions, with no click."""
+        return self.record is not None and self.record.recipe.task == "detection"
+
 
 def exported_bundle(folder: Path) -> Path:
     """The bundle of a folder: itself, or a run's last weights, with its fitted presence head if any.

@@ -42,6 +42,25 @@ class Model:
         return f"### Member {number + 1} of {len(self.members)}, {share:.0%} of the mean\n\n"
 
 
+_FOLLOWS_LESIONS = (
+    "Research on longitudinal lesion segmentation in CT: outlines of lesions that somebody has marked in a\n"
+    "baseline scan, or clicked on in the follow-up. It does not look for lesions, and its outlines have to be\n"
+    "checked.\n"
+)
+_FINDS_LESIONS = (
+    "Research on the detection of lesions in CT (`--find-new`): candidates in the organ that it was trained on, none\n"
+    "of which anybody has confirmed. It misses lesions, and what it finds has to be checked.\n"
+)
+_SEES_A_LESION = (
+    "Given a lesion's neighbourhood in the baseline scan (with its outline, if there is one) and in the\n"
+    "follow-up scan, it says where the lesion is"
+)
+_SEES_A_WINDOW = (
+    "Given a window of the follow-up scan, and the same of the registered baseline scan (with its\n"
+    "outlines, if there are any), it says where lesions are"
+)
+
+
 def model_card(model: Model) -> str:
     """The card in Markdown."""
     parts = (
@@ -75,11 +94,7 @@ def _description(model: Model) -> Iterator[str]:
     if judges_presence:
         yield f"| gone below presence | {model.thresholds.presence_threshold:g} |"
     yield "\n## What it is for\n"
-    yield (
-        "Research on longitudinal lesion segmentation in CT: outlines of lesions that somebody has marked in a\n"
-        "baseline scan, or clicked on in the follow-up. It does not look for lesions, and its outlines have to be\n"
-        "checked.\n"
-    )
+    yield _FINDS_LESIONS if all(each.detects for each in model.members) else _FOLLOWS_LESIONS
 
 
 def _member(each: Joined) -> str:
@@ -90,8 +105,7 @@ def _member(each: Joined) -> str:
     return (
         f"{count} of {parameters:,} parameters (`fold_k.safetensors`, float16):\n"
         f"{first.description}. `settings.json` holds all\n"
-        "settings. Given a lesion's neighbourhood in the baseline scan (with its outline, if there is one) and in the\n"
-        f"follow-up scan, it says where the lesion is{presence}.\n"
+        f"settings. {_SEES_A_WINDOW if each.detects else _SEES_A_LESION}{presence}.\n"
     )
 
 

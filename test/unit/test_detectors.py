@@ -55,6 +55,9 @@ def test_detector_trains_on_exams_is_exported_and_scored(
     assert summary["best_challenge_dice"] is None
     assert summary["best_mean_average_precision"] == round(row["mean_average_precision"], 4)
     export(ExportArguments(bundles=(run,), output=tmp_path / "model"))
+    card = (tmp_path / "model" / "MODEL_CARD.md").read_text()
+    assert "Research on the detection of lesions" in card
+    assert "It does not look for lesions" not in card
     scored = evaluate_detectors(
         Arguments(
             detectors=(tmp_path / "cv",),
