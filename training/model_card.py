@@ -198,6 +198,8 @@ def _repetition(model: Model) -> Iterator[str]:
         yield f"python -m training.export --members {' '.join(names)} --output MODEL"
     elif len(model.members[0].member.networks) == 1:
         yield "python -m training.export OUTPUT --output MODEL"
+    elif model.members[0].detects:
+        yield "python -m training.export OUTPUT/*/fold_* --output MODEL"
     yield "```\n"
 
 
@@ -221,7 +223,8 @@ def _training_command(each: Joined, output: str) -> str:
             options += f" --weights {record.weights}"
     if not is_single and said.get("presence head") == AS_TRAINED:
         options += " --no-presence"
-    command, recipe = "train" if is_single else "crossvalidate", said.get("recipe", "RECIPE")
+    several = "study" if each.detects else "crossvalidate"
+    command, recipe = "train" if is_single else several, said.get("recipe", "RECIPE")
     return f"python -m training.{command} training/recipes/{recipe}.toml --data DATA --output {output}{options}"
 
 
