@@ -101,7 +101,8 @@ def test_detectors_of_a_study_differ_in_what_is_compared_alone() -> None:
         if not path.stem.startswith("compact"):
             continue
         for one in (recipe, base):
-            one["name"] = one["model"]["network"] = one["model"]["encoding"]["lesion_mask_weight"] = None
+            one["name"] = one["baseline_masking"] = one["model"]["network"] = None
+            one["model"]["encoding"]["lesion_mask_weight"] = None
         assert recipe == base
 
 

@@ -137,6 +137,6 @@ def test_weights_of_an_nnunet_have_no_place_in_it(recipe: Path, tmp_path: Path) 
 def test_bundle_of_a_kind_that_is_not_there_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(NETWORK_SETTINGS, "one_layer")
     with pytest.raises(
-        BundleError, match=r"settings.json: settings.network: .*kind is 'one_layer'; expected one of dual"
+        BundleError, match=r"settings.json: members.0.settings.network: .*kind is 'one_layer'; expected one of dual"
     ):
         load_ensemble(run / "last", device="cpu")
