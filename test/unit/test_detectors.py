@@ -34,10 +34,8 @@ DETECTORS = sorted(path for path in RECIPES.glob("*.toml") if read_recipe(path).
 GRID = Grid.from_spacing((10, 20, 20), (3.0, 1.0, 1.0))
 
 
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(path, id=path.stem, marks=() if path.stem == "lifenet" else pytest.mark.slow) for path in DETECTORS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [pytest.param(path, id=path.stem) for path in DETECTORS])
 def test_detector_trains_on_exams_is_exported_and_scored(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from longilesion.new_lesions import NewLesion, Search
 from longilesion.organs import with_organs
 from longilesion.pipeline import segment_case
 from longilesion.report import RunReport, make_report
+from longilesion.shipped import DETECTOR_FOLDER, SHIPPED_MODEL
 from test.unit.builders import ball, case_of, click, scan_with
 from test.unit.case_folders import SHAPE_ZYX, soft_tissue, write_case, write_image
 from test.unit.test_detection import FIRST, GRID, SECOND, detector
@@ -262,10 +264,17 @@ def test_segment_searches_a_scan_without_any_known_lesion(
     assert "--organ without the folder of its mask; expected --organs too" in capsys.readouterr().err
 
 
-def test_the_detector_is_the_models_own_or_the_model_itself(tmp_path: Path, bundle: Path) -> None:
+def test_the_detector_is_the_named_one_or_the_models_own_or_the_shipped_one_or_the_model_itself(
+    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = load_ensemble(bundle, device="cpu")
-    assert load_detector(model, model=bundle, device="cpu").name in (model.name, "model/detector")
     assert load_detector(model, bundle, device="cpu").name == str(bundle)
+    assert load_detector(model, model=bundle, device="cpu").name == str(SHIPPED_MODEL / DETECTOR_FOLDER)
+    own = tmp_path / "model"
+    shutil.copytree(bundle, own / DETECTOR_FOLDER)
+    assert load_detector(model, model=own, device="cpu").name == str(own / DETECTOR_FOLDER)
+    monkeypatch.setattr("longilesion.ensemble.SHIPPED_MODEL", tmp_path / "nothing")
+    assert load_detector(model, model=bundle, device="cpu") is model
 
 
 def test_new_lesion_of_a_scan_keeps_to_its_box() -> None:
