@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from longilesion.case import Case, LesionMap, lesion_regions
+from longilesion.case import Case, lesion_regions
 from longilesion.ensemble import Ensemble, load_detector, load_ensemble
 from longilesion.evaluation.folders import find_exams
 from longilesion.evaluation.measures import Outline, largest_axial_diameter_mm
@@ -94,19 +94,16 @@ def searched_exam(exam: PreparedCase, ensemble: Ensemble, detector: Ensemble, *,
     found = segment_case(_hidden(case, new, exam, in_organ=in_organ), ensemble, search=Search(detector=detector))
     lesions = truth.truth["primary"]
     view, _ = lesions.grid.lps_view(lesions.ids)
+    regions = lesion_regions(lesions.ids)
     candidates = [(each.candidate.box, each.candidate.mask, each.candidate.score) for each in found.candidates]
+    hidden = []
+    for lesion_id in sorted(new & regions.keys()):
+        is_lesion = view == lesion_id
+        scores = [score for box, mask, score in candidates if _iou(is_lesion, box, mask) >= LEAST_IOU]
+        outline = Outline.of(lesions, [lesion_id], [regions[lesion_id]])
+        hidden.append(Hidden(diameter_mm=largest_axial_diameter_mm(outline), score=max(scores, default=0.0)))
     return Searched(
-        hidden=tuple(
-            Hidden(
-                diameter_mm=_diameter_mm(lesions, lesion_id),
-                score=max(
-                    (score for box, mask, score in candidates if _iou(view == lesion_id, box, mask) >= LEAST_IOU),
-                    default=0.0,
-                ),
-            )
-            for lesion_id in sorted(new)
-            if (view == lesion_id).any()
-        ),
+        hidden=tuple(hidden),
         false_scores=tuple(score for box, mask, score in candidates if not (view[box] > 0)[mask].any()),
     )
 
@@ -142,10 +139,6 @@ def _hidden(case: Case, new: set[int], exam: PreparedCase, *, in_organ: bool) ->
 def _iou(lesion: Bool[np.ndarray, "z y x"], box: tuple[slice, ...], mask: Bool[np.ndarray, "a b c"]) -> float:
     both = int((lesion[box] & mask).sum())
     return both / (int(lesion.sum()) + int(mask.sum()) - both)
-
-
-def _diameter_mm(lesions: LesionMap, lesion_id: int) -> float:
-    return largest_axial_diameter_mm(Outline.of(lesions, [lesion_id], [lesion_regions(lesions.ids)[lesion_id]]))
 
 
 def _share(flags: Sequence[bool]) -> str:

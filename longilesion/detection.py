@@ -23,7 +23,7 @@ from longilesion.components import connected_components
 from longilesion.config import DetectionSettings, VoiSettings
 from longilesion.diameter import axial_diameter_mm
 from longilesion.ensemble import Ensemble
-from longilesion.geometry import ZYX, Box, Grid, Triple, box_slices
+from longilesion.geometry import ZYX, Box, Grid, Triple, box_slices, voxel_index
 from longilesion.prediction import lesion_threads, predict_pairs
 from longilesion.registered import sample_registered, sample_share
 from longilesion.registration.result import Registration
@@ -248,7 +248,7 @@ def _outlined(
     reach = 2 * np.maximum(1, np.ceil(np.divide(lps.spacing_zyx_mm, lattice.spacing_zyx_mm))).astype(int)
     low = np.maximum(component.min(axis=1) - reach, 0)
     high = np.minimum(component.max(axis=1) + 1 + reach, lattice.shape_zyx)
-    start, stop = _corner(low), _corner(high)
+    start, stop = voxel_index(low), voxel_index(high)
     near = probability[box_slices(start, stop)]
     others = near >= level
     others[tuple(component - low[:, None])] = False
@@ -260,12 +260,12 @@ def _outlined(
         return None
     mask = np.asarray(cc3d.largest_k(np.ascontiguousarray(mask), k=1, connectivity=26) > 0)
     box = occupied_box(mask)
-    first = _corner(np.array([outer.start + inner.start for outer, inner in zip(window, box, strict=True)]))
+    first = voxel_index([outer.start + inner.start for outer, inner in zip(window, box, strict=True)])
     mask = mask[box]
     return Candidate(
         start_zyx=first,
         mask=mask,
-        grid=lps.window(first, _corner(np.add(first, mask.shape))),
+        grid=lps.window(first, voxel_index(np.add(first, mask.shape))),
         score=float(probability[tuple(component)].max()) / _ONE,
     )
 
@@ -296,8 +296,3 @@ def _weight_sum(length: int, starts: Sequence[int], weights: Float32[np.ndarray,
     for start in starts:
         total[start : start + len(weights)] += weights
     return total
-
-
-def _corner(index_zyx: Integer[np.ndarray, "3"]) -> ZYX:
-    z, y, x = (int(value) for value in index_zyx)
-    return z, y, x

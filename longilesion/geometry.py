@@ -153,6 +153,12 @@ def triple(values: Sequence[float] | Float[np.ndarray, "3"]) -> Triple:
     return first, second, third
 
 
+def voxel_index(index_zyx: ArrayLike) -> ZYX:
+    """An array of three whole numbers as a tuple."""
+    z, y, x = np.asarray(index_zyx).astype(int).tolist()
+    return z, y, x
+
+
 def _best_permutation(towards: NDArray[np.float64]) -> tuple[int, int, int]:
     """For each world axis the voxel axis closest to it, each voxel axis used once."""
     permutations = [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]

@@ -10,7 +10,6 @@ from functools import partial
 
 import numpy as np
 from jaxtyping import Float32
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from longilesion.alignment import place_vois
@@ -19,7 +18,7 @@ from longilesion.case import Case, Click, LesionPrediction, LesionPrompt
 from longilesion.config import ModelSettings, Thresholds
 from longilesion.encoding import encode
 from longilesion.ensemble import Ensemble
-from longilesion.geometry import ZYX, Grid, box_slices
+from longilesion.geometry import Grid, box_slices, voxel_index
 from longilesion.timing import Stopwatch
 from longilesion.voi import Placement, VoiPair, occupied_box, paste_probability, sample_voi_pair
 
@@ -184,7 +183,7 @@ def _mean(case: Case, parts: Sequence[_GroupPrediction], thresholds: Thresholds)
     box = occupied_box(probability >= thresholds.threshold)
     low = np.maximum(0, [side.start - _MARGIN_VOXELS for side in box])
     high = np.minimum(probability.shape, [side.stop + _MARGIN_VOXELS for side in box])
-    start, stop = _corner(low), _corner(high)
+    start, stop = voxel_index(low), voxel_index(high)
     return replace(
         first,
         probability=probability[box_slices(start, stop)].copy(),
@@ -215,12 +214,7 @@ def mean_probability(
         total[own] += values
         covered[own] += share
     np.divide(total, covered, out=total, where=covered > 0)
-    return total, grid.window(_corner(low), _corner(high))
-
-
-def _corner(index_zyx: NDArray[np.integer]) -> ZYX:
-    z, y, x = index_zyx.tolist()
-    return z, y, x
+    return total, grid.window(voxel_index(low), voxel_index(high))
 
 
 @contextmanager

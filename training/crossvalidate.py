@@ -127,6 +127,11 @@ def _has_presence(settings: ModelSettings) -> bool:
         return build_network(settings).presence is not None
 
 
+def train_folds(arguments: Arguments) -> bool:
+    """Trains the folds that are not trained yet, and judges none; returns false where training was interrupted."""
+    return _all_trained(_folds(arguments, read_recipe(arguments.recipe), read_prepared(arguments.data)), arguments)
+
+
 def _folds(arguments: Arguments, recipe: Recipe, data: PreparedData) -> list[Fold]:
     """The requested folds, each once; raises InputError where a fold's folder belongs to another run."""
     folds = []

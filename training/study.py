@@ -28,12 +28,12 @@ from longilesion.evaluation.lesions import LesionScore
 from longilesion.evaluation.summary import Evaluation, ExamRow
 from longilesion.evaluation.tables import Section, figure, to_markdown, to_rich
 from longilesion.files import check_text, written_together
-from training import crossvalidate, evaluate_detection, train
+from training import crossvalidate, evaluate_detection
 from training.command import run_command
 from training.export import read_report
 from training.preparation.prepared import read_prepared
 from training.recipe import Recipe, read_recipe
-from training.run_folder import RunFolder, is_finished, read_summary
+from training.run_folder import RunFolder, read_summary
 from training.run_log import read_log
 
 
@@ -96,9 +96,10 @@ def study(arguments: Arguments) -> list[Section] | None:
     _check(recipes.values(), arguments.reference)
     folders = {path: arguments.output / recipe.name for path, recipe in recipes.items()}
     detects = any(recipe.task == "detection" for recipe in recipes.values())
-    train_folds = _trained if detects else _cross_validated
+    # Detectors are scored together, after all of them are trained.
+    train_or_judge = crossvalidate.train_folds if detects else crossvalidate.cross_validate
     for path, folder in folders.items():
-        if not train_folds(path, folder, arguments):
+        if not train_or_judge(_folds(path, folder, arguments)):
             return None
     reference = folders[arguments.recipes[0]] if arguments.reference is None else arguments.output / arguments.reference
     ordered = sorted(folders.values(), key=lambda folder: folder != reference)
@@ -168,43 +169,19 @@ def _runs(folder: Path, arguments: Arguments) -> tuple[RunFolder, ...]:
     return tuple(RunFolder(folder / f"fold_{number}") for number in sorted(set(arguments.folds)))
 
 
-def _cross_validated(recipe: Path, folder: Path, arguments: Arguments) -> bool:
-    """Trains and judges a recipe fold by fold; returns false where that was interrupted."""
-    tarball = crossvalidate.cross_validate(
-        crossvalidate.Arguments(
-            recipe=recipe,
-            data=arguments.data,
-            output=folder,
-            folds=arguments.folds,
-            steps=arguments.steps,
-            minutes=arguments.minutes,
-            seed=arguments.seed,
-            workers=arguments.workers,
-            device=arguments.device,
-        )
+def _folds(recipe: Path, folder: Path, arguments: Arguments) -> crossvalidate.Arguments:
+    """The folds of a recipe, for either kind of it."""
+    return crossvalidate.Arguments(
+        recipe=recipe,
+        data=arguments.data,
+        output=folder,
+        folds=arguments.folds,
+        steps=arguments.steps,
+        minutes=arguments.minutes,
+        seed=arguments.seed,
+        workers=arguments.workers,
+        device=arguments.device,
     )
-    return tarball is not None
-
-
-def _trained(recipe: Path, folder: Path, arguments: Arguments) -> bool:
-    """Trains a detector fold by fold; returns false where that was interrupted."""
-    for number, run in zip(sorted(set(arguments.folds)), _runs(folder, arguments), strict=True):
-        train.train(
-            train.Arguments(
-                recipe=recipe,
-                output=run.path,
-                data=arguments.data,
-                fold=number,
-                steps=arguments.steps,
-                minutes=arguments.minutes,
-                seed=arguments.seed,
-                workers=arguments.workers,
-                device=arguments.device,
-            )
-        )
-        if not is_finished(run):
-            return False
-    return True
 
 
 def _outlines(folders: Sequence[Path], arguments: Arguments) -> list[Section]:

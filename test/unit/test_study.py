@@ -12,7 +12,7 @@ from longilesion.evaluation.run import evaluate_methods
 from longilesion.evaluation.summary import Evaluation, ExamRow
 from longilesion.evaluation.tables import Section
 from test.unit.prepared_data import RECIPE, write_prepared
-from training import crossvalidate
+from training import crossvalidate, evaluate_detection
 from training.run_folder import RunFolder, RunSummary, write_summary
 from training.study import Arguments, Studied, compared, ends, study
 
@@ -178,6 +178,33 @@ def patch_quick(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(crossvalidate, "evaluate_methods", partial(evaluate_methods, draws=10))
     patch.setattr("longilesion.evaluation.output.draw_plots", lambda evaluations, detections: {})
     patch.setattr("training.run_log.draw_curve", lambda folder: None)
+
+
+def test_detectors_are_scored_together_once_all_are_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipes = [RECIPES / f"compact_{name}.toml" for name in ("lifenet", "detection_difference")]
+    done: list[str] = []
+
+    def trained(given: crossvalidate.Arguments) -> bool:
+        done.append(given.output.name)
+        run(given.output / "fold_0", [1.0] * 10)
+        return True
+
+    def scored(given: evaluate_detection.Arguments) -> list[str]:
+        done.append("scored")
+        return [folder.name for folder in given.detectors]
+
+    monkeypatch.setattr(crossvalidate, "train_folds", trained)
+    monkeypatch.setattr(evaluate_detection, "score_detectors", scored)
+    monkeypatch.setattr(
+        evaluate_detection,
+        "detection_tables",
+        lambda names, **_: [Section(title="Detection", headings=("detector",), rows=tuple((name,) for name in names))],
+    )
+    tables = study(arguments(tmp_path, *recipes, folds=(0,), reference="compact_detection_difference"))
+    assert tables is not None
+    assert done == ["compact_lifenet", "compact_detection_difference", "scored"]
+    first_then_other = ["compact_detection_difference", "compact_lifenet"]
+    assert [[row[0] for row in table.rows] for table in tables] == [first_then_other, first_then_other]
 
 
 def test_interrupted_training_has_no_tables(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
