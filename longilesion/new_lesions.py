@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt16
 from scipy.ndimage import distance_transform_edt
 
 from longilesion.case import HIGHEST_ID, NEAR_MM, SCAN_NAMES, Case, LesionMap, Scan, ScanName
-from longilesion.detection import Candidate, Prior, Progress, Region, find_candidates
+from longilesion.detection import Candidate, Prior, find_candidates
 from longilesion.ensemble import Ensemble
 from longilesion.errors import InputError
 from longilesion.geometry import Grid, Triple, box_slices
@@ -21,6 +21,7 @@ from longilesion.registered import registered_lesions
 from longilesion.registration.reduction import reduce_scan
 from longilesion.registration.register import SPACING_MM
 from longilesion.registration.result import Registration
+from longilesion.sliding import Progress, Region
 
 Register: TypeAlias = Callable[[Scan, Scan], Registration]
 

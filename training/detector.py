@@ -10,10 +10,11 @@ from jaxtyping import UInt16
 
 from longilesion.case import LesionMap, Scan
 from longilesion.config import ModelSettings
-from longilesion.detection import Candidate, candidates_in, slide_over
+from longilesion.detection import Candidate, candidates_in
 from longilesion.ensemble import Ensemble
 from longilesion.evaluation.detection import ExamLesions
 from longilesion.geometry import Grid
+from longilesion.sliding import slide_over
 from longilesion.voi import VoiPair
 from training.exams import RegisteredExam
 

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from longilesion.case import Case, LesionMap, Scan, lesion_regions
 from longilesion.config import VoiSettings
-from longilesion.detection import Region, region_of
 from longilesion.errors import InputError
 from longilesion.evaluation.measures import Outline, largest_axial_diameter_mm
 from longilesion.files import check_archive, written_together
 from longilesion.geometry import Box, Grid
 from longilesion.registered import sample_registered
 from longilesion.registration.register import register_scans
+from longilesion.sliding import Region, region_of
 from longilesion.voi import Voi, VoiPair, occupied_box, resample
 
 # Exceptions that NumPy or the archive's reader raises for a damaged file.

@@ -10,7 +10,7 @@ import torch
 
 from longilesion.case import Baseline, Scan
 from longilesion.config import DetectionSettings, EncodingSettings
-from longilesion.detection import Prior, Region, find_candidates, region_of, slide, window_starts
+from longilesion.detection import Prior, find_candidates, slide
 from longilesion.encoding import encode
 from longilesion.ensemble import Ensemble
 from longilesion.geometry import Grid
@@ -18,6 +18,7 @@ from longilesion.networks.interface import NetworkInput, NetworkOutput
 from longilesion.registered import sample_registered
 from longilesion.registration.reduction import reduce_scan
 from longilesion.registration.register import SPACING_MM
+from longilesion.sliding import Region, region_of, window_starts
 from test.unit.builders import NetworkWithoutWeights, ball, flipped, model_settings, scan_with
 from test.unit.test_registered import registration_of
 

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longilesion.config import VoiSettings
-from longilesion.detection import region_of
 from longilesion.errors import InputError
 from longilesion.evaluation.folders import find_exams
 from longilesion.evaluation.reading import read_exam as read_truth
 from longilesion.geometry import Grid, box_slices
 from longilesion.registered import sample_registered
 from longilesion.registration.register import register_scans
+from longilesion.sliding import region_of
 from longilesion.voi import Voi, VoiPair
 from test.unit.tiny_exams import LIVER_RADIUS_MM, SETTINGS, tiny_exams, write_livers
 from training.exam_cache import build_exam_cache
