@@ -12,8 +12,8 @@ from longilesion.geometry import ZYX
 from longilesion.settings import Settings
 
 
-class UNetSettings(Settings):
-    """An nnU-Net: its encoder, plain or residual, behind a space-to-depth stem, and its decoder."""
+class EncoderSettings(Settings):
+    """An nnU-Net encoder, plain or residual, behind a space-to-depth stem."""
 
     encoder: Literal["plain", "residual"] = "plain"
     stem_zyx: ZYX = Field(default=(1, 1, 1), description="space-to-depth factor before the first stage")
@@ -21,18 +21,12 @@ class UNetSettings(Settings):
     kernel_sizes: tuple[ZYX, ...]
     strides: tuple[ZYX, ...]
     blocks_per_stage: tuple[int, ...]
-    decoder_convolutions: tuple[int, ...]
-    decoder_norm: bool = Field(default=True, description="whether the decoder normalises its features per VOI")
 
     @model_validator(mode="after")
-    def _check(self) -> UNetSettings:
+    def _check_stages(self) -> EncoderSettings:
         stages = len(self.features_per_stage)
         if not len(self.kernel_sizes) == len(self.strides) == len(self.blocks_per_stage) == stages:
             raise ValueError("features_per_stage, kernel_sizes, strides and blocks_per_stage differ in length")
-        if len(self.decoder_convolutions) != stages - 1:
-            raise ValueError(
-                f"decoder_convolutions has {len(self.decoder_convolutions)} entries, expected {stages - 1}"
-            )
         return self
 
     @property
@@ -40,6 +34,22 @@ class UNetSettings(Settings):
         """The total downsampling of the stem and the strides, along each axis."""
         z, y, x = (prod(along) for along in zip(self.stem_zyx, *self.strides, strict=True))
         return z, y, x
+
+
+class UNetSettings(EncoderSettings):
+    """An nnU-Net: an encoder and its decoder."""
+
+    decoder_convolutions: tuple[int, ...]
+    decoder_norm: bool = Field(default=True, description="whether the decoder normalises its features per VOI")
+
+    @model_validator(mode="after")
+    def _check(self) -> UNetSettings:
+        stages = len(self.features_per_stage)
+        if len(self.decoder_convolutions) != stages - 1:
+            raise ValueError(
+                f"decoder_convolutions has {len(self.decoder_convolutions)} entries, expected {stages - 1}"
+            )
+        return self
 
 
 class NetworkSettings(Settings):
@@ -139,6 +149,41 @@ class JointEncoderSettings(NetworkSettings):
         """The product of all strides."""
         z, y, x = (prod(along) for along in zip(*self.strides, *self.joint_strides, strict=True))
         return z, y, x
+
+
+class LesionQueriesSettings(Settings):
+    """LIDIA: fused phases, an nnU-Net encoder, a feature pyramid, and a transformer decoder with a mask per query.
+
+    "concatenation" stacks the images of a fixed set of phases, as the baseline of LIDIA's table 2; "iterative" is its
+    fusion module (eq. 2). Without queries, the semantic output is all there is: LIDIA's nnU-Net.
+    """
+
+    fusion: Literal["iterative", "concatenation"] = "iterative"
+    phase_features: int = Field(default=32, ge=1, description="channels of a phase's features, and of the fused ones")
+    encoder: EncoderSettings
+    pyramid_features: int = Field(default=256, ge=1, description="channels of every level of the feature pyramid")
+    mask_level: int = Field(
+        default=0, ge=0, description="level of the pyramid, 0 being the finest, on which masks are predicted"
+    )
+    queries: int = Field(default=50, ge=0)
+    decoder_layers: int = Field(
+        default=9, ge=1, description="layers of the transformer decoder, which attend to three scales in turn"
+    )
+    attention_heads: int = Field(default=8, ge=1)
+    feedforward_features: int = Field(default=2048, ge=1)
+    embedding_features: int = Field(
+        default=128, ge=1, description="length of the projected queries that the contrastive loss compares"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> LesionQueriesSettings:
+        if self.pyramid_features % self.attention_heads:
+            raise ValueError(
+                f"attention_heads is {self.attention_heads}; expected a divisor of {self.pyramid_features}"
+            )
+        if self.mask_level >= len(self.encoder.features_per_stage):
+            raise ValueError(f"mask_level is {self.mask_level}; the encoder has fewer levels")
+        return self
 
 
 # Every kind of network that settings can name; `networks.NETWORKS` has the network of each.

@@ -1,0 +1,1 @@
+"""Training of models of lesion types, after LIDIA."""
