@@ -6,9 +6,11 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TypeVar
 
-from training.batch import Batch
 from training.parallel import DeadWorkerError
+
+_Batch = TypeVar("_Batch")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -36,7 +38,7 @@ def ignore_stop_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def until_asked(asked: list[int], stream: Iterator[Batch]) -> Iterator[Batch]:
+def until_asked(asked: list[int], stream: Iterator[_Batch]) -> Iterator[_Batch]:
     """The stream of batches; it ends early where a signal to stop has also ended a worker."""
     try:
         yield from stream

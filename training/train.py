@@ -8,47 +8,33 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
-from dataclasses import asdict, dataclass
-from math import isnan
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from longilesion.bundle import save_bundle
 from longilesion.config import Device
 from longilesion.ensemble import find_device
 from longilesion.errors import InputError
 from longilesion.networks import build_network
+from longilesion.networks.interface import LesionNetwork
+from training.batch import Batch
 from training.command import run_command
-from training.learner import Learner, Progress, end_process, launched, over_processes
+from training.learner import Learner, Progress, end_process, launched
 from training.loading import Share, batches
-from training.optimisation import initialised, learning_rate
-from training.parallel import progress_bar
+from training.loop import Loop, Schedule, resumed, sum_up
+from training.optimisation import initialised
 from training.recipe import Recipe, read_recipe
-from training.run_folder import (
-    RunFolder,
-    RunRecord,
-    RunSummary,
-    begin_or_resume,
-    package_versions,
-    read_checkpoint,
-    write_checkpoint,
-    write_summary,
-)
+from training.run_folder import RunFolder, RunRecord, RunSummary, begin_or_resume, package_versions
 from training.run_log import RunLog
-from training.stopping import stop_signals, until_asked
 from training.training_data import TrainingData, find_training_data
 from training.validation import Figure
 from training.weights import load_weights
 
 _log = logging.getLogger("training")
-
-# Means over the steps that were not skipped.
-_MEANS = ("loss", "outline", "presence", "reconstruction", "gradient_norm")
 
 
 @dataclass
@@ -83,76 +69,70 @@ class Arguments:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """The constant parts of a run; only one process writes the log."""
+class LesionJudge:
+    """Validates a run's averaged network, and writes it as a bundle."""
 
+    network: LesionNetwork
     recipe: Recipe
-    steps: int
     training_data: TrainingData
-    folder: RunFolder
-    learner: Learner
-    run_log: RunLog | None
+    steps: int
+
+    @property
+    def best(self) -> str:
+        """That of the validation."""
+        return self.training_data.validation.best
+
+    def figures(self, *, rank: int, processes: int) -> dict[str, Figure]:
+        """Those of the validation."""
+        validation = self.training_data.validation
+        return validation.figures(self.network, self.recipe.model, rank=rank, processes=processes)
+
+    def save(self, folder: Path, means: Mapping[str, float], *, step: int) -> None:
+        """Writes the bundle with what it was trained on."""
+        provenance = {
+            "recipe": self.recipe.name,
+            "data": self.training_data.trained_on,
+            "steps": f"{step} of {self.steps}",
+            "validation": self.training_data.validation.summary(means),
+            "licence": "research use only",
+        }
+        if self.training_data.licence is not None:
+            provenance["data licence"] = self.training_data.licence
+        save_bundle(folder, self.recipe.model, [self.network], provenance=provenance)
 
 
 def train(arguments: Arguments) -> Progress:
     """Runs or resumes a training; the bundles hold averaged weights, `best` those of the best validation."""
-    run, done = _begun(arguments)
-    fabric = run.learner.fabric
-    share = Share(rank=fabric.global_rank, processes=fabric.world_size, workers=arguments.workers)
-    begun, before = time.monotonic(), done.seconds
-    with stop_signals() as asked, progress_bar(visible=fabric.is_global_zero) as bar:
-        stream = batches(run.training_data.lesions, run.recipe, share, steps=range(done.step, run.steps))
-        if fabric.world_size == 1:
-            # One of several processes must not leave the others waiting for its part of a step.
-            stream = until_asked(asked, stream)
-        task = bar.add_task("training", total=run.steps, completed=done.step, note="")
-        while done.step < run.steps:
-            waiting = time.monotonic()
-            batch = next(stream, None)
-            waited = time.monotonic() - waiting
-            if batch is None:
-                # A stop was requested, and there are no more batches.
-                _save(run, done)
-                break
-            rate = learning_rate(done.step, run.steps, run.recipe.optimizer)
-            run.learner.step(batch.to(fabric.device), done, rate=rate)
-            done.seconds = before + time.monotonic() - begun
-            done.add({"steps": 1.0, "seconds": time.monotonic() - waiting, "waiting": waited})
-            is_last = done.step == run.steps
-            if done.step % arguments.log_every == 0 or is_last:
-                bar.update(task, note=_report(run, done, rate=rate))
-            if done.step % run.recipe.validation.every == 0 or is_last:
-                _judge(run, done)
-            # A stop requested from one process stops all.
-            is_over = bool(asked) or done.seconds - before > 60 * arguments.minutes
-            late = any(over_processes(fabric, [is_over], how="sum"))
-            if done.step % arguments.checkpoint_every == 0 or is_last or late:
-                _save(run, done)
-            bar.advance(task)
-            if late and not is_last:
-                _log.info("stopped at step %d after %.0f minutes; run again to resume", done.step, done.seconds / 60)
-                break
-    done.skipped = round(over_processes(fabric, [done.skipped], how="sum")[0])
-    if run.run_log is not None:
-        run.run_log.close()
-        _sum_up(run, done)
+    recipe = read_recipe(arguments.recipe).with_shapes(arguments.shapes)
+    schedule = Schedule(
+        steps=recipe.steps if arguments.steps is None else arguments.steps,
+        minutes=arguments.minutes,
+        log_every=arguments.log_every,
+        checkpoint_every=arguments.checkpoint_every,
+        validate_every=recipe.validation.every,
+    )
+    schedule.check()
+    for name in ("workers", "seed"):
+        if getattr(arguments, name) < 0:
+            raise InputError(f"--{name} {getattr(arguments, name)}: expected at least 0")
+    loop = _begun(arguments, recipe, schedule)
+    fabric = loop.learner.fabric
+    done = resumed(loop.learner, loop.folder)
+    run_log = RunLog(loop.folder, step=done.step) if fabric.is_global_zero else None
+    replace(loop, run_log=run_log).run(done)
+    if fabric.is_global_zero:
+        sum_up(loop.folder, _summary(done, recipe, schedule))
     # No process ends before all are done.
     fabric.barrier()
     return done
 
 
-def _begun(arguments: Arguments) -> tuple[Run, Progress]:
-    """The parts of a run, and its progress."""
-    for name, least in (("steps", 1), ("checkpoint_every", 1), ("log_every", 1), ("workers", 0), ("seed", 0)):
-        value = getattr(arguments, name)
-        if value is not None and value < least:
-            raise InputError(f"--{name.replace('_', '-')} {value}: expected at least {least}")
-    recipe = read_recipe(arguments.recipe).with_shapes(arguments.shapes)
+def _begun(arguments: Arguments, recipe: Recipe, schedule: Schedule) -> Loop[Batch]:
+    """The parts of a run; its record is written or compared."""
     folder = RunFolder(arguments.output)
     fabric = launched(recipe, arguments.device)
     if not fabric.is_global_zero:
         _log.setLevel(logging.WARNING)
-    steps = arguments.steps or recipe.steps
     torch.manual_seed(arguments.seed)
     network = initialised(build_network(recipe.model))
     if arguments.weights is not None:
@@ -173,7 +153,7 @@ def _begun(arguments: Arguments) -> tuple[Run, Progress]:
                 data=training_data.contents,
                 fold=arguments.fold,
                 seed=arguments.seed,
-                steps=steps,
+                steps=schedule.steps,
                 weights=None if arguments.weights is None else str(arguments.weights),
                 processes=fabric.world_size,
                 workers=arguments.workers if training_data.lesions.drawn_together > 1 else 0,
@@ -181,94 +161,27 @@ def _begun(arguments: Arguments) -> tuple[Run, Progress]:
             )
             begin_or_resume(folder, record)
     learner = Learner.of(network, recipe, fabric)
-    done = Progress()
-    state = read_checkpoint(folder, fabric.device)
-    if state is not None:
-        try:
-            learner.restore(state)
-            done = Progress.restored(state["progress"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{folder.checkpoint}: {reason}; expected a checkpoint of this run") from error
-        if not fabric.is_global_zero:
-            # The first process has the sums of all.
-            done.skipped = 0
-        _log.info("resumed from step %d", done.step)
-    run_log = RunLog(folder, step=done.step) if fabric.is_global_zero else None
-    run = Run(recipe=recipe, steps=steps, training_data=training_data, folder=folder, learner=learner, run_log=run_log)
-    return run, done
-
-
-def _report(run: Run, done: Progress, *, rate: float) -> str:
-    """Logs the means since the last report, over all processes; returns the losses for the progress bar."""
-    sums, done.sums = done.sums, {}
-    means = {name: sums[name] / sums["good"] if name in sums else float("nan") for name in _MEANS}
-    means |= {
-        "learning_rate": rate,
-        "seconds": sums["seconds"] / sums["steps"],
-        "waiting": sums["waiting"] / max(sums["seconds"], 1e-9),
-    }
-    shared = over_processes(run.learner.fabric, means.values(), how="mean")
-    figures = dict(zip(means, shared, strict=True))
-    said = "  ".join(
-        f"{name} {figures[name]:.3f}"
-        for name in ("outline", "presence", "reconstruction")
-        if figures[name] == figures[name]
+    share = Share(rank=fabric.global_rank, processes=fabric.world_size, workers=arguments.workers)
+    return Loop(
+        learner=learner,
+        batches=lambda steps: batches(training_data.lesions, recipe, share, steps=steps),
+        judge=LesionJudge(
+            network=learner.averaged_network, recipe=recipe, training_data=training_data, steps=schedule.steps
+        ),
+        schedule=schedule,
+        optimizer=recipe.optimizer,
+        losses=("outline", "presence", "reconstruction"),
+        folder=folder,
+        run_log=None,
     )
-    if run.run_log is not None:
-        run.run_log.training(done.step, figures)
-    _log.info("step %d of %d  %s  %.2f s a step", done.step, run.steps, said, figures["seconds"])
-    return said
 
 
-def _judge(run: Run, done: Progress) -> None:
-    """Validates the averaged weights, each process its share of the cases, and keeps them if they are the best."""
-    fabric, network = run.learner.fabric, run.learner.averaged_network
-    validation = run.training_data.validation
-    figures = validation.figures(network, run.recipe.model, rank=fabric.global_rank, processes=fabric.world_size)
-    totals = over_processes(fabric, (figure.total for figure in figures.values()), how="sum")
-    counts = over_processes(fabric, (figure.count for figure in figures.values()), how="sum")
-    means = {
-        name: Figure(total=total, count=count).mean for name, total, count in zip(figures, totals, counts, strict=True)
-    }
-    if run.run_log is None:
-        return
-    run.run_log.validation(done.step, means)
-    _log.info("validation at step %d: %s", done.step, "  ".join(f"{name} {value:.3f}" for name, value in means.items()))
-    provenance = {
-        "recipe": run.recipe.name,
-        "data": run.training_data.trained_on,
-        "steps": f"{done.step} of {run.steps}",
-        "validation": validation.summary(means),
-        "licence": "research use only",
-    }
-    if run.training_data.licence is not None:
-        provenance["data licence"] = run.training_data.licence
-    save_bundle(run.folder.last, run.recipe.model, [network], provenance=provenance)
-    # Of equal ones the later is kept, as it was trained longer; also without a lesion in the validation.
-    score = -1.0 if isnan(means[validation.best]) else means[validation.best]
-    if score >= done.best_score:
-        done.best_score, done.best_step = score, done.step
-        save_bundle(run.folder.best, run.recipe.model, [network], provenance=provenance)
-
-
-def _save(run: Run, done: Progress) -> None:
-    """Writes a checkpoint with the sums of all processes."""
-    fabric = run.learner.fabric
-    progress = asdict(done)
-    progress["sums"] = dict(zip(done.sums, over_processes(fabric, done.sums.values(), how="mean"), strict=True))
-    progress["skipped"] = round(over_processes(fabric, [done.skipped], how="sum")[0])
-    if run.run_log is not None:
-        write_checkpoint(run.folder, {**run.learner.state(), "progress": progress})
-    fabric.barrier()
-
-
-def _sum_up(run: Run, done: Progress) -> None:
+def _summary(done: Progress, recipe: Recipe, schedule: Schedule) -> RunSummary:
     best = round(done.best_score, 4) if done.best_score >= 0 else None
-    is_detector = run.recipe.task == "detection"
-    summary = RunSummary(
+    is_detector = recipe.task == "detection"
+    return RunSummary(
         steps=done.step,
-        planned_steps=run.steps,
+        planned_steps=schedule.steps,
         minutes=round(done.seconds / 60, 1),
         best_step=done.best_step or None,
         best_challenge_dice=None if is_detector else best,
@@ -276,11 +189,6 @@ def _sum_up(run: Run, done: Progress) -> None:
         skipped_steps=done.bad_steps,
         damaged_cut_outs=done.skipped,
     )
-    write_summary(run.folder, summary)
-    table = Table(title=f"run in {run.folder.path}", show_header=False)
-    for name, value in summary:
-        table.add_row(name.replace("_", " "), "-" if value is None else str(value))
-    Console().print(table)
 
 
 def main() -> int:
