@@ -23,7 +23,7 @@ from longilesion.networks.interface import LesionNetwork
 from training.batch import Batch
 from training.losses import counted_samples
 from training.optimisation import Objective, averaged, build_optimizer
-from training.recipe import LossSettings, Recipe
+from training.recipe import LossSettings, Precision, Recipe
 
 _log = logging.getLogger("training")
 
@@ -169,25 +169,34 @@ def over_processes(fabric: Fabric, values: Iterable[float], *, how: Literal["mea
 
 
 def launched(recipe: Recipe, device: Device) -> Fabric:
+    """Fabric for a recipe of `training.train`."""
+    return launched_for(
+        device,
+        batch_size=recipe.batch_size,
+        precision=recipe.precision,
+        uses_all=recipe.loss.deep_supervision,
+    )
+
+
+def launched_for(device: Device, *, batch_size: int, precision: Precision, uses_all: bool) -> Fabric:
     """Fabric for this process, or for those that `torchrun` has started.
 
-    Raises InputError where a batch cannot be divided among them.
+    `uses_all` says that every parameter takes part in every step. Raises InputError where a batch cannot be divided
+    among the processes.
     """
     # Its messages on precision and environment repeat the recipe.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     chosen = find_device(device)
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if recipe.batch_size % processes:
-        raise InputError(f"{processes} processes for batches of {recipe.batch_size}; expected a divisor of that")
+    if batch_size % processes:
+        raise InputError(f"{processes} processes for batches of {batch_size}; expected a divisor of that")
     fabric = Fabric(
         accelerator=chosen.type,
         devices=local,
         num_nodes=processes // local,
-        strategy=DDPStrategy(timeout=_PATIENCE, find_unused_parameters=not recipe.loss.deep_supervision)
-        if processes > 1
-        else "auto",
-        precision=_precision(recipe, chosen),
+        strategy=DDPStrategy(timeout=_PATIENCE, find_unused_parameters=not uses_all) if processes > 1 else "auto",
+        precision=_precision(precision, chosen),
     )
     fabric.launch()
     return fabric
@@ -205,10 +214,10 @@ def end_process(code: int) -> None:
         os._exit(code)
 
 
-def _precision(recipe: Recipe, device: torch.device) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
+def _precision(asked: Precision, device: torch.device) -> Precision:
     """The recipe's precision, or on a CPU the one that it multiplies fast."""
-    if device.type == "cuda" or recipe.precision == "32-true":
-        return recipe.precision
+    if device.type == "cuda" or asked == "32-true":
+        return asked
     return "bf16-mixed" if find_precision("auto", device) == torch.bfloat16 else "32-true"
 
 

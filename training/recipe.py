@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
@@ -15,6 +15,10 @@ from longilesion.errors import InputError
 from longilesion.geometry import ZYX
 from longilesion.settings import Settings
 from training.synthesis.settings import SynthesisSettings
+
+Precision: TypeAlias = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+_Recipe = TypeVar("_Recipe", bound=Settings)
 
 
 class OptimizerSettings(Settings):
@@ -200,7 +204,7 @@ class Recipe(Settings):
         description="how often a sample's baseline is hidden (LiFE-Net, 2.1: the features of the prior are masked)",
     )
     data: DataSettings = DataSettings()
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
+    precision: Precision = "bf16-mixed"
     synthesis: SynthesisSettings = SynthesisSettings()
     jitter: JitterSettings = JitterSettings()
     mask_errors: MaskErrorSettings = MaskErrorSettings()
@@ -249,14 +253,20 @@ class Recipe(Settings):
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Reads a recipe, on top of the one that `extends` names; raises InputError that names the first wrong entry.
+    """Reads a recipe of `training.train`; raises InputError that names the first wrong entry."""
+    return recipe_of(path, Recipe)
 
-    `extends` is a path relative to the recipe's folder. Tables are merged, other entries replaced.
+
+def recipe_of(path: Path, kind: type[_Recipe]) -> _Recipe:
+    """Reads a recipe of a kind, on top of the one that `extends` names; raises InputError.
+
+    The error names the first wrong entry. `extends` is a path relative to the recipe's folder. Tables are merged, other
+    entries replaced.
     """
     try:
         own = tomllib.loads(path.read_text())
         base = own.pop("extends", None)
-        return Recipe.model_validate(own if base is None else _merged(_read_base(path, base), own))
+        return kind.model_validate(own if base is None else _merged(_read_base(path, base), own))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

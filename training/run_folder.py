@@ -6,7 +6,7 @@ import pickle
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -22,29 +22,37 @@ from training.recipe import Recipe
 _PACKAGES = ("batchgeneratorsv2", "lightning-fabric", "monai", "numpy", "scipy", "torch")
 
 
-class RunRecord(BaseModel):
+class AnyRunRecord(BaseModel):
     """The record of a run: everything that determines its data order and weights, except the machine; in `run.json`.
 
-    `data` names the data and their contents; `workers` is 0 where the order does not depend on them.
+    `data` names the data and their contents. The recipe is that of the kind of run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    recipe: Recipe
     data: str
-    fold: int | None
     seed: int
     steps: int
-    weights: str | None
     processes: int
-    workers: int
     versions: dict[str, str]
+
+
+class RunRecord(AnyRunRecord):
+    """The record of a run of `training.train`; `workers` is 0 where the order does not depend on them."""
+
+    recipe: Recipe
+    fold: int | None
+    weights: str | None
+    workers: int
+
+
+_Record = TypeVar("_Record", bound=AnyRunRecord)
 
 
 class RunSummary(BaseModel):
     """The result of a finished or interrupted run; without a validation, step and score are None.
 
-    The score is the challenge's Dice, or a detector's mean average precision.
+    The score is the challenge's Dice, a detector's mean average precision, or a diagnosis' mean AUC.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,10 +61,11 @@ class RunSummary(BaseModel):
     planned_steps: int
     minutes: float
     best_step: int | None
-    best_challenge_dice: float | None
+    best_challenge_dice: float | None = None
     best_mean_average_precision: float | None = None
+    best_mean_auc: float | None = None
     skipped_steps: int
-    damaged_cut_outs: int
+    damaged_cut_outs: int = 0
 
 
 class RunFolder:
@@ -80,18 +89,20 @@ def package_versions() -> dict[str, str]:
     return {"longilesion": longilesion.__version__, **{name: version(name) for name in _PACKAGES}}
 
 
-def begin_or_resume(folder: RunFolder, record: RunRecord) -> None:
+def begin_or_resume(folder: RunFolder, record: AnyRunRecord) -> None:
     """Writes the record of a new run; raises InputError where the folder contains another run."""
     if not folder.record.is_file():
         if folder.checkpoint.exists():
             raise InputError(
                 f"{folder.checkpoint}: a checkpoint without {folder.record.name}; expected an empty folder"
             )
-        with written_together({folder.record: valid(RunRecord)}) as (temporary,):
+        with written_together({folder.record: valid(type(record))}) as (temporary,):
             temporary.write_text(record.model_dump_json(indent=1) + "\n")
         return
     # Versions may change while a run is interrupted.
-    known, asked = (each.model_dump(mode="json", exclude={"versions"}) for each in (read_record(folder), record))
+    known, asked = (
+        each.model_dump(mode="json", exclude={"versions"}) for each in (record_of(folder, type(record)), record)
+    )
     found = list(differences(known, asked))
     if found:
         name, before, now = found[0]
@@ -102,8 +113,13 @@ def begin_or_resume(folder: RunFolder, record: RunRecord) -> None:
 
 
 def read_record(folder: RunFolder) -> RunRecord:
-    """Reads a run's record; raises InputError."""
-    return read_json(folder.record, RunRecord, expected="the record of a run of this version")
+    """Reads the record of a run of `training.train`; raises InputError."""
+    return record_of(folder, RunRecord)
+
+
+def record_of(folder: RunFolder, kind: type[_Record]) -> _Record:
+    """Reads the record of a run of that kind; raises InputError."""
+    return read_json(folder.record, kind, expected="the record of a run of this version")
 
 
 def write_summary(folder: RunFolder, summary: RunSummary) -> None:
