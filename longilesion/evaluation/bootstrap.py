@@ -98,6 +98,23 @@ def roc_area(
     return float(roc_auc_score(is_positive, certainty, sample_weight=weights))
 
 
+def roc_areas(
+    is_positive: Bool[np.ndarray, " n"], certainty: Float[np.ndarray, " n"], weights: Float[np.ndarray, "draws n"]
+) -> Float[np.ndarray, " draws"]:
+    """`roc_area` of many draws at once; a division by zero, to NaN, where all or none are positive.
+
+    It is the weighted share of the pairs of a positive and a negative in which the positive has the higher certainty;
+    equal ones count half.
+    """
+    order = np.argsort(certainty, kind="stable")
+    firsts = np.flatnonzero(np.diff(certainty[order], prepend=-np.inf))
+    positive, negative = (
+        np.add.reduceat(weights[:, order] * side[order], firsts, axis=1) for side in (is_positive, ~is_positive)
+    )
+    lower = np.cumsum(negative, axis=1) - negative / 2
+    return np.asarray((positive * lower).sum(axis=1) / (positive.sum(axis=1) * negative.sum(axis=1)))
+
+
 def _blocks(draws: int, width: int) -> list[slice]:
     """The draws in blocks that together hold a limited number of numbers, `width` each."""
     rows = max(1, _NUMBERS_AT_ONCE // width)

@@ -110,10 +110,16 @@ def score_lesions(
     return sorted(rows, key=lambda row: (row.lesion_id, row.scan or ""))
 
 
-def best_matches(overlap: Overlap) -> dict[int, int]:
-    """The predicted label of each true lesion, so that every label is used once and the sum of Dice is highest."""
-    true_ids, predicted_ids = (sorted({pair[side] for pair in overlap.shared}) for side in (0, 1))
-    dice = np.array([[overlap.dice(true_id, label) for label in predicted_ids] for true_id in true_ids])
+def best_matches(overlap: Overlap, *, least_iou: float = 0.0) -> dict[int, int]:
+    """The predicted label of each true lesion, so that every label is used once and the sum of Dice is highest.
+
+    Only labels that overlap a lesion by an IoU of `least_iou` can be its match.
+    """
+    pairs = [pair for pair in overlap.shared if overlap.iou(*pair) >= least_iou]
+    true_ids, predicted_ids = (sorted({pair[side] for pair in pairs}) for side in (0, 1))
+    dice = np.zeros((len(true_ids), len(predicted_ids)))
+    for true_id, label in pairs:
+        dice[true_ids.index(true_id), predicted_ids.index(label)] = overlap.dice(true_id, label)
     if not dice.size:
         return {}
     rows, columns = linear_sum_assignment(dice, maximize=True)
