@@ -23,7 +23,7 @@ from benchmarks.pairs import PairSize, torso_pair, write_case
 from benchmarks.runs import ROOT, measured
 from longilesion.networks import build_network
 from training.dataset import SyntheticLesions
-from training.learner import Learner, Progress, launched
+from training.learner import LesionLearner, Progress, launched
 from training.loading import Share, batches
 from training.optimisation import initialised
 from training.recipe import read_recipe
@@ -106,7 +106,7 @@ def _training_step(steps: int) -> float:
     recipe = read_recipe(RECIPE)
     lesions = SyntheticLesions(synthesis_sources(None, recipe)[0], recipe, seed=0)
     (batch,) = batches(lesions, recipe, Share(workers=0), steps=range(1))
-    learner = Learner.of(initialised(build_network(recipe.model)), recipe, launched(recipe, "cpu"))
+    learner = LesionLearner.of(initialised(build_network(recipe.model)), recipe, launched(recipe, "cpu"))
     done, seconds = Progress(), []
     for _ in range(steps):
         begun = time.perf_counter()

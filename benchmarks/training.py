@@ -25,7 +25,7 @@ from longilesion.networks import build_network
 from training import prepare
 from training.cache import build_cache
 from training.dataset import CachedLesions, SyntheticLesions
-from training.learner import Learner, Progress, launched
+from training.learner import LesionLearner, Progress, launched
 from training.loading import Lesions, Share, batches
 from training.optimisation import initialised
 from training.preparation.prepared import PreparedData, read_prepared
@@ -145,7 +145,7 @@ def _print_steps(console: Console, arguments: Arguments, recipe: Recipe, cached:
 def _steps(lesions: Lesions, recipe: Recipe, steps: int) -> tuple[float, float]:
     """Mean seconds of a step, and the share spent waiting for data, after the steps of a first block."""
     torch.manual_seed(0)
-    learner = Learner.of(initialised(build_network(recipe.model)), recipe, launched(recipe, "cpu"))
+    learner = LesionLearner.of(initialised(build_network(recipe.model)), recipe, launched(recipe, "cpu"))
     first = max(3, lesions.drawn_together // recipe.batch_size)
     # Later samples are not drawn: the worker would prefetch samples that are not used.
     stream = batches(lesions, recipe, Share(workers=1), steps=range(first + steps))

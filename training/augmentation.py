@@ -29,7 +29,7 @@ from training.batch import Batch
 from training.recipe import AugmentationSettings, IntensityAugmentation, SpatialAugmentation
 
 # A change that is applied to all maps of a sample.
-_Change: TypeAlias = Callable[[Float32[Tensor, "batch c z y x"]], Float32[Tensor, "batch c z y x"]]
+Change: TypeAlias = Callable[[Float32[Tensor, "batch c z y x"]], Float32[Tensor, "batch c z y x"]]
 
 # Kinds of random changes of a sample; each has its own stream of random numbers. Time points before the baseline follow
 # it, the latest first.
@@ -88,25 +88,25 @@ def _augmented_sample(
 ) -> tuple[NetworkInput, Tensor]:
     """One augmented sample and its target; the zeros of absent time points stay unchanged."""
     z, y, x = target.shape[2:]
-    with _seeded(seed, _JOINT):
-        turn = _turn(settings.joint, (z, y, x), spacing_zyx_mm)
-        mirror = _mirror(settings.joint)
+    with seeded(seed, _JOINT):
+        turn = drawn_turn(settings.joint, (z, y, x), spacing_zyx_mm)
+        mirror = drawn_mirror(settings.joint)
     turned = turn(target) > 0.5
     # A lesion that is rotated out of the lattice would still be labelled as present.
     if bool(turned.any()) or not bool(target.any()):
         sample, target = sample.changed(turn), turned.float()
     sample, target = sample.changed(mirror), mirror(target)
     followup = sample.followup
-    with _seeded(seed, _ALIKE):
+    with seeded(seed, _ALIKE):
         followup = _varied(followup, settings.joint_intensity, encoding, encoding.followup_channels)
-    with _seeded(seed, _FOLLOWUP):
+    with seeded(seed, _FOLLOWUP):
         followup = _varied(followup, settings.intensity, encoding, encoding.followup_channels)
     sample = replace(sample, followup=followup)
     if not bool(sample.has_baseline):
         return sample, target
-    with _seeded(seed, _SEPARATE):
-        turn = _turn(settings.separate, (z, y, x), spacing_zyx_mm)
-        mirror = _mirror(settings.separate)
+    with seeded(seed, _SEPARATE):
+        turn = drawn_turn(settings.separate, (z, y, x), spacing_zyx_mm)
+        mirror = drawn_mirror(settings.separate)
     sample = sample.changed_baseline(turn).changed_baseline(mirror)
     baseline = _varied_prior(sample.baseline, settings, encoding, seed=seed, drawn=_BASELINE)
     earlier = sample.earlier
@@ -128,13 +128,13 @@ def _varied_prior(
     drawn: int,
 ) -> Float32[Tensor, "1 c z y x"]:
     """The baseline or an earlier time point with its intensities varied: as all of them are, and by itself."""
-    with _seeded(seed, _ALIKE):
+    with seeded(seed, _ALIKE):
         stream = _varied(stream, settings.joint_intensity, encoding, encoding.baseline_channels)
-    with _seeded(seed, drawn):
+    with seeded(seed, drawn):
         return _varied(stream, settings.intensity, encoding, encoding.baseline_channels)
 
 
-def _turn(settings: SpatialAugmentation, shape_zyx: ZYX, spacing_zyx_mm: Triple) -> _Change:
+def drawn_turn(settings: SpatialAugmentation, shape_zyx: ZYX, spacing_zyx_mm: Triple) -> Change:
     """A rotation and scaling, drawn once, with linear interpolation; partial volumes stay partial volumes."""
     if float(torch.rand(())) >= settings.probability:
         return _unchanged
@@ -156,7 +156,7 @@ def _turn(settings: SpatialAugmentation, shape_zyx: ZYX, spacing_zyx_mm: Triple)
     return lambda maps: transform.apply({"image": maps[0]}, **parameters)["image"][None]
 
 
-def _mirror(settings: SpatialAugmentation) -> _Change:
+def drawn_mirror(settings: SpatialAugmentation) -> Change:
     """A mirroring, drawn once."""
     transform = MirrorTransform(tuple("zyx".index(axis) for axis in settings.mirror_axes))
     parameters = transform.get_parameters()
@@ -191,14 +191,22 @@ def _varied(
     images = encoding.width(channel for channel in channels if channel == "image")
     if not settings.probability or not images:
         return stream
-    # The transforms change their arguments in place.
+    shown = varied_images(stream[0, :images], settings)
     varied = stream.clone()
-    shown = ComposeTransforms(_intensity_transforms(settings))(image=varied[0, :images])["image"]
-    if settings.shift and float(torch.rand(())) < settings.probability:
-        # The library's own transform draws from a Gaussian, which is unbounded.
-        shown = shown + settings.shift * (2 * torch.rand(images, 1, 1, 1) - 1)
     varied[0, :images] = shown.clamp(0, 1) if encoding.z_score is None else shown
     return varied
+
+
+def varied_images(
+    images: Float32[Tensor, "c z y x"], settings: IntensityAugmentation
+) -> Float32[Tensor, "c z y x"]:
+    """Images with varied intensities, each separately; values may leave their range."""
+    # The transforms change their arguments in place.
+    shown = ComposeTransforms(_intensity_transforms(settings))(image=images.clone())["image"]
+    if settings.shift and float(torch.rand(())) < settings.probability:
+        # The library's own transform draws from a Gaussian, which is unbounded.
+        shown = shown + settings.shift * (2 * torch.rand(len(images), 1, 1, 1) - 1)
+    return torch.as_tensor(shown)
 
 
 def _intensity_transforms(settings: IntensityAugmentation) -> list[BasicTransform]:
@@ -222,7 +230,7 @@ def _intensity_transforms(settings: IntensityAugmentation) -> list[BasicTransfor
 
 
 @contextmanager
-def _seeded(seed: int, drawn: int) -> Iterator[None]:
+def seeded(seed: int, drawn: int) -> Iterator[None]:
     """Seeds torch's and numpy's global generators, which the library uses, and restores them afterwards."""
     state = np.random.get_state()  # noqa: NPY002
     words = np.random.SeedSequence((seed, drawn)).generate_state(2).tolist()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ def registered_exam(case: Case, truth: LesionMap, voi: VoiSettings) -> Registere
     voxel_ml = truth.grid.voxel_volume_ml
     return RegisteredExam(
         pair=sample_registered(followup, prior, registration, lattice),
-        ids=_sampled_ids(truth, regions, lattice),
+        ids=sampled_ids(truth, regions, lattice),
         true_mm={lesion_id: largest_axial_diameter_mm(outline) for lesion_id, outline in outlines.items()},
         true_ml={lesion_id: region.voxels * voxel_ml for lesion_id, region in regions.items()},
     )
@@ -145,7 +145,7 @@ def fingerprint_of(path: Path) -> str | None:
         return None
 
 
-def _sampled_ids(truth: LesionMap, regions: Mapping[int, object], lattice: Grid) -> UInt16[np.ndarray, "z y x"]:
+def sampled_ids(truth: LesionMap, regions: Iterable[int], lattice: Grid) -> UInt16[np.ndarray, "z y x"]:
     """The lesion that fills over half of each voxel of a lattice."""
     view, grid = truth.grid.lps_view(truth.ids)
     start, step = grid.axis_steps(lattice)

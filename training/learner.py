@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any, Literal, cast
+from typing import Any, Generic, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from lightning_fabric import Fabric
@@ -23,7 +24,8 @@ from longilesion.networks.interface import LesionNetwork
 from training.batch import Batch
 from training.losses import counted_samples
 from training.optimisation import Objective, averaged, build_optimizer
-from training.recipe import LossSettings, Precision, Recipe
+from training.recipe import LossSettings, OptimizerSettings, Precision, Recipe
+from training.sharpness import sharpness_aware_gradients
 
 _log = logging.getLogger("training")
 
@@ -34,6 +36,18 @@ _BAD_IN_A_ROW = 30
 _PATIENCE = timedelta(hours=2)
 # The process group, kept until `end_process`.
 _NEVER_FREED: list[nn.Module] = []
+
+
+@runtime_checkable
+class StepBatch(Protocol):
+    """What a step is made of; `skipped` lists damaged cut-outs that were replaced by others."""
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Their files, with what is wrong with them."""
+
+
+_Batch = TypeVar("_Batch", bound=StepBatch, contravariant=True)
 
 
 class TrainingError(LongilesionError):
@@ -65,41 +79,32 @@ class Progress:
             self.sums[name] = self.sums.get(name, 0.0) + value
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Learner:
-    """The training state: network, objective wrapped for the device, optimiser, average of weights."""
+class Pass:
+    """The weighted parts of a loss, and what a step does once, after its first pass."""
+
+    parts: dict[str, torch.Tensor]
+    then: Callable[[], None] = _nothing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learner(ABC, Generic[_Batch]):
+    """The training state: network, objective wrapped for the device, optimiser, average of weights.
+
+    `sharpness` is the radius of sharpness-aware minimisation, 0 for none.
+    """
 
     fabric: Fabric
-    network: LesionNetwork
+    network: nn.Module
     objective: nn.Module
     optimizer: torch.optim.Optimizer
     average: AveragedModel
     gradient_clip: float
-    loss: LossSettings
-
-    @classmethod
-    def of(cls, network: LesionNetwork, recipe: Recipe, fabric: Fabric) -> Learner:
-        """Moves a network to this process' device and sets up objective, optimiser and average."""
-        # Several processes exchange gradients in buckets that support no other memory layout.
-        if fabric.device.type == "cpu" and fabric.world_size == 1:
-            network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        objective, optimizer = fabric.setup(Objective(network, recipe.loss), build_optimizer(network, recipe.optimizer))
-        if fabric.world_size > 1:
-            _NEVER_FREED.append(objective)
-        return cls(
-            fabric=fabric,
-            network=network,
-            objective=objective,
-            optimizer=optimizer,
-            average=averaged(network, recipe),
-            gradient_clip=recipe.optimizer.gradient_clip,
-            loss=recipe.loss,
-        )
-
-    @property
-    def averaged_network(self) -> LesionNetwork:
-        """The network with averaged weights."""
-        return cast("LesionNetwork", self.average.module)
+    sharpness: float
 
     def state(self) -> dict[str, Any]:
         """All tensors needed to resume a run."""
@@ -119,7 +124,7 @@ class Learner:
         if state["precision"]:
             self.fabric.strategy.precision.load_state_dict(state["precision"])
 
-    def step(self, batch: Batch, done: Progress, *, rate: float) -> None:
+    def step(self, batch: _Batch, done: Progress, *, rate: float) -> None:
         """One step of the optimiser; it is skipped where gradients are not finite.
 
         The gradients are those of all processes, so that all decide alike. Raises TrainingError where nearly all
@@ -128,10 +133,9 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.objective.train()
-        parts = self._losses(batch)
-        loss = torch.stack(list(parts.values())).sum()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.fabric.backward(loss)
+        first = sharpness_aware_gradients(lambda: self._pass(batch), self.network.parameters(), rho=self.sharpness)
+        first.then()
+        loss = float(torch.stack(list(first.parts.values())).sum())
         total = self.fabric.clip_gradients(
             self.objective, self.optimizer, max_norm=self.gradient_clip, error_if_nonfinite=False
         )
@@ -143,22 +147,73 @@ class Learner:
         if is_good:
             done.bad_in_a_row = 0
             self.average.update_parameters(self.network)
-            figures = {name: float(part.detach()) for name, part in parts.items()}
-            done.add({"good": 1.0, "loss": float(loss.detach()), "gradient_norm": norm, **figures})
+            figures = {name: float(part) for name, part in first.parts.items()}
+            done.add({"good": 1.0, "loss": loss, "gradient_norm": norm, **figures})
         else:
-            _note_bad_step(done, float(loss.detach()))
+            _note_bad_step(done, loss)
         for name in batch.skipped:
             done.skipped += 1
             _log.warning("step %d: %s; another lesion takes its place", done.step + 1, name)
         done.step += 1
 
-    def _losses(self, batch: Batch) -> dict[str, torch.Tensor]:
-        counts = counted_samples(batch, self.loss, parts=self.network.loss_parts)
+    def _pass(self, batch: _Batch) -> Pass:
+        """Forward and backward; leaves the gradients."""
+        found = self._losses(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(torch.stack(list(found.parts.values())).sum())
+        return replace(found, parts={name: part.detach() for name, part in found.parts.items()})
+
+    @abstractmethod
+    def _losses(self, batch: _Batch) -> Pass:
+        """The parts of the loss of a batch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LesionLearner(Learner[Batch]):
+    """The training state of a network of `longilesion.networks.NETWORKS`."""
+
+    loss: LossSettings
+
+    @classmethod
+    def of(cls, network: LesionNetwork, recipe: Recipe, fabric: Fabric) -> LesionLearner:
+        """Moves a network to this process' device and sets up objective, optimiser and average."""
+        objective, optimizer = set_up(fabric, network, Objective(network, recipe.loss), recipe.optimizer)
+        return cls(
+            fabric=fabric,
+            network=network,
+            objective=objective,
+            optimizer=optimizer,
+            average=averaged(network, recipe.average_decay),
+            gradient_clip=recipe.optimizer.gradient_clip,
+            sharpness=recipe.optimizer.sharpness,
+            loss=recipe.loss,
+        )
+
+    @property
+    def averaged_network(self) -> LesionNetwork:
+        """The network with averaged weights."""
+        return cast("LesionNetwork", self.average.module)
+
+    def _losses(self, batch: Batch) -> Pass:
+        counts = counted_samples(batch, self.loss, parts=cast("LesionNetwork", self.network).loss_parts)
         shared = over_processes(self.fabric, counts.values(), how="mean")
         parts: dict[str, torch.Tensor] = self.objective(
             batch.input.tensors(), batch.target, batch.present, dict(zip(counts, shared, strict=True))
         )
-        return parts
+        return Pass(parts=parts)
+
+
+def set_up(
+    fabric: Fabric, network: nn.Module, objective: nn.Module, settings: OptimizerSettings
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """The objective, which contains the network, wrapped for this process' device, and the network's optimiser."""
+    # Several processes exchange gradients in buckets that support no other memory layout.
+    if fabric.device.type == "cpu" and fabric.world_size == 1:
+        network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    wrapped, optimizer = fabric.setup(objective, build_optimizer(network, settings))
+    if fabric.world_size > 1:
+        _NEVER_FREED.append(wrapped)
+    return wrapped, optimizer
 
 
 def over_processes(fabric: Fabric, values: Iterable[float], *, how: Literal["mean", "sum"]) -> list[float]:

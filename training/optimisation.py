@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from longilesion.networks.interface import LesionNetwork, NetworkInput
 from training.batch import Batch
 from training.losses import training_loss
-from training.recipe import LossSettings, OptimizerSettings, Recipe
+from training.recipe import LossSettings, OptimizerSettings
 
 _Tensors: TypeAlias = tuple[Tensor, ...] | list[Tensor]
 
@@ -71,9 +71,9 @@ def learning_rate(step: int, steps: int, settings: OptimizerSettings) -> float:
     return float(settings.learning_rate * warmup * (1 - step / steps) ** settings.decay_exponent)
 
 
-def averaged(network: LesionNetwork, recipe: Recipe) -> AveragedModel:
+def averaged(network: nn.Module, decay: float) -> AveragedModel:
     """An exponential average of a network's weights, for validation and the bundle."""
-    return AveragedModel(network, multi_avg_fn=averaging(recipe.average_decay))
+    return AveragedModel(network, multi_avg_fn=averaging(decay))
 
 
 def averaging(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:

@@ -23,7 +23,7 @@ from longilesion.networks import build_network
 from longilesion.networks.interface import LesionNetwork
 from training.batch import Batch
 from training.command import run_command
-from training.learner import Learner, Progress, end_process, launched
+from training.learner import LesionLearner, Progress, end_process, launched
 from training.loading import Share, batches
 from training.loop import Loop, Schedule, resumed, sum_up
 from training.optimisation import initialised
@@ -160,7 +160,7 @@ def _begun(arguments: Arguments, recipe: Recipe, schedule: Schedule) -> Loop[Bat
                 versions=package_versions(),
             )
             begin_or_resume(folder, record)
-    learner = Learner.of(network, recipe, fabric)
+    learner = LesionLearner.of(network, recipe, fabric)
     share = Share(rank=fabric.global_rank, processes=fabric.world_size, workers=arguments.workers)
     return Loop(
         learner=learner,

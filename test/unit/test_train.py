@@ -15,7 +15,7 @@ from longilesion.ensemble import load_ensemble
 from longilesion.errors import InputError
 from test.unit.builders import random_input
 from test.unit.training_runs import DEATHS, arguments, few_pairs, write_recipe
-from training.learner import Learner, Progress, TrainingError
+from training.learner import LesionLearner, Progress, TrainingError
 from training.recipe import read_recipe
 from training.run_log import read_log
 from training.synthesis.shape_library import LibraryShape, write_shape_library
@@ -146,17 +146,17 @@ def test_killed_run_resumes_with_the_same_data_and_the_same_curve(recipe: Path, 
 def test_run_that_is_asked_to_stop_writes_a_checkpoint_first(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = Learner.step
+    step = LesionLearner.step
 
-    def interrupted(learner: Learner, batch: object, done: object, *, rate: float) -> None:
+    def interrupted(learner: LesionLearner, batch: object, done: object, *, rate: float) -> None:
         step(learner, batch, done, rate=rate)
         if done.step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(Learner, "step", interrupted)
+    monkeypatch.setattr(LesionLearner, "step", interrupted)
     train(arguments(recipe, tmp_path / "run"))
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["progress"]["step"] == 3
-    monkeypatch.setattr(Learner, "step", step)
+    monkeypatch.setattr(LesionLearner, "step", step)
     train(arguments(recipe, tmp_path / "run"))
     train(arguments(recipe, tmp_path / "whole"))
     assert_same_run(tmp_path / "whole", tmp_path / "run")
@@ -205,15 +205,15 @@ def test_run_can_begin_with_another_runs_weights(recipe: Path, tmp_path: Path) -
 def test_step_without_numbers_is_skipped_and_counted(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    losses = Learner._losses
+    losses = LesionLearner._losses
 
-    def spoilt(learner: Learner, batch: object) -> dict[str, torch.Tensor]:
+    def spoilt(learner: LesionLearner, batch: object) -> dict[str, torch.Tensor]:
         parts = losses(learner, batch)
         calls.append(1)
         return {name: part * float("nan") for name, part in parts.items()} if len(calls) == 3 else parts
 
     calls: list[int] = []
-    monkeypatch.setattr(Learner, "_losses", spoilt)
+    monkeypatch.setattr(LesionLearner, "_losses", spoilt)
     done = train(arguments(recipe, tmp_path / "run"))
     assert done.bad_steps == 1
     assert "step 3: loss nan, its gradients are no numbers; skipped" in caplog.text
@@ -225,10 +225,10 @@ def test_step_without_numbers_is_skipped_and_counted(
 def test_run_whose_steps_are_all_without_numbers_ends_with_one_line(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losses = Learner._losses
+    losses = LesionLearner._losses
     monkeypatch.setattr("training.learner._BAD_IN_A_ROW", 4)
     monkeypatch.setattr(
-        Learner,
+        LesionLearner,
         "_losses",
         lambda learner, batch: {name: part * float("inf") for name, part in losses(learner, batch).items()},
     )

@@ -17,7 +17,7 @@ import training.train
 import training.training_data
 import training.validation
 from test.unit.synthetic import block, pair
-from training.learner import Learner, Progress
+from training.learner import LesionLearner, Progress
 from training.train import Arguments
 
 MODEL = """
@@ -103,7 +103,7 @@ def _dies() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _dying_step(learner: Learner, batch: object, done: Progress, *, rate: float) -> None:
+def _dying_step(learner: LesionLearner, batch: object, done: Progress, *, rate: float) -> None:
     if done.step == 5:
         _dies()
     _STEP(learner, batch, done, rate=rate)
@@ -125,10 +125,10 @@ def _dying_curve(folder: object) -> None:
     _CURVE(folder)
 
 
-_STEP, _SAVE, _CURVE = Learner.step, training.run_folder.torch.save, training.run_log.draw_curve
+_STEP, _SAVE, _CURVE = LesionLearner.step, training.run_folder.torch.save, training.run_log.draw_curve
 
 DEATHS = {
-    "in a step": lambda: setattr(Learner, "step", _dying_step),
+    "in a step": lambda: setattr(LesionLearner, "step", _dying_step),
     "while it writes a checkpoint": lambda: setattr(training.run_folder.torch, "save", _dying_save),
     "while it writes the log": lambda: setattr(training.run_log, "draw_curve", _dying_curve),
 }
