@@ -24,6 +24,7 @@ from training.batch import Batch
 from training.losses import counted_samples
 from training.optimisation import Objective, averaged, build_optimizer
 from training.recipe import LossSettings, Recipe
+from training.sharpness import sharpness_aware_gradients
 
 _log = logging.getLogger("training")
 
@@ -75,6 +76,7 @@ class Learner:
     optimizer: torch.optim.Optimizer
     average: AveragedModel
     gradient_clip: float
+    sharpness: float
     loss: LossSettings
 
     @classmethod
@@ -93,6 +95,7 @@ class Learner:
             optimizer=optimizer,
             average=averaged(network, recipe),
             gradient_clip=recipe.optimizer.gradient_clip,
+            sharpness=recipe.optimizer.sharpness,
             loss=recipe.loss,
         )
 
@@ -128,10 +131,8 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.objective.train()
-        parts = self._losses(batch)
+        parts = sharpness_aware_gradients(lambda: self._pass(batch), self.network.parameters(), rho=self.sharpness)
         loss = torch.stack(list(parts.values())).sum()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.fabric.backward(loss)
         total = self.fabric.clip_gradients(
             self.objective, self.optimizer, max_norm=self.gradient_clip, error_if_nonfinite=False
         )
@@ -143,14 +144,21 @@ class Learner:
         if is_good:
             done.bad_in_a_row = 0
             self.average.update_parameters(self.network)
-            figures = {name: float(part.detach()) for name, part in parts.items()}
-            done.add({"good": 1.0, "loss": float(loss.detach()), "gradient_norm": norm, **figures})
+            figures = {name: float(part) for name, part in parts.items()}
+            done.add({"good": 1.0, "loss": float(loss), "gradient_norm": norm, **figures})
         else:
-            _note_bad_step(done, float(loss.detach()))
+            _note_bad_step(done, float(loss))
         for name in batch.skipped:
             done.skipped += 1
             _log.warning("step %d: %s; another lesion takes its place", done.step + 1, name)
         done.step += 1
+
+    def _pass(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Forward and backward: leaves gradients and returns the parts of the loss."""
+        parts = self._losses(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(torch.stack(list(parts.values())).sum())
+        return {name: part.detach() for name, part in parts.items()}
 
     def _losses(self, batch: Batch) -> dict[str, torch.Tensor]:
         counts = counted_samples(batch, self.loss, parts=self.network.loss_parts)
