@@ -32,6 +32,9 @@ class OptimizerSettings(Settings):
     warmup_steps: int = Field(default=0, ge=0)
     warmup_factor: float = Field(default=0.1, gt=0, le=1)
     gradient_clip: float = Field(default=12.0, gt=0)
+    sharpness: float = Field(
+        default=0.0, ge=0, description="rho of sharpness-aware minimisation, whose steps take two passes; 0 for none"
+    )
 
 
 class LossSettings(Settings):

@@ -1,0 +1,57 @@
+"""Sharpness-aware minimisation (Foret et al. 2020, algorithm 1), around any optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+
+_Result = TypeVar("_Result")
+
+
+def sharpness_aware_gradients(one_pass: Callable[[], _Result], parameters: Iterable[Tensor], *, rho: float) -> _Result:
+    """Leaves the gradients at w + rho * g / ||g||, g being those at w, and w as it was; returns the first pass' result.
+
+    `one_pass` clears the gradients, goes forward and backward. It is called twice with torch's generators in the same
+    state, and has to draw alike from any other. It is called once where rho is 0, as without this function, and where
+    g is not finite, which is left for the caller to skip the step.
+    """
+    if rho == 0:
+        return one_pass()
+    weights = list(parameters)
+    with torch.random.fork_rng({each.device for each in weights if each.is_cuda}):
+        result = one_pass()
+    with perturbed(weights, rho) as is_moved:
+        if is_moved:
+            one_pass()
+    return result
+
+
+@contextmanager
+def perturbed(parameters: Iterable[Tensor], rho: float) -> Iterator[bool]:
+    """Moves weights by rho along their gradient (eq. 2), whatever its scale, and puts the very same weights back.
+
+    Yields False, and moves nothing, where the gradient is not finite.
+    """
+    weights, gradients = [], []
+    for each in parameters:
+        if each.grad is not None:
+            weights.append(each.detach())
+            gradients.append(each.grad)
+    norm = get_total_norm(gradients)
+    is_finite = bool(norm.isfinite())
+    before = [each.clone() for each in weights]
+    if is_finite:
+        # A gradient of zero moves nothing.
+        factor = rho / norm.clamp(min=torch.finfo(norm.dtype).tiny)
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.addcmul_(gradient, factor.to(weight.device))
+    try:
+        yield is_finite
+    finally:
+        for weight, own in zip(weights, before, strict=True):
+            weight.copy_(own)
