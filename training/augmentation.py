@@ -197,9 +197,7 @@ def _varied(
     return varied
 
 
-def varied_images(
-    images: Float32[Tensor, "c z y x"], settings: IntensityAugmentation
-) -> Float32[Tensor, "c z y x"]:
+def varied_images(images: Float32[Tensor, "c z y x"], settings: IntensityAugmentation) -> Float32[Tensor, "c z y x"]:
     """Images with varied intensities, each separately; values may leave their range."""
     # The transforms change their arguments in place.
     shown = ComposeTransforms(_intensity_transforms(settings))(image=images.clone())["image"]

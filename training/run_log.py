@@ -14,8 +14,13 @@ from longilesion.errors import InputError
 from longilesion.files import check_picture, check_text, written_together
 from training.run_folder import RunFolder
 
-_LOSSES = ("loss", "outline", "presence", "reconstruction")
-_SCORES = ("dice", "lesion_dice", "present_kept", "gone_recognised")
+# Of all kinds of runs; a run has some of them.
+_LOSSES = ("loss", "outline", "presence", "reconstruction", "mask", "classification", "contrastive", "semantic")
+_SCORES = (
+    *("dice", "lesion_dice", "present_kept", "gone_recognised"),
+    *("mean_average_precision", "exam_auc", "sensitivity_0.2", "sensitivity_0.5"),
+    *("auc_8", "auc_2", "precision", "sensitivity", "accuracy"),
+)
 
 
 class RunLog:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,8 @@ from training.synthesis.sources import Source
 
 # A case is read or drawn when it is needed: whole scans of many cases would fill the memory.
 ValidationCase: TypeAlias = Callable[[], tuple[Exam, Case]]
+
+_Case = TypeVar("_Case")
 
 _SYNTHETIC_SEED = 7
 
@@ -94,7 +96,7 @@ def prepared_cases(cases: Sequence[PreparedCase], recipe: Recipe) -> list[Valida
     return [_reader(case, with_earlier=recipe.model.network.uses_earlier) for case in chosen]
 
 
-def spread(cases: Sequence[PreparedCase], limit: int) -> list[PreparedCase]:
+def spread(cases: Sequence[_Case], limit: int) -> list[_Case]:
     """Up to so many of the cases, spread over them."""
     places = np.unique(np.linspace(0, len(cases) - 1, min(limit, len(cases))).round().astype(int)).tolist()
     return [cases[place] for place in places]

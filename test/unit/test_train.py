@@ -15,7 +15,7 @@ from longilesion.ensemble import load_ensemble
 from longilesion.errors import InputError
 from test.unit.builders import random_input
 from test.unit.training_runs import DEATHS, arguments, few_pairs, write_recipe
-from training.learner import LesionLearner, Progress, TrainingError
+from training.learner import LesionLearner, Pass, Progress, TrainingError
 from training.recipe import read_recipe
 from training.run_log import read_log
 from training.synthesis.shape_library import LibraryShape, write_shape_library
@@ -201,16 +201,20 @@ def test_run_can_begin_with_another_runs_weights(recipe: Path, tmp_path: Path) -
 # ------------------------------------------------------------------------------------------------------------- errors
 
 
+def times(found: Pass, factor: float) -> Pass:
+    return Pass(parts={name: part * factor for name, part in found.parts.items()})
+
+
 @pytest.mark.usefixtures("_few_pairs")
 def test_step_without_numbers_is_skipped_and_counted(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     losses = LesionLearner._losses
 
-    def spoilt(learner: LesionLearner, batch: object) -> dict[str, torch.Tensor]:
-        parts = losses(learner, batch)
+    def spoilt(learner: LesionLearner, batch: object) -> Pass:
+        found = losses(learner, batch)
         calls.append(1)
-        return {name: part * float("nan") for name, part in parts.items()} if len(calls) == 3 else parts
+        return times(found, float("nan")) if len(calls) == 3 else found
 
     calls: list[int] = []
     monkeypatch.setattr(LesionLearner, "_losses", spoilt)
@@ -227,11 +231,7 @@ def test_run_whose_steps_are_all_without_numbers_ends_with_one_line(
 ) -> None:
     losses = LesionLearner._losses
     monkeypatch.setattr("training.learner._BAD_IN_A_ROW", 4)
-    monkeypatch.setattr(
-        LesionLearner,
-        "_losses",
-        lambda learner, batch: {name: part * float("inf") for name, part in losses(learner, batch).items()},
-    )
+    monkeypatch.setattr(LesionLearner, "_losses", lambda learner, batch: times(losses(learner, batch), float("inf")))
     with pytest.raises(TrainingError, match="step 4: gradients that are no numbers in 4 steps in a row") as caught:
         train(arguments(recipe, tmp_path / "run"))
     assert "\n" not in str(caught.value)

@@ -33,7 +33,7 @@ from longilesion.sliding import Region
 from training.exams import sampled_ids
 from training.fingerprint import code_fingerprint, folder_fingerprint
 from training.parallel import in_parallel
-from training.preparation.phases import ExamEntry, read_exam_list
+from training.preparation.phases import read_exam_list
 
 # What registers besides the project's own code.
 _REGISTERING = ("SimpleITK", "picsl_greedy")

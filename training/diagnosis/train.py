@@ -140,9 +140,7 @@ def _begun(arguments: Arguments, recipe: DiagnosisRecipe, schedule: Schedule) ->
     """The parts of a run; its record is written or compared."""
     folder = RunFolder(arguments.output)
     # A batch may lack a phase, whose weights then take no part.
-    fabric = launched_for(
-        arguments.device, batch_size=recipe.batch_size, precision=recipe.precision, uses_all=False
-    )
+    fabric = launched_for(arguments.device, batch_size=recipe.batch_size, precision=recipe.precision, uses_all=False)
     if not fabric.is_global_zero:
         _log.setLevel(logging.WARNING)
     torch.manual_seed(arguments.seed)

@@ -87,9 +87,7 @@ class ExamWindows:
         order = np.random.default_rng((self._seed, 0, index // count)).permutation(count)
         generator = np.random.default_rng((self._seed, 1, index))
         exam = self._exams[int(order[index % count])]
-        start = window_start(
-            exam.ids, settings.shape_zyx, generator, lesion_share=self._recipe.windows.lesion_share
-        )
+        start = window_start(exam.ids, settings.shape_zyx, generator, lesion_share=self._recipe.windows.lesion_share)
         box = box_slices(start, np.add(start, settings.shape_zyx))
         is_there = _shown(exam.is_there, settings, generator, self._recipe.windows.hidden_share)
         encoded = encode_phases([exam.hu[(slice(None), *box)].astype(np.float32)], [is_there], settings)
