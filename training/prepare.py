@@ -1,9 +1,12 @@
 """Prepares a data set for training: Grand-Challenge-shaped case folders with truth, and folds by patient.
 
+Or exam folders of the liver in contrast phases (phases), of which a model learns the types of lesions.
+
 python -m training.prepare longitudinal-ct ROOT --output DATA
 python -m training.prepare folder ROOT --output DATA
 python -m training.prepare synthetic --data CT_FOLDER --cases 500 --output DATA
 python -m training.prepare synthetic --data CT_FOLDER --organ liver --folds 2 --cases 60 --output EXAMS
+python -m training.prepare phases --data CT_FOLDER --cases 160 --output EXAMS
 
 Layouts, what is left out and why: docs/training-data.md
 """
@@ -16,18 +19,21 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from pydantic import ValidationError
 
 from longilesion.config import Device
 from longilesion.ensemble import find_device
-from longilesion.errors import InputError
+from longilesion.errors import InputError, first_error
 from training.command import run_command
 from training.preparation.longitudinal_ct import LICENCE, find_longitudinal_ct
 from training.preparation.pair_folder import find_pairs
 from training.preparation.patient import DataSource
+from training.preparation.phases import ExamOptions, prepare_exams
 from training.preparation.run import Options, prepare
 from training.preparation.selection import EdgeRule
 from training.preparation.synthetic import find_synthetic
 from training.recipe import read_recipe
+from training.synthesis.exam_settings import ExamSettings
 from training.synthesis.settings import LifenetSettings, SynthesisSettings
 
 
@@ -99,10 +105,40 @@ class Synthetic(Arguments):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Phases:
+    """Synthetic exams of the liver in one to four contrast phases, with lesions of known types."""
+
+    output: Path
+    """folder of the exams; a part of them may be there from an earlier run"""
+    cases: int
+    """number of exams"""
+    data: Path | None = None
+    """folder with a sub-folder per volume: ct.nii.gz and organs/liver.nii.gz; phantoms if not given"""
+    shapes: Path | None = None
+    """file of lesion shapes (training.shapes) for irregular lesions"""
+    phantoms: int = 20
+    """number of phantoms"""
+    seed: int = 0
+    """exam k depends on the seed and k alone"""
+    workers: int = 0
+    """processes; 0 takes as many as cores and 4 GB of memory allow"""
+    spacing: tuple[float, float, float] | None = None
+    """voxels in mm (z, y, x); the scan's, with at least 1.5 mm within slices, if not given"""
+    missing_non_contrast: float = 0.0
+    """share of the exams without that phase"""
+    missing_arterial: float = 0.0
+    """share of the exams without that phase"""
+    missing_delayed: float = 1 / 3
+    """share of the exams without that phase"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Preparation:
     """The source to prepare."""
 
-    source: Annotated[LongitudinalCt | Folder | Synthetic, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes]
+    source: Annotated[
+        LongitudinalCt | Folder | Synthetic | Phases, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes
+    ]
 
 
 def main() -> int:
@@ -112,6 +148,9 @@ def main() -> int:
 
 def _prepare(preparation: Preparation) -> None:
     arguments = preparation.source
+    if isinstance(arguments, Phases):
+        _prepare_phases(arguments)
+        return
     if arguments.folds < 0 or arguments.folds == 1:
         raise InputError(f"--folds {arguments.folds}; expected at least 2, or 0 for the 80/20 split alone")
     if arguments.workers < 0 or arguments.seed < 0:
@@ -128,6 +167,34 @@ def _prepare(preparation: Preparation) -> None:
         strict=arguments.strict,
     )
     prepare(source, options)
+
+
+def _prepare_phases(arguments: Phases) -> None:
+    if arguments.cases < 1 or arguments.phantoms < 1:
+        raise InputError(f"--cases {arguments.cases} --phantoms {arguments.phantoms}; expected at least 1")
+    if arguments.workers < 0 or arguments.seed < 0:
+        raise InputError(f"--workers {arguments.workers} --seed {arguments.seed}; expected at least 0")
+    missing = {
+        "non_contrast": arguments.missing_non_contrast,
+        "arterial": arguments.missing_arterial,
+        "delayed": arguments.missing_delayed,
+    }
+    try:
+        settings = ExamSettings.model_validate({"spacing_zyx_mm": arguments.spacing, "missing": missing})
+    except ValidationError as error:
+        raise InputError(f"{first_error(error)}; see --help") from error
+    prepare_exams(
+        ExamOptions(
+            output=arguments.output,
+            exams=arguments.cases,
+            data=arguments.data,
+            shapes=arguments.shapes,
+            phantoms=arguments.phantoms,
+            seed=arguments.seed,
+            workers=arguments.workers,
+            settings=settings,
+        )
+    )
 
 
 def _source(arguments: LongitudinalCt | Folder | Synthetic) -> DataSource:

@@ -69,7 +69,7 @@ def write_input(
     def write_image(slug: str, voxels: np.ndarray, grid: Grid) -> None:
         name = f"{uuid.uuid5(_NAMESPACE, slug)}.mha"
         path = folder / "images" / slug / name
-        _save(path, voxels, grid, header=headers.get(slug), compression_level=compression_level)
+        save_image(path, voxels, grid, header=headers.get(slug), compression_level=compression_level)
         kind = "Segmentation" if slug.endswith("-seg") else "Image"
         entries.append(_entry(slug, f"images/{slug}", kind=kind, super_kind="Image", image={"name": name}))
 
@@ -100,7 +100,7 @@ def write_truth(
     for name, lesion_map in truth.items():
         path = folder / "images" / f"{name}-followup-ct-tumor-lesion-seg" / "output.mha"
         header = (headers or {}).get(name)
-        _save(path, lesion_map.compact_ids, lesion_map.grid, header=header, compression_level=compression_level)
+        save_image(path, lesion_map.compact_ids, lesion_map.grid, header=header, compression_level=compression_level)
     (folder / "lesions.json").write_text(json.dumps(lesions, indent=1) + "\n")
 
 
@@ -111,7 +111,7 @@ def write_organs(case: Case, organ: str, folder: Path) -> None:
     for slug, scan in scans.items():
         if scan.organ is not None:
             path = folder / slug / f"{organ}.nii.gz"
-            _save(path, scan.organ.astype(np.uint8), scan.grid, header=None, compression_level=_FAST)
+            save_image(path, scan.organ.astype(np.uint8), scan.grid)
 
 
 def _described(fact: LesionFact) -> dict[str, Any]:
@@ -147,7 +147,13 @@ def _entry(
     return {"file": None, "image": image, "value": value, "socket": socket}
 
 
-def _save(path: Path, voxels: np.ndarray, grid: Grid, *, header: Path | None, compression_level: int) -> None:
+def save_image(
+    path: Path, voxels: np.ndarray, grid: Grid, *, header: Path | None = None, compression_level: int = _FAST
+) -> None:
+    """Writes an image with a grid's geometry, or that of a file's header where it has the same.
+
+    Missing folders are created. Raises InputError where it cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     image = sitk.GetImageFromArray(voxels)
     spacing_xyz, origin, direction = _geometry(grid, header)

@@ -50,7 +50,7 @@ def find_synthetic(
     if data is None:
         names = [f"phantom_{_FIRST_PHANTOM * (seed + 1) + number}" for number in range(min(phantoms, cases))]
     else:
-        names = find_volumes(data) if organ is None else _volumes_with(organ, data)
+        names = find_volumes(data) if organ is None else volumes_with(organ, data)
     memory = {name: drawing_bytes(None if data is None else data / name / "ct.nii.gz") for name in names}
     make = partial(
         _made,
@@ -87,8 +87,8 @@ def find_synthetic(
     )
 
 
-def _volumes_with(organ: str, data: Path) -> list[str]:
-    """The volumes of a folder that have an organ's mask; raises InputError where none has."""
+def volumes_with(organ: str, data: Path) -> list[str]:
+    """The volumes of a folder that have an organ's mask, sorted; raises InputError where none has."""
     places = (f"{organ}.nii.gz", f"organs/{organ}.nii.gz")
     names = [name for name in find_volumes(data) if any((data / name / place).is_file() for place in places)]
     if not names:

@@ -50,18 +50,20 @@ def random_anatomy(generator: np.random.Generator) -> Anatomy:
     solids: list[Solid] = [trunk, *_back_muscles()]
     solids += [organs["right lung"], organs["left lung"], *_ribs(trunk, depth_mm=fat_mm + 9.0)]
     for lung, side in ((organs["right lung"], -1.0), (organs["left lung"], 1.0)):
-        solids += _tree(lung, (side * 22.0, 12.0, 105.0), generator, radius_mm=5.5, hu=blood * 0.5, generations=5)
+        solids += vessel_tree(lung, (side * 22.0, 12.0, 105.0), generator, radius_mm=5.5, hu=blood * 0.5, generations=5)
     solids += [*_mediastinum(blood), *_spine(), *_pelvis()]
     solids += [*_bowel(generator), organs["spleen"], organs["stomach"]]
     liver = organs["liver"]
     left_lobe = _ball((-8.0, -44.0, 14.0), (66.0, 30.0, 32.0), liver.layers[0][1])
     solids += [_ball((42.0, -52.0, 12.0), (26.0, 12.0, 22.0), _GAS), left_lobe, liver]
-    solids += _tree(liver, (-30.0, 5.0, -20.0), generator, radius_mm=6.5, hu=blood * 1.1, generations=3)
+    solids += vessel_tree(liver, (-30.0, 5.0, -20.0), generator, radius_mm=6.5, hu=blood * 1.1, generations=3)
     for kidney in (organs["right kidney"], organs["left kidney"]):
         x, y, z = kidney.centre_xyz_mm
         solids += [kidney, _ball((x * 0.85, y, z), (9.0, 10.0, 22.0), _FAT * 0.6)]
     solids += _great_vessels(blood)
-    solids += _tree(organs["mesentery"], (8.0, 10.0, -90.0), generator, radius_mm=3.5, hu=blood * 0.9, generations=3)
+    solids += vessel_tree(
+        organs["mesentery"], (8.0, 10.0, -90.0), generator, radius_mm=3.5, hu=blood * 0.9, generations=3
+    )
     waves = Waves.random(generator, count=5, amplitude_mm=4.0, lengths_mm=(90.0, 250.0))
     return Anatomy(solids=tuple(solids), waves=waves, organs=organs)
 
@@ -175,7 +177,7 @@ def _bowel(generator: np.random.Generator) -> Iterator[Solid]:
             yield _ball((x, y - 6.0, z), (9.0, 7.0, 11.0), _GAS)
 
 
-def _tree(
+def vessel_tree(
     organ: Ellipsoid,
     root_xyz_mm: Triple,
     generator: np.random.Generator,
@@ -183,10 +185,10 @@ def _tree(
     radius_mm: float,
     hu: float,
     generations: int,
-) -> list[Solid]:
+) -> list[Tube]:
     """Vessels that enter an organ at the root and branch, each into two thinner ones that lead away from it."""
     radii = np.array(organ.radii_xyz_mm)
-    branches: list[Solid] = []
+    branches: list[Tube] = []
     tips = []
     # The first branches diverge, so that vessels reach the whole organ.
     for offset in generator.normal(size=(9, 3)):
