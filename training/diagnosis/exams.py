@@ -29,11 +29,12 @@ from longilesion.diagnosis_settings import PHASES, DiagnosisSettings, LesionType
 from longilesion.errors import InputError
 from longilesion.files import check_archive, check_writable, written_together
 from longilesion.geometry import Grid
+from longilesion.json_file import read_json
 from longilesion.sliding import Region
 from training.exams import sampled_ids
 from training.fingerprint import code_fingerprint, folder_fingerprint
 from training.parallel import in_parallel
-from training.preparation.phases import read_exam_list
+from training.preparation.phases import EXAMS_FILE, ExamEntry, ExamsFile
 
 # What registers besides the project's own code.
 _REGISTERING = ("SimpleITK", "picsl_greedy")
@@ -79,7 +80,7 @@ def load_exams(
 
     Recipes with the same lattice share a cache, which holds all phases. Raises InputError where an exam cannot be read.
     """
-    entries = [entry for entry in read_exam_list(root).exams if hosts is None or entry.host in hosts]
+    entries = [entry for entry in listed(root) if hosts is None or entry.host in hosts]
     if not entries:
         raise InputError(f"{root}: no exams of {', '.join(hosts or ())}; expected some")
     folder = root / "cache" / f"phases_{_key(settings)}"
@@ -99,9 +100,18 @@ def load_exams(
     return [_read(folder / f"{entry.name}.npz", settings) for entry in entries]
 
 
+def listed(root: Path) -> tuple[ExamEntry, ...]:
+    """The exams in a folder; raises InputError where there is no list of them, or an incomplete one."""
+    path = root / EXAMS_FILE
+    entries = read_json(path, ExamsFile, expected="a list of exams, as training.prepare phases writes").exams
+    if not entries:
+        raise InputError(f"{path}: lists no exam; expected it complete, run training.prepare phases again")
+    return entries
+
+
 def split_hosts(root: Path, held_out: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The livers to train on, and those held out; raises InputError for one that no exam has, or where none is left."""
-    hosts = sorted({entry.host for entry in read_exam_list(root).exams})
+    hosts = sorted({entry.host for entry in listed(root)})
     unknown = sorted(set(held_out) - set(hosts))
     if unknown:
         raise InputError(f"--held-out {unknown[0]}: {root} has exams of {', '.join(hosts)}; expected one of these")
