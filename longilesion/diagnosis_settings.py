@@ -73,4 +73,6 @@ class DiagnosisSettings(Settings):
         for along, voxels, factor in zip("zyx", self.shape_zyx, self.network.encoder.factor_zyx, strict=True):
             if voxels % factor:
                 raise ValueError(f"shape_zyx: {voxels} along {along} is not a multiple of the network's {factor}")
+        if self.shape_zyx == self.network.encoder.factor_zyx:
+            raise ValueError("shape_zyx leaves one voxel to the network's coarsest level; expected two or more")
         return self
