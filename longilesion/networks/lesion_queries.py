@@ -78,7 +78,9 @@ class LesionQueries(nn.Module):
             self.projection = nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, embedding))
 
     def forward(self, inputs: PhaseInput) -> QueryOutput:
-        """Outlines the lesions of a batch, each sample of which has one phase or more."""
+        """Outlines the lesions of a batch; raises ValueError for a sample without any phase."""
+        if not inputs.is_there.any(dim=1).all():
+            raise ValueError("a sample has no phase; expected one or more")
         phases = space_to_depth(inputs.phases.flatten(0, 1), self.stem_zyx).unflatten(0, inputs.is_there.shape)
         levels = self.pyramid(self.encoder(self.fusion(phases, inputs.is_there)))
         semantic = depth_to_space(self.semantic_head(levels[0]), self.stem_zyx)
