@@ -22,7 +22,7 @@ _MEANT: Mapping[str, str] = {
     for option in options.split()
 }
 _WITHOUT_HINTS = ("evaluate",)
-_OWN: Mapping[str, frozenset[str]] = {"register": frozenset({"points"})}
+_OWN: Mapping[str, frozenset[str]] = {"register": frozenset({"points"}), "diagnose": frozenset({"weights"})}
 
 
 def hints(arguments: Sequence[str]) -> list[str]:
