@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_model, save_file
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from longilesion.config import ModelSettings, Thresholds, from_schema_1
 from longilesion.errors import BundleError, first_error
@@ -21,6 +16,7 @@ from longilesion.files import valid, written_together
 from longilesion.json_file import read_json
 from longilesion.networks import build_network
 from longilesion.networks.interface import LesionNetwork
+from longilesion.weight_file import WithoutInitialisation, check_weights, halved_weights, load_weights, write_weights
 
 SCHEMA_VERSION: Final = 3
 SETTINGS_FILE = "settings.json"
@@ -78,9 +74,10 @@ class BundleManifest(BaseModel):
 
 
 class _Version(BaseModel):
-    """The part that manifests of all versions share."""
+    """The part that manifests of all versions share; `kind` is that of a bundle for another purpose."""
 
     schema_version: int
+    kind: str | None = None
 
 
 class _Settings(BaseModel):
@@ -128,44 +125,13 @@ def save_members(
     ]
     manifest = BundleManifest(thresholds=thresholds, members=tuple(entries), provenance=provenance)
     checks = {**dict.fromkeys(folds, check_weights), directory / SETTINGS_FILE: valid(BundleManifest)}
-    tensors = [_halved(network, fold) for network, fold in zip(networks, folds, strict=True)]
+    tensors = [halved_weights(network, fold) for network, fold in zip(networks, folds, strict=True)]
     with written_together(checks) as (*parts, described):
         for halved, part in zip(tensors, parts, strict=True):
-            save_file(halved, part)
-            # safetensors makes files readable for the owner only; a container runs as another user.
-            part.chmod(0o644)
+            write_weights(part, halved)
         described.write_text(manifest.model_dump_json(indent=2) + "\n")
     for stale in set(directory.glob(_FOLDS)) - set(folds):
         stale.unlink()
-
-
-def check_weights(path: Path) -> None:
-    """Raises ValueError where a safetensors file does not have the length that its header implies."""
-    try:
-        with safe_open(path, framework="pt"):
-            pass
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
-
-
-def _halved(network: LesionNetwork, path: Path) -> dict[str, Tensor]:
-    """A network's state in float16; a tensor with several names is stored under the first.
-
-    `save_model` would list the other names in the header, in an order that differs between runs.
-    """
-    state = network.state_dict()
-    names = [name for name, _ in chain(network.named_parameters(), network.named_buffers()) if name in state]
-    halved = {
-        name: state[name].half().contiguous() if state[name].is_floating_point() else state[name] for name in names
-    }
-    _check_finite(halved, path)
-    return halved
-
-
-def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
-    for name, tensor in tensors.items():
-        if not bool(tensor.isfinite().all()):
-            raise BundleError(f"{path}: tensor {name} has NaN or infinity; expected finite float16 numbers")
 
 
 def is_bundle(directory: Path) -> bool:
@@ -198,7 +164,10 @@ def read_manifest(directory: Path) -> BundleManifest:
     path = directory / SETTINGS_FILE
     read = partial(read_json, path, expected="a model bundle with its settings", failure=BundleError)
     # The version is checked first: other versions may have unknown keys.
-    version = read(_Version).schema_version
+    header = read(_Version)
+    if header.kind is not None:
+        raise BundleError(f"{directory}: a bundle of kind {header.kind}; expected one that outlines lesions")
+    version = header.schema_version
     found = {file.name for file in directory.glob(_FOLDS)}
     if version in {1, 2}:
         return _of_one_member(path, read(_ManifestOfOneMember), sorted(found))
@@ -227,34 +196,8 @@ def _of_one_member(path: Path, before: _ManifestOfOneMember, files: Sequence[str
     )
 
 
-class _WithoutInitialisation(TorchFunctionMode):
-    """Skips the random initialisation of new tensors, as a bundle's weights are loaded into them."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., object],
-        types: object,
-        args: tuple[object, ...] = (),
-        kwargs: Mapping[str, object] | None = None,
-    ) -> object:
-        given = kwargs or {}
-        is_initialisation = getattr(func, "__module__", None) == nn.init.__name__
-        return given["tensor"] if is_initialisation else func(*args, **given)
-
-
 def _load_network(path: Path, settings: ModelSettings) -> LesionNetwork:
-    with _WithoutInitialisation():
+    with WithoutInitialisation():
         network = build_network(settings)
-    try:
-        # Layers with two names are stored once; `load_model` detects which names share a tensor.
-        missing, unexpected = load_model(network, str(path), strict=False)
-    except (SafetensorError, OSError) as error:
-        raise BundleError(f"{path}: damaged or not a safetensors file ({error})") from error
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise BundleError(f"{path}: {reason}; expected the tensors of the network in {SETTINGS_FILE}") from error
-    for odd in sorted({*missing, *unexpected}):
-        found = "missing" if odd in missing else "unknown"
-        raise BundleError(f"{path}: tensor {odd} is {found}; expected the tensors of the network in {SETTINGS_FILE}")
-    _check_finite(network.state_dict(), path)
-    return network.eval()
+    load_weights(network, path, settings_file=SETTINGS_FILE)
+    return network

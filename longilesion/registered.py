@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float32, Float64
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
-from longilesion.case import AIR_HU, Baseline, Scan
+from longilesion.case import AIR_HU, HIGHEST_PADDING_HU, Baseline, Scan
 from longilesion.geometry import Box, Grid, box_slices, triple
 from longilesion.registration.result import Registration
 from longilesion.voi import Voi, VoiPair, occupied_box, resample, sample_scan
@@ -57,6 +57,20 @@ def registered_lesions(prior: Baseline, registration: Registration, lattice: Gri
     if there is None or prior.lesions is None:
         return np.zeros(lattice.shape_zyx, np.float32)
     return there.sampled_share(prior.lesions.ids)
+
+
+def sample_moved(
+    scan: Scan, registration: Registration, lattice: Grid
+) -> tuple[Float32[np.ndarray, "z y x"], Bool[np.ndarray, "z y x"]] | None:
+    """A baseline's Hounsfield units on a lattice of the follow-up, and which of its voxels the baseline shows.
+
+    Beyond it, and in padding, lies air; None where it shows nothing of the lattice.
+    """
+    there = _Correspondence.of(lattice, scan.grid, registration)
+    if there is None:
+        return None
+    shown = there.sampled_share(scan.hu > HIGHEST_PADDING_HU) >= 0.5
+    return (there.sampled(scan.hu, fill=AIR_HU), shown) if shown.any() else None
 
 
 def sample_share(mask: Bool[np.ndarray, "z y x"], grid: Grid, lattice: Grid) -> Float32[np.ndarray, "a b c"]:

@@ -18,4 +18,6 @@ def _folder(name: str) -> Path:
 SHIPPED_MODEL = _folder("model")
 # The bundle of the network that searches for lesions, beside the model's own files.
 DETECTOR_FOLDER = "detector"
+# The bundle of the network that tells the types of liver lesions, likewise.
+DIAGNOSIS_FOLDER = "diagnosis"
 SOCKETS_FILE = _folder("resources") / "sockets.json"

@@ -15,8 +15,9 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt16
 
 from longilesion.config import VoiSettings
+from longilesion.diagnosis_settings import DiagnosisSettings
 from longilesion.ensemble import Ensemble
-from longilesion.geometry import Box, Grid, box_slices
+from longilesion.geometry import ZYX, Box, Grid, box_slices
 from longilesion.prediction import lesion_threads, predict_pairs
 from longilesion.registered import sample_share
 from longilesion.timing import Stopwatch
@@ -47,15 +48,15 @@ class Region:
     grid: Grid
 
 
-def region_of(mask: Bool[np.ndarray, "z y x"], grid: Grid, voi: VoiSettings) -> Region | None:
+def region_of(mask: Bool[np.ndarray, "z y x"], grid: Grid, window: VoiSettings | DiagnosisSettings) -> Region | None:
     """The lattice over the box of a mask (in LPS order) with a margin, of a window's length at least; None if empty."""
     box = occupied_box(mask)
     low, high = (np.array([getattr(side, end) for side in box], float) for end in ("start", "stop"))
     if (low == high).any():
         return None
-    step = np.array(voi.spacing_zyx_mm) / grid.spacing_zyx_mm
-    length = (high - low) / step + 2 * _MARGIN_MM / np.array(voi.spacing_zyx_mm)
-    z, y, x = np.maximum(np.ceil(length), voi.shape_zyx).astype(int).tolist()
+    step = np.array(window.spacing_zyx_mm) / grid.spacing_zyx_mm
+    length = (high - low) / step + 2 * _MARGIN_MM / np.array(window.spacing_zyx_mm)
+    z, y, x = np.maximum(np.ceil(length), window.shape_zyx).astype(int).tolist()
     start = (low + high - 1) / 2 - step * (np.array((z, y, x)) - 1) / 2
     lattice = grid.lattice(start_zyx=start, step_zyx=step, shape_zyx=(z, y, x))
     inside = np.empty(lattice.shape_zyx, np.bool_)
@@ -72,26 +73,16 @@ def slide_over(
     group = detector.groups[0]
     settings = group[0].settings
     shape, count = settings.voi.shape_zyx, detector.batch_size(settings)
-    starts_zyx = [
-        window_starts(length, window, settings.detection.overlap)
-        for length, window in zip(region.grid.shape_zyx, shape, strict=True)
-    ]
-    weights = [_window_weights(window) for window in shape]
-    weight = weights[0][:, None, None] * weights[1][:, None] * weights[2]
+    starts_zyx = _starts_zyx(region, shape, settings.detection.overlap)
+    weights = [_axis_weights(window) for window in shape]
+    weight = window_weights(shape)
     # Windows without a voxel of the region are left out: none of its voxels lies in them. So the sum of the weights is
     # the product of the sums along the axes.
     sums = [
         _weight_sum(length, starts, own)
         for length, starts, own in zip(region.grid.shape_zyx, starts_zyx, weights, strict=True)
     ]
-    windows = {
-        z: [
-            box
-            for y, x in product(*starts_zyx[1:])
-            if region.mask[box := box_slices((z, y, x), np.add((z, y, x), shape))].any()
-        ]
-        for z in starts_zyx[0]
-    }
+    windows = _windows_of(region, shape, starts_zyx)
     total = sum(map(len, windows.values()))
     _log.info("%d windows of %d x %d x %d voxels to search", total, *shape)
     done = 0
@@ -119,6 +110,30 @@ def slide_over(
     return probability
 
 
+def region_windows(region: Region, shape_zyx: ZYX, overlap: float) -> list[Box]:
+    """The windows of a size that hold a voxel of the region."""
+    windows = _windows_of(region, shape_zyx, _starts_zyx(region, shape_zyx, overlap))
+    return [box for boxes in windows.values() for box in boxes]
+
+
+def _windows_of(region: Region, shape_zyx: ZYX, starts_zyx: Sequence[Sequence[int]]) -> dict[int, list[Box]]:
+    """The same, by their first slice."""
+    return {
+        z: [
+            box
+            for y, x in product(*starts_zyx[1:])
+            if region.mask[box := box_slices((z, y, x), np.add((z, y, x), shape_zyx))].any()
+        ]
+        for z in starts_zyx[0]
+    }
+
+
+def _starts_zyx(region: Region, shape_zyx: ZYX, overlap: float) -> list[list[int]]:
+    return [
+        window_starts(length, window, overlap) for length, window in zip(region.grid.shape_zyx, shape_zyx, strict=True)
+    ]
+
+
 def window_starts(length: int, window: int, overlap: float) -> list[int]:
     """The first voxels of windows that cover a length evenly, with at least that overlap (nnU-Net)."""
     if length <= window:
@@ -127,7 +142,13 @@ def window_starts(length: int, window: int, overlap: float) -> list[int]:
     return [round(start) for start in np.linspace(0, length - window, count).tolist()]
 
 
-def _window_weights(length: int) -> Float32[np.ndarray, " n"]:
+def window_weights(shape_zyx: ZYX) -> Float32[np.ndarray, "z y x"]:
+    """A Gaussian in a window, 1 in its middle."""
+    z, y, x = (_axis_weights(length) for length in shape_zyx)
+    return np.asarray(z[:, None, None] * y[:, None] * x)
+
+
+def _axis_weights(length: int) -> Float32[np.ndarray, " n"]:
     """A Gaussian along a window, 1 in its middle."""
     distance = (np.arange(length) - (length - 1) / 2) / (length * _SIGMA_SHARE)
     return np.asarray(np.exp(-0.5 * distance**2), np.float32)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from longilesion.config import CHANNELS, Channel, EncodingSettings, ModelSettings
 from longilesion.network_settings import DualEncoderSettings
-from longilesion.networks.fusion import FUSIONS, PriorFeatures
+from longilesion.networks.fusion import FUSIONS, TimePointFeatures
 from longilesion.networks.interface import LesionNetwork, LossPart, NetworkInput, NetworkOutput, NnUnetCounterparts
 from longilesion.networks.presence import LocalPresence
 from longilesion.networks.unet import Decoder, Encoder
@@ -105,7 +105,7 @@ class DualEncoder(LesionNetwork):
             followup_alone={f"fusion.{name}": value for name, value in self.fusion.followup_alone().items()},
         )
 
-    def _earlier(self, batch: NetworkInput) -> Iterator[PriorFeatures]:
+    def _earlier(self, batch: NetworkInput) -> Iterator[TimePointFeatures]:
         """The time points before the baseline, oldest first; each is encoded only when the fusion comes to it."""
         if self.fusion.uses_earlier and batch.earlier is not None and batch.has_earlier is not None:
             for maps, is_there in zip(batch.earlier.unbind(1), batch.has_earlier.unbind(1), strict=True):
@@ -118,10 +118,10 @@ class DualEncoder(LesionNetwork):
         return padded
 
 
-def _masked(levels: Sequence[Tensor], is_there: Tensor) -> PriorFeatures:
+def _masked(levels: Sequence[Tensor], is_there: Tensor) -> TimePointFeatures:
     """A prior's features, zero for the lesions that do not have it."""
     known = is_there.to(levels[0].dtype)[:, None, None, None, None]
-    return PriorFeatures(levels=[level * known for level in levels], is_there=is_there)
+    return TimePointFeatures(levels=[level * known for level in levels], is_there=is_there)
 
 
 def _places(shared: Sequence[Channel], own: Sequence[Channel], encoding: EncodingSettings) -> list[int]:

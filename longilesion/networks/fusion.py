@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,8 +15,8 @@ from longilesion.networks.unet import convolution_block
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PriorFeatures:
-    """A time point before the follow-up: its features, level by level, zero for lesions that do not have it."""
+class TimePointFeatures:
+    """A time point's features, level by level, and the samples that have it."""
 
     levels: Sequence[Float[Tensor, "batch _ _ _ _"]]
     is_there: Bool[Tensor, " batch"]
@@ -32,9 +33,12 @@ class Fusion(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, followup: Sequence[Float[Tensor, "batch _ _ _ _"]], priors: Iterable[PriorFeatures]
+        self, followup: Sequence[Float[Tensor, "batch _ _ _ _"]], priors: Iterable[TimePointFeatures]
     ) -> list[Tensor]:
-        """Fused features, level by level; the priors come oldest first, the baseline last."""
+        """Fused features, level by level; the priors come oldest first, the baseline last.
+
+        A prior's features are zero for the lesions that do not have it.
+        """
 
     @abstractmethod
     def followup_alone(self) -> dict[str, Tensor]:
@@ -58,7 +62,7 @@ class PointwiseFusion(Fusion):
         )
 
     def forward(
-        self, followup: Sequence[Float[Tensor, "batch _ _ _ _"]], priors: Iterable[PriorFeatures]
+        self, followup: Sequence[Float[Tensor, "batch _ _ _ _"]], priors: Iterable[TimePointFeatures]
     ) -> list[Tensor]:
         """The sum of both convolutions."""
         (baseline,) = priors
@@ -88,7 +92,7 @@ class DifferenceFusion(Fusion):
         self.norms = nn.ModuleList(nn.InstanceNorm3d(features, affine=True) for features in features_per_stage)
 
     def forward(
-        self, followup: Sequence[Float[Tensor, "batch _ _ _ _"]], priors: Iterable[PriorFeatures]
+        self, followup: Sequence[Float[Tensor, "batch _ _ _ _"]], priors: Iterable[TimePointFeatures]
     ) -> list[Tensor]:
         """At each level x'_c = x_c * InstNorm(x_c - x_p) + x_c."""
         (baseline,) = priors
@@ -104,7 +108,7 @@ class DifferenceFusion(Fusion):
 class IterativeFusion(Fusion):
     """LIDIA's iterative fusion (eq. 2): h_{k+1} = F(concat(h_k, h)), F being one convolution block per level.
 
-    It begins with the features of the first time point that a lesion has, and passes over those that it lacks; without
+    It begins with the features of the first time point that a sample has, and passes over those that it lacks; without
     any prior, the follow-up's features stay as they are.
     """
 
@@ -119,21 +123,23 @@ class IterativeFusion(Fusion):
         )
 
     def forward(
-        self, followup: Sequence[Float[Tensor, "batch _ _ _ _"]], priors: Iterable[PriorFeatures]
+        self, followup: Sequence[Float[Tensor, "batch _ _ _ _"]], priors: Iterable[TimePointFeatures]
     ) -> list[Tensor]:
         """The last h, which has taken in the follow-up."""
-        fused: list[Tensor] = []
-        has_begun = torch.zeros(len(followup[0]), dtype=torch.bool, device=followup[0].device)
-        for prior in priors:
-            if fused:
-                fused = [
-                    torch.where(_over_voxels(prior.is_there), step, before)
-                    for before, step in zip(fused, self._steps(fused, prior.levels, has_begun), strict=True)
-                ]
-            else:
-                fused = list(prior.levels)
-            has_begun = has_begun | prior.is_there
-        return self._steps(fused, followup, has_begun) if fused else list(followup)
+        all_have_it = torch.ones(len(followup[0]), dtype=torch.bool, device=followup[0].device)
+        return self.fused(chain(priors, [TimePointFeatures(levels=followup, is_there=all_have_it)]))
+
+    def fused(self, points: Iterable[TimePointFeatures]) -> list[Tensor]:
+        """The last h of one time point or more, oldest first, each of which any sample may lack."""
+        points = iter(points)
+        first = next(points)
+        fused, has_begun = list(first.levels), first.is_there
+        for point in points:
+            known = _over_voxels(point.is_there)
+            steps = self._steps(fused, point.levels, has_begun)
+            fused = [torch.where(known, step, before) for step, before in zip(steps, fused, strict=True)]
+            has_begun = has_begun | point.is_there
+        return fused
 
     def followup_alone(self) -> dict[str, Tensor]:
         """The convolutions are the identity of the newer time point; its output is then normalised and rectified."""
@@ -147,14 +153,14 @@ class IterativeFusion(Fusion):
         return values
 
     def _steps(self, fused: Sequence[Tensor], levels: Sequence[Tensor], has_begun: Tensor) -> list[Tensor]:
-        """One time point further at every level; the first one of a lesion replaces what was before."""
+        """One time point further at every level; the first one of a sample replaces what was before."""
         begun = _over_voxels(has_begun)
         steps = zip(self.blocks, fused, levels, strict=True)
         return [torch.where(begun, block(torch.cat((before, now), dim=1)), now) for block, before, now in steps]
 
 
-def _over_voxels(of_lesions: Bool[Tensor, " batch"]) -> Bool[Tensor, "batch 1 1 1 1"]:
-    return of_lesions[:, None, None, None, None]
+def _over_voxels(of_samples: Bool[Tensor, " batch"]) -> Bool[Tensor, "batch 1 1 1 1"]:
+    return of_samples[:, None, None, None, None]
 
 
 # By the name in the settings.

@@ -110,16 +110,13 @@ class NetworkOutput:
 
     `lesion_logits` and `baseline_logits` hold one map per decoder resolution, the finest, at the input's size, first;
     only the finest outside training. `presence_features` is the input of the presence head. `baseline_logits` is the
-    auxiliary reconstruction of the prior mask. `queries` are embeddings of the lesions that a network detects by
-    itself, and `class_logits` their classes.
+    auxiliary reconstruction of the prior mask.
     """
 
     lesion_logits: tuple[Float[Tensor, "batch 1 _ _ _"], ...]
     presence_logit: Float[Tensor, " batch"] | None = None
     presence_features: Float[Tensor, "batch d"] | None = None
     baseline_logits: tuple[Float[Tensor, "batch 1 _ _ _"], ...] | None = None
-    class_logits: Float[Tensor, "batch queries classes"] | None = None
-    queries: Float[Tensor, "batch queries e"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jaxtyping import Bool, Float, Float32
-from torch import Tensor
+from torch import Tensor, nn
+
+from longilesion.diagnosis_settings import DiagnosisSettings
+from longilesion.networks.feature_pyramid import FeaturePyramid, upsampled
+from longilesion.networks.mask_decoder import SCALES, MaskDecoder
+from longilesion.networks.phase_fusion import PHASE_FUSIONS
+from longilesion.networks.unet import Encoder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -39,3 +45,50 @@ class QueryOutput:
     semantic_logits: Float[Tensor, "batch classes z y x"]
     layers: tuple[QueryPrediction, ...] = ()
     embeddings: Float[Tensor, "batch queries e"] | None = None
+
+
+class LesionQueries(nn.Module):
+    """LIDIA (section 2.2): fused phases, an nnU-Net encoder, a feature pyramid, and a mask decoder of lesion queries.
+
+    The semantic output is always there; without queries it is all that there is.
+    """
+
+    def __init__(self, settings: DiagnosisSettings) -> None:
+        """Builds the network that the settings describe."""
+        super().__init__()
+        network, classes = settings.network, 1 + len(settings.types)
+        stages, self.mask_level = network.encoder.features_per_stage, network.mask_level
+        self.fusion = PHASE_FUSIONS[network.fusion](
+            len(settings.clip_hu), network.phase_features, phases=len(settings.phases)
+        )
+        self.encoder = Encoder(network.phase_features, network.encoder)
+        self.pyramid = FeaturePyramid(stages, network.pyramid_features, mask_level=network.mask_level)
+        self.semantic_head = nn.Conv3d(self.pyramid.widths[0], classes, kernel_size=1)
+        # The levels next to that of the masks; one that no layer comes to would have an embedding without a use.
+        coarsest = min(len(stages) - 1, network.mask_level + SCALES)
+        self.scales = range(coarsest, network.mask_level, -1)[: network.decoder_layers]
+        self.decoder: MaskDecoder | None = None
+        if network.queries:
+            features, embedding = network.pyramid_features, network.embedding_features
+            self.decoder = MaskDecoder(network, classes=classes, scales=len(self.scales))
+            self.projection = nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, embedding))
+
+    def forward(self, inputs: PhaseInput) -> QueryOutput:
+        """Outlines the lesions of a batch; raises ValueError for a sample without any phase."""
+        levels = self.pyramid(self.encoder(self.fusion(inputs.phases, inputs.is_there)))
+        semantic = upsampled(self.semantic_head(levels[0]), inputs.phases.shape[3:])
+        if self.decoder is None:
+            return QueryOutput(semantic_logits=semantic)
+        pixels = self.decoder.pixels(levels[self.mask_level])
+        states = self.decoder([levels[level] for level in self.scales], pixels)
+        layers = tuple(
+            QueryPrediction(
+                class_logits=self.decoder.class_head(state), mask_logits=self.decoder.mask_logits(state, pixels)
+            )
+            for state in (states if self.training else states[-1:])
+        )
+        embeddings = None
+        if self.training:
+            # In bfloat16 their length would be off by up to a hundredth.
+            embeddings = nn.functional.normalize(self.projection(states[-1]).float(), dim=2)
+        return QueryOutput(semantic_logits=semantic, layers=layers, embeddings=embeddings)

@@ -12,7 +12,7 @@ from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecod
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from longilesion.network_settings import UNetSettings
+from longilesion.network_settings import EncoderSettings
 
 # How nnU-Net's blocks normalise and rectify their features.
 _NORM = {
@@ -27,7 +27,7 @@ _NORM = {
 class Encoder(nn.Module):
     """An nnU-Net encoder (plain or residual) after an optional space-to-depth stem; returns one tensor per stage."""
 
-    def __init__(self, channels: int, settings: UNetSettings) -> None:
+    def __init__(self, channels: int, settings: EncoderSettings) -> None:
         """Builds the stages of `settings` for an input of that many channels."""
         super().__init__()
         self.stem_zyx = settings.stem_zyx

@@ -56,6 +56,21 @@ class Place:
     evidence: Evidence
 
 
+def trust_in(registration: Registration, baseline: Scan, followup: Scan) -> float:
+    """The probability that a registration is about right, from searches at control points; low for two patients."""
+    control_points = check_control_points(registration, baseline, followup)
+    return trust_in_registration(
+        Evidence(
+            inverse_error_mm=0.0,
+            search_shift_mm=0.0,
+            margin=0.0,
+            shift_deviation_mm=control_points.shift_deviation_mm,
+            returned_share=control_points.returned_share,
+            stage=registration.stage,
+        )
+    )
+
+
 def propagate_points(
     registration: Registration,
     baseline: Scan,

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from longilesion.networks.fusion import DifferenceFusion, Fusion, IterativeFusion, PointwiseFusion, PriorFeatures
+from longilesion.networks.fusion import DifferenceFusion, Fusion, IterativeFusion, PointwiseFusion, TimePointFeatures
 from longilesion.networks.joint_encoder import SelfAttention
 
 LEVELS = ((3, 4), (5, 2))
@@ -17,10 +17,10 @@ def features(*, seed: int, batch: int = 2) -> list[Tensor]:
     return [torch.randn((batch, count, size, size, size), generator=generator) for count, size in LEVELS]
 
 
-def prior(*, seed: int, is_there: tuple[bool, ...] = (True, True)) -> PriorFeatures:
+def prior(*, seed: int, is_there: tuple[bool, ...] = (True, True)) -> TimePointFeatures:
     known = torch.tensor(is_there)
     levels = [level * known[:, None, None, None, None] for level in features(seed=seed, batch=len(is_there))]
-    return PriorFeatures(levels=levels, is_there=known)
+    return TimePointFeatures(levels=levels, is_there=known)
 
 
 def with_random_weights(fusion: Fusion) -> Fusion:

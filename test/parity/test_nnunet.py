@@ -8,7 +8,7 @@ from torch import nn
 from longilesion.config import EncodingSettings, ModelSettings
 from longilesion.network_settings import EarlyFusionSettings, NetworkSettings
 from longilesion.networks import build_network
-from longilesion.networks.fusion import PointwiseFusion, PriorFeatures
+from longilesion.networks.fusion import PointwiseFusion, TimePointFeatures
 from longilesion.networks.unet import Decoder, Encoder
 from test.unit.builders import dual_encoder, model_settings, random_input, unet
 
@@ -130,7 +130,7 @@ def test_pointwise_fusion_is_a_1x1x1_convolution_of_both_time_points_features() 
     fusion = PointwiseFusion((4, 6))
     followup = [torch.rand(2, 4, 4, 4, 4), torch.rand(2, 6, 2, 2, 2)]
     baseline = [torch.rand(2, 4, 4, 4, 4), torch.rand(2, 6, 2, 2, 2)]
-    fused = fusion(followup, [PriorFeatures(levels=baseline, is_there=torch.ones(2, dtype=torch.bool))])
+    fused = fusion(followup, [TimePointFeatures(levels=baseline, is_there=torch.ones(2, dtype=torch.bool))])
     for level, features in enumerate((4, 6)):
         convolution = nn.Conv3d(2 * features, features, kernel_size=1)
         halves = fusion.followup[level], fusion.baseline[level]

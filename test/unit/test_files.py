@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from longilesion.bundle import check_weights
 from longilesion.case import LesionMap
 from longilesion.errors import InputError
 from longilesion.files import (
@@ -31,6 +30,7 @@ from longilesion.files import (
     written_together,
 )
 from longilesion.images import check_lesion_map, read_scan, write_lesion_map
+from longilesion.weight_file import check_weights
 from test.unit.case_folders import files_under, write_image
 
 FORMATS = [".mha", ".nii", ".nii.gz", ".nrrd"]

@@ -11,7 +11,7 @@ from longilesion.config import EncodingSettings, ModelSettings
 from longilesion.network_settings import DualEncoderSettings
 from longilesion.networks import build_network
 from longilesion.networks.dual_encoder import DualEncoder
-from longilesion.networks.fusion import FUSIONS, Fusion, PointwiseFusion, PriorFeatures
+from longilesion.networks.fusion import FUSIONS, Fusion, PointwiseFusion, TimePointFeatures
 from longilesion.networks.interface import NetworkInput
 from longilesion.networks.presence import LocalPresence
 from longilesion.networks.unet import Decoder, Encoder, depth_to_space, space_to_depth
@@ -99,7 +99,7 @@ class FollowupAlone(Fusion):
     def __init__(self, features_per_stage: Sequence[int]) -> None:
         super().__init__()
 
-    def forward(self, followup: Sequence[Tensor], priors: Iterable[PriorFeatures]) -> list[Tensor]:
+    def forward(self, followup: Sequence[Tensor], priors: Iterable[TimePointFeatures]) -> list[Tensor]:
         return list(followup)
 
     def followup_alone(self) -> dict[str, Tensor]:
