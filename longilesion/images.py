@@ -86,8 +86,10 @@ def read_lesion_map(path: Path, *, like: Grid | None = None, of: str = "its scan
     return LesionMap(ids=_lesion_ids(image), grid=like or grid, candidates=image.candidates)
 
 
-def write_lesion_map(path: Path, lesion_map: LesionMap, *, like: Path) -> None:
+def write_lesion_map(path: Path, lesion_map: LesionMap, *, like: Path, description: str = "") -> None:
     """Writes a lesion map with the header geometry of the image `like`, in the format of the path's suffix.
+
+    `description` is a text of up to 79 letters for the header.
 
     It is bit-identical from MetaImage or NRRD to .mha, and from NIfTI to NIfTI, where sform and qform are copied; other
     pairs of formats round it to their own precision. It is copied from the file because a grid holds the product
@@ -97,14 +99,16 @@ def write_lesion_map(path: Path, lesion_map: LesionMap, *, like: Path) -> None:
     scan = open_image(like)
     if not path.name.lower().endswith(NIFTI_SUFFIXES):
         try:
-            write_itk(path, lesion_map.compact_ids, like=scan, candidates=lesion_map.candidates)
+            write_itk(
+                path, lesion_map.compact_ids, like=scan, candidates=lesion_map.candidates, description=description
+            )
         except RuntimeError as error:
             raise InputError(f"{path}: cannot be written ({itk_reason(error)})") from error
         return
     from longilesion.nifti import write_nifti
 
     try:
-        write_nifti(path, lesion_map.compact_ids, like=scan, candidates=lesion_map.candidates)
+        write_nifti(path, lesion_map.compact_ids, like=scan, candidates=lesion_map.candidates, description=description)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
 

@@ -96,10 +96,11 @@ def write_itk(
     *,
     like: ImageFile,
     candidates: Sequence[int] = (),
+    description: str = "",
 ) -> None:
     """Writes a label map with the geometry of its scan's file; raises RuntimeError where writing fails.
 
-    The ids of candidates are an entry of the header, if there are any.
+    The ids of candidates, and a description, are entries of the header, if there are any.
     """
     image = sitk.GetImageFromArray(ids)
     image.SetSpacing(like.spacing_xyz_mm)
@@ -107,6 +108,8 @@ def write_itk(
     image.SetDirection(like.direction)
     if candidates:
         image.SetMetaData(CANDIDATES_ENTRY, candidates_text(candidates))
+    if description:
+        image.SetMetaData("Comment", description)
     # With the suffix .MHA in capitals, ITK would write a header without voxels.
     written = path.with_name(path.stem + path.suffix.lower())
     try:

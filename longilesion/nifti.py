@@ -112,15 +112,18 @@ def write_nifti(
     *,
     like: ImageFile,
     candidates: Sequence[int] = (),
+    description: str = "",
 ) -> None:
     """Writes a label map; sform and qform are bit-identical to those of its scan where that is a NIfTI file.
 
-    The ids of candidates are a header extension, if there are any. Raises OSError where writing fails.
+    The ids of candidates are a header extension, if there are any; a description is in `descrip`. Raises OSError where
+    writing fails.
     """
     header = (Nifti1Header if like.nifti is None else type(like.nifti))()
     header.set_data_shape(ids.shape[::-1])
     header.set_data_dtype(ids.dtype)
     header.set_slope_inter(1, 0)
+    header["descrip"] = description.encode()
     if like.nifti is None:
         _set_geometry(header, like.grid)
     else:

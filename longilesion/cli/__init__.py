@@ -1,6 +1,7 @@
 """The command `longilesion`, for use on image files.
 
-`segment` outlines lesions, `register` registers two scans and draws the result, `evaluate` scores outlines.
+`segment` outlines lesions, `diagnose` tells the types of liver lesions, `register` registers two scans and draws the
+result, `evaluate` scores outlines, `evaluate-diagnosis` types of liver lesions.
 """
 
 from __future__ import annotations
@@ -32,14 +33,22 @@ def _load(arguments: Sequence[str] | None) -> Callable[[], object]:
 
     import tyro
 
+    from longilesion.cli.diagnose import diagnose
     from longilesion.cli.evaluate import evaluate
+    from longilesion.cli.evaluate_diagnosis import evaluate_diagnosis
     from longilesion.cli.register import register
     from longilesion.cli.segment import segment
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     command = partial(
         tyro.extras.subcommand_cli_from_dict,
-        {"segment": segment, "register": register, "evaluate": evaluate},
+        {
+            "segment": segment,
+            "diagnose": diagnose,
+            "register": register,
+            "evaluate": evaluate,
+            "evaluate-diagnosis": evaluate_diagnosis,
+        },
         prog="longilesion",
         description="Follows tumours from a baseline CT to a follow-up CT. --version says which release this is.",
         args=given,

@@ -94,7 +94,7 @@ def evaluate(
 
     first_step = without_clicks if model is None else model if steps else None
     folders = [model or predictions, *against]
-    names = _names(folders, first_step)
+    names = method_names(folders, first_step)
     run = evaluate_methods(
         track(exams, "scoring", console=Console(stderr=True), disable=not Console(stderr=True).is_terminal),
         [
@@ -138,7 +138,7 @@ def _method(
     return FilesMethod.of(folder, exams, name=name)
 
 
-def _names(folders: Sequence[Path], first_step: Path | None) -> list[str]:
+def method_names(folders: Sequence[Path], first_step: Path | None = None) -> list[str]:
     """Each folder's name, or its whole path where several have the same name; last, that of the first step."""
     resolved = [folder.resolve() for folder in folders]
     given = [*folders, *([first_step] if first_step is not None and first_step is not folders[0] else [])]

@@ -21,8 +21,8 @@ _MEANT: Mapping[str, str] = {
     }.items()
     for option in options.split()
 }
-_WITHOUT_HINTS = ("evaluate",)
-_OWN: Mapping[str, frozenset[str]] = {"register": frozenset({"points"})}
+_WITHOUT_HINTS = ("evaluate", "evaluate-diagnosis")
+_OWN: Mapping[str, frozenset[str]] = {"register": frozenset({"points"}), "diagnose": frozenset({"weights"})}
 
 
 def hints(arguments: Sequence[str]) -> list[str]:

@@ -7,13 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.progress_bar import ProgressBar
-from rich.status import Status
 from rich.table import Table
 
 from longilesion.case import OutsideLesion
 from longilesion.case_files import check_outputs, read_case
-from longilesion.cli.terminal import LOOK_AT_IT, console, line_table, note
+from longilesion.cli.terminal import LOOK_AT_IT, console, line_table, note, progress
 from longilesion.config import Device, Precision
 from longilesion.errors import InputError
 from longilesion.files import check_replaceable, written_together
@@ -25,8 +23,7 @@ from longilesion.startup import lasting_imports
 from longilesion.timing import Stopwatch
 
 if TYPE_CHECKING:
-    from longilesion.ensemble import Ensemble
-    from longilesion.new_lesions import NewLesion, Search
+    from longilesion.new_lesions import NewLesion
     from longilesion.pipeline import LesionOutcome
 
 LEAST_ML = 0.001
@@ -117,7 +114,11 @@ def segment(
             if organs is not None:
                 case = confined(case, organs, organ)
         status.update("outlining the lesions")
-        search = None if searching is None else _search(searching, status)
+        search = None
+        if searching is not None:
+            from longilesion.new_lesions import Search
+
+            search = Search(detector=searching, progress=progress(status, "searching"))
         segmentation = segment_case(case, ensemble, labels=labels, refine_clicks=refine_clicks, search=search)
         lesion_map = segmentation.maps["primary"]
         with (
@@ -156,19 +157,6 @@ def lesion_table(lesions: Sequence[LesionOutcome], candidates: Sequence[NewLesio
         size = f"score {found.score:.2f}, {found.diameter_mm:.0f} mm across; not confirmed"
         table.add_row(str(lesion.lesion_id), "-", _volume(found.volume_ml), "-", "candidate", "-", "-", note(size))
     return table
-
-
-def _search(detector: Ensemble, status: Status) -> Search:
-    """A search that shows its progress in place of the spinner's text."""
-    # Imported late, as few runs search.
-    from longilesion.new_lesions import Search
-
-    def show(done: int, total: int) -> None:
-        bar = Table.grid(padding=(0, 1))
-        bar.add_row("searching", ProgressBar(total=total, completed=done, width=40), f"{done} of {total} windows")
-        status.update(bar)
-
-    return Search(detector=detector, progress=show)
 
 
 def _volume(ml: float) -> str:

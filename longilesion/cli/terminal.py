@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from rich.console import Console
+from rich.progress_bar import ProgressBar
+from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
@@ -30,3 +32,14 @@ def line_table(*headings: str, numbers: Collection[str]) -> Table:
 def note(text: str) -> Text:
     """A cell of a single line; text that does not fit is cut with an ellipsis."""
     return Text(text, no_wrap=True, overflow="ellipsis")
+
+
+def progress(status: Status, doing: str) -> Callable[[int, int], None]:
+    """Shows how many windows are done, and of all, in place of the spinner's text."""
+
+    def show(done: int, total: int) -> None:
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(doing, ProgressBar(total=total, completed=done, width=40), f"{done} of {total} windows")
+        status.update(bar)
+
+    return show

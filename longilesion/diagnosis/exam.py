@@ -31,13 +31,14 @@ class RegisteredPhases:
     """Phases on a lattice of the reference (in LPS order), in the order of a model's settings; absent ones are zero.
 
     Beyond what a phase covers lies air. `region` is the lattice, with the liver in it. `notes` say of phases of the
-    exam why they were left out, or what is odd about them; `registrations` are those of the used ones but the
-    reference, each with the reference as its follow-up.
+    exam why they are not among the `used` ones, or what is odd about them; `registrations` are those of the used ones
+    but the reference, each with the reference as its follow-up.
     """
 
     hu: Float32[np.ndarray, "phases z y x"]
     is_there: Bool[np.ndarray, " phases"]
     region: Region
+    used: tuple[Phase, ...] = ()
     notes: Mapping[Phase, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     registrations: Mapping[Phase, Registration] = field(default_factory=dict)

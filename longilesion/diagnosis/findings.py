@@ -8,6 +8,18 @@ from dataclasses import dataclass
 from longilesion.case import LesionMap
 from longilesion.diagnosis_settings import LesionType
 
+# Names of types for people.
+TYPE_NAMES: Mapping[LesionType, str] = {
+    "hcc": "HCC",
+    "icc": "ICC",
+    "metastasis": "metastasis",
+    "haemangioma": "haemangioma",
+    "fnh": "FNH",
+    "calcification": "calcification",
+    "cyst": "cyst",
+    "other": "other",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TypedLesion:

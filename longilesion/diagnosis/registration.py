@@ -70,6 +70,7 @@ def register_phases(exam: LiverExam, settings: DiagnosisSettings) -> RegisteredP
         hu=np.stack([used.get(phase, empty) for phase in settings.phases]),
         is_there=np.array([phase in used for phase in settings.phases]),
         region=region,
+        used=tuple(used),
         notes=notes,
         warnings=tuple(warnings),
         registrations={

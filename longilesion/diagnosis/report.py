@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from pydantic import BaseModel, ConfigDict
 
+from longilesion import __version__
+from longilesion.diagnosis.exam import LiverExam, RegisteredPhases
+from longilesion.diagnosis.findings import Diagnosis
 from longilesion.diagnosis_settings import STATEMENT, LesionType, Phase
 
 
@@ -42,3 +48,38 @@ class DiagnosisReport(_Entry):
     by_volume: dict[LesionType, float]
     lesions: tuple[LesionEntry, ...]
     warnings: tuple[str, ...] = ()
+
+
+def make_report(
+    exam: LiverExam,
+    phases: RegisteredPhases,
+    found: Diagnosis,
+    *,
+    files: Mapping[Phase, Path],
+    weights: str,
+    seconds: float,
+) -> DiagnosisReport:
+    """Describes a diagnosis; `files` are those of the phases that were given, `weights` the bundle's folder."""
+    return DiagnosisReport(
+        version=__version__,
+        weights=weights,
+        seconds=round(seconds, 3),
+        phases={
+            phase: PhaseEntry(file=str(path), used=phase in phases.used, note=phases.notes.get(phase, ""))
+            for phase, path in files.items()
+        },
+        patient=dict(found.patient),
+        by_volume=dict(found.by_volume),
+        lesions=tuple(
+            LesionEntry(
+                lesion_id=lesion.lesion_id,
+                type=lesion.type,
+                probabilities=dict(lesion.probabilities),
+                score=lesion.score,
+                volume_ml=lesion.volume_ml,
+                diameter_mm=lesion.diameter_mm,
+            )
+            for lesion in found.typed
+        ),
+        warnings=(*exam.warnings, *phases.warnings),
+    )

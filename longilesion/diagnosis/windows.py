@@ -13,6 +13,7 @@ from longilesion.diagnosis.encoding import encode_phases
 from longilesion.diagnosis.exam import RegisteredPhases
 from longilesion.diagnosis_settings import DiagnosisSettings
 from longilesion.geometry import Box, box_slices
+from longilesion.networks.feature_pyramid import upsampled
 from longilesion.networks.lesion_queries import QueryPrediction
 from longilesion.sliding import Progress, region_windows, window_weights
 from longilesion.voi import occupied_box
@@ -73,10 +74,8 @@ def _found(
     likely = torch.nonzero(1 - classes[:, 0] >= settings.least_score).flatten()
     found = []
     for query in likely.tolist():
-        logits = layer.mask_logits[0, query][None, None]
-        size = tuple(settings.shape_zyx)
-        wide = torch.nn.functional.interpolate(logits, size=size, mode="trilinear", align_corners=False)
-        probability = wide[0, 0].sigmoid().numpy()
+        logits = upsampled(layer.mask_logits[:, query : query + 1], settings.shape_zyx)
+        probability = logits[0, 0].sigmoid().numpy()
         mask = probability >= settings.threshold
         if not (mask & phases.region.mask[window]).any():
             continue

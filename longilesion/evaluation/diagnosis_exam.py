@@ -92,5 +92,7 @@ def _lesions(
             iou=None if true_id is None or label is None else overlap.iou(true_id, label),
             dice=None if true_id is None or label is None else overlap.dice(true_id, label),
             score=None if found is None else found.score,
-            probabilities=None if found is None else dict(found.probabilities),
+            probabilities=None
+            if found is None
+            else {each: found.probabilities[each] for each in LESION_TYPES if each in found.probabilities},
         )

@@ -47,7 +47,7 @@ class DiagnosisFigures(Figures):
     """
 
     patients: int
-    with_type: dict[LesionType, int]
+    with_type: dict[str, int]
     categories: tuple[str, ...]
     confusion: tuple[tuple[int, ...], ...]
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-
-from pydantic import BaseModel
 
 from longilesion.evaluation.plots import PLOTS, draw_plots
+from longilesion.evaluation.rows import write_rows
 from longilesion.evaluation.run import EvaluationReport, EvaluationRun
 from longilesion.evaluation.tables import Section, sections, to_markdown
 from longilesion.files import check_picture, check_text, valid, written_together
@@ -45,8 +42,8 @@ def write_evaluation(directory: Path, run: EvaluationRun) -> list[Path]:
     with written_together(checks) as (as_json, as_markdown, exams, lesions, *pictures):
         as_json.write_text(run.report.model_dump_json(indent=1) + "\n")
         as_markdown.write_text(_markdown(run.report, figures))
-        _write_rows(exams, {each.name: each.exams for each in evaluations})
-        _write_rows(lesions, {each.name: each.lesions for each in evaluations})
+        write_rows(exams, ({"method": each.name, **row.model_dump()} for each in evaluations for row in each.exams))
+        write_rows(lesions, ({"method": each.name, **row.model_dump()} for each in evaluations for row in each.lesions))
         for picture, figure in zip(pictures, figures.values(), strict=True):
             figure.savefig(picture, format="png", dpi=_DOTS_PER_INCH)
     for stem in set(PLOTS) - figures.keys():
@@ -70,25 +67,3 @@ def _markdown(report: EvaluationReport, figures: Iterable[str]) -> str:
     if warnings:
         parts += ["## Warnings", "", *(f"- {warning}" for warning in warnings), ""]
     return "\n".join(parts)
-
-
-def _write_rows(path: Path, rows: Mapping[str, Sequence[BaseModel]]) -> None:
-    flat = [{"method": method, **_flat(row.model_dump())} for method, own in rows.items() for row in own]
-    found = dict.fromkeys(heading for row in flat for heading in row)
-    # A group of values that is None in some rows appears there as one column with the group's name, which is left out.
-    headings = [heading for heading in found if not any(other.startswith(f"{heading}_") for other in found)]
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, headings, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(flat)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values flattened under joined names, lists joined to text."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}_")
-        else:
-            flat[prefix + name] = " ".join(map(str, value)) if isinstance(value, tuple) else value
-    return flat

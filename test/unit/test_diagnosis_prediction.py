@@ -181,7 +181,7 @@ def test_merging_gives_connected_lesions_whatever_the_order(seed: int, count: in
         low[0], size[0] = 0, min(int(size[0]), 6)
         queries.append(
             FoundQuery(
-                window=box_slices(start, start + (6, 8, 8)),
+                window=box_slices(start, np.add(start, (6, 8, 8))),
                 box=box_slices(low, low + size),
                 probability=generator.uniform(0.5, 1, size.tolist()).astype(np.float32),
                 classes=generator.dirichlet(np.ones(9)).astype(np.float32),
