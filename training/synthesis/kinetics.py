@@ -98,9 +98,10 @@ TISSUES: Mapping[Tissue, TissueRow] = {
 
 
 def drawn_hu(hu: PhaseRanges, generator: np.random.Generator) -> dict[Phase, float]:
-    """Draws a value for each phase: all phases at about the same place within their ranges."""
+    """Draws a value for each phase: at about the same place within the ranges of all, the same one where they are equal."""
     place = generator.uniform()
-    places = np.clip(place + generator.normal(0.0, _JITTER, len(PHASES)), 0.0, 1.0)
+    jitter = _JITTER if len(set(hu)) > 1 else 0.0
+    places = np.clip(place + jitter * generator.normal(size=len(PHASES)), 0.0, 1.0)
     return {phase: low + float(at) * (high - low) for phase, (low, high), at in zip(PHASES, hu, places, strict=True)}
 
 
