@@ -45,13 +45,13 @@ class _Places:
     def vertebra(self) -> Bool[np.ndarray, "z y x"]:
         """A box around the vertebra and its arch."""
         aside = np.abs(self.left_mm)
-        return ((aside < 20) & (self.behind_mm > 2)) | ((aside < 28) & (self.behind_mm > 12))
+        return np.asarray(((aside < 20) & (self.behind_mm > 2)) | ((aside < 28) & (self.behind_mm > 12)))
 
     @property
     def strip(self) -> Bool[np.ndarray, "z y x"]:
         """The space in front of the spine and beside it with the large vessels."""
         near = (self.behind_mm > -_STRIP_DEPTH_MM) & (self.behind_mm < 14)
-        return near & (np.abs(self.left_mm) < _STRIP_MM)
+        return np.asarray(near & (np.abs(self.left_mm) < _STRIP_MM))
 
 
 def enhancing_organs(

@@ -97,7 +97,7 @@ TISSUES: Mapping[Tissue, TissueRow] = {
 
 
 def drawn_hu(hu: PhaseRanges, generator: np.random.Generator) -> dict[Phase, float]:
-    """Draws a value for each phase: at about the same place within the ranges of all, the same one where they are equal."""
+    """Draws a value for each phase, at about the same place within all ranges; one value where these are equal."""
     place = generator.uniform()
     jitter = _JITTER if len(set(hu)) > 1 else 0.0
     places = np.clip(place + jitter * generator.normal(size=len(PHASES)), 0.0, 1.0)

@@ -46,7 +46,7 @@ SOURCES: Mapping[str, str] = {
     "MR2001": "Mortele and Ros, Cystic focal liver lesions in the adult, RadioGraphics 2001;21:895",
     "N2017": "Neuroendocrine liver metastases, Eur J Radiol 2017;89:156 (559 lesions: 70 % hypervascular, venous dark "
     "or equal)",
-    "OM": "Differential diagnosis of hepatic lesions, J Cytol Histol 2157-7013-6-225, table 2",
+    "OM": "Differential diagnosis of hepatic lesions on CT, omicsonline.org 2157-7013-6-225, table 2",
     "P2013": "Quantitatively defining washout in hepatocellular carcinoma, AJR 2013, PMID 23255745 (delayed: liver / "
     "lesion has a median of 1.21 in HCC and at least 1.07; at a liver of 93 HU that is 16 and 6 HU)",
     "PEL": "Peliosis hepatis, roentgenrayreader 2010 (pools in the centre, mostly centrifugal, up to blood's HU)",

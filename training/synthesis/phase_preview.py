@@ -34,7 +34,7 @@ class PhaseExample:
 
 
 def draw_phases(examples: Sequence[PhaseExample]) -> Figure:
-    """Draws a row per lesion: the venous phase's slice with most of it, in all phases, and outlined in the last column."""
+    """Draws a row per lesion: the venous phase's slice with most of it, in all phases, and outlined at the end."""
     size = _CELL_INCHES * (len(PHASES) + 1) + 0.3, 0.35 + (_CELL_INCHES + 0.25) * len(examples)
     figure = Figure(figsize=size, dpi=110, facecolor="white", layout="constrained")
     grid = figure.add_gridspec(len(examples), len(PHASES) + 1)

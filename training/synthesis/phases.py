@@ -68,7 +68,7 @@ def synthetic_exam(
             organ = None
         image = acquired(seen, _exposed(protocol, generator, settings))
         scans[phase] = Scan(hu=image, grid=grid, organ=organ)
-    ids = np.zeros(host.hu.shape, np.uint8)
+    ids = np.zeros(host.hu.shape, np.uint16)
     for each in placed:
         ids[each.window][each.mask] = each.lesion.lesion_id
     return SyntheticExam(
