@@ -11,10 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from longilesion.case import lesion_regions
-from longilesion.diagnosis_settings import PHASES, STATEMENT
+from longilesion.diagnosis_settings import LESION_TYPES, PHASES, STATEMENT
+from longilesion.errors import InputError
 from longilesion.evaluation.plot_style import INK, LOOKS
 from longilesion.files import check_picture, written_together
-from training.synthesis.phases import SyntheticExam
+from training.synthesis.exam_settings import ExamSettings, MissingShares
+from training.synthesis.liver_host import LiverHost
+from training.synthesis.phases import SyntheticExam, synthetic_exam
+from training.synthesis.real_shapes import RealShape
 
 # Lowest and highest displayed HU, as readers set them for the liver.
 _WINDOW_HU = (-40.0, 220.0)
@@ -22,6 +26,8 @@ _WINDOW_HU = (-40.0, 220.0)
 _FIELD, _FIELD_MM = 3.0, (70.0, 130.0)
 _OUTLINE = LOOKS[5][0]
 _CELL_INCHES = 2.1
+# Exams drawn until one has a lesion.
+_TRIES = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -31,6 +37,30 @@ class PhaseExample:
     host: str
     exam: SyntheticExam
     lesion_id: int
+
+
+def find_phase_examples(
+    hosts: Sequence[LiverHost], *, count: int, seed: int, shapes: Sequence[RealShape] = ()
+) -> list[PhaseExample]:
+    """Draws exams from the hosts in turn, with all phases, and chooses the largest lesion of each; types in turn.
+
+    Raises InputError where the livers have no room for lesions.
+    """
+    examples: list[PhaseExample] = []
+    for number in range(count):
+        host = hosts[number % len(hosts)]
+        lesion_type = LESION_TYPES[number % len(LESION_TYPES)]
+        settings = ExamSettings(
+            types=(lesion_type,), healthy_share=0.0, second_share=0.0, missing=MissingShares(delayed=0.0)
+        )
+        generator = np.random.default_rng((seed, number))
+        drawn = (synthetic_exam(host, generator, settings, shapes=shapes) for _ in range(_TRIES))
+        exam = next((exam for exam in drawn if exam.lesions), None)
+        if exam is None:
+            raise InputError(f"{host.source.name}: no room for a lesion in the liver; expected another volume")
+        largest = max(exam.lesions.values(), key=lambda lesion: lesion.radius_mm)
+        examples.append(PhaseExample(host=host.source.name, exam=exam, lesion_id=largest.lesion_id))
+    return examples
 
 
 def draw_phases(examples: Sequence[PhaseExample]) -> Figure:
