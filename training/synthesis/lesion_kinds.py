@@ -36,9 +36,9 @@ _SCAR = Part(
     name="scar",
     relative_to="liver",
     hu=((-20, -8), (-25, 0), (-25, -8), (5, 25)),
-    begins=(0.72, 0.85),
-    unevenness=(0.12, 0.22),
-    grain=9,
+    begins=(0.8, 0.92),
+    unevenness=(0.12, 0.2),
+    grain=11,
     sources=("~RK-FNH", "~RK-FNH", "~CEUS", "~RK-FNH"),
 )
 

@@ -122,7 +122,7 @@ RARE_KINDS: tuple[LesionKind, ...] = (
             "artery",
             ((0, 25), (-210, -110), (-70, -20), (-35, 0)),
             "~PIC2015",
-            begins=(0.3, 0.6),
+            begins=(0.45, 0.75),
             unevenness=(0.35, 0.5),
             grain=9,
         ),
