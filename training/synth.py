@@ -1,4 +1,4 @@
-"""Shows synthetic pairs, or series of them, as pictures and statistics: `python -m training.synth`."""
+"""Shows synthetic pairs, series of them, or exams in contrast phases as pictures: `python -m training.synth`."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ from longilesion.evaluation.exam import FATES
 from longilesion.files import check_text, written_together
 from training.command import run_command
 from training.recipe import read_recipe
+from training.synthesis.liver_host import LIVER, liver_host
 from training.synthesis.pairs import SyntheticPair, SyntheticSeries, synthetic_series
+from training.synthesis.phase_preview import find_phase_examples, write_phases
 from training.synthesis.preview import Example, SeriesExample, write_examples, write_series
+from training.synthesis.real_shapes import liver_shapes
 from training.synthesis.settings import SynthesisSettings
 from training.synthesis.shape_library import ShapeLibrary, read_shape_library
-from training.synthesis.sources import Source, find_volumes, load_sources, phantom_sources
+from training.synthesis.sources import Source, find_volumes, load_sources, phantom_sources, volumes_with
 from training.synthesis.statistics import Row, as_json, as_markdown, lesion_numbers, statistics_table
 
 _Drawn = TypeVar("_Drawn")
@@ -58,11 +61,16 @@ class Arguments:
     """Also write the statistics to this file: a table in Markdown (.md), or with every lesion (.json)."""
     whole: bool = False
     """Draw pairs of whole volumes and not of cut-outs."""
+    phases: bool = False
+    """Show exams of the liver in contrast phases instead, without statistics; the types of lesions take turns."""
 
 
 def preview(arguments: Arguments) -> None:
     """Draws pairs, prints their statistics, and writes the requested files."""
     _check(arguments)
+    if arguments.phases:
+        _preview_phases(arguments)
+        return
     recipe = read_recipe(arguments.recipe).with_shapes(arguments.shapes)
     library = None if recipe.data.shapes is None else read_shape_library(recipe.data.shapes)
     settings = recipe.synthesis
@@ -97,6 +105,17 @@ def preview(arguments: Arguments) -> None:
         text = as_json(rows, numbers) if arguments.statistics.suffix == ".json" else as_markdown(rows)
         with written_together({arguments.statistics: check_text}) as (temporary,):
             temporary.write_text(text)
+
+
+def _preview_phases(arguments: Arguments) -> None:
+    if arguments.output is None:
+        raise InputError("--phases without --output; expected a picture (.png) to write")
+    data = arguments.data
+    sources = phantom_sources(range(2)) if data is None else load_sources(data, volumes_with(LIVER, data))
+    shapes = () if arguments.shapes is None else liver_shapes(read_shape_library(arguments.shapes))
+    hosts = [liver_host(source) for source in sources[: arguments.examples]]
+    examples = find_phase_examples(hosts, count=arguments.examples, seed=arguments.seed, shapes=shapes)
+    write_phases(arguments.output, examples)
 
 
 def find_examples(drawn: Iterable[tuple[Source, SyntheticPair]], *, count: int) -> list[Example]:

@@ -23,13 +23,12 @@ from training.parallel import in_parallel, single_threaded
 from training.preparation.case_folder import save_image
 from training.preparation.memory import drawing_bytes, worker_count
 from training.preparation.prepared import write_json
-from training.preparation.synthetic import volumes_with
 from training.synthesis.exam_settings import ExamSettings
 from training.synthesis.liver_host import LIVER, LiverHost, liver_host
 from training.synthesis.phases import SyntheticExam, synthetic_exam
-from training.synthesis.real_shapes import RealShape, RealShapes
+from training.synthesis.real_shapes import RealShape, liver_shapes
 from training.synthesis.shape_library import read_shape_library
-from training.synthesis.sources import load_sources, phantom_sources
+from training.synthesis.sources import load_sources, phantom_sources, volumes_with
 
 EXAMS_FILE, ENTRY_FILE = "exams.json", "exam.json"
 # Seeds other than those of the phantoms elsewhere.
@@ -193,4 +192,4 @@ def _host(data: Path | None, name: str, settings: ExamSettings) -> LiverHost:
 
 @lru_cache(maxsize=1)
 def _shapes(path: Path) -> Sequence[RealShape]:
-    return RealShapes(of_file=read_shape_library(path), organs=(LIVER,)).fitting("soft", organ=LIVER)
+    return liver_shapes(read_shape_library(path))

@@ -18,7 +18,7 @@ from training.preparation.record import ImageRecord, LeftOut, LesionRecord, Reco
 from training.synthesis.pairs import SyntheticPair, synthetic_series
 from training.synthesis.settings import SynthesisSettings
 from training.synthesis.shape_library import ShapeLibrary, read_shape_library
-from training.synthesis.sources import Source, find_volumes, load_sources, phantom_sources
+from training.synthesis.sources import Source, find_volumes, load_sources, phantom_sources, volumes_with
 
 _CPU = torch.device("cpu")
 # Seeds other than those of the phantoms in training and its evaluation.
@@ -85,15 +85,6 @@ def find_synthetic(
         },
         licence=None if library is None else library.attribution,
     )
-
-
-def volumes_with(organ: str, data: Path) -> list[str]:
-    """The volumes of a folder that have an organ's mask, sorted; raises InputError where none has."""
-    places = (f"{organ}.nii.gz", f"organs/{organ}.nii.gz")
-    names = [name for name in find_volumes(data) if any((data / name / place).is_file() for place in places)]
-    if not names:
-        raise InputError(f"{data}: no <volume>/organs/{organ}.nii.gz; expected the organ's mask beside some volumes")
-    return names
 
 
 @lru_cache(maxsize=1)

@@ -7,7 +7,8 @@ from pydantic import Field, model_validator
 from longilesion.config import PositiveTriple
 from longilesion.diagnosis_settings import LesionType
 from longilesion.settings import Settings
-from training.synthesis.settings import LifenetSettings, MotionSettings, ProtocolChanges
+from training.synthesis.kinetics import Range
+from training.synthesis.settings import LifenetSettings, MotionSettings
 
 
 class MissingShares(Settings):
@@ -40,10 +41,8 @@ class ExamSettings(Settings):
     breathing_mm: float = Field(
         default=3.0, ge=0, le=20, description="standard deviation of the diaphragm's height between the phases"
     )
-    protocol_changes: ProtocolChanges = Field(
-        default=ProtocolChanges(contrast=False, dose=True, kernel=False, slices=False),
-        description="what differs between an exam's phases beside the contrast",
-    )
+    noise_hu: Range = Field(default=(5.0, 18.0), description="range of the noise's deviation in an exam")
+    noise_factor: Range = Field(default=(0.8, 1.25), description="range of a phase's noise against the exam's")
 
     @model_validator(mode="after")
     def _check(self) -> ExamSettings:
@@ -51,4 +50,7 @@ class ExamSettings(Settings):
             raise ValueError("types names one twice")
         if self.spacing_zyx_mm is not None and min(self.spacing_zyx_mm) <= 0:
             raise ValueError("spacing_zyx_mm: expected a positive spacing along each axis")
+        for name, (low, high) in (("noise_hu", self.noise_hu), ("noise_factor", self.noise_factor)):
+            if not 0 <= low <= high:
+                raise ValueError(f"{name}: expected a range of numbers from 0 on, not {low:g} to {high:g}")
         return self

@@ -23,13 +23,15 @@ Reference: TypeAlias = Literal["liver", "artery", "water"]
 # HU by tissue and phase of one patient.
 Levels: TypeAlias = Mapping[Tissue, Mapping[Phase, float]]
 
+# Marks a number without a source; with "~" before a source, that describes the behaviour and gives no such number.
+ASSUMPTION, BEHAVIOUR = "assumption", "~"
 # Deviation of a phase's place within its range from the place that is common to all phases.
 _JITTER = 0.15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TissueRow:
-    """A tissue's HU."""
+    """A tissue's HU; `sources` are one for all phases, or one for each, in the keys of `kinetics_table.SOURCES`."""
 
     hu: PhaseRanges
     sources: tuple[str, ...]
@@ -40,7 +42,7 @@ class Part:
     """A part of a lesion: what lies between two depths below its surface, in shares of its greatest depth.
 
     It begins at the same depth in all phases; a part that fills in ends deeper in later ones. `unevenness` is the
-    deviation of the depths by place, with `grain` values of it along the lesion's diameter.
+    deviation of the depths by place, with `grain` values of it along the lesion's diameter. Sources as of a tissue.
     """
 
     name: str
@@ -74,33 +76,31 @@ class LesionKind:
     kept_structure: float = 0.15
 
 
-# Late arterial (35 s), portal venous (70 s) and delayed (3 min) phase.
-_GOSHIMA, _LATE_ARTERIAL, _UNENHANCED = "G2006", "R-LA", "S-L"
-
 TISSUES: Mapping[Tissue, TissueRow] = {
     "liver": TissueRow(
-        hu=((45, 68), (65, 92), (100, 130), (80, 105)), sources=("RT-L", _GOSHIMA, _GOSHIMA, "assumption")
+        hu=((45, 68), (65, 92), (100, 130), (80, 105)), sources=("RT-L", "G2006", "G2006", "assumption")
     ),
     "artery": TissueRow(
         hu=((35, 48), (290, 360), (150, 185), (105, 130)),
-        sources=("assumption", _LATE_ARTERIAL, _GOSHIMA, "assumption"),
+        sources=("assumption", "R-LA", "G2006", "assumption"),
     ),
     "vein": TissueRow(
-        hu=((35, 48), (75, 145), (155, 195), (105, 130)), sources=("assumption", _GOSHIMA, "assumption", "assumption")
+        hu=((35, 48), (75, 145), (155, 195), (105, 130)), sources=("assumption", "G2006", "assumption", "assumption")
     ),
     "spleen": TissueRow(
-        hu=((40, 60), (137, 168), (113, 142), (85, 110)), sources=(_UNENHANCED, _GOSHIMA, _GOSHIMA, "assumption")
+        hu=((40, 60), (137, 168), (113, 142), (85, 110)), sources=("SK-L", "G2006", "G2006", "assumption")
     ),
     "kidney": TissueRow(
-        hu=((30, 50), (170, 235), (165, 205), (130, 180)), sources=("S-K", "GK2007", "GK2007", "assumption")
+        hu=((30, 50), (170, 235), (165, 205), (130, 180)), sources=("SK-K", "GK2007", "GK2007", "assumption")
     ),
 }
 
 
 def drawn_hu(hu: PhaseRanges, generator: np.random.Generator) -> dict[Phase, float]:
-    """Draws a value for each phase: all phases at about the same place within their ranges."""
+    """Draws a value for each phase, at about the same place within all ranges; one value where these are equal."""
     place = generator.uniform()
-    places = np.clip(place + generator.normal(0.0, _JITTER, len(PHASES)), 0.0, 1.0)
+    jitter = _JITTER if len(set(hu)) > 1 else 0.0
+    places = np.clip(place + jitter * generator.normal(size=len(PHASES)), 0.0, 1.0)
     return {phase: low + float(at) * (high - low) for phase, (low, high), at in zip(PHASES, hu, places, strict=True)}
 
 

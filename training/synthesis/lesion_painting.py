@@ -18,8 +18,9 @@ from training.synthesis.liver_lesions import DrawnPart, LiverLesion
 from training.synthesis.shapes import REACH, signed_distance_mm
 from training.synthesis.solids import Window
 
-# Parts of a lesion blend over this distance.
+# Parts of a lesion blend over this distance; its border over at least so many voxels.
 _JOINT_MM = 1.2
+_SHARPEST_VOXELS = 1.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -85,6 +86,8 @@ def placed_lesion(lesion: LiverLesion, host: LiverHost) -> PlacedLesion:
     depth = -distance / deepest_mm
     turned = offsets @ torch.from_numpy(lesion.rotation.astype(np.float32)) / (lesion.radius_mm * REACH)
     liver = host.liver[window]
+    # A border is not sharper than voxels can show.
+    edge_mm = max(lesion.edge_mm, _SHARPEST_VOXELS * float(spacing[1:].max()))
 
     def on_lattice(field: Float32[np.ndarray, "n n n"]) -> Float32[np.ndarray, "z y x"]:
         values = torch.from_numpy(field)[None, None]
@@ -95,7 +98,7 @@ def placed_lesion(lesion: LiverLesion, host: LiverHost) -> PlacedLesion:
         lesion=lesion,
         window=window,
         mask=(distance < 0) & liver,
-        share=(expit(-distance / (lesion.edge_mm / 4)) * host.shares["liver"][window]).astype(np.float32),
+        share=(expit(-distance / (edge_mm / 4)) * host.shares["liver"][window]).astype(np.float32),
         deepest_mm=deepest_mm,
         depths=tuple(depth + on_lattice(part.field) for part in lesion.parts),
         texture_hu=on_lattice(lesion.texture_hu),

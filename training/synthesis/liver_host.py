@@ -35,8 +35,8 @@ _FINEST_MM = 1.5
 _DEEP_MM, _SMOOTHING_MM = 5.0, 1.2
 # A liver without contrast medium is darker than this, and its vessels are not brighter than it.
 _UNENHANCED_HU = 75.0
-# Vessels are brighter than the liver by at least this; less is taken for noise.
-_LEAST_VESSEL_HU, _NOISE_SHARE = 25.0, 0.25
+# Vessels are brighter than the liver by at least this.
+_LEAST_VESSEL_HU = 25.0
 # The brightest share of the deep liver lies in large vessels.
 _BRIGHTEST = 99.7
 
@@ -81,13 +81,14 @@ def liver_host(source: Source, *, spacing_zyx_mm: PositiveTriple | None = None, 
     deep = depth_mm > _DEEP_MM if (depth_mm > _DEEP_MM).any() else liver
     level = float(np.median(smooth[deep]))
     excess = max(float(np.percentile(smooth[deep], _BRIGHTEST)) - level, _LEAST_VESSEL_HU)
-    if level < _UNENHANCED_HU:
+    is_enhanced = level >= _UNENHANCED_HU
+    if not is_enhanced:
         excess = 2 * _LEAST_VESSEL_HU
         hu = hu + excess * drawn_vessels(liver, spacing, np.random.default_rng(seed))
-    vessels = np.clip((hu - level - _NOISE_SHARE * excess) / ((1 - _NOISE_SHARE) * excess), 0.0, 1.2) * liver
-    organs = enhancing_organs(smooth, cut, level_hu=level) if level >= _UNENHANCED_HU else {}
-    levels: dict[Tissue, float] = {LIVER: level, "vein": level + excess}
-    shares: dict[Tissue, Float32[np.ndarray, "z y x"]] = {LIVER: _soft(liver, spacing), "vein": vessels}
+    vessels = np.clip((hu - level) / excess, 0.0, 1.2) * liver
+    organs = enhancing_organs(smooth, cut, level_hu=level, is_enhanced=is_enhanced)
+    levels: dict[Tissue, float] = {"liver": level, "vein": level + excess}
+    shares: dict[Tissue, Float32[np.ndarray, "z y x"]] = {"liver": _soft(liver, spacing), "vein": vessels}
     for tissue, mask in organs.items():
         levels.setdefault(tissue, float(np.median(smooth[mask])))
         shares[tissue] = np.maximum(shares.get(tissue, 0.0), _filled(hu, mask, levels[tissue], spacing))
@@ -143,7 +144,7 @@ def _frame(liver: Bool[np.ndarray, "z y x"], spacing_zyx_mm: Float[np.ndarray, "
 
 def _soft(mask: Bool[np.ndarray, "z y x"], spacing_zyx_mm: Float[np.ndarray, "3"]) -> Float32[np.ndarray, "z y x"]:
     """The mask with a border of about a voxel's width, outwards."""
-    return np.clip(2 * gaussian_filter(mask.astype(np.float32), 1.0 / spacing_zyx_mm), 0, 1)
+    return np.asarray(np.clip(2 * gaussian_filter(mask.astype(np.float32), 1.0 / spacing_zyx_mm), 0, 1))
 
 
 def _filled(

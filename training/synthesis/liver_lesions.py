@@ -69,7 +69,7 @@ def drawn_lesions(
 
     Most lesions are of one type, and of one of LiFE-Net's size classes; a part of the patients has a second type.
     """
-    planned = _planned(generator, settings)
+    planned = planned_lesions(generator, settings)
     room = find_room(liver, generator, settings.sizes) if planned else None
     lesions: list[LiverLesion] = []
     for lesion_type, class_radius_mm in planned:
@@ -103,8 +103,8 @@ def drawn_lesions(
     return tuple(lesions)
 
 
-def _planned(generator: np.random.Generator, settings: ExamSettings) -> list[tuple[LesionType, float]]:
-    """The lesions' types, and the radii of their size classes."""
+def planned_lesions(generator: np.random.Generator, settings: ExamSettings) -> list[tuple[LesionType, float]]:
+    """Draws the types of a patient's lesions, and the radii of their size classes; none in a healthy patient."""
     if generator.random() < settings.healthy_share:
         return []
     sizes = settings.sizes.sizes

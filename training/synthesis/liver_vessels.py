@@ -40,4 +40,4 @@ def drawn_vessels(
             z, y, x = np.meshgrid(*axes, indexing="ij")
             filled = np.clip(0.5 - tube.distance_mm(Points(x=x, y=y, z=z)) / width_mm, 0, 1)
             share[window] = np.maximum(share[window], filled)
-    return share * liver
+    return np.asarray(share * liver)

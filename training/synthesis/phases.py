@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int16
+from jaxtyping import Float32
 
 from longilesion.case import AIR_HU, LesionMap, Scan
 from longilesion.diagnosis_settings import PHASES, Phase
 from longilesion.geometry import Grid, triple
-from training.synthesis.acquisition import acquired, random_acquisitions
+from training.synthesis.acquisition import Acquisition, acquired, random_acquisition
 from training.synthesis.deformation import Breathing, Motion, random_motion, sampled
 from training.synthesis.exam_settings import ExamSettings
 from training.synthesis.kinetics import Levels, drawn_levels
@@ -53,10 +53,12 @@ def synthetic_exam(
     drawn = drawn_lesions(host.source, generator, settings, shapes=shapes)
     placed = [each for each in (placed_lesion(lesion, host) for lesion in drawn) if each.mask.sum() >= FEWEST_VOXELS]
     phases = drawn_phases(generator, settings)
-    protocols = random_acquisitions(generator, settings.protocol_changes, coarseness=1.0, times=max(len(phases), 2))
+    protocol = replace(
+        random_acquisition(generator, coarseness=1.0), noise_hu=float(generator.uniform(*settings.noise_hu))
+    )
     grid = _grid(host)
     scans = {}
-    for phase, protocol in zip(phases, protocols, strict=False):
+    for phase in phases:
         hu = torch.from_numpy(phase_hu(host, placed, phase, levels))
         if phase == "venous":
             seen = hu[host.frame]
@@ -64,9 +66,9 @@ def synthetic_exam(
         else:
             seen = _moved(hu, host, _motion(host, generator, settings))
             organ = None
-        image: Int16[np.ndarray, "z y x"] = acquired(seen, protocol)
+        image = acquired(seen, _exposed(protocol, generator, settings))
         scans[phase] = Scan(hu=image, grid=grid, organ=organ)
-    ids = np.zeros(host.hu.shape, np.uint8)
+    ids = np.zeros(host.hu.shape, np.uint16)
     for each in placed:
         ids[each.window][each.mask] = each.lesion.lesion_id
     return SyntheticExam(
@@ -74,6 +76,15 @@ def synthetic_exam(
         truth=LesionMap(ids=np.ascontiguousarray(ids[host.frame]), grid=grid),
         lesions={each.lesion.lesion_id: each.lesion for each in placed},
         levels=levels,
+    )
+
+
+def _exposed(protocol: Acquisition, generator: np.random.Generator, settings: ExamSettings) -> Acquisition:
+    """A phase's acquisition: the exam's protocol, with noise of its own and of about the same strength."""
+    return replace(
+        protocol,
+        noise_hu=protocol.noise_hu * float(generator.uniform(*settings.noise_factor)),
+        noise_seed=int(generator.integers(2**62)),
     )
 
 
@@ -118,13 +129,7 @@ def _motion(host: LiverHost, generator: np.random.Generator, settings: ExamSetti
     )
     depth = float(np.clip(generator.normal(0.0, settings.breathing_mm), -_MOST_BREATH_MM, _MOST_BREATH_MM))
     breath = Breathing(amplitude_mm=depth, diaphragm_mm=float(last[0]), height_mm=_BREATH_MM)
-    return Motion(
-        centre_zyx_mm=moved.centre_zyx_mm,
-        half_zyx_mm=moved.half_zyx_mm,
-        rotation=moved.rotation,
-        bending=moved.bending,
-        breathing=breath,
-    )
+    return replace(moved, breathing=breath)
 
 
 def _moved(hu: Float32[torch.Tensor, "z y x"], host: LiverHost, motion: Motion) -> Float32[torch.Tensor, "a b c"]:

@@ -45,3 +45,8 @@ class RealShapes:
     def _of_type(self, lesion_type: str) -> Sequence[RealShape]:
         shapes = self.of_file
         return () if shapes is None else shapes.by_type.get(lesion_type, ())
+
+
+def liver_shapes(library: ShapeLibrary) -> Sequence[RealShape]:
+    """The shapes of a file for lesions of the liver."""
+    return RealShapes(of_file=library, organs=("liver",)).fitting("soft", organ="liver")

@@ -75,6 +75,15 @@ def find_volumes(folder: Path) -> list[str]:
     return names
 
 
+def volumes_with(organ: str, data: Path) -> list[str]:
+    """The volumes of a folder that have an organ's mask, sorted; raises InputError where none has."""
+    places = (f"{organ}.nii.gz", f"organs/{organ}.nii.gz")
+    names = [name for name in find_volumes(data) if any((data / name / place).is_file() for place in places)]
+    if not names:
+        raise InputError(f"{data}: no <volume>/organs/{organ}.nii.gz; expected the organ's mask beside some volumes")
+    return names
+
+
 def load_sources(folder: Path, names: Sequence[str]) -> tuple[Source, ...]:
     """Reads `<folder>/<name>/ct.nii.gz`, and beside it `lesions.nii.gz` and organs' masks where there are any.
 
