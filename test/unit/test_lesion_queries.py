@@ -115,6 +115,26 @@ def test_order_of_the_queries_is_that_of_the_predictions_and_nothing_else() -> N
         torch.testing.assert_close(now.mask_logits, then.mask_logits[:, order], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("mask_level", "layers", "voxels"),
+    [(0, 4, [2, 16, 128, 2]), (1, 3, [2, 16, 2]), (2, 3, [2, 2, 2]), (0, 2, [2, 16]), (0, 1, [2])],
+)
+def test_layers_attend_to_the_levels_next_to_that_of_the_masks(mask_level: int, layers: int, voxels: list[int]) -> None:
+    settings = diagnosis_settings(
+        features_per_stage=(4, 4, 4, 4), shape_zyx=(16, 8, 8), mask_level=mask_level, decoder_layers=layers
+    )
+    network, regions = lesion_queries(settings), []
+    for layer in network.decoder.layers:
+        layer.register_forward_pre_hook(lambda _, given, named: regions.append(named["region"]), with_kwargs=True)
+    seen(network, random_phases("V", shape_zyx=(16, 8, 8)))
+    assert [region.shape[2] for region in regions] == voxels
+
+
+def test_levels_far_from_that_of_the_masks_are_not_attended_to() -> None:
+    network = lesion_queries(diagnosis_settings(features_per_stage=(4,) * 5, shape_zyx=(32, 16, 16)))
+    assert list(network.scales) == [3, 2, 1]
+
+
 def test_predictions_differ_between_layers_and_queries() -> None:
     output = lesion_queries(diagnosis_settings()).train()(random_phases("NAV"))
     masks = torch.stack([layer.mask_logits[0] for layer in output.layers])

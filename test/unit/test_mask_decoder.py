@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from longilesion.networks.mask_decoder import Attention, MaskDecoder, attended, sine_positions
+from longilesion.networks.mask_decoder import Attention, DecoderLayer, MaskDecoder, attended, sine_positions
 from test.unit.lesion_queries import lesion_queries_settings
 
 
@@ -50,6 +50,19 @@ def test_masked_attention_is_the_loop_over_the_region() -> None:
     assert not torch.allclose(found[0, 0], everywhere[0, 0], atol=1e-3)
 
 
+def test_layer_attends_to_the_image_then_to_the_queries_then_feeds_forward() -> None:
+    torch.manual_seed(0)
+    layer = DecoderLayer(8, heads=2, hidden=6)
+    image, among, forward = layer.norms
+    queries, positions, keys, values = (torch.randn(2, n, 8) for n in (3, 3, 12, 12))
+    region = torch.rand(2, 3, 12) > 0.5
+    with torch.inference_mode():
+        first = image(queries + layer.to_image(queries + positions[0], keys, values, region=region))
+        second = among(first + layer.to_queries(first + positions[0], first + positions[0], first))
+        third = forward(second + layer.feedforward(second))
+        assert torch.equal(layer(queries, positions[0], keys=keys, values=values, region=region), third)
+
+
 def decoder_of(**changes: object) -> MaskDecoder:
     torch.manual_seed(0)
     return MaskDecoder(lesion_queries_settings(**changes), classes=3, scales=2)
@@ -61,19 +74,21 @@ def scales_and_pixels() -> tuple[list[Tensor], Tensor]:
     return [coarse, fine], pixels
 
 
-def regions_of(decoder: MaskDecoder, scales: list[Tensor], pixels: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """The states before and after each layer, and the region of each."""
-    regions: list[Tensor] = []
+def recorded(
+    decoder: MaskDecoder, scales: list[Tensor], pixels: Tensor
+) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    """The states before and after each layer, and what each layer was shown of the image."""
+    shown: list[dict[str, Tensor]] = []
     for layer in decoder.layers:
-        layer.register_forward_pre_hook(lambda _, given, named: regions.append(named["region"]), with_kwargs=True)
-    return decoder(scales, pixels), regions
+        layer.register_forward_pre_hook(lambda _, given, named: shown.append(named), with_kwargs=True)
+    return decoder(scales, pixels), shown
 
 
 def test_layers_attend_where_the_mask_before_them_is_above_one_half() -> None:
     decoder, (scales, pixels) = decoder_of(decoder_layers=4, queries=6), scales_and_pixels()
-    states, regions = regions_of(decoder, scales, pixels)
-    for number, (state, region) in enumerate(zip(states[:-1], regions, strict=True)):
-        scale = scales[number % 2]
+    states, shown = recorded(decoder, scales, pixels)
+    for number, (state, named) in enumerate(zip(states[:-1], shown, strict=True)):
+        scale, region = scales[number % 2], named["region"]
         logits = decoder.mask_logits(state, pixels)
         averaged = torch.nn.functional.avg_pool3d(logits, pixels.shape[2] // scale.shape[2]).flatten(2)
         expected = averaged.sigmoid() > 0.5
@@ -89,23 +104,28 @@ def test_query_with_an_empty_mask_attends_everywhere() -> None:
     with torch.no_grad():
         decoder.mask_head[-1].weight.zero_()
         decoder.mask_head[-1].bias.zero_()
-    states, regions = regions_of(decoder, scales, pixels)
-    assert all(region.all() for region in regions)
+    states, shown = recorded(decoder, scales, pixels)
+    assert all(named["region"].all() for named in shown)
     assert all(state.isfinite().all() for state in states)
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3, 5])
 def test_layers_go_over_the_scales_in_turn_from_coarse_to_fine(layers: int) -> None:
     decoder, (scales, pixels) = decoder_of(decoder_layers=layers), scales_and_pixels()
-    states, regions = regions_of(decoder, scales, pixels)
+    states, shown = recorded(decoder, scales, pixels)
     assert len(states) == layers + 1
-    assert [region.shape[2] for region in regions] == [8, 64, 8, 64, 8][:layers]
+    assert [named["region"].shape[2] for named in shown] == [8, 64, 8, 64, 8][:layers]
+    for number, named in enumerate(shown):
+        scale = scales[number % 2]
+        values = scale.flatten(2).mT + decoder.scale_embeddings[number % 2]
+        assert torch.equal(named["values"], values)
+        assert torch.equal(named["keys"], values + sine_positions(scale))
 
 
 def test_no_gradient_passes_the_regions() -> None:
     decoder, (scales, pixels) = decoder_of(), scales_and_pixels()
-    states, regions = regions_of(decoder, scales, pixels.requires_grad_())
-    assert not any(region.requires_grad for region in regions)
+    states, shown = recorded(decoder, scales, pixels.requires_grad_())
+    assert not any(named["region"].requires_grad for named in shown)
     sum(state.square().sum() for state in states).backward()
     assert pixels.grad is None
     assert all(parameter.grad is None for parameter in decoder.mask_head.parameters())
