@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -37,21 +37,20 @@ def perturbed(parameters: Iterable[Tensor], rho: float) -> Iterator[bool]:
 
     Yields False, and moves nothing, where the gradient is not finite.
     """
-    weights, gradients = [], []
-    for each in parameters:
-        if each.grad is not None:
-            weights.append(each.detach())
-            gradients.append(each.grad)
-    norm = get_total_norm(gradients)
-    is_finite = bool(norm.isfinite())
-    before = [each.clone() for each in weights]
-    if is_finite:
-        # A gradient of zero moves nothing.
-        factor = rho / norm.clamp(min=torch.finfo(norm.dtype).tiny)
-        for weight, gradient in zip(weights, gradients, strict=True):
-            weight.addcmul_(gradient, factor.to(weight.device))
+    weights = [each for each in parameters if each.grad is not None]
+    norm = get_total_norm([cast("Tensor", each.grad) for each in weights])
+    if not norm.isfinite():
+        yield False
+        return
+    # A gradient of zero moves nothing.
+    factor = rho / norm.clamp(min=torch.finfo(norm.dtype).tiny)
+    before = [each.detach().clone() for each in weights]
     try:
-        yield is_finite
+        with torch.no_grad():
+            for each in weights:
+                each.addcmul_(cast("Tensor", each.grad), factor)
+        yield True
     finally:
-        for weight, own in zip(weights, before, strict=True):
-            weight.copy_(own)
+        with torch.no_grad():
+            for each, own in zip(weights, before, strict=True):
+                each.copy_(own)

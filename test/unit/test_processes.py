@@ -27,13 +27,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+@pytest.fixture(
+    scope="module", params=[0.0, pytest.param(0.05, marks=pytest.mark.slow)], ids=["plain", "sharpness-aware"]
+)
+def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A run of one process, and one of two."""
     folder = tmp_path_factory.mktemp("processes")
     data = write_prepared(folder / "data").folder
     recipe = folder / "tiny.toml"
-    recipe.write_text(RECIPE.replace("batch_size = 2", "batch_size = 4").replace("steps = 2", f"steps = {STEPS}"))
+    text = RECIPE.replace("batch_size = 2", "batch_size = 4").replace("steps = 2", f"steps = {STEPS}")
+    recipe.write_text(f"{text}\n[optimizer]\nsharpness = {request.param}\n")
     train(Arguments(recipe=recipe, output=folder / "one", data=data, workers=0, log_every=1, device="cpu"))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
     options = ["--output", folder / "two", "--data", data, "--workers=0", "--log-every=1", "--device=cpu"]

@@ -7,18 +7,15 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
-from training.losses import mean_over_lesion
-
 
 def semantic_loss(
     logits: Float32[Tensor, "batch classes z y x"], target: Int64[Tensor, "batch z y x"]
 ) -> Float32[Tensor, ""]:
-    """Cross-entropy, over the size of a sample's lesions, and Dice loss of the types that it has; a mean of samples.
+    """Cross-entropy of the voxels and Dice loss of the types that a sample has (nnU-Net); a mean of samples.
 
     Types that a sample does not have are left to the cross-entropy: their Dice is 0 whatever is said.
     """
-    voxels = cross_entropy(logits, target, reduction="none")[:, None]
-    return (mean_over_lesion(voxels, (target > 0)[:, None].float()) + _dice_loss(logits, target)).mean()
+    return cross_entropy(logits, target) + _dice_loss(logits, target).mean()
 
 
 def _dice_loss(
