@@ -1,15 +1,22 @@
-"""Python interface: segmentation of image files; `longilesion` exports it."""
+"""Python interface: segmentation and diagnosis of image files; `longilesion` exports it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from longilesion.case_files import read_case
+from longilesion.diagnosis_settings import Phase
 from longilesion.ensemble import Ensemble, load_detector, load_ensemble
 from longilesion.errors import InputError
 from longilesion.labelling import Labels
 from longilesion.organs import confined
 from longilesion.pipeline import Segmentation, segment_case
+
+if TYPE_CHECKING:
+    from longilesion.diagnosis.bundle import DiagnosisModel
+    from longilesion.diagnosis.findings import Diagnosis
 
 
 def segment(
@@ -58,6 +65,26 @@ def segment(
         if organs is not None:
             case = confined(case, Path(organs))
     return segment_case(case, ensemble, labels=labels, refine_clicks=refine_clicks, search=search)
+
+
+def diagnose(
+    phases: Mapping[Phase, str | Path], *, liver: str | Path | None = None, model: DiagnosisModel | None = None
+) -> Diagnosis:
+    """Finds the liver's lesions in an exam's phases and tells their types, as `longilesion diagnose` does.
+
+    Writes nothing. `liver` is the mask on the voxels of the venous scan, or of the one that takes its place. Without
+    `model` the shipped one is loaded at every call; pass one from `load_diagnosis_bundle` to diagnose several exams.
+    Research use only, trained on synthetic lesions.
+
+    Raises InputError for files that cannot be used, BundleError for a model that cannot.
+    """
+    # Imported late: the libraries of registration take long to load.
+    from longilesion.diagnosis.bundle import load_diagnosis_bundle
+    from longilesion.diagnosis.diagnose import diagnose as diagnosed
+    from longilesion.diagnosis.phases import read_phases
+
+    exam = read_phases({phase: Path(path) for phase, path in phases.items()}, _path(liver))
+    return diagnosed(exam, model or load_diagnosis_bundle())
 
 
 def _path(name: str | Path | None) -> Path | None:
