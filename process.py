@@ -9,16 +9,23 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from longilesion.program import run_program
 from longilesion.shipped import SHIPPED_MODEL
 from longilesion.startup import lasting_imports, wait_passively
 
 UPLOADED_MODEL = Path("/opt/ml/model")
+# Stands for the model's own bundle of lesion types.
+USUAL_TYPES = Path("(the model's own)")
+
+if TYPE_CHECKING:
+    from longilesion.case import Case, Scan, ScanName
+    from longilesion.diagnosis.bundle import DiagnosisModel
+    from longilesion.timing import Stopwatch
 
 _log = logging.getLogger("process")
 
@@ -47,13 +54,19 @@ def _run(options: argparse.Namespace) -> None:
     from longilesion.files import check_replaceable, check_writable
     from longilesion.grand_challenge import check_outputs, read_case, write_outputs
     from longilesion.organs import check_search_options, confined
-    from longilesion.pipeline import segment_case
+    from longilesion.pipeline import segment_case, with_types
     from longilesion.report import make_report, write_report
     from longilesion.timing import Stopwatch
 
     check_search_options(
-        find_new=options.find_new, organs=options.organs, organ=options.organ, detector=options.detector
+        find_new=options.find_new,
+        organs=options.organs,
+        organ=options.organ,
+        detector=options.detector,
+        types=options.types,
     )
+    if options.types is not None and options.report is None:
+        raise InputError("--types without a report, where they are written; expected --report too")
     check_writable(options.output)
     if options.report is not None:
         check_replaceable(options.report)
@@ -68,6 +81,7 @@ def _run(options: argparse.Namespace) -> None:
     _log.info(
         "read %d baseline scans, %d follow-up scans, %d clicked lesions in %.1f s", *counts, watch.seconds["read"]
     )
+    typing = None if options.types is None else _typing(options, case, watch)
     search = None
     if options.find_new:
         from longilesion.new_lesions import Search
@@ -82,6 +96,8 @@ def _run(options: argparse.Namespace) -> None:
                 case = confined(case, options.organs, options.organ)
         _log.info("searching with %s in %s", detector.name, options.organs or "the whole body")
     segmentation = segment_case(case, ensemble, refine_clicks=options.refine_clicks, search=search)
+    if typing is not None:
+        segmentation = with_types(segmentation, *typing)
     outlined = sum(outcome.volume_followup_ml > 0 for outcome in segmentation.lesions)
     spent = sum(segmentation.seconds.values())
     _log.info("outlined %d of %d lesions in %.1f s", outlined, len(segmentation.lesions), spent)
@@ -95,6 +111,23 @@ def _run(options: argparse.Namespace) -> None:
     except InputError as error:
         # A non-zero exit code would discard the lesion maps.
         _log.warning("%s; the lesion maps are complete", error)
+
+
+def _typing(
+    options: argparse.Namespace, case: Case, watch: Stopwatch
+) -> tuple[Mapping[ScanName, Scan], DiagnosisModel]:
+    """The follow-up scans with their livers, and the model of lesion types."""
+    from longilesion.diagnosis.bundle import load_diagnosis_bundle, usual_bundle
+    from longilesion.diagnosis_settings import STATEMENT
+    from longilesion.organs import LIVER, confined
+
+    with watch("load"):
+        folder = usual_bundle(options.model) if options.types == USUAL_TYPES else options.types
+        model = load_diagnosis_bundle(folder, options.device, options.precision)
+    with watch("read"):
+        livers = confined(case, options.organs, [LIVER]).followups
+    _log.info("telling types of liver lesions with %s: %s", model.name, STATEMENT)
+    return livers, model
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -140,6 +173,15 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--detector",
         type=Path,
         help="bundle that searches (default: the folder detector of the model, or of the shipped one, else the model)",
+    )
+    parser.add_argument(
+        "--types",
+        type=Path,
+        nargs="?",
+        const=USUAL_TYPES,
+        help="tell the types of the lesions in the liver, of which --organs has a mask, in the report, by this bundle; "
+        "without its name, by the folder diagnosis of the model, or of the shipped one; research use only, trained on "
+        "synthetic lesions (default: off)",
     )
     parser.add_argument("--report", type=Path, help="JSON file for the run report (default: none)")
     return parser.parse_args(arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 from pydantic import Field, model_validator
@@ -27,12 +28,28 @@ LESION_TYPES: tuple[LesionType, ...] = (
     "cyst",
     "other",
 )
+# Names of types for people.
+TYPE_NAMES: Mapping[LesionType, str] = {
+    "hcc": "HCC",
+    "icc": "ICC",
+    "metastasis": "metastasis",
+    "haemangioma": "haemangioma",
+    "fnh": "FNH",
+    "calcification": "calcification",
+    "cyst": "cyst",
+    "other": "other",
+}
 MALIGNANT: frozenset[LesionType] = frozenset({"hcc", "icc", "metastasis"})
 # Rare kinds together: neither malignant nor benign, and not alike.
 RARE: LesionType = "other"
 
 # On everything that this part of the project gives out, until weights of patients are there.
 STATEMENT = "research use only, trained on synthetic lesions"
+
+
+def likeliest(probabilities: Mapping[LesionType, float]) -> LesionType:
+    """The most probable type."""
+    return max(probabilities, key=lambda name: probabilities[name])
 
 
 class DiagnosisSettings(Settings):

@@ -12,11 +12,26 @@ from longilesion.case import Case, Scan
 from longilesion.errors import InputError
 from longilesion.images import READABLE, read_lesion_map
 
+# Name of the mask of the liver, of which alone types of lesions are told.
+LIVER = "liver"
 
-def check_search_options(*, find_new: bool, organs: Path | None, organ: Collection[str], detector: Path | None) -> None:
-    """Raises InputError for options of a search without a search, and for names of organs without their folder."""
+
+def check_search_options(
+    *,
+    find_new: bool,
+    organs: Path | None,
+    organ: Collection[str],
+    detector: Path | None,
+    types: Path | None = None,
+) -> None:
+    """Raises InputError for options of a search without a search, and for names of organs without their folder.
+
+    Types of lesions need the folder too, for the liver in it.
+    """
+    if types is not None and organs is None:
+        raise InputError(f"--types without the liver; expected --organs too, the folder of {LIVER}.nii.gz")
     if not find_new:
-        given = {"--organs": organs, "--organ": organ, "--detector": detector}
+        given = {"--organs": organs if types is None else None, "--organ": organ, "--detector": detector}
         unused = [name for name, value in given.items() if value]
         if unused:
             raise InputError(f"{unused[0]} without a search; expected --find-new too")

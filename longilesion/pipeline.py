@@ -21,6 +21,7 @@ from longilesion.case import (
     Scan,
     ScanName,
 )
+from longilesion.diagnosis_settings import LesionType
 from longilesion.ensemble import Ensemble
 from longilesion.geometry import Triple
 from longilesion.labelling import LabelledScan, Labels, label_lesions
@@ -30,6 +31,7 @@ from longilesion.timing import Stopwatch
 from longilesion.voi import Placement
 
 if TYPE_CHECKING:
+    from longilesion.diagnosis.bundle import DiagnosisModel
     from longilesion.new_lesions import NewLesion, Search
     from longilesion.registration.result import Registration
 
@@ -75,7 +77,8 @@ class Segmentation:
     """The label map of every follow-up scan, the outcomes of all lesions sorted by id, and the seconds of each stage.
 
     `left_out` are the ids of clicked lesions without a position in any follow-up scan. `candidates` are the lesions
-    that a search has found and no known lesion explains, in the maps as well.
+    that a search has found and no known lesion explains, in the maps as well. `types` are the probabilities of the
+    types of lesions in the liver, by id, None where they were not asked for.
     """
 
     maps: Mapping[ScanName, LesionMap]
@@ -83,6 +86,7 @@ class Segmentation:
     left_out: tuple[int, ...]
     seconds: Mapping[str, float]
     candidates: tuple[NewLesion, ...] = ()
+    types: Mapping[int, Mapping[LesionType, float]] | None = None
 
 
 def segment_case(
@@ -151,6 +155,24 @@ def segment_case(
     placed = {outcome.prompt.lesion_id for outcome in outcomes}
     left_out = tuple(pair.lesion_id for pair in case.clicks if pair.lesion_id not in placed)
     return Segmentation(maps=maps, lesions=outcomes, left_out=left_out, seconds=watch.seconds, candidates=candidates)
+
+
+def with_types(segmentation: Segmentation, livers: Mapping[ScanName, Scan], model: DiagnosisModel) -> Segmentation:
+    """The segmentation with the types of the outlined lesions that lie in the liver.
+
+    `livers` are the follow-up scans with the liver as their organ; each is taken for a venous phase. A lesion that is
+    merged into another one has no outline of its own, and so no type.
+    """
+    # Imported late: few runs ask for types.
+    from longilesion.diagnosis.lesion_types import lesion_types
+
+    watch = Stopwatch()
+    types: dict[int, Mapping[LesionType, float]] = {}
+    with watch("types"):
+        for name, scan in livers.items():
+            types |= lesion_types(scan, segmentation.maps[name], model)
+    _log.info("types of %d lesions in the liver", len(types))
+    return replace(segmentation, types=types, seconds={**segmentation.seconds, **watch.seconds})
 
 
 def _register(baseline: Scan, followup: Scan) -> Registration:

@@ -8,19 +8,22 @@ import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from pydantic import BaseModel, ConfigDict
 
 import longilesion
 from longilesion.case import Case, LesionPrompt, ScanName
+from longilesion.diagnosis_settings import STATEMENT, LesionType, likeliest
 from longilesion.files import valid, written_together
 from longilesion.geometry import Triple
 from longilesion.pipeline import LesionOutcome, Segmentation
 
 if TYPE_CHECKING:
     from longilesion.new_lesions import NewLesion
+
+_Types: TypeAlias = Mapping[int, Mapping[LesionType, float]] | None
 
 _PACKAGES = ("torch", "numpy", "SimpleITK", "connected-components-3d", "picsl_greedy")
 
@@ -35,6 +38,8 @@ class LesionReport(BaseModel):
     `presence` is the probability that the lesion is still there, `probability` the mean one inside its outline. `note`
     gives the reason for an empty outline; `merged_into` is the lesion whose outline includes this one. A lesion
     outside the follow-up's field of view has no scan, no click and no presence; its confidence is that it is outside.
+    `type` is the most probable type of a lesion in the liver, with the probabilities of all types; None for other
+    lesions, and where no types were asked for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,12 +61,15 @@ class LesionReport(BaseModel):
     volume_followup_ml: float
     note: str
     merged_into: int | None = None
+    type: LesionType | None = None
+    type_probabilities: dict[LesionType, float] | None = None
 
 
 class CandidateReport(BaseModel):
     """A lesion that a search has found and nobody has confirmed; its centre of gravity as x, y, z voxel index.
 
-    `score` is the detector's highest probability in it, `diameter_mm` the longest axial one.
+    `score` is the detector's highest probability in it, `diameter_mm` the longest axial one. Types are as those of a
+    lesion.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,13 +81,16 @@ class CandidateReport(BaseModel):
     diameter_mm: float
     centre: Triple
     centre_xyz_mm: Triple
+    type: LesionType | None = None
+    type_probabilities: dict[LesionType, float] | None = None
 
 
 class RunReport(BaseModel):
     """One run. `peak_gpu_memory_bytes` is None where no GPU was used.
 
     `left_out` are lesions that could not be segmented: their only click is in a baseline scan that is missing.
-    `candidates` are empty without a search for lesions that nobody clicked.
+    `candidates` are empty without a search for lesions that nobody clicked. `types_statement` says what types of
+    lesions are worth, None where they were not asked for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -91,6 +102,7 @@ class RunReport(BaseModel):
     lesions: list[LesionReport]
     left_out: list[int]
     candidates: list[CandidateReport] = []
+    types_statement: str | None = None
 
 
 def make_report(case: Case, segmentation: Segmentation, *, seconds: Mapping[str, float]) -> RunReport:
@@ -104,9 +116,10 @@ def make_report(case: Case, segmentation: Segmentation, *, seconds: Mapping[str,
         seconds={stage: round(spent, 4) for stage, spent in {**seconds, **segmentation.seconds}.items()},
         peak_memory_bytes=_peak_memory_bytes(),
         peak_gpu_memory_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else None,
-        lesions=[_lesion_report(case, outcome) for outcome in segmentation.lesions],
+        lesions=[_lesion_report(case, outcome, segmentation.types) for outcome in segmentation.lesions],
         left_out=list(segmentation.left_out),
-        candidates=[_candidate_report(case, lesion) for lesion in segmentation.candidates],
+        candidates=[_candidate_report(case, lesion, segmentation.types) for lesion in segmentation.candidates],
+        types_statement=None if segmentation.types is None else STATEMENT,
     )
 
 
@@ -116,7 +129,7 @@ def write_report(path: Path, report: RunReport) -> None:
         temporary.write_text(report.model_dump_json(indent=2) + "\n")
 
 
-def _lesion_report(case: Case, outcome: LesionOutcome) -> LesionReport:
+def _lesion_report(case: Case, outcome: LesionOutcome, types: _Types) -> LesionReport:
     prompt = outcome.prompt
     click = prompt.followup if isinstance(prompt, LesionPrompt) else None
     return LesionReport(
@@ -137,10 +150,11 @@ def _lesion_report(case: Case, outcome: LesionOutcome) -> LesionReport:
         volume_followup_ml=outcome.volume_followup_ml,
         note=outcome.note,
         merged_into=outcome.merged_into,
+        **_typed(prompt.lesion_id, types),
     )
 
 
-def _candidate_report(case: Case, lesion: NewLesion) -> CandidateReport:
+def _candidate_report(case: Case, lesion: NewLesion, types: _Types) -> CandidateReport:
     candidate = lesion.candidate
     return CandidateReport(
         id=lesion.lesion_id,
@@ -150,7 +164,15 @@ def _candidate_report(case: Case, lesion: NewLesion) -> CandidateReport:
         diameter_mm=candidate.diameter_mm,
         centre=_index_xyz(case, lesion.scan_name, candidate.centre_xyz_mm),
         centre_xyz_mm=candidate.centre_xyz_mm,
+        **_typed(lesion.lesion_id, types),
     )
+
+
+def _typed(lesion_id: int, types: _Types) -> dict[str, Any]:
+    if types is None or lesion_id not in types:
+        return {}
+    probabilities = dict(types[lesion_id])
+    return {"type": likeliest(probabilities), "type_probabilities": probabilities}
 
 
 def _index_xyz(case: Case, scan_name: ScanName, point_xyz_mm: Triple) -> Triple:

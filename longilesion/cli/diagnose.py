@@ -15,7 +15,7 @@ from rich.table import Table
 from longilesion.case_files import check_outputs
 from longilesion.cli.terminal import console, line_table, progress
 from longilesion.config import Device, Precision
-from longilesion.diagnosis_settings import PHASES, STATEMENT, Phase
+from longilesion.diagnosis_settings import PHASES, STATEMENT, TYPE_NAMES, Phase
 from longilesion.errors import InputError
 from longilesion.files import check_replaceable
 from longilesion.startup import lasting_imports
@@ -92,8 +92,6 @@ def diagnose(
 
 def lesion_table(found: Diagnosis) -> Table:
     """A row per lesion: its most probable type, the score, and its size."""
-    from longilesion.diagnosis.findings import TYPE_NAMES
-
     headings = ("lesion", "score", "ml", "mm", "probability", "type")
     table = line_table(*headings, numbers=headings[:-1])
     for lesion in found.typed:
@@ -110,8 +108,6 @@ def lesion_table(found: Diagnosis) -> Table:
 
 def patient_table(found: Diagnosis) -> Table:
     """A row per type: the probability that the patient has it, and its share of the lesions' volume."""
-    from longilesion.diagnosis.findings import TYPE_NAMES
-
     table = line_table("patient", "share of volume", "type", numbers=("patient", "share of volume"))
     for name, probability in found.patient.items():
         table.add_row(f"{probability:.2f}", f"{found.by_volume[name]:.2f}", TYPE_NAMES[name])

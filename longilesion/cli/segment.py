@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,16 +13,18 @@ from longilesion.case import OutsideLesion
 from longilesion.case_files import check_outputs, read_case
 from longilesion.cli.terminal import LOOK_AT_IT, console, line_table, note, progress
 from longilesion.config import Device, Precision
+from longilesion.diagnosis_settings import STATEMENT, TYPE_NAMES, LesionType, likeliest
 from longilesion.errors import InputError
 from longilesion.files import check_replaceable, written_together
 from longilesion.images import check_lesion_map, check_writable_format, write_lesion_map
 from longilesion.labelling import Labels
-from longilesion.organs import check_search_options, confined
+from longilesion.organs import LIVER, check_search_options, confined
 from longilesion.shipped import SHIPPED_MODEL
 from longilesion.startup import lasting_imports
 from longilesion.timing import Stopwatch
 
 if TYPE_CHECKING:
+    from longilesion.diagnosis.bundle import DiagnosisModel
     from longilesion.new_lesions import NewLesion
     from longilesion.pipeline import LesionOutcome
 
@@ -48,6 +50,7 @@ def segment(
     organs: Path | None = None,
     organ: tuple[str, ...] = (),
     detector: Path | None = None,
+    types: Path | None = None,
     report: Path | None = None,
 ) -> None:
     """Outline the lesions of a baseline scan in a follow-up scan.
@@ -77,19 +80,24 @@ def segment(
             confined to all of them together. Without it, the whole body is searched.
         organ: Names of the masks to use, such as liver for liver.nii.gz; all where none is given.
         detector: Folder of the model that searches; by default the folder detector in --model, or the shipped one.
+        types: Folder of a model of lesion types, which tells those of the lesions in the liver from the follow-up scan
+            alone, taken for a venous phase; --organs needs a mask of the liver. Research use only, trained on synthetic
+            lesions.
         report: JSON file for a report of the run.
     """
     outputs = [output, *([] if report is None else [report])]
     check_outputs(outputs, inputs=(followup, baseline, lesions, baseline_clicks, followup_clicks))
     check_writable_format(output)
     check_replaceable(*outputs)
-    check_search_options(find_new=find_new, organs=organs, organ=organ, detector=detector)
+    check_search_options(find_new=find_new, organs=organs, organ=organ, detector=detector, types=types)
+    if types is not None and labels == "binary":
+        raise InputError("--types with --labels binary, which tell no lesions apart; expected --labels lesion_ids")
     if lesions is None and baseline_clicks is None and followup_clicks is None and not find_new:
         raise InputError("nothing to look for; expected --lesions, --baseline-clicks, --followup-clicks or --find-new")
     # Imported late: torch takes a second to load, and --help, or an invalid option, does not need it.
     with lasting_imports():
         from longilesion.ensemble import load_detector, load_ensemble
-        from longilesion.pipeline import segment_case
+        from longilesion.pipeline import segment_case, with_types
         from longilesion.report import make_report, write_report
 
     output_console = console()
@@ -101,6 +109,7 @@ def segment(
             searching = None
             if find_new:
                 searching = load_detector(ensemble, detector, model=model, device=device, precision=precision)
+            typing = None if types is None else _load_typing(types, device, precision)
         status.update("reading the scans")
         with watch("read"):
             case = read_case(
@@ -111,7 +120,8 @@ def segment(
                 followup_clicks=followup_clicks,
                 split_components=split_components,
             )
-            if organs is not None:
+            livers = confined(case, organs, [LIVER]).followups if organs is not None and types is not None else {}
+            if organs is not None and find_new:
                 case = confined(case, organs, organ)
         status.update("outlining the lesions")
         search = None
@@ -120,26 +130,46 @@ def segment(
 
             search = Search(detector=searching, progress=progress(status, "searching"))
         segmentation = segment_case(case, ensemble, labels=labels, refine_clicks=refine_clicks, search=search)
+        if typing is not None:
+            status.update("telling types")
+            segmentation = with_types(segmentation, livers, typing)
         lesion_map = segmentation.maps["primary"]
         with (
             watch("write"),
             written_together({output: partial(check_lesion_map, written=lesion_map)}) as (temporary,),
         ):
             write_lesion_map(temporary, lesion_map, like=followup)
-    output_console.print(lesion_table(segmentation.lesions, segmentation.candidates))
+    output_console.print(lesion_table(segmentation.lesions, segmentation.candidates, segmentation.types))
+    if typing is not None:
+        output_console.print(f"types: {STATEMENT}", highlight=False)
     # Last, so that the map and the table are complete if the report cannot be written.
     if report is not None:
         write_report(report, make_report(case, segmentation, seconds=watch.seconds))
 
 
-def lesion_table(lesions: Sequence[LesionOutcome], candidates: Sequence[NewLesion] = ()) -> Table:
+def lesion_table(
+    lesions: Sequence[LesionOutcome],
+    candidates: Sequence[NewLesion] = (),
+    types: Mapping[int, Mapping[LesionType, float]] | None = None,
+) -> Table:
     """A row per lesion: its id, volumes, their change, its click, confidence and similarity, and a note.
 
-    Candidates follow, with their score and size as the note.
+    Candidates follow, with their score and size as the note. With `types` there is a column for the most probable one.
     """
     numbers = ("lesion", "before ml", "after ml", "change", "confidence", "similarity")
-    headings = ("lesion", "before ml", "after ml", "change", "click", "confidence", "similarity", "note")
-    table = line_table(*headings, numbers=numbers)
+    typed = () if types is None else ("type",)
+    table = line_table(
+        "lesion",
+        "before ml",
+        "after ml",
+        "change",
+        "click",
+        "confidence",
+        "similarity",
+        *typed,
+        "note",
+        numbers=numbers,
+    )
     for outcome in lesions:
         before = outcome.volume_baseline_ml
         table.add_row(
@@ -150,13 +180,32 @@ def lesion_table(lesions: Sequence[LesionOutcome], candidates: Sequence[NewLesio
             _click(outcome),
             f"{outcome.prompt.confidence:.2f}",
             "-" if outcome.similarity is None else f"{outcome.similarity:.2f}",
+            *_type(outcome.prompt.lesion_id, types),
             note(_note(outcome)),
         )
     for lesion in candidates:
         found = lesion.candidate
         size = f"score {found.score:.2f}, {found.diameter_mm:.0f} mm across; not confirmed"
-        table.add_row(str(lesion.lesion_id), "-", _volume(found.volume_ml), "-", "candidate", "-", "-", note(size))
+        cells = (str(lesion.lesion_id), "-", _volume(found.volume_ml), "-", "candidate", "-", "-")
+        table.add_row(*cells, *_type(lesion.lesion_id, types), note(size))
     return table
+
+
+def _load_typing(folder: Path, device: Device, precision: Precision) -> DiagnosisModel:
+    # Imported late, as few runs ask for types.
+    from longilesion.diagnosis.bundle import load_diagnosis_bundle
+
+    return load_diagnosis_bundle(folder, device, precision)
+
+
+def _type(lesion_id: int, types: Mapping[int, Mapping[LesionType, float]] | None) -> tuple[str, ...]:
+    """The cell of a lesion's type and its probability, where there is a column of types."""
+    if types is None:
+        return ()
+    if lesion_id not in types:
+        return ("-",)
+    name = likeliest(types[lesion_id])
+    return (f"{TYPE_NAMES[name]} {types[lesion_id][name]:.2f}",)
 
 
 def _volume(ml: float) -> str:

@@ -109,7 +109,7 @@ def load_diagnosis_bundle(
     Raises BundleError for a bundle that is missing, damaged, of another kind or version, or a device that is not
     available.
     """
-    folder = shipped_bundle() if folder is None else folder
+    folder = usual_bundle() if folder is None else folder
     manifest = _read_manifest(folder)
     with WithoutInitialisation():
         network = LesionQueries(manifest.settings)
@@ -125,12 +125,14 @@ def load_diagnosis_bundle(
     )
 
 
-def shipped_bundle() -> Path:
-    """The folder of the shipped bundle; raises BundleError where none is shipped."""
-    folder = SHIPPED_MODEL / DIAGNOSIS_FOLDER
-    if not is_bundle(folder):
-        raise BundleError(f"{folder}: no model of lesion types is shipped; expected the folder of {_EXPECTED}")
-    return folder
+def usual_bundle(model: Path = SHIPPED_MODEL) -> Path:
+    """The bundle beside a model's files, or else beside the shipped ones; raises BundleError where there is none."""
+    usual = (folder / DIAGNOSIS_FOLDER for folder in (model, SHIPPED_MODEL))
+    found = next((folder for folder in usual if is_bundle(folder)), None)
+    if found is None:
+        shipped = SHIPPED_MODEL / DIAGNOSIS_FOLDER
+        raise BundleError(f"{shipped}: no model of lesion types is shipped; expected the folder of {_EXPECTED}")
+    return found
 
 
 def _read_manifest(folder: Path) -> DiagnosisManifest:

@@ -6,19 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from longilesion.case import LesionMap
-from longilesion.diagnosis_settings import LesionType
-
-# Names of types for people.
-TYPE_NAMES: Mapping[LesionType, str] = {
-    "hcc": "HCC",
-    "icc": "ICC",
-    "metastasis": "metastasis",
-    "haemangioma": "haemangioma",
-    "fnh": "FNH",
-    "calcification": "calcification",
-    "cyst": "cyst",
-    "other": "other",
-}
+from longilesion.diagnosis_settings import LesionType, likeliest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +22,7 @@ class TypedLesion:
     @property
     def type(self) -> LesionType:
         """The most probable type."""
-        return max(self.probabilities, key=lambda each: self.probabilities[each])
+        return likeliest(self.probabilities)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

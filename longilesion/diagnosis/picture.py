@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 from longilesion.case import lesion_regions
 from longilesion.diagnosis.exam import LiverExam, RegisteredPhases
-from longilesion.diagnosis.findings import TYPE_NAMES, Diagnosis, TypedLesion
+from longilesion.diagnosis.findings import Diagnosis, TypedLesion
 from longilesion.diagnosis.phases import PHASE_NAMES
-from longilesion.diagnosis_settings import PHASES, STATEMENT, LesionType, Phase
+from longilesion.diagnosis_settings import PHASES, STATEMENT, TYPE_NAMES, LesionType, Phase
 from longilesion.geometry import Grid
 from longilesion.registered import sample_moved, sample_share
 from longilesion.voi import sample_shown

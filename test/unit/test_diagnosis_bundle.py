@@ -15,7 +15,7 @@ from longilesion.diagnosis.bundle import (
     WEIGHTS_FILE,
     load_diagnosis_bundle,
     save_diagnosis_bundle,
-    shipped_bundle,
+    usual_bundle,
 )
 from longilesion.diagnosis_settings import STATEMENT
 from longilesion.errors import BundleError
@@ -110,5 +110,5 @@ def test_the_shipped_bundle_is_the_default(folder, monkeypatch):
     with pytest.raises(BundleError, match="no model of lesion types is shipped; expected the folder"):
         load_diagnosis_bundle()
     folder.rename(folder.parent / shipped.DIAGNOSIS_FOLDER)
-    assert shipped_bundle() == folder.parent / "diagnosis"
+    assert usual_bundle() == usual_bundle(folder) == folder.parent / "diagnosis"
     assert load_diagnosis_bundle().settings == SETTINGS
