@@ -18,7 +18,7 @@ class DiagnosisLossSettings(Settings):
     semantic: float = Field(default=5.0, ge=0, description="weight of the semantic output")
     points: int = Field(default=4096, ge=2, description="points at which a lesion's mask is compared with a query's")
     foreground_share: float = Field(
-        default=0.5, ge=0, le=1, description="of the points, drawn inside the lesion; the others anywhere"
+        default=0.1, ge=0, le=1, description="of the points, drawn inside the lesion; the others anywhere"
     )
     classification_loss: Literal["focal", "cross_entropy"] = "focal"
     focal_gamma: float = Field(default=2.0, ge=0)
