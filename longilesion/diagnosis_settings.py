@@ -88,6 +88,8 @@ class DiagnosisSettings(Settings):
         if min(self.spacing_zyx_mm) <= 0:
             raise ValueError("spacing_zyx_mm: expected a positive spacing along each axis")
         for along, voxels, factor in zip("zyx", self.shape_zyx, self.network.encoder.factor_zyx, strict=True):
-            if voxels % factor:
+            if voxels < factor or voxels % factor:
                 raise ValueError(f"shape_zyx: {voxels} along {along} is not a multiple of the network's {factor}")
+        if self.shape_zyx == self.network.encoder.factor_zyx:
+            raise ValueError("shape_zyx leaves one voxel to the network's coarsest level; expected two or more")
         return self

@@ -155,13 +155,18 @@ class LesionQueriesSettings(Settings):
     """LIDIA: fused phases, an nnU-Net encoder, a feature pyramid, and a transformer decoder with a mask per query.
 
     "concatenation" stacks the images of a fixed set of phases, as the baseline of LIDIA's table 2; "iterative" is its
-    fusion module (eq. 2). Without queries, the semantic output is all there is: LIDIA's nnU-Net.
+    fusion module (eq. 2). The encoder's stem comes before the fusion. Without queries, the semantic output is all there
+    is: LIDIA's nnU-Net.
     """
 
     fusion: Literal["iterative", "concatenation"] = "iterative"
     phase_features: int = Field(default=32, ge=1, description="channels of a phase's features, and of the fused ones")
     encoder: EncoderSettings
-    pyramid_features: int = Field(default=256, ge=1, description="channels of every level of the feature pyramid")
+    pyramid_features: int = Field(
+        default=256,
+        ge=6,
+        description="channels of the pyramid's levels from that of the masks on; finer ones have the encoder's at most",
+    )
     mask_level: int = Field(
         default=0, ge=0, description="level of the pyramid, 0 being the finest, on which masks are predicted"
     )
@@ -181,8 +186,11 @@ class LesionQueriesSettings(Settings):
             raise ValueError(
                 f"attention_heads is {self.attention_heads}; expected a divisor of {self.pyramid_features}"
             )
-        if self.mask_level >= len(self.encoder.features_per_stage):
-            raise ValueError(f"mask_level is {self.mask_level}; the encoder has fewer levels")
+        levels = len(self.encoder.features_per_stage)
+        if self.mask_level + 1 >= levels:
+            raise ValueError(
+                f"mask_level is {self.mask_level} of {levels} levels; expected one with a coarser level to attend to"
+            )
         return self
 
 

@@ -38,6 +38,8 @@ class FeaturePyramid(nn.Module):
         return levels
 
 
-def upsampled(maps: Float[Tensor, "batch c _ _ _"], shape_zyx: Sequence[int]) -> Float[Tensor, "batch c _ _ _"]:
-    """Trilinearly interpolated to that many voxels."""
-    return nn.functional.interpolate(maps, size=tuple(shape_zyx), mode="trilinear")
+def upsampled(maps: Float[Tensor, "batch c _ _ _"], shape_zyx: tuple[int, ...]) -> Float[Tensor, "batch c _ _ _"]:
+    """Trilinearly interpolated to that many voxels, where they are not as many already."""
+    if maps.shape[2:] == shape_zyx:
+        return maps
+    return nn.functional.interpolate(maps, size=shape_zyx, mode="trilinear")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 from jaxtyping import Bool, Float, Float32
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from longilesion.diagnosis_settings import DiagnosisSettings
 from longilesion.networks.feature_pyramid import FeaturePyramid, upsampled
 from longilesion.networks.mask_decoder import SCALES, MaskDecoder
 from longilesion.networks.phase_fusion import PHASE_FUSIONS
-from longilesion.networks.unet import Encoder
+from longilesion.networks.unet import Encoder, depth_to_space, space_to_depth
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,7 +51,8 @@ class QueryOutput:
 class LesionQueries(nn.Module):
     """LIDIA (section 2.2): fused phases, an nnU-Net encoder, a feature pyramid, and a mask decoder of lesion queries.
 
-    The semantic output is always there; without queries it is all that there is.
+    The encoder's stem comes before the fusion, which at the size of the input would cost more than all else. The
+    semantic output is always there; without queries it is all that there is.
     """
 
     def __init__(self, settings: DiagnosisSettings) -> None:
@@ -58,12 +60,14 @@ class LesionQueries(nn.Module):
         super().__init__()
         network, classes = settings.network, 1 + len(settings.types)
         stages, self.mask_level = network.encoder.features_per_stage, network.mask_level
+        self.stem_zyx = network.encoder.stem_zyx
+        folded = prod(self.stem_zyx)
         self.fusion = PHASE_FUSIONS[network.fusion](
-            len(settings.clip_hu), network.phase_features, phases=len(settings.phases)
+            folded * len(settings.clip_hu), network.phase_features, phases=len(settings.phases)
         )
-        self.encoder = Encoder(network.phase_features, network.encoder)
+        self.encoder = Encoder(network.phase_features, network.encoder.model_copy(update={"stem_zyx": (1, 1, 1)}))
         self.pyramid = FeaturePyramid(stages, network.pyramid_features, mask_level=network.mask_level)
-        self.semantic_head = nn.Conv3d(self.pyramid.widths[0], classes, kernel_size=1)
+        self.semantic_head = nn.Conv3d(self.pyramid.widths[0], folded * classes, kernel_size=1)
         # The levels next to that of the masks; one that no layer comes to would have an embedding without a use.
         coarsest = min(len(stages) - 1, network.mask_level + SCALES)
         self.scales = range(coarsest, network.mask_level, -1)[: network.decoder_layers]
@@ -75,8 +79,12 @@ class LesionQueries(nn.Module):
 
     def forward(self, inputs: PhaseInput) -> QueryOutput:
         """Outlines the lesions of a batch; raises ValueError for a sample without any phase."""
-        levels = self.pyramid(self.encoder(self.fusion(inputs.phases, inputs.is_there)))
-        semantic = upsampled(self.semantic_head(levels[0]), inputs.phases.shape[3:])
+        if not inputs.is_there.any(dim=1).all():
+            raise ValueError("a sample has no phase; expected one or more")
+        phases = space_to_depth(inputs.phases.flatten(0, 1), self.stem_zyx).unflatten(0, inputs.is_there.shape)
+        levels = self.pyramid(self.encoder(self.fusion(phases, inputs.is_there)))
+        semantic = depth_to_space(self.semantic_head(levels[0]), self.stem_zyx)
+        semantic = upsampled(semantic, inputs.phases.shape[3:])
         if self.decoder is None:
             return QueryOutput(semantic_logits=semantic)
         pixels = self.decoder.pixels(levels[self.mask_level])

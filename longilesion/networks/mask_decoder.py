@@ -58,14 +58,12 @@ class MaskDecoder(nn.Module):
         for scale, embedding in zip(scales, self.scale_embeddings, strict=True):
             values = scale.flatten(2).transpose(1, 2) + embedding
             # The mean of a mask is the product of its query with the features' mean: no mask is made to be averaged.
-            means = nn.functional.interpolate(pixels.detach(), size=scale.shape[2:], mode="area")
+            means = nn.functional.interpolate(pixels, size=scale.shape[2:], mode="area")
             memories.append((values + sine_positions(scale), values, means))
         queries = self.queries.expand(len(pixels), -1, -1)
         states = [self.norm(queries)]
         for layer, (keys, values, means) in zip(self.layers, cycle(memories), strict=False):
-            # No gradient passes a threshold; detached rather than without gradients, under which autocast would keep
-            # copies of the weights for the predictions that do need them.
-            region = attended(self.mask_logits(states[-1].detach(), means).detach())
+            region = attended(self.mask_logits(states[-1], means))
             queries = layer(queries, self.positions, keys=keys, values=values, region=region)
             states.append(self.norm(queries))
         return states
@@ -138,7 +136,7 @@ class Attention(nn.Module):
 
 
 def attended(mask_logits: Float[Tensor, "batch queries _ _ _"]) -> Bool[Tensor, "batch queries voxels"]:
-    """Where each query may attend: inside its mask, or everywhere if it is empty."""
+    """Where each query may attend: inside its mask, or everywhere if it is empty. A threshold passes no gradient."""
     inside = mask_logits.flatten(2) > 0
     return inside | ~inside.any(dim=2, keepdim=True)
 

@@ -34,8 +34,11 @@ class IterativePhaseFusion(nn.Module):
 
     def _features(self, phases: Tensor, is_there: Tensor) -> Iterator[TimePointFeatures]:
         """Those of the phases that any sample has, each computed only when the fusion comes to it."""
-        for block, images, known in zip(self.blocks, phases.unbind(1), is_there.unbind(1), strict=True):
-            if known.any():
+        shown = is_there.any(dim=0).tolist()
+        for block, images, known, is_shown in zip(
+            self.blocks, phases.unbind(1), is_there.unbind(1), shown, strict=True
+        ):
+            if is_shown:
                 yield TimePointFeatures(levels=[block(images)], is_there=known)
 
 
@@ -56,7 +59,7 @@ class PhaseConcatenation(nn.Module):
     def forward(
         self, phases: Float[Tensor, "batch phases channels z y x"], is_there: Bool[Tensor, "batch phases"]
     ) -> Float[Tensor, "batch features z y x"]:
-        """The features of all phases."""
+        """The features of all phases together."""
         known = phases.where(is_there[:, :, None, None, None, None], 0)
         features: Tensor = self.block(known.flatten(1, 2))
         return features
