@@ -36,6 +36,7 @@ check() {
 limits=(--ulimit nofile=1024:1024 --ulimit nproc=1024:1024)
 
 # run_image INPUT [option...]: leaves $work/output, $work/stdout, $work/stderr, and the image's exit code as its own.
+# PROGRAM_OPTIONS are those of the image's program.
 run_image() {
     local input status=0 started=$SECONDS
     input=$(realpath "$1")
@@ -44,7 +45,7 @@ run_image() {
     mkdir -m 777 "$work/output" # the image's user is nobody here
     engine run --rm --network none --read-only --tmpfs /tmp:rw,size=1g \
         --memory 16g --cap-drop ALL --security-opt no-new-privileges "${limits[@]}" \
-        --volume "$input:/input:ro" --volume "$work/output:/output" "$@" ${RUN_OPTIONS:-} "$IMAGE" \
+        --volume "$input:/input:ro" --volume "$work/output:/output" "$@" ${RUN_OPTIONS:-} "$IMAGE" ${PROGRAM_OPTIONS:-} \
         >"$work/stdout" 2>"$work/stderr" || status=$?
     echo "      $((SECONDS - started)) s, exit code $status"
     return $status
@@ -78,6 +79,19 @@ gives_maps_of_a_member_of_every_recipe() {
     run_image "$cases/interface_1/input" --volume "$work/mixed:/opt/ml/model:ro" || show_log || return
     grep -q "networks from /opt/ml/model" "$work/stdout" || show_log || return
     "$python" test/container/compare_outputs.py --layout-only "$work/output" "$cases/interface_1/expected"
+}
+
+# A model of lesion types lies in a folder of the mounted bundle; all of the scan is liver.
+reports_types_by_a_mounted_bundle() {
+    cp -R "$work/model" "$work/typing"
+    rm -rf "$work/typing/diagnosis"
+    "$python" -m test.container.types_bundle "$work/typing/diagnosis" "$cases/interface_1/input" "$work/organs" || return
+    chmod -R a+rX "$work/typing" "$work/organs"
+    PROGRAM_OPTIONS="--types --organs /organs --report /output/report.json" run_image "$cases/interface_1/input" \
+        --volume "$work/typing:/opt/ml/model:ro" --volume "$work/organs:/organs:ro" || show_log || return
+    grep -q '"types_statement": "research use only' "$work/output/report.json" || show_log || return
+    grep -q '"type_probabilities": {' "$work/output/report.json" || show_log || return
+    "$python" test/container/compare_outputs.py "$work/output" "$cases/interface_1/expected"
 }
 
 # The platform shows the user the last line of stderr and throws all outputs away: one line, and nothing half written.
@@ -132,6 +146,7 @@ for case in interface_1 interface_2 interface_3 interface_4; do
 done
 check "no follow-up clicks" gives_maps_without_followup_clicks
 check "a mounted bundle with a member of every recipe" gives_maps_of_a_member_of_every_recipe
+check "types of lesions by a mounted bundle" reports_types_by_a_mounted_bundle
 check "a truncated scan is refused" refuses_a_truncated_scan
 check "a damaged mounted bundle is refused" refuses_a_damaged_mounted_bundle
 

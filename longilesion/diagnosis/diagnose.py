@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -23,8 +22,6 @@ from longilesion.voi import sample_back
 # Share of a voxel from which a lesion of the lattice fills it.
 _LEAST_SHARE = 0.5
 
-_log = logging.getLogger(__name__)
-
 
 def diagnose(exam: LiverExam, model: DiagnosisModel) -> Diagnosis:
     """Registers an exam's phases, finds the liver's lesions, and tells their types; on the reference scan's voxels."""
@@ -36,7 +33,6 @@ def diagnose_registered(
 ) -> Diagnosis:
     """The same of phases that are registered already."""
     found = predict_phases(phases, model, progress=progress)
-    _log.info("%d lesions found", len(found.typed))
     return on_grid(found, exam.phases[exam.reference].grid)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -17,6 +18,8 @@ from longilesion.diagnosis_settings import DiagnosisSettings, LesionType
 from longilesion.diameter import axial_diameter_mm
 from longilesion.geometry import Grid, voxel_index
 from longilesion.sliding import Progress
+
+_log = logging.getLogger(__name__)
 
 
 def predict_phases(phases: RegisteredPhases, model: DiagnosisModel, *, progress: Progress | None = None) -> Diagnosis:
@@ -84,5 +87,6 @@ def _labelled(
                 diameter_mm=diameter_mm,
             )
         )
+    _log.info("%d lesions, %d smaller than %g mm", len(typed), len(instances) - len(typed), settings.least_diameter_mm)
     found = tuple(lesion.lesion_id for lesion in typed)
     return LesionMap(ids=ids, grid=grid, candidates=found), tuple(typed)

@@ -21,8 +21,10 @@ from longilesion.registration.result import Registration
 from longilesion.sliding import Region, region_of
 from longilesion.voi import sample_shown
 
-# A registration that is more likely wrong than right shows another patient, or another part of the body.
+# A registration that is more likely wrong than right, or leaves bodies that are hardly alike, shows another patient or
+# another part of the body. Of phases that are minutes apart, the similarity is about 0.9.
 _LEAST_TRUST = 0.5
+_LEAST_SIMILARITY = 0.6
 # A phase that shows less of the liver than this share is left out.
 _LEAST_COVERAGE = 0.5
 # From this share on, the liver is covered but for what resampling costs at the border.
@@ -102,7 +104,7 @@ def _sampled(exam: LiverExam, phase: Phase, region: Region) -> _Sampled:
         share = _share(shown, region)
         return _Sampled(hu=hu, note=_coverage_note(share, exam) if share < _WHOLE else "")
     registration = register_scans(scan, reference)
-    if registration.stage == "body centres" or trust_in(registration, scan, reference) < _LEAST_TRUST:
+    if not _is_of_one_patient(registration, scan, reference):
         name = PHASE_NAMES[exam.reference]
         return _Sampled(
             hu=None, note=f"it cannot be registered to the {name} one; another patient, or part of the body?"
@@ -113,6 +115,15 @@ def _sampled(exam: LiverExam, phase: Phase, region: Region) -> _Sampled:
         return _Sampled(hu=None, note=_coverage_note(share, exam))
     note = _coverage_note(share, exam) if share < _WHOLE else ""
     return _Sampled(hu=moved[0], note=note, registration=registration)
+
+
+def _is_of_one_patient(registration: Registration, scan: Scan, reference: Scan) -> bool:
+    # In this order: the control points take longest.
+    return (
+        registration.stage != "body centres"
+        and registration.overall_similarity >= _LEAST_SIMILARITY
+        and trust_in(registration, scan, reference) >= _LEAST_TRUST
+    )
 
 
 def _share(shown: Bool[np.ndarray, "z y x"], region: Region) -> float:

@@ -95,7 +95,7 @@ def phases_of(hu: Sequence[np.ndarray | None], liver: np.ndarray | None = None) 
     )
 
 
-def in_place(baseline: Scan, followup: Scan, *, stage: Stage = "rigid") -> Registration:
+def in_place(baseline: Scan, followup: Scan, *, stage: Stage = "rigid", similarity: float = 1.0) -> Registration:
     """The registration of two scans that share their world."""
     before, after = (reduce_scan(scan, SPACING_MM) for scan in (baseline, followup))
     return Registration(
@@ -105,7 +105,7 @@ def in_place(baseline: Scan, followup: Scan, *, stage: Stage = "rigid") -> Regis
         motion=after.local_from_world @ np.linalg.inv(before.local_from_world),
         deformation=None,
         similarity=np.ones(before.hu.shape, np.float32),
-        overall_similarity=1.0,
+        overall_similarity=similarity,
         shift_correlation=1.0,
     )
 

@@ -230,9 +230,11 @@ def test_padding_is_not_covered():
     assert register_phases(exam_of(arterial=Scan(hu=hu, grid=GRID)), SETTINGS).used == ("venous",)
 
 
-@pytest.mark.parametrize(("stage", "trust"), [("body centres", 1.0), ("deformable", 0.3)])
-def test_a_phase_of_another_patient_is_left_out(monkeypatch, stage: Stage, trust: float):
-    monkeypatch.setattr(registration, "register_scans", partial(in_place, stage=stage))
+@pytest.mark.parametrize(
+    ("stage", "similarity", "trust"), [("body centres", 1.0, 1.0), ("deformable", 0.5, 1.0), ("deformable", 0.9, 0.3)]
+)
+def test_a_phase_of_another_patient_is_left_out(monkeypatch, stage: Stage, similarity: float, trust: float):
+    monkeypatch.setattr(registration, "register_scans", partial(in_place, stage=stage, similarity=similarity))
     monkeypatch.setattr(registration, "trust_in", lambda *_: trust)
     phases = register_phases(exam_of(delayed=SCANS["delayed"]), SETTINGS)
     assert phases.used == ("venous",)

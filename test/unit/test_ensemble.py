@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-import longilesion.bundle
 import longilesion.ensemble
+import longilesion.weight_file
 from longilesion.bundle import Member, is_bundle, read_manifest, save_bundle, save_members
 from longilesion.config import InferenceSettings, ModelSettings, Thresholds
 from longilesion.ensemble import Ensemble, load_ensemble
@@ -424,13 +424,13 @@ def test_no_random_numbers_are_drawn_for_weights_that_are_read(tmp_path: Path) -
 
 def test_weights_are_read_once_for_all_lesions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    load = longilesion.bundle.load_model
+    load = longilesion.weight_file.load_model
 
     def counted(network: nn.Module, path: str, strict: bool) -> object:
         read.append(Path(path).name)
         return load(network, path, strict=strict)
 
-    monkeypatch.setattr(longilesion.bundle, "load_model", counted)
+    monkeypatch.setattr(longilesion.weight_file, "load_model", counted)
     ensemble = load_ensemble(bundle_of(tmp_path, 2), device="cpu")
     grid = Grid.from_spacing((16, 24, 24), (2.0, 1.0, 1.0))
     points = [(4.0 + 3 * number, 12.0, 16.0) for number in range(5)]
