@@ -76,6 +76,14 @@ def expect_one_line(capfd: pytest.CaptureFixture[str], *findings: object) -> Non
     assert captured.out == ""
 
 
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Registration that takes the scans' worlds for one, and is trusted."""
+    monkeypatch.setattr(registration, "register_scans", in_place)
+    monkeypatch.setattr(registration, "trust_in", lambda *_: 1.0)
+
+
+@pytest.mark.usefixtures("registered")
 def test_an_exam_of_two_phases(tmp_path: Path, weights: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = exam(tmp_path / "exam", arterial=ARTERIAL, venous=VENOUS)
     phases = [f"--phase={name}={folder / name}.nii.gz" for name in ("venous", "arterial")]
@@ -112,10 +120,14 @@ def test_an_exam_of_two_phases(tmp_path: Path, weights: Path, capfd: pytest.Capt
     assert "haemangioma" in captured.out
 
 
-@pytest.fixture
-def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registration, "register_scans", in_place)
-    monkeypatch.setattr(registration, "trust_in", lambda *_: 1.0)
+@pytest.mark.slow
+def test_phases_are_registered(tmp_path: Path, weights: Path) -> None:
+    folder = exam(tmp_path / "exam", arterial=ARTERIAL, venous=VENOUS)
+    phases = [f"--phase={name}={folder / name}.nii.gz" for name in ("venous", "arterial")]
+    options = ("--liver", folder / "liver.nii.gz", "--weights", weights, "--output", tmp_path / "out")
+    assert diagnose(*phases, *options) == 0
+    report = DiagnosisReport.model_validate_json((tmp_path / "out" / "report.json").read_text())
+    assert {phase: entry.used for phase, entry in report.phases.items()} == {"arterial": True, "venous": True}
 
 
 @pytest.mark.usefixtures("registered")
