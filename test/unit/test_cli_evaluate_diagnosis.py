@@ -115,6 +115,21 @@ def test_prediction_of_no_exam_is_said(
     assert capfd.readouterr().err == f"WARNING: {perfect / 'fourth'}: belongs to no exam; left out\n"
 
 
+def test_of_equal_probabilities_the_reported_type_counts(tmp_path: Path, truth: Path, perfect: Path) -> None:
+    changed_lesion(probabilities={"hcc": 0.5, "fnh": 0.5})(truth, perfect)
+    assert evaluate(perfect, truth, "--output", tmp_path / "scores") == 0
+    assert report_in(tmp_path / "scores").methods[0].exams[1].lesions[0].predicted_type == "fnh"
+
+
+def test_one_exam_has_no_intervals(tmp_path: Path, perfect: Path) -> None:
+    write_true_exam(tmp_path / "truth" / "first", TRUE["first"])
+    assert evaluate(perfect, tmp_path / "truth", "--output", tmp_path / "scores") == 0
+    figures = report_in(tmp_path / "scores").methods[0].figures
+    assert {(each.value, each.low, each.high) for each in figures.lesions.values()} == {(1.0, None, None)}
+    assert {each.value for each in figures.patient.values()} == {None}
+    assert "| AUC-8 |  | - (0) |" in (tmp_path / "scores" / "figures.md").read_text()
+
+
 # ---------------------------------------------------------------------------------------------------------- bad input
 def changed_json(path: Path, change: Callable[[Any], object]) -> None:
     content = json.loads(path.read_text())
