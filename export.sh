@@ -9,7 +9,7 @@ model=${1:-model}
 mkdir -p dist
 engine save "$IMAGE" | gzip >dist/longilesion-image.tar.gz
 # Laid out as training.export does: files at the top, the same bytes whoever packs them and when. The detector of
-# --find-new lies in a folder of its own.
+# --find-new and the model of --types lie in folders of their own.
 tar -C "$model" --owner=0 --group=0 --numeric-owner --mtime=@0 --mode=a+rX,u+w,go-w --format=ustar \
-    -c MODEL_CARD.md $(cd "$model" && ls -d detector/* fold_*.safetensors 2>/dev/null) settings.json | gzip -n >dist/longilesion-model.tar.gz
+    -c MODEL_CARD.md $(cd "$model" && ls -d detector/* diagnosis/* fold_*.safetensors 2>/dev/null) settings.json | gzip -n >dist/longilesion-model.tar.gz
 ls -lh dist/longilesion-image.tar.gz dist/longilesion-model.tar.gz
