@@ -17,11 +17,13 @@ from training.synthesis.sources import Source
 _BONE_HU = 300.0
 # Blood and kidneys are brighter than an enhanced liver by this; without contrast medium they have the second HU.
 _BRIGHTER_HU, _UNENHANCED_HU = 12.0, (18.0, 44.0)
+# Contrast medium in the bowel is brighter than blood in most scans.
+_BOWEL_HU = 230.0
 # The spleen is about as bright as the liver.
 _ALIKE_HU = 28.0
 # Masks are opened by these radii, with contrast medium and without it; smaller parts are left out.
 _BLOOD_MM, _SPLEEN_MM, _UNENHANCED_MM = 1.6, 4.0, 5.0
-_LEAST_BLOOD_ML, _LEAST_KIDNEY_ML, _LEAST_SPLEEN_ML = 0.5, 12.0, 25.0
+_LEAST_KIDNEY_ML, _LEAST_SPLEEN_ML, _LEAST_BOWEL_ML = 12.0, 25.0, 15.0
 # Bone's border is as bright as blood.
 _BONE_REACH_MM = 2.0
 # From the tip of a spinous process to the front of the vertebra, over the height of one and a half vertebrae.
@@ -72,13 +74,14 @@ def enhancing_organs(
     low, high = (level_hu + _BRIGHTER_HU, _BONE_HU) if is_enhanced else _UNENHANCED_HU
     radius_mm = _BLOOD_MM if is_enhanced else _UNENHANCED_MM
     bright = _opened(free & (smooth_hu > low) & (smooth_hu < high), spacing, radius_mm)
-    least = max(int(_LEAST_BLOOD_ML * 1000 / float(np.prod(spacing))), 1)
-    vessels = cc3d.dust(bright & places.strip, threshold=least, connectivity=6)
+    kidney = _beside(bright & ~places.strip, places, spacing, aside_mm=_KIDNEY_MM, least_ml=_LEAST_KIDNEY_ML)
+    bowel = bright & ~places.strip & ~kidney & (smooth_hu > _BOWEL_HU)
+    vessels = _without_bowel(bright & places.strip, bowel, spacing)
     is_artery = (places.left_mm > 0) & (places.behind_mm > -_AORTA_MM)
     organs: dict[Tissue, Bool[np.ndarray, "z y x"]] = {
         "artery": vessels & is_artery,
         "vein": vessels & ~is_artery,
-        "kidney": _beside(bright & ~places.strip, places, spacing, aside_mm=_KIDNEY_MM, least_ml=_LEAST_KIDNEY_ML),
+        "kidney": kidney,
     }
     if is_enhanced:
         alike = free & (np.abs(smooth_hu - level_hu) < _ALIKE_HU) & (places.left_mm > _STRIP_MM) & ~organs["kidney"]
@@ -128,6 +131,18 @@ def _beside(
         if volume_ml > least_ml and is_there:
             kept |= part
     return kept
+
+
+def _without_bowel(
+    mask: Bool[np.ndarray, "z y x"], bowel: Bool[np.ndarray, "z y x"], spacing_zyx_mm: Float[np.ndarray, "3"]
+) -> Bool[np.ndarray, "z y x"]:
+    """The connected parts of a mask that do not go on in a large part of the bowel with contrast medium in it."""
+    large = [part for part, volume_ml in _parts(bowel, spacing_zyx_mm) if volume_ml > _LEAST_BOWEL_ML]
+    if not large:
+        return mask
+    touching = mask & (_distances(np.any(large, axis=0), spacing_zyx_mm) < 1.5 * float(spacing_zyx_mm[1:].max()))
+    labels = cc3d.connected_components(mask, connectivity=6)
+    return np.asarray(mask & ~np.isin(labels, np.unique(labels[touching])))
 
 
 def _parts(

@@ -37,6 +37,8 @@ _DEEP_MM, _SMOOTHING_MM = 5.0, 1.2
 _UNENHANCED_HU = 75.0
 # Vessels are brighter than the liver by at least this.
 _LEAST_VESSEL_HU = 25.0
+# Around organs' masks, their border is looked for; what surrounds them is not brighter than this.
+_BORDER_MM, _AROUND_HU = 4.0, 30.0
 # The brightest share of the deep liver lies in large vessels.
 _BRIGHTEST = 99.7
 
@@ -89,9 +91,12 @@ def liver_host(source: Source, *, spacing_zyx_mm: PositiveTriple | None = None, 
     organs = enhancing_organs(smooth, cut, level_hu=level, is_enhanced=is_enhanced)
     levels: dict[Tissue, float] = {"liver": level, "vein": level + excess}
     shares: dict[Tissue, Float32[np.ndarray, "z y x"]] = {"liver": _soft(liver, spacing), "vein": vessels}
-    for tissue, mask in organs.items():
-        levels.setdefault(tissue, float(np.median(smooth[mask])))
-        shares[tissue] = np.maximum(shares.get(tissue, 0.0), _filled(hu, mask, levels[tissue], spacing))
+    levels |= {tissue: float(np.median(smooth[mask])) for tissue, mask in organs.items() if tissue not in levels}
+    around = {tissue: ~liver * _filled(hu, mask, levels[tissue], spacing) for tissue, mask in organs.items()}
+    # Borders of neighbouring organs overlap.
+    together = np.maximum(sum(around.values(), np.zeros(hu.shape)), 1.0)
+    for tissue, share in around.items():
+        shares[tissue] = np.maximum(shares.get(tissue, 0.0), share / together)
     with_vessels = replace(cut, hu=hu.round().clip(AIR_HU, 3000).astype(np.int16))
     return LiverHost(
         source=with_vessels,
@@ -153,5 +158,7 @@ def _filled(
     level_hu: float,
     spacing_zyx_mm: Float[np.ndarray, "3"],
 ) -> Float32[np.ndarray, "z y x"]:
-    """The share of an organ around its mask: by their HU at its border, where voxels are partly fat."""
-    return _soft(mask, spacing_zyx_mm) * np.clip((hu + 20) / (level_hu + 20), 0.0, 1.2)
+    """The share of an organ around its mask, which ends before the organ: by HU, between surroundings and organ."""
+    near = distance_transform_edt(~mask, sampling=spacing_zyx_mm) < _BORDER_MM
+    around_hu = min(_AROUND_HU, level_hu - 100)
+    return np.asarray(near * np.clip((hu - around_hu) / (level_hu - around_hu), 0.0, 1.2))
