@@ -25,7 +25,7 @@ from longilesion.sliding import Region, region_of
 from longilesion.voi import Voi, VoiPair, occupied_box, resample
 
 # Exceptions that NumPy or the archive's reader raises for a damaged file.
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile)
+DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile)
 
 
 class DamagedExamError(InputError):
@@ -132,7 +132,7 @@ def read_exam(path: Path) -> RegisteredExam:
             true_mm={int(lesion_id): value for lesion_id, value in facts["true_mm"].items()},
             true_ml={int(lesion_id): value for lesion_id, value in facts["true_ml"].items()},
         )
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise DamagedExamError(f"{path}: {error}; expected an exam, delete it and it is made again") from error
 
 
@@ -141,7 +141,7 @@ def fingerprint_of(path: Path) -> str | None:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as members:
             return str(json.loads(str(members["facts"]))["made_of"])
-    except _DAMAGE:
+    except DAMAGE:
         return None
 
 

@@ -15,6 +15,7 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from rich.table import Table
 
+from longilesion.config import Device
 from longilesion.errors import InputError
 from training.learner import Progress, over_processes
 from training.optimisation import learning_rate
@@ -83,11 +84,42 @@ class Schedule:
     checkpoint_every: int
     validate_every: int
 
-    def check(self) -> None:
-        """Raises InputError for an interval that is none."""
-        for name in ("steps", "checkpoint_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
+
+@dataclass(kw_only=True)
+class RunOptions:
+    """What every command that trains takes."""
+
+    output: Path
+    """Folder of the run: checkpoint, logs, curve, and the bundles `best` and `last`."""
+    steps: int | None = None
+    """Train for fewer steps than the recipe says; the learning rate's decay follows."""
+    minutes: float = float("inf")
+    """Stop after this time with a checkpoint, to be resumed later."""
+    checkpoint_every: int = 250
+    """Steps; what a run that is killed has to do again at most."""
+    log_every: int = 50
+    """Steps, of which the logs hold the means."""
+    seed: int = 0
+    device: Device = "auto"
+
+    def schedule(self, *, steps: int, validate_every: int) -> Schedule:
+        """The schedule for a recipe; raises InputError for an option that makes no sense."""
+        wanted = steps if self.steps is None else self.steps
+        for name, value, least in (
+            ("steps", wanted, 1),
+            ("checkpoint-every", self.checkpoint_every, 1),
+            ("log-every", self.log_every, 1),
+            ("seed", self.seed, 0),
+        ):
+            if value < least:
+                raise InputError(f"--{name} {value}: expected at least {least}")
+        return Schedule(
+            steps=wanted,
+            minutes=self.minutes,
+            log_every=self.log_every,
+            checkpoint_every=self.checkpoint_every,
+            validate_every=validate_every,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ from training.batch import Batch
 from training.command import run_command
 from training.learner import LesionLearner, Progress, end_process, launched
 from training.loading import Share, batches
-from training.loop import Loop, Schedule, resumed, sum_up
+from training.loop import Loop, RunOptions, Schedule, resumed, sum_up
 from training.optimisation import initialised
 from training.recipe import Recipe, read_recipe
 from training.run_folder import RunFolder, RunRecord, RunSummary, begin_or_resume, package_versions
@@ -37,13 +37,11 @@ from training.weights import load_weights
 _log = logging.getLogger("training")
 
 
-@dataclass
-class Arguments:
+@dataclass(kw_only=True)
+class Arguments(RunOptions):
     """Command line of a training run."""
 
     recipe: tyro.conf.Positional[Path]
-    output: Path
-    """Folder of the run: checkpoint, logs, curve, and the bundles `best` and `last`."""
     data: Path | None = None
     """A prepared data set, or a folder with one subfolder per CT volume (ct.nii.gz, lesions.nii.gz); else phantoms."""
     shapes: Path | None = None
@@ -52,18 +50,8 @@ class Arguments:
     """Validate on this one of a prepared data set's five folds; LongiNet's 80/20 split if not given."""
     weights: Path | None = None
     """Begin with these weights: a bundle, or an nnU-Net v2 training folder."""
-    steps: int | None = None
-    """Train for fewer steps than the recipe says; the learning rate's decay follows."""
-    minutes: float = float("inf")
-    """Stop after this time with a checkpoint, to be resumed later."""
-    checkpoint_every: int = 250
-    """Steps; what a run that is killed has to do again at most."""
-    log_every: int = 50
-    """Steps, of which the logs hold the means."""
-    seed: int = 0
     workers: int = 1
     """Processes that draw lesions. A GPU takes what a dozen of them draw; two CPU cores have time for one."""
-    device: Device = "auto"
     synthesis_device: Device = "cpu"
     """Where the workers draw pairs on the fly: on a GPU, one or two of them do."""
 
@@ -104,17 +92,9 @@ class LesionJudge:
 def train(arguments: Arguments) -> Progress:
     """Runs or resumes a training; the bundles hold averaged weights, `best` those of the best validation."""
     recipe = read_recipe(arguments.recipe).with_shapes(arguments.shapes)
-    schedule = Schedule(
-        steps=recipe.steps if arguments.steps is None else arguments.steps,
-        minutes=arguments.minutes,
-        log_every=arguments.log_every,
-        checkpoint_every=arguments.checkpoint_every,
-        validate_every=recipe.validation.every,
-    )
-    schedule.check()
-    for name in ("workers", "seed"):
-        if getattr(arguments, name) < 0:
-            raise InputError(f"--{name} {getattr(arguments, name)}: expected at least 0")
+    schedule = arguments.schedule(steps=recipe.steps, validate_every=recipe.validation.every)
+    if arguments.workers < 0:
+        raise InputError(f"--workers {arguments.workers}: expected at least 0")
     loop = _begun(arguments, recipe, schedule)
     fabric = loop.learner.fabric
     done = resumed(loop.learner, loop.folder)

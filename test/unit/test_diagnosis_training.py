@@ -360,6 +360,6 @@ def test_run_without_held_out_livers_is_trained_on_all_and_cannot_be_scored(
 def test_numbers_that_make_no_sense_are_refused(
     folder: Path, recipe: Path, tmp_path: Path, name: str, value: int
 ) -> None:
-    with pytest.raises(InputError, match=f"--{name.replace('_', '-')} {value}|--seed 0 --workers 0"):
+    with pytest.raises(InputError, match=f"--{name.replace('_', '-')} {value}: expected at least"):
         train.train(arguments(recipe, folder, tmp_path / "run", **{name: value}))
     assert not (tmp_path / "run").exists()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -31,15 +30,13 @@ from longilesion.files import check_archive, check_writable, written_together
 from longilesion.geometry import Grid
 from longilesion.json_file import read_json
 from longilesion.sliding import Region
-from training.exams import sampled_ids
+from training.exams import DAMAGE, fingerprint_of, sampled_ids
 from training.fingerprint import code_fingerprint, folder_fingerprint
 from training.parallel import in_parallel
 from training.preparation.phases import EXAMS_FILE, ExamEntry, ExamsFile
 
 # What registers besides the project's own code.
 _REGISTERING = ("SimpleITK", "picsl_greedy")
-# Exceptions that NumPy or the archive's reader raises for a damaged file.
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile)
 
 _log = logging.getLogger("training")
 
@@ -90,7 +87,7 @@ def load_exams(
         missing = [
             (root / entry.name, folder / f"{entry.name}.npz", made_of[entry.name])
             for entry in entries
-            if _fingerprint_of(folder / f"{entry.name}.npz") != made_of[entry.name]
+            if fingerprint_of(folder / f"{entry.name}.npz") != made_of[entry.name]
         ]
         if missing:
             _log.info("registering %d exams, %d more are in %s", len(missing), len(entries) - len(missing), folder)
@@ -163,17 +160,8 @@ def _read(path: Path, settings: DiagnosisSettings) -> TypedExam:
             types={int(lesion_id): name for lesion_id, name in facts["types"].items()},
             grid=Grid(shape_zyx=arrays["ids"].shape, world_from_voxel=arrays["grid"]),
         )
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise InputError(f"{path}: {error}; expected an exam, delete it and it is made again") from error
-
-
-def _fingerprint_of(path: Path) -> str | None:
-    """The fingerprint in an exam's file; None where there is no file, or it is damaged."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as members:
-            return str(json.loads(str(members["facts"]))["made_of"])
-    except _DAMAGE:
-        return None
 
 
 def _key(settings: DiagnosisSettings) -> str:

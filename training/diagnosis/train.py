@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 import tyro
 
-from longilesion.config import Device
 from longilesion.diagnosis.bundle import DiagnosisModel, save_diagnosis_bundle
 from longilesion.diagnosis_settings import STATEMENT
 from longilesion.ensemble import find_precision
@@ -30,7 +29,7 @@ from training.diagnosis.validation import BEST, validation_figures
 from training.diagnosis.windows import ExamWindows, WindowBatch
 from training.learner import Progress, end_process, launched_for
 from training.loading import Share
-from training.loop import Loop, Schedule, resumed, sum_up
+from training.loop import Loop, RunOptions, Schedule, resumed, sum_up
 from training.run_folder import RunFolder, RunSummary, begin_or_resume, package_versions
 from training.run_log import RunLog
 from training.validation import Figure, spread
@@ -38,29 +37,17 @@ from training.validation import Figure, spread
 _log = logging.getLogger("training")
 
 
-@dataclass
-class Arguments:
+@dataclass(kw_only=True)
+class Arguments(RunOptions):
     """Command line of a training run."""
 
     recipe: tyro.conf.Positional[Path]
     data: Path
     """A folder of exams (`training.prepare phases`)."""
-    output: Path
-    """Folder of the run: checkpoint, logs, curve, and the bundles `best` and `last`."""
     held_out: tuple[str, ...] = ()
     """Livers whose exams validate; without any, all exams train and none validates."""
-    steps: int | None = None
-    """Train for fewer steps than the recipe says; the learning rate's decay follows."""
-    minutes: float = float("inf")
-    """Stop after this time with a checkpoint, to be resumed later."""
-    checkpoint_every: int = 250
-    """Steps; what a run that is killed has to do again at most."""
-    log_every: int = 50
-    """Steps, of which the logs hold the means."""
-    seed: int = 0
     workers: int = 1
     """Processes that register exams that are not in the cache."""
-    device: Device = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,18 +91,9 @@ class DiagnosisJudge:
 def train(arguments: Arguments) -> Progress:
     """Runs or resumes a training; the bundles hold averaged weights, `best` those of the best validation."""
     recipe = read_diagnosis_recipe(arguments.recipe)
-    schedule = Schedule(
-        steps=recipe.steps if arguments.steps is None else arguments.steps,
-        minutes=arguments.minutes,
-        log_every=arguments.log_every,
-        checkpoint_every=arguments.checkpoint_every,
-        validate_every=recipe.validation.every,
-    )
-    schedule.check()
-    if arguments.seed < 0 or arguments.workers < 1:
-        raise InputError(
-            f"--seed {arguments.seed} --workers {arguments.workers}: expected a seed of at least 0, and a worker"
-        )
+    schedule = arguments.schedule(steps=recipe.steps, validate_every=recipe.validation.every)
+    if arguments.workers < 1:
+        raise InputError(f"--workers {arguments.workers}: expected at least 1")
     loop = _begun(arguments, recipe, schedule)
     fabric = loop.learner.fabric
     done = resumed(loop.learner, loop.folder)
