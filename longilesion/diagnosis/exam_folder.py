@@ -18,6 +18,20 @@ from longilesion.json_file import read_json
 LIVER_FILE = "liver.nii.gz"
 LESIONS_FILE = "lesions.nii.gz"
 TYPES_FILE = "lesions.json"
+# The list of a folder's exams, as training.prepare phases writes it; other folders have none.
+EXAMS_FILE = "exams.json"
+
+
+class _Listed(BaseModel):
+    """What is needed of an entry in the list of exams."""
+
+    name: str
+
+
+class _List(BaseModel):
+    """What is needed of the list of exams."""
+
+    exams: tuple[_Listed, ...]
 
 
 class _Lesion(BaseModel):
@@ -37,12 +51,20 @@ def phase_files(folder: Path) -> dict[Phase, Path]:
 
 
 def exam_folders(root: Path) -> list[Path]:
-    """The folders of exams in a folder, by name; raises InputError where there is none."""
+    """The folders of exams in a folder, by name; raises InputError where there is none, or one that is listed lacks."""
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; expected one with a folder per exam")
     folders = sorted(path for path in root.iterdir() if any((path / f"{phase}.nii.gz").is_file() for phase in PHASES))
     if not folders:
         raise InputError(f"{root}: no exam in it; expected a folder for each, with files such as venous.nii.gz")
+    path = root / EXAMS_FILE
+    if path.is_file():
+        listed = {each.name for each in read_json(path, _List, expected="a list of exams with their names").exams}
+        missing = sorted(listed - {folder.name for folder in folders})
+        if missing:
+            raise InputError(
+                f"{path}: lists {missing[0]}, which has no phase in {root}; expected a folder of that exam"
+            )
     return folders
 
 

@@ -137,13 +137,22 @@ def test_exam_folders(tmp_path):
         write_scan(folder / f"{phase}.nii.gz", scan)
     write_mask(folder / "liver.nii.gz", LIVER, GRID)
     write_scan(tmp_path / "a" / "delayed.nii.gz", SCANS["delayed"])
-    (tmp_path / "exams.json").write_text("{}")
+    (tmp_path / "exams.json").write_text('{"seed": 0, "exams": [{"name": "b", "host": "x"}, {"name": "a"}]}')
     assert exam_folders(tmp_path) == [tmp_path / "a", folder]
     assert list(phase_files(folder)) == list(PHASES)
     assert read_exam_folder(folder, liver=True).phases["venous"].organ is not None
     assert read_exam_folder(folder, liver=False).phases["venous"].organ is None
     with pytest.raises(InputError, match=r"liver.nii.gz: no such file"):
         read_exam_folder(tmp_path / "a", liver=True)
+
+
+def test_listed_exam_without_a_folder_is_named(tmp_path):
+    write_scan(tmp_path / "a" / "venous.nii.gz", SCANS["venous"])
+    (tmp_path / "exams.json").write_text('{"exams": [{"name": "a"}, {"name": "c"}]}')
+    with pytest.raises(
+        InputError, match=r"exams\.json: lists c, which has no phase in .*; expected a folder of that exam"
+    ):
+        exam_folders(tmp_path)
 
 
 def test_folders_without_exams(tmp_path):

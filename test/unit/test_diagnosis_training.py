@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longilesion.diagnosis.bundle import load_diagnosis_bundle
+from longilesion.diagnosis.exam_folder import EXAMS_FILE
 from longilesion.diagnosis_settings import PHASES, STATEMENT
 from longilesion.errors import InputError
 from longilesion.geometry import Grid
@@ -25,7 +26,7 @@ from training.diagnosis.recipe import DiagnosisRecipe, ExamAugmentation, WindowS
 from training.diagnosis.windows import ExamWindows
 from training.learner import Progress, launched_for
 from training.loading import Share
-from training.preparation.phases import EXAMS_FILE, ExamEntry, ExamsFile, write_exam
+from training.preparation.phases import ExamEntry, ExamsFile, write_exam
 from training.preparation.prepared import write_json
 from training.recipe import IntensityAugmentation, OptimizerSettings, SpatialAugmentation
 from training.run_folder import RunFolder, read_summary

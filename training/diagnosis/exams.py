@@ -22,7 +22,7 @@ from jaxtyping import Bool, Int16, UInt16
 from longilesion.case import LesionMap
 from longilesion.components import lesion_voxels
 from longilesion.diagnosis.exam import RegisteredPhases
-from longilesion.diagnosis.exam_folder import read_exam_folder, read_truth
+from longilesion.diagnosis.exam_folder import EXAMS_FILE, read_exam_folder, read_truth
 from longilesion.diagnosis.registration import register_phases
 from longilesion.diagnosis_settings import PHASES, DiagnosisSettings, LesionType
 from longilesion.errors import InputError
@@ -33,7 +33,7 @@ from longilesion.sliding import Region
 from training.exams import DAMAGE, fingerprint_of, sampled_ids
 from training.fingerprint import code_fingerprint, folder_fingerprint
 from training.parallel import in_parallel
-from training.preparation.phases import EXAMS_FILE, ExamEntry, ExamsFile
+from training.preparation.phases import ExamEntry, ExamsFile
 
 # What registers besides the project's own code.
 _REGISTERING = ("SimpleITK", "picsl_greedy")

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
+from longilesion.diagnosis.exam_folder import EXAMS_FILE
 from longilesion.diagnosis_settings import STATEMENT, Phase
 from longilesion.errors import InputError
 from longilesion.files import check_writable
@@ -30,7 +31,7 @@ from training.synthesis.real_shapes import RealShape, liver_shapes
 from training.synthesis.shape_library import read_shape_library
 from training.synthesis.sources import load_sources, phantom_sources, volumes_with
 
-EXAMS_FILE, ENTRY_FILE = "exams.json", "exam.json"
+ENTRY_FILE = "exam.json"
 # Seeds other than those of the phantoms elsewhere.
 _FIRST_PHANTOM = 500_000
 
