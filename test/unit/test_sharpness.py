@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from longilesion.networks.interface import LesionNetwork
 from test.unit.test_optimisation import three_lesions
 from test.unit.training_runs import write_recipe
-from training.learner import Learner, Progress
+from training.learner import LesionLearner, Pass, Progress
 from training.recipe import OptimizerSettings, read_recipe
 from training.sharpness import sharpness_aware_gradients
 
@@ -143,10 +143,10 @@ def test_both_passes_draw_the_same() -> None:
 # ---------------------------------------------------------------------------------------------------- a learner's step
 
 
-def learner_of(fabric: Fabric, folder: Path) -> Learner:
+def learner_of(fabric: Fabric, folder: Path) -> LesionLearner:
     recipe = read_recipe(write_recipe(folder / "tiny.toml"))
     optimizer = OptimizerSettings(momentum=1e-12, weight_decay=0.0, gradient_clip=100.0, sharpness=RHO)
-    return Learner.of(Quadratic(), recipe.model_copy(update={"optimizer": optimizer}), fabric)
+    return LesionLearner.of(Quadratic(), recipe.model_copy(update={"optimizer": optimizer}), fabric)
 
 
 def half_precision(scale: float) -> tuple[Fabric, torch.amp.GradScaler]:
@@ -160,12 +160,12 @@ def spoilt_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The calls of the loss that give infinity instead, counted from 1; replaces the loss by the quadratic."""
     spoilt, calls = [], []
 
-    def losses(learner: Learner, batch: object) -> dict[str, Tensor]:
+    def losses(learner: LesionLearner, batch: object) -> Pass:
         calls.append(1)
         loss = learner.network()
-        return {"outline": loss * float("inf") if len(calls) in spoilt else loss}
+        return Pass(parts={"outline": loss * float("inf") if len(calls) in spoilt else loss})
 
-    monkeypatch.setattr(Learner, "_losses", losses)
+    monkeypatch.setattr(LesionLearner, "_losses", losses)
     return spoilt
 
 
