@@ -86,7 +86,7 @@ TURNING = RECIPE.model_copy(
 )
 
 
-@pytest.mark.parametrize(("workers", "drawn_together"), [(0, 1), (0, 4), (2, 4)])
+@pytest.mark.parametrize(("workers", "drawn_together"), [(0, 1), (0, 4), pytest.param(2, 4, marks=pytest.mark.slow)])
 def test_resumed_stream_goes_on_with_the_very_same_batches(workers: int, drawn_together: int) -> None:
     lesions = Numbers(all_samples()[0][1], drawn_together=drawn_together)
     share = Share(workers=workers)
@@ -124,6 +124,7 @@ def test_bug_in_a_worker_shows_its_traceback() -> None:
     assert "run again to resume" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_shared_memory_too_small_for_the_batches_is_refused_before_any_worker_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -164,6 +164,7 @@ def test_touching_lesions_of_different_ids_are_split_apart(tmp_path: Path) -> No
     }
 
 
+@pytest.mark.slow
 def test_more_components_than_ids_are_refused(tmp_path: Path) -> None:
     shape = (82, 82, 82)
     grid = Grid.from_spacing(shape, (1.0, 1.0, 1.0))
