@@ -22,7 +22,7 @@ from test.phantoms import PhantomCase, torso_case  # noqa: E402
 torch.set_num_threads(1)
 
 # The same examples at every run; no limit on a single one's time, as machines are shared.
-hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=45)
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60)
 hypothesis.settings.load_profile("repeatable")
 
 

@@ -85,7 +85,7 @@ def _nothing() -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pass:
-    """The weighted parts of a loss, and what a step does once, after its first pass."""
+    """The weighted parts of a loss, and what a step does once, with its first pass, when all passes are over."""
 
     parts: dict[str, torch.Tensor]
     then: Callable[[], None] = _nothing

@@ -71,13 +71,14 @@ def test_lesion_300_keeps_its_id_in_the_secondary_followup_scan():
     assert 300 in np.unique(sitk.GetArrayFromImage(image))
 
 
-# Other forms of a file without points are read alike (test_click_files).
 @pytest.mark.slow
-def test_empty_followup_clicks_are_replaced_by_propagated_ones(tmp_path):
+@pytest.mark.parametrize("points", [{"points": []}, {"points": None}, {}])
+def test_empty_followup_clicks_are_replaced_by_propagated_ones(points, tmp_path):
     folder = tmp_path / "input"
     shutil.copytree(CASES / "interface_1" / "input", folder)
     clicks = folder / "primary-followup-lesion-clicks.json"
-    clicks.write_text(json.dumps(json.loads(clicks.read_text()) | {"points": []}))
+    kept = {key: value for key, value in json.loads(clicks.read_text()).items() if key != "points"}
+    clicks.write_text(json.dumps(kept | points))
     run(folder, tmp_path / "output")
     assert files_in(tmp_path / "output") == files_in(CASES / "interface_1" / "expected")
     report = json.loads((tmp_path / "output.json").read_text())

@@ -33,7 +33,7 @@ from training.run_folder import RunFolder, read_summary
 from training.synthesis.exam_settings import ExamSettings
 from training.synthesis.phases import synthetic_exam
 
-RECIPES = Path("training/recipes/diagnosis")
+RECIPES = Path(train.__file__).parents[1] / "recipes" / "diagnosis"
 GRID = Grid.from_spacing((8, 16, 16), (2.0, 2.0, 2.0))
 AUGMENTATION = ExamAugmentation(
     spatial=SpatialAugmentation(probability=1.0, rotation_deg=20.0, mirror_axes=("z", "x")),
