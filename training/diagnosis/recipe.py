@@ -9,7 +9,8 @@ from pydantic import Field
 from longilesion.diagnosis_settings import DiagnosisSettings
 from longilesion.settings import Settings
 from training.diagnosis.settings import DiagnosisLossSettings
-from training.recipe import IntensityAugmentation, OptimizerSettings, Precision, SpatialAugmentation, recipe_of
+from training.recipe import IntensityAugmentation, OptimizerSettings, Precision, SpatialAugmentation
+from training.recipe_file import recipe_of
 
 
 class WindowSettings(Settings):
