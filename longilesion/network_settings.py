@@ -151,6 +151,10 @@ class JointEncoderSettings(NetworkSettings):
         return z, y, x
 
 
+# Mask2Former, section 3.2.2.
+_ATTENDED_LEVELS = 3
+
+
 class LesionQueriesSettings(Settings):
     """LIDIA: fused phases, an nnU-Net encoder, a feature pyramid, and a transformer decoder with a mask per query.
 
@@ -170,6 +174,11 @@ class LesionQueriesSettings(Settings):
     mask_level: int = Field(
         default=0, ge=0, description="level of the pyramid, 0 being the finest, on which masks are predicted"
     )
+    attention_level: int | None = Field(
+        default=None,
+        ge=0,
+        description="finest of the three levels that queries attend to; null: the one next to that of the masks",
+    )
     queries: int = Field(default=50, ge=0)
     decoder_layers: int = Field(
         default=9, ge=1, description="layers of the transformer decoder, which attend to three scales in turn"
@@ -187,11 +196,24 @@ class LesionQueriesSettings(Settings):
                 f"attention_heads is {self.attention_heads}; expected a divisor of {self.pyramid_features}"
             )
         levels = len(self.encoder.features_per_stage)
-        if self.mask_level + 1 >= levels:
+        if self.attention_level is None and self.mask_level + 1 >= levels:
             raise ValueError(
                 f"mask_level is {self.mask_level} of {levels} levels; expected one with a coarser level to attend to"
             )
+        if self.attention_level is not None and self.attention_level >= levels:
+            raise ValueError(f"attention_level is {self.attention_level} of {levels} levels; expected one of them")
+        if self.attention_level is not None and self.attention_level < self.mask_level:
+            raise ValueError(
+                f"attention_level is {self.attention_level}, finer than mask_level {self.mask_level}; expected no finer one"
+            )
         return self
+
+    @property
+    def attended_levels(self) -> tuple[int, ...]:
+        """The levels that the decoder's layers attend to in turn, coarsest first; one that none comes to is no part."""
+        finest = self.mask_level + 1 if self.attention_level is None else self.attention_level
+        levels = range(len(self.encoder.features_per_stage))[finest : finest + _ATTENDED_LEVELS]
+        return tuple(reversed(levels))[: self.decoder_layers]
 
 
 # Every kind of network that settings can name; `networks.NETWORKS` has the network of each.

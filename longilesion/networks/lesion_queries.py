@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from longilesion.diagnosis_settings import DiagnosisSettings
 from longilesion.networks.feature_pyramid import FeaturePyramid, upsampled
-from longilesion.networks.mask_decoder import SCALES, MaskDecoder
+from longilesion.networks.mask_decoder import MaskDecoder
 from longilesion.networks.phase_fusion import PHASE_FUSIONS
 from longilesion.networks.unet import Encoder, depth_to_space, space_to_depth
 
@@ -68,13 +68,11 @@ class LesionQueries(nn.Module):
         self.encoder = Encoder(network.phase_features, network.encoder.model_copy(update={"stem_zyx": (1, 1, 1)}))
         self.pyramid = FeaturePyramid(stages, network.pyramid_features, mask_level=network.mask_level)
         self.semantic_head = nn.Conv3d(self.pyramid.widths[0], folded * classes, kernel_size=1)
-        # The levels next to that of the masks; one that no layer comes to would have an embedding without a use.
-        coarsest = min(len(stages) - 1, network.mask_level + SCALES)
-        self.scales = range(coarsest, network.mask_level, -1)[: network.decoder_layers]
+        self.attended = network.attended_levels
         self.decoder: MaskDecoder | None = None
         if network.queries:
             features, embedding = network.pyramid_features, network.embedding_features
-            self.decoder = MaskDecoder(network, classes=classes, scales=len(self.scales))
+            self.decoder = MaskDecoder(network, classes=classes, scales=len(self.attended))
             self.projection = nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, embedding))
 
     def forward(self, inputs: PhaseInput) -> QueryOutput:
@@ -88,7 +86,7 @@ class LesionQueries(nn.Module):
         if self.decoder is None:
             return QueryOutput(semantic_logits=semantic)
         pixels = self.decoder.pixels(levels[self.mask_level])
-        states = self.decoder([levels[level] for level in self.scales], pixels)
+        states = self.decoder([levels[level] for level in self.attended], pixels)
         layers = tuple(
             QueryPrediction(
                 class_logits=self.decoder.class_head(state), mask_logits=self.decoder.mask_logits(state, pixels)

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from longilesion.network_settings import LesionQueriesSettings
 
-# That the layers attend to in turn (Mask2Former, section 3.2.2).
-SCALES = 3
 # The longest wavelength of the position encoding over the shortest (Vaswani et al., 2017).
 _TEMPERATURE = 10000.0
 

@@ -130,9 +130,22 @@ def test_layers_attend_to_the_levels_next_to_that_of_the_masks(mask_level: int, 
     assert [region.shape[2] for region in regions] == voxels
 
 
-def test_levels_far_from_that_of_the_masks_are_not_attended_to() -> None:
-    network = lesion_queries(diagnosis_settings(features_per_stage=(4,) * 5, shape_zyx=(32, 16, 16)))
-    assert list(network.scales) == [3, 2, 1]
+@pytest.mark.parametrize(
+    ("changes", "levels"),
+    [
+        ({}, (3, 2, 1)),
+        ({"attention_level": 0}, (2, 1, 0)),
+        ({"attention_level": 2}, (4, 3, 2)),
+        ({"attention_level": 4}, (4,)),
+        ({"attention_level": 1, "mask_level": 1}, (3, 2, 1)),
+        ({"attention_level": 0, "decoder_layers": 2}, (2, 1)),
+    ],
+)
+def test_three_levels_are_attended_to_coarsest_first(changes: dict[str, int], levels: tuple[int, ...]) -> None:
+    settings = diagnosis_settings(features_per_stage=(4,) * 5, shape_zyx=(32, 16, 16), **changes)
+    network, batch = lesion_queries(settings), random_phases("V", shape_zyx=(32, 16, 16))
+    assert network.attended == levels
+    assert seen(network, batch).layers[-1].mask_logits.isfinite().all()
 
 
 def test_predictions_differ_between_layers_and_queries() -> None:
@@ -185,6 +198,8 @@ def test_sample_without_any_phase_is_refused() -> None:
         ({"pyramid_features": 4}, "greater than or equal to 6"),
         ({"mask_level": 2}, "mask_level is 2 of 3 levels; expected one with a coarser level"),
         ({"mask_level": 7}, "mask_level is 7 of 3 levels"),
+        ({"attention_level": 3}, "attention_level is 3 of 3 levels; expected one of them"),
+        ({"attention_level": 0, "mask_level": 1}, "attention_level is 0, finer than mask_level 1"),
         ({"shape_zyx": (8, 6, 8)}, "6 along y is not a multiple of the network's 4"),
         ({"shape_zyx": (0, 8, 8)}, "0 along z is not a multiple"),
         ({"stem_zyx": (1, 2, 4)}, "8 along x is not a multiple of the network's 16"),
