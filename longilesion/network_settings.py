@@ -204,7 +204,7 @@ class LesionQueriesSettings(Settings):
             raise ValueError(f"attention_level is {self.attention_level} of {levels} levels; expected one of them")
         if self.attention_level is not None and self.attention_level < self.mask_level:
             raise ValueError(
-                f"attention_level is {self.attention_level}, finer than mask_level {self.mask_level}; expected no finer one"
+                f"attention_level is {self.attention_level}, finer than mask_level {self.mask_level}"
             )
         return self
 

@@ -17,7 +17,7 @@ from longilesion.errors import InputError, LongilesionError
 from training.batch import Batch
 from training.dataset import CachedLesions, SyntheticLesions
 from training.exam_dataset import CachedExams
-from training.parallel import DeadWorkerError, begin_worker
+from training.parallel import DeadWorkerError, begin_worker, worker_context
 from training.recipe import Recipe
 from training.samples import Sample, collate
 from training.stopping import ignore_stop_signals
@@ -56,8 +56,7 @@ def batches(lesions: Lesions, recipe: Recipe, share: Share, *, steps: range) -> 
         num_workers=share.workers,
         prefetch_factor=prefetched if share.workers else None,
         worker_init_fn=_begin_worker,
-        # A worker forked from a process with running threads can deadlock.
-        multiprocessing_context="forkserver" if share.workers else None,
+        multiprocessing_context=worker_context() if share.workers else None,
     )
     try:
         yield from loader

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess as ParentProcess
 from typing import TypeVar
 
@@ -17,6 +18,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from threadpoolctl import threadpool_limits
 
 from longilesion.errors import LongilesionError
+
+# By name: they import this module.
+_PRELOADED = ("training.dataset", "training.preparation.run")
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -30,6 +34,16 @@ def single_threaded() -> None:
     """Sets one thread per process: more threads than cores slow each other down."""
     torch.set_num_threads(1)
     threadpool_limits(1)
+
+
+def worker_context() -> BaseContext:
+    """Forks workers from a server: forked from a process with running threads, they can deadlock.
+
+    The server imports once what takes each of them seconds.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", *_PRELOADED])
+    return context
 
 
 def begin_worker() -> None:
@@ -74,9 +88,7 @@ def in_parallel(
                 yield job(item)
                 progress.advance(task)
             return
-        # Processes forked from one with running threads can deadlock.
-        context = multiprocessing.get_context("forkserver")
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=begin_worker) as pool:
+        with ProcessPoolExecutor(workers, mp_context=worker_context(), initializer=begin_worker) as pool:
             waiting = {pool.submit(job, item) for item in items}
             try:
                 while waiting:
