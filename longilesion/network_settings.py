@@ -195,17 +195,15 @@ class LesionQueriesSettings(Settings):
             raise ValueError(
                 f"attention_heads is {self.attention_heads}; expected a divisor of {self.pyramid_features}"
             )
-        levels = len(self.encoder.features_per_stage)
-        if self.attention_level is None and self.mask_level + 1 >= levels:
+        levels, finest = len(self.encoder.features_per_stage), self.attention_level
+        if finest is None and self.mask_level + 1 >= levels:
             raise ValueError(
                 f"mask_level is {self.mask_level} of {levels} levels; expected one with a coarser level to attend to"
             )
-        if self.attention_level is not None and self.attention_level >= levels:
-            raise ValueError(f"attention_level is {self.attention_level} of {levels} levels; expected one of them")
-        if self.attention_level is not None and self.attention_level < self.mask_level:
-            raise ValueError(
-                f"attention_level is {self.attention_level}, finer than mask_level {self.mask_level}"
-            )
+        if finest is not None and finest >= levels:
+            raise ValueError(f"attention_level is {finest} of {levels} levels; expected one of them")
+        if finest is not None and finest < self.mask_level:
+            raise ValueError(f"attention_level is {finest}, finer than mask_level {self.mask_level}")
         return self
 
     @property
