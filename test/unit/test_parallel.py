@@ -47,6 +47,12 @@ def test_every_item_is_done_once(workers: int) -> None:
     assert sorted(in_parallel(doubled, range(5), workers=workers, label="doubling")) == [0, 2, 4, 6, 8]
 
 
+def test_workers_have_imported_what_jobs_need_before_any_job() -> None:
+    # A job of no module of the project, which would bring it along.
+    jobs = ["'training.dataset' in __import__('sys').modules"] * 2
+    assert list(in_parallel(eval, jobs, workers=2, label="looking")) == [True, True]
+
+
 def test_what_a_job_raises_is_raised_and_a_killed_one_is_told() -> None:
     with pytest.raises(InputError, match="no such thing"):
         list(in_parallel(refused, range(4), workers=2, label="refusing"))
