@@ -105,6 +105,29 @@ class DifferenceFusion(Fusion):
         return {name: torch.zeros_like(tensor) for name, tensor in self.named_parameters()}
 
 
+class WeightedPointwiseFusion(PointwiseFusion):
+    """LongiNet's fusion of a follow-up whose features the difference to the baseline weights (Difference Weighting, eq. 2).
+
+    The weighting begins as none, so that a network begins as LongiNet's of the same weights.
+    """
+
+    network = "LongiNet's dual encoder with pointwise fusion behind Difference Weighting"
+
+    def __init__(self, features_per_stage: Sequence[int]) -> None:
+        """Builds both fusions."""
+        super().__init__(features_per_stage)
+        self.difference = DifferenceFusion(features_per_stage)
+        for norm in self.difference.norms:
+            nn.init.zeros_(norm.weight)
+
+    def forward(
+        self, followup: Sequence[Float[Tensor, "batch _ _ _ _"]], priors: Iterable[TimePointFeatures]
+    ) -> list[Tensor]:
+        """The sum of both convolutions, of the weighted follow-up's features and the baseline's."""
+        (baseline,) = priors
+        return super().forward(self.difference(followup, [baseline]), [baseline])
+
+
 class IterativeFusion(Fusion):
     """LIDIA's iterative fusion (eq. 2): h_{k+1} = F(concat(h_k, h)), F being one convolution block per level.
 
@@ -167,5 +190,6 @@ def _over_voxels(of_samples: Bool[Tensor, " batch"]) -> Bool[Tensor, "batch 1 1 
 FUSIONS: Mapping[str, Callable[[Sequence[int]], Fusion]] = {
     "pointwise": PointwiseFusion,
     "difference": DifferenceFusion,
+    "weighted_pointwise": WeightedPointwiseFusion,
     "iterative": IterativeFusion,
 }
