@@ -57,6 +57,8 @@ class Arguments:
     """Its validation volumes and its kind of synthetic pairs are used."""
     data: Path | None = None
     """Folder with one subfolder per CT volume; phantoms where it is not given."""
+    fold: int | None = None
+    """Use the volumes of this fold of the recipe, to judge or to adjust a network that was not trained on them."""
     cases: int = 60
     seed: int = 2024
     output: Path | None = None
@@ -82,7 +84,7 @@ def evaluate(arguments: Arguments) -> Scored:
     # Outlines are also needed for lesions that the presence head rejects, to show the effect of each threshold.
     everything = replace(ensemble, thresholds=ensemble.thresholds.model_copy(update={"presence_threshold": 0.0}))
     recipe = read_recipe(arguments.recipe)
-    sources = held_out_sources(arguments.data, recipe)
+    sources = held_out_sources(arguments.data, recipe, fold=arguments.fold)
     methods: dict[str, Callable[[Case], Outlined]] = {
         "longilesion": lambda case: _segmented(case, ensemble),
         "without presence": lambda case: _segmented(case, everything),

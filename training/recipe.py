@@ -133,12 +133,15 @@ class AugmentationSettings(Settings):
 
 
 class DataSettings(Settings):
-    """Volumes of a CT folder for training and for validation; prepared data have folds instead."""
+    """Volumes of a CT folder for training, for validation, and by fold; prepared data have folds of their own."""
 
     train: tuple[str, ...] = Field(
         default=(), description="all but those of the validation if empty, or where none is there"
     )
     validation: tuple[str, ...] = Field(default=(), description="every fifth volume if empty, or where none is there")
+    folds: tuple[tuple[str, ...], ...] = Field(
+        default=(), description="training volumes that validate, and do not train, in each fold; none belongs to two"
+    )
     shapes: Path | None = Field(
         default=None, description="file of lesion shapes for lesions drawn on the fly (`training.shapes`)"
     )
@@ -158,6 +161,10 @@ class DataSettings(Settings):
         both = sorted(set(self.train) & set(self.validation))
         if both:
             raise ValueError(f"{both[0]} is to train and to validate")
+        in_folds = [name for fold in self.folds for name in fold]
+        for name in in_folds:
+            if in_folds.count(name) > 1 or name not in self.train:
+                raise ValueError(f"{name} is in folds; expected volumes of train, each in one fold")
         if not 1 <= self.priors[0] <= self.priors[1]:
             raise ValueError(f"priors is {list(self.priors)}; expected at least 1, and the greater number last")
         return self

@@ -66,10 +66,7 @@ def find_training_data(
         return _exam_data(data, recipe, fold=fold, seed=seed, workers=workers)
     drawn = recipe.for_presence() if of_presence else recipe
     if data is None or not is_prepared(data):
-        if fold is not None:
-            found = "phantoms" if data is None else data
-            raise InputError(f"--fold {fold}: {found} have no folds; expected --data to name a prepared data set")
-        training, held_out = synthesis_sources(data, recipe)
+        training, held_out = synthesis_sources(data, recipe, fold=fold)
         library = None if recipe.data.shapes is None else read_shape_library(recipe.data.shapes)
         names = "phantoms" if data is None else ", ".join(source.name for source in training)
         shapes = "" if library is None else f", {library.description}"
@@ -115,33 +112,53 @@ def _exam_data(data: Path | None, recipe: Recipe, *, fold: int | None, seed: int
     )
 
 
-def synthesis_sources(data: Path | None, recipe: Recipe) -> tuple[Sequence[Source], Sequence[Source]]:
-    """The volumes for training and for validation, by `split_volumes`; or phantoms."""
+def synthesis_sources(
+    data: Path | None, recipe: Recipe, *, fold: int | None = None
+) -> tuple[Sequence[Source], Sequence[Source]]:
+    """The volumes for training and for validation, by `split_volumes`; or phantoms, which have no folds."""
     if data is None:
+        _check_unfolded(fold)
         return phantom_sources(_TRAINING_PHANTOMS), phantom_sources(_VALIDATION_PHANTOMS)
-    training, validation = split_volumes(data, recipe)
+    training, validation = split_volumes(data, recipe, fold=fold)
     return load_sources(data, training), load_sources(data, validation)
 
 
-def held_out_sources(data: Path | None, recipe: Recipe) -> Sequence[Source]:
+def held_out_sources(data: Path | None, recipe: Recipe, *, fold: int | None = None) -> Sequence[Source]:
     """The volumes not used for training, or phantoms used for neither training nor validation."""
-    return phantom_sources(_TEST_PHANTOMS) if data is None else load_sources(data, split_volumes(data, recipe)[1])
+    if data is None:
+        _check_unfolded(fold)
+        return phantom_sources(_TEST_PHANTOMS)
+    return load_sources(data, split_volumes(data, recipe, fold=fold)[1])
 
 
-def split_volumes(data: Path, recipe: Recipe) -> tuple[list[str], list[str]]:
+def _check_unfolded(fold: int | None) -> None:
+    if fold is not None:
+        raise InputError(f"--fold {fold}: phantoms have no folds; expected --data")
+
+
+def split_volumes(data: Path, recipe: Recipe, *, fold: int | None = None) -> tuple[list[str], list[str]]:
     """The names of the volumes for training and for validation.
 
-    The validation volumes are the recipe's where the folder has any of them, or else every fifth. Raises InputError
-    where only some of the recipe's are there, or too few volumes for both.
+    The validation volumes are the recipe's where the folder has any of them, or else every fifth. Those of a fold
+    validate instead of them and do not train; the recipe's own then do neither. Raises InputError where only some of
+    the recipe's are there, or too few volumes for both, or the recipe has no such fold.
     """
+    if fold is not None and not 0 <= fold < len(recipe.data.folds):
+        folds = len(recipe.data.folds)
+        raise InputError(
+            f"--fold {fold}: recipe {recipe.name} has {folds} folds of volumes, and {data} is not prepared; expected "
+            f"{f'0 to {folds - 1}' if folds else 'a prepared data set'}"
+        )
     names = find_volumes(data)
     wanted = (*recipe.data.train, *recipe.data.validation)
     if set(wanted) & set(names):
         missing = sorted(set(wanted) - set(names))
         if missing:
             raise InputError(f"{data}: no {missing[0]}/ct.nii.gz; expected all volumes that recipe {recipe.name} names")
-        validation = list(recipe.data.validation)
-        training = list(recipe.data.train) or [name for name in names if name not in validation]
+        validation = list(recipe.data.validation if fold is None else recipe.data.folds[fold])
+        training = [name for name in recipe.data.train or names if name not in validation]
+    elif fold is not None:
+        raise InputError(f"--fold {fold}: none of the volumes that recipe {recipe.name} names is in {data}")
     else:
         if wanted:
             _log.info("none of the volumes that recipe %s names is in %s: every fifth one validates", recipe.name, data)

@@ -14,7 +14,7 @@ from test.unit.training_runs import few_pairs, write_recipe
 from training.dataset import CachedLesions, SyntheticLesions
 from training.recipe import DataSettings, Recipe, read_recipe
 from training.synthesis.shape_library import LibraryShape, write_shape_library
-from training.training_data import find_training_data, synthesis_sources
+from training.training_data import find_training_data, held_out_sources, split_volumes, synthesis_sources
 from training.validation import CaseValidation
 
 
@@ -47,6 +47,37 @@ def test_volumes_that_the_recipe_names_are_taken_and_missing_ones_refused(recipe
     missing = recipe.model_copy(update={"data": DataSettings(train=("volume_02",), validation=("volume_09",))})
     with pytest.raises(InputError, match=r"no volume_09/ct\.nii\.gz"):
         synthesis_sources(folder, missing)
+
+
+def test_a_fold_of_volumes_validates_and_the_recipes_own_validation_is_never_seen(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    folder = write_volumes(tmp_path / "ct", 5)
+    names = [f"volume_0{number}" for number in range(5)]
+    folds = (tuple(names[:1]), tuple(names[2:4]))
+    data = DataSettings(train=tuple(names[:4]), validation=(names[4],), folds=folds)
+    folded = recipe.model_copy(update={"data": data})
+    for fold, held_out in enumerate(folds):
+        training, validation = split_volumes(folder, folded, fold=fold)
+        assert validation == list(held_out)
+        assert sorted((*training, *held_out)) == names[:4]
+        assert [source.name for source in held_out_sources(folder, folded, fold=fold)] == validation
+    assert split_volumes(folder, folded) == (names[:4], names[4:])
+    with pytest.raises(InputError, match=r"--fold 2: recipe tiny has 2 folds of volumes, .*; expected 0 to 1"):
+        split_volumes(folder, folded, fold=2)
+    with pytest.raises(InputError, match="expected a prepared data set"):
+        split_volumes(folder, recipe, fold=0)
+    elsewhere = recipe.model_copy(update={"data": DataSettings(train=("a", "b"), folds=(("a",),))})
+    with pytest.raises(InputError, match="--fold 0: none of the volumes that recipe tiny names"):
+        split_volumes(folder, elsewhere, fold=0)
+    with pytest.raises(InputError, match="phantoms have no folds"):
+        held_out_sources(None, folded, fold=0)
+
+
+@pytest.mark.parametrize("folds", [(("a",), ("a",)), (("b",),), (("v",),), (("a", "a"),)])
+def test_a_volume_belongs_to_one_fold_and_to_the_training(folds: tuple[tuple[str, ...], ...]) -> None:
+    with pytest.raises(ValueError, match="is in folds; expected volumes of train, each in one fold"):
+        DataSettings(train=("a", "c"), validation=("v",), folds=folds)
 
 
 def test_one_volume_cannot_train_and_validate(recipe: Recipe, tmp_path: Path) -> None:
