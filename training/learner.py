@@ -25,6 +25,7 @@ from training.batch import Batch
 from training.losses import counted_samples
 from training.optimisation import Objective, averaged, build_optimizer
 from training.recipe import LossSettings, OptimizerSettings, Precision, Recipe
+from training.shallow import ShallowInFloat32
 from training.sharpness import sharpness_aware_gradients
 
 _log = logging.getLogger("training")
@@ -158,7 +159,8 @@ class Learner(ABC, Generic[_Batch]):
 
     def _pass(self, batch: _Batch) -> Pass:
         """Forward and backward; leaves the gradients."""
-        found = self._losses(batch)
+        with ShallowInFloat32():
+            found = self._losses(batch)
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(torch.stack(list(found.parts.values())).sum())
         return replace(found, parts={name: part.detach() for name, part in found.parts.items()})
