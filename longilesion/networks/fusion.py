@@ -106,7 +106,7 @@ class DifferenceFusion(Fusion):
 
 
 class WeightedPointwiseFusion(PointwiseFusion):
-    """LongiNet's fusion of a follow-up whose features the difference to the baseline weights (Difference Weighting, eq. 2).
+    """LongiNet's fusion, of a follow-up's features that Difference Weighting (eq. 2) has weighted before.
 
     The weighting begins as none, so that a network begins as LongiNet's of the same weights.
     """
@@ -117,8 +117,8 @@ class WeightedPointwiseFusion(PointwiseFusion):
         """Builds both fusions."""
         super().__init__(features_per_stage)
         self.difference = DifferenceFusion(features_per_stage)
-        for norm in self.difference.norms:
-            nn.init.zeros_(norm.weight)
+        for weights in self.difference.parameters():
+            nn.init.zeros_(weights)
 
     def forward(
         self, followup: Sequence[Float[Tensor, "batch _ _ _ _"]], priors: Iterable[TimePointFeatures]

@@ -45,9 +45,7 @@ def test_gradients_in_bfloat16_are_those_of_float32_for_any_number_of_slices(
 
 
 @pytest.mark.parametrize(("depth", "expected"), [(2, torch.float32), (3, torch.bfloat16), (16, torch.bfloat16)])
-def test_only_convolutions_of_fewer_slices_than_their_kernel_are_in_float32(
-    depth: int, expected: torch.dtype
-) -> None:
+def test_only_convolutions_of_fewer_slices_than_their_kernel_are_in_float32(depth: int, expected: torch.dtype) -> None:
     network = nn.Conv3d(1, 1, 3, padding=1)
     with ShallowInFloat32(), torch.autocast("cpu", dtype=torch.bfloat16):
         assert network(torch.ones(1, 1, depth, 4, 4)).dtype == expected
