@@ -281,4 +281,4 @@ def _lesion(row: LesionScore) -> Lesion:
 
 
 def _defined(response: Response) -> DefinedResponse | None:
-    return None if response in ("NE", "non-CR/non-PD") else response
+    return None if response == "NE" or response == "non-CR/non-PD" else response
