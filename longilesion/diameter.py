@@ -1,31 +1,72 @@
-"""The largest axial diameter of an outline, as RECIST measures lesions."""
+"""The axial diameters of an outline, as RECIST measures lesions and lymph nodes."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import Bool, Float
+from numpy.typing import NDArray
 from scipy.spatial import ConvexHull
-from scipy.spatial.distance import pdist
+from scipy.spatial.distance import pdist, squareform
 
 from longilesion.geometry import Grid
 
 
-def axial_diameter_mm(mask: Bool[np.ndarray, "z y x"], grid: Grid) -> float:
-    """The longest distance across an outline within a slice of near-axial orientation (RECIST); 0 if it is empty.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AxialDiameters:
+    """The longest distance across an outline within an axial slice, and the longest one perpendicular to it there."""
 
-    Its ends lie on the contour, half a voxel outside the outermost voxels' centres.
+    longest_mm: float = 0.0
+    perpendicular_mm: float = 0.0
+
+
+def axial_diameter_mm(mask: Bool[np.ndarray, "z y x"], grid: Grid) -> float:
+    """The longest of `axial_diameters`."""
+    return axial_diameters(mask, grid).longest_mm
+
+
+def axial_diameters(mask: Bool[np.ndarray, "z y x"], grid: Grid) -> AxialDiameters:
+    """The diameters within the slice of near-axial orientation where the longest one is longest; 0 if it is empty.
+
+    Its ends lie on the contour, half a voxel outside the outermost voxels' centres (RECIST 1.1; the second one is the
+    short axis of a lymph node). Both are those of the slice's convex hull.
     """
     view, lps = grid.lps_view(mask)
     _, *steps_yx_mm = lps.spacing_zyx_mm
     contours = [_contour_mm(plane, np.array(steps_yx_mm)) for plane in view if plane.any()]
-    longest = 0.0
+    longest = AxialDiameters()
     # A diameter is at most the diagonal of its bounding rectangle, so only few slices have to be measured.
     for contour in sorted(contours, key=_diagonal_mm, reverse=True):
-        if _diagonal_mm(contour) <= longest:
+        if _diagonal_mm(contour) <= longest.longest_mm:
             break
         corners = contour[ConvexHull(contour).vertices]
-        longest = max(longest, float(pdist(corners).max()))
+        if float(pdist(corners).max()) > longest.longest_mm:
+            longest = _diameters(corners)
     return longest
+
+
+def _diameters(corners: Float[np.ndarray, "n 2"]) -> AxialDiameters:
+    """Those of a convex polygon, given by its corners in order; of several longest distances the first counts."""
+    distances = squareform(pdist(corners))
+    one, other = np.unravel_index(int(distances.argmax()), distances.shape)
+    direction = (corners[other] - corners[one]) / distances[one, other]
+    along = (corners - corners[one]) @ direction
+    across = (corners - corners[one]) @ np.array([-direction[1], direction[0]])
+    # Both sides of the polygon run from one end of the longest distance to the other, and the distance between them
+    # has its maximum at a corner.
+    sides = [_side(along, across, int(one), int(other)), _side(along, across, int(other), int(one))]
+    widths = np.subtract(*(np.interp(along, *side) for side in sides))
+    return AxialDiameters(longest_mm=float(distances[one, other]), perpendicular_mm=float(np.abs(widths).max()))
+
+
+def _side(
+    along: NDArray[np.floating], across: NDArray[np.floating], first: int, last: int
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """The corners from one to another in their order, sorted along the axis."""
+    places = np.arange(first, last + 1 if last >= first else last + 1 + len(along)) % len(along)
+    order = np.argsort(along[places], kind="stable")
+    return along[places][order], across[places][order]
 
 
 def _contour_mm(plane: Bool[np.ndarray, "y x"], steps_yx_mm: Float[np.ndarray, "2"]) -> Float[np.ndarray, "n 2"]:

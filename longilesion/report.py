@@ -14,11 +14,13 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 import longilesion
+from longilesion.assessment import UNDECIDED, CaseResponse, case_response
 from longilesion.case import Case, LesionPrompt, ScanName
 from longilesion.diagnosis_settings import STATEMENT, LesionType, likeliest
 from longilesion.files import valid, written_together
 from longilesion.geometry import Triple
 from longilesion.pipeline import LesionOutcome, Segmentation
+from longilesion.response import Course, Measured, NonTargetResponse, Response, TargetResponse
 
 if TYPE_CHECKING:
     from longilesion.new_lesions import NewLesion
@@ -38,6 +40,7 @@ class LesionReport(BaseModel):
     `presence` is the probability that the lesion is still there, `probability` the mean one inside its outline. `note`
     gives the reason for an empty outline; `merged_into` is the lesion whose outline includes this one. A lesion
     outside the follow-up's field of view has no scan, no click and no presence; its confidence is that it is outside.
+    Diameters are the longest axial one and the one perpendicular to it, 0 where there is no outline.
     `type` is the most probable type of a lesion in the liver, with the probabilities of all types; None for other
     lesions, and where no types were asked for.
     """
@@ -59,6 +62,10 @@ class LesionReport(BaseModel):
     probability: float
     volume_baseline_ml: float | None
     volume_followup_ml: float
+    diameter_baseline_mm: float = 0.0
+    diameter_followup_mm: float = 0.0
+    short_axis_baseline_mm: float = 0.0
+    short_axis_followup_mm: float = 0.0
     note: str
     merged_into: int | None = None
     type: LesionType | None = None
@@ -85,12 +92,34 @@ class CandidateReport(BaseModel):
     type_probabilities: dict[LesionType, float] | None = None
 
 
+class ResponseReport(BaseModel):
+    """The response to therapy from the baseline to the follow-up, by RECIST 1.1 (`longilesion.response`).
+
+    Sums are those of the targets' longest axial diameters, `targets` the ids of these lesions. `by_volume` has the
+    limits of a sphere whose diameter is at RECIST's. `undecided` is what the response could not take into account.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    targets: list[int]
+    non_targets: list[int]
+    new: list[int]
+    sum_baseline_mm: float
+    sum_followup_mm: float
+    change: float | None
+    response_of_targets: TargetResponse | None
+    response_of_non_targets: NonTargetResponse | None
+    by_volume: TargetResponse | None
+    response: Response
+    undecided: list[str]
+
+
 class RunReport(BaseModel):
     """One run. `peak_gpu_memory_bytes` is None where no GPU was used.
 
     `left_out` are lesions that could not be segmented: their only click is in a baseline scan that is missing.
     `candidates` are empty without a search for lesions that nobody clicked. `types_statement` says what types of
-    lesions are worth, None where they were not asked for.
+    lesions are worth, None where they were not asked for. `response` is None where the baseline outlines no lesion.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -103,10 +132,12 @@ class RunReport(BaseModel):
     left_out: list[int]
     candidates: list[CandidateReport] = []
     types_statement: str | None = None
+    response: ResponseReport | None = None
 
 
 def make_report(case: Case, segmentation: Segmentation, *, seconds: Mapping[str, float]) -> RunReport:
     """Describes a run; `seconds` are those of the stages around the segmentation (load, read, write)."""
+    response = case_response(case, segmentation)
     return RunReport(
         versions={
             "longilesion": longilesion.__version__,
@@ -116,10 +147,11 @@ def make_report(case: Case, segmentation: Segmentation, *, seconds: Mapping[str,
         seconds={stage: round(spent, 4) for stage, spent in {**seconds, **segmentation.seconds}.items()},
         peak_memory_bytes=_peak_memory_bytes(),
         peak_gpu_memory_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else None,
-        lesions=[_lesion_report(case, outcome, segmentation.types) for outcome in segmentation.lesions],
+        lesions=[_lesion_report(case, outcome, segmentation.types, response) for outcome in segmentation.lesions],
         left_out=list(segmentation.left_out),
         candidates=[_candidate_report(case, lesion, segmentation.types) for lesion in segmentation.candidates],
         types_statement=None if segmentation.types is None else STATEMENT,
+        response=None if response.course is None else _response_report(response.course),
     )
 
 
@@ -129,8 +161,26 @@ def write_report(path: Path, report: RunReport) -> None:
         temporary.write_text(report.model_dump_json(indent=2) + "\n")
 
 
-def _lesion_report(case: Case, outcome: LesionOutcome, types: _Types) -> LesionReport:
+def _response_report(course: Course) -> ResponseReport:
+    (now,) = course.assessments
+    return ResponseReport(
+        targets=list(course.targets),
+        non_targets=list(course.non_targets),
+        new=list(now.new),
+        sum_baseline_mm=round(course.baseline.mm, 2),
+        sum_followup_mm=round(now.sum.mm, 2),
+        change=None if now.change is None else round(now.change, 4),
+        response_of_targets=now.targets,
+        response_of_non_targets=now.non_targets,
+        by_volume=now.by_volume,
+        response=now.overall,
+        undecided=list(UNDECIDED),
+    )
+
+
+def _lesion_report(case: Case, outcome: LesionOutcome, types: _Types, response: CaseResponse) -> LesionReport:
     prompt = outcome.prompt
+    before, after = (visit.get(prompt.lesion_id, Measured()) for visit in (response.baseline, response.followup))
     click = prompt.followup if isinstance(prompt, LesionPrompt) else None
     return LesionReport(
         id=prompt.lesion_id,
@@ -148,6 +198,10 @@ def _lesion_report(case: Case, outcome: LesionOutcome, types: _Types) -> LesionR
         probability=outcome.probability,
         volume_baseline_ml=outcome.volume_baseline_ml,
         volume_followup_ml=outcome.volume_followup_ml,
+        diameter_baseline_mm=round(before.longest_mm, 2),
+        diameter_followup_mm=round(after.longest_mm, 2),
+        short_axis_baseline_mm=round(before.short_mm, 2),
+        short_axis_followup_mm=round(after.short_mm, 2),
         note=outcome.note,
         merged_into=outcome.merged_into,
         **_typed(prompt.lesion_id, types),

@@ -36,10 +36,11 @@ class LesionFact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaselineLesion:
-    """Measures of a lesion outlined in the baseline scan."""
+    """Measures of a lesion outlined in the baseline scan; the short axis is perpendicular to the axial diameter."""
 
     volume_ml: float
     diameter_mm: float
+    short_mm: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

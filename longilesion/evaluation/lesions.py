@@ -11,14 +11,15 @@ from pydantic import BaseModel, ConfigDict
 from scipy.optimize import linear_sum_assignment
 
 from longilesion.case import LesionMap
+from longilesion.diameter import AxialDiameters
 from longilesion.evaluation.challenge import challenge_score, lesion_entries
 from longilesion.evaluation.exam import BaselineLesion, Exam, Fate, Prediction, ScoringSettings
 from longilesion.evaluation.fates import predicted_fates
 from longilesion.evaluation.measures import (
     Outline,
+    axial_diameters,
     centre_xyz_mm,
     hausdorff_95_mm,
-    largest_axial_diameter_mm,
     surface_dice,
 )
 from longilesion.evaluation.overlap import Overlap
@@ -27,7 +28,8 @@ from longilesion.evaluation.overlap import Overlap
 class LesionScore(BaseModel):
     """One lesion of one exam.
 
-    `diameter_mm` is the largest axial one in the truth, or in the baseline where the lesion is gone. Merged lesions
+    `diameter_mm` is the largest axial one in the truth, or in the baseline where the lesion is gone; short axes are
+    perpendicular to it. Merged lesions
     share one outline, that of `true_id`, and its row has their measures: their predictions are united, as in
     Promptable LongiSeg (table 1). `challenge_dice` is the mean over the labels that touch the lesion, `match_...` is
     for the best match among single predicted labels, regardless of their ids. Values that are not defined are None,
@@ -53,6 +55,9 @@ class LesionScore(BaseModel):
     predicted_volume_ml: float
     true_diameter_mm: float
     predicted_diameter_mm: float
+    baseline_short_mm: float | None = None
+    true_short_mm: float = 0.0
+    predicted_short_mm: float = 0.0
     dice: float | None = None
     surface_dice: float | None = None
     hausdorff_95_mm: float | None = None
@@ -174,20 +179,22 @@ def _by_id(exam: Exam, pair: _Pair, settings: ScoringSettings) -> dict[str, Any]
     true_voxels = overlap.truth[pair.true_id].voxels
     predicted_voxels = sum(overlap.predicted[label].voxels for label in pair.labels)
     common = sum(overlap.shared.get((pair.true_id, label), 0) for label in pair.labels)
-    diameter_mm = largest_axial_diameter_mm(pair.truth)
     outline = pair.outline(pair.labels)
+    true, predicted = axial_diameters(pair.truth), AxialDiameters() if outline is None else axial_diameters(outline)
     share, distance_mm = pair.surfaces(pair.labels, settings)
     click = exam.clicks.get(pair.true_id)
     return {
         "scan": pair.scan,
-        "diameter_mm": diameter_mm,
+        "diameter_mm": true.longest_mm,
         "click_error_mm": None
         if click is None or click.scan != pair.scan
         else float(np.linalg.norm(np.subtract(click.point_xyz_mm, centre_xyz_mm(pair.truth)))),
         "true_volume_ml": true_voxels * voxel_ml,
         "predicted_volume_ml": predicted_voxels * voxel_ml,
-        "true_diameter_mm": diameter_mm,
-        "predicted_diameter_mm": 0.0 if outline is None else largest_axial_diameter_mm(outline),
+        "true_diameter_mm": true.longest_mm,
+        "predicted_diameter_mm": predicted.longest_mm,
+        "true_short_mm": true.perpendicular_mm,
+        "predicted_short_mm": predicted.perpendicular_mm,
         "dice": 2 * common / (true_voxels + predicted_voxels),
         "surface_dice": share,
         "hausdorff_95_mm": distance_mm,
@@ -221,6 +228,7 @@ def _absent(exam: Exam, prediction: Prediction, overlaps: Mapping[str, Overlap],
     ]
     before = None if exam.baseline is None else exam.baseline.get(lesion_id)
     click = exam.clicks.get(lesion_id)
+    predicted = max(map(axial_diameters, outlines), key=lambda each: each.longest_mm, default=AxialDiameters())
     return {
         "scan": None if click is None else click.scan,
         "diameter_mm": None if before is None else before.diameter_mm,
@@ -228,7 +236,8 @@ def _absent(exam: Exam, prediction: Prediction, overlaps: Mapping[str, Overlap],
         "true_volume_ml": 0.0,
         "predicted_volume_ml": sum(float(outline.mask.sum()) * outline.grid.voxel_volume_ml for outline in outlines),
         "true_diameter_mm": 0.0,
-        "predicted_diameter_mm": max(map(largest_axial_diameter_mm, outlines), default=0.0),
+        "predicted_diameter_mm": predicted.longest_mm,
+        "predicted_short_mm": predicted.perpendicular_mm,
     }
 
 
@@ -248,4 +257,5 @@ def _known(exam: Exam, prediction: Prediction, lesion_id: int) -> dict[str, Any]
         "presence": max(presence, default=None),
         "baseline_volume_ml": None if before is None else before.volume_ml,
         "baseline_diameter_mm": None if before is None else before.diameter_mm,
+        "baseline_short_mm": None if before is None else before.short_mm,
     }

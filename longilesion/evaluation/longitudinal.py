@@ -1,10 +1,10 @@
-"""Agreement on change between scans: volumes, fates, and response to therapy in the style of RECIST 1.1."""
+"""Agreement on change between scans: volumes, fates, and response to therapy by RECIST 1.1."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -14,20 +14,14 @@ from sklearn.metrics import cohen_kappa_score, confusion_matrix
 from longilesion.evaluation.bootstrap import Bootstrap, Estimate
 from longilesion.evaluation.exam import FATES
 from longilesion.evaluation.lesions import LesionScore
+from longilesion.response import Lesion, Measured, Response, Visit, assess
 
-Response: TypeAlias = Literal["CR", "PR", "SD", "PD"]
+DefinedResponse: TypeAlias = Literal["CR", "PR", "SD", "PD"]
 
-RESPONSES: tuple[Response, ...] = ("CR", "PR", "SD", "PD")
+RESPONSES: tuple[DefinedResponse, ...] = get_args(DefinedResponse)
 
-# RECIST 1.1: a lesion is measured from 10 mm, at most five of them; -30 % is a partial response; +20 % and 5 mm, or a
-# new lesion, is progression.
-MEASURABLE_MM = 10.0
-TARGETS = 5
-PARTIAL_RESPONSE = -0.3
-PROGRESSION = 0.2
-PROGRESSION_MM = 5.0
-# Tolerance for rounding in sums of diameters, as the limits are inclusive.
-ROUNDING_MM = 1e-6
+# Types of lesions that name no organ.
+_NO_ORGAN = ("", "unclear", "others", "other")
 
 
 class Confusion(BaseModel):
@@ -56,9 +50,10 @@ class Agreement(BaseModel):
 
 
 class PatientResponse(BaseModel):
-    """One patient's response; None where no lesion was measurable in the baseline and none is new.
+    """One patient's response; None where no lesion was measurable in the baseline, none is new, and some are left.
 
-    The sums are those of the targets' largest axial diameters; merged lesions count once.
+    The sums are those of the targets' largest axial diameters, of lymph nodes their short axes. Merged
+    lesions count once.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,8 +62,8 @@ class PatientResponse(BaseModel):
     baseline_sum_mm: float
     true_sum_mm: float
     predicted_sum_mm: float
-    true_response: Response | None
-    predicted_response: Response | None
+    true_response: DefinedResponse | None
+    predicted_response: DefinedResponse | None
 
 
 class Longitudinal(BaseModel):
@@ -160,18 +155,6 @@ def longitudinal_figures(
     )
 
 
-def response_of(baseline_mm: float, followup_mm: float, *, is_new: bool) -> Response | None:
-    """The response by two sums of diameters; None where no lesion was measurable and none is new."""
-    growth_mm = followup_mm - baseline_mm
-    if is_new or (baseline_mm > 0 and growth_mm >= max(PROGRESSION * baseline_mm, PROGRESSION_MM) - ROUNDING_MM):
-        return "PD"
-    if baseline_mm == 0:
-        return None
-    if followup_mm == 0:
-        return "CR"
-    return "PR" if growth_mm <= PARTIAL_RESPONSE * baseline_mm + ROUNDING_MM else "SD"
-
-
 def agreement(values: Sequence[tuple[int, float, float]], bootstrap: Bootstrap) -> Agreement:
     """Agreement of values given as (patient, truth, prediction)."""
     patient_of = np.array([place for place, _, _ in values], np.int64)
@@ -246,37 +229,56 @@ def _kappa(
     return float(cohen_kappa_score(true, predicted, labels=list(categories), weights=scheme, sample_weight=weights))
 
 
-def _response(lesions: Sequence[LesionScore], *, has_unknown: bool) -> PatientResponse:
-    """The response of one patient.
+def _response(rows: Sequence[LesionScore], *, has_unknown: bool) -> PatientResponse:
+    """The response of one patient by RECIST 1.1 (`longilesion.response`), with the baseline as the smallest sum.
 
-    Targets are the lesions marked as such, or else the five largest of at least 10 mm in the baseline that are not
-    marked as non-targets. All are measured by their largest axial diameter, lymph nodes too; a merged lesion is
-    measured as part of its host.
+    Targets are the lesions marked as such, or else the largest measurable ones that are not marked as non-targets, two
+    of each type at most. A lesion that has merged is measured as part of its host, in the truth and as predicted.
     """
-    there = [lesion for lesion in lesions if lesion.baseline_diameter_mm]
-    before = sorted(there, key=lambda lesion: -(lesion.baseline_diameter_mm or 0.0))
-    measurable = [lesion for lesion in before if (lesion.baseline_diameter_mm or 0.0) >= MEASURABLE_MM]
-    marked = [lesion for lesion in before if lesion.is_target]
-    targets = marked or [lesion for lesion in measurable if lesion.is_target is not False][:TARGETS]
-    hosts = {lesion.true_id for lesion in targets}
-    outlines = [lesion for lesion in lesions if lesion in targets or lesion.lesion_id in hosts]
-    baseline_mm = sum(lesion.baseline_diameter_mm or 0.0 for lesion in targets)
-    true_mm, predicted_mm = (
-        sum(lesion.true_diameter_mm for lesion in outlines),
-        sum(lesion.predicted_diameter_mm for lesion in outlines if not _is_part(lesion)),
+    lesions = [_lesion(row) for row in rows]
+    part_of = {row.lesion_id: row.true_id for row in rows if row.true_id not in (None, row.lesion_id)}
+    baseline = Visit(
+        measured={
+            row.lesion_id: Measured(longest_mm=row.baseline_diameter_mm, short_mm=row.baseline_short_mm or 0.0)
+            for row in rows
+            if row.baseline_diameter_mm
+        }
     )
+    true, predicted = (
+        assess(lesions, [baseline, Visit(measured=measured, part_of=part_of)])
+        for measured in (
+            {
+                row.lesion_id: Measured(longest_mm=row.true_diameter_mm, short_mm=row.true_short_mm)
+                for row in rows
+                if row.lesion_id not in part_of
+            },
+            {
+                row.lesion_id: Measured(longest_mm=row.predicted_diameter_mm, short_mm=row.predicted_short_mm)
+                for row in rows
+                if row.lesion_id not in part_of
+            },
+        )
+    )
+    (now,), (as_predicted,) = true.assessments, predicted.assessments
     return PatientResponse(
-        targets=tuple(sorted(lesion.lesion_id for lesion in targets)),
-        baseline_sum_mm=baseline_mm,
-        true_sum_mm=true_mm,
-        predicted_sum_mm=predicted_mm,
-        true_response=response_of(baseline_mm, true_mm, is_new=any(lesion.fate == "new" for lesion in lesions)),
-        predicted_response=response_of(
-            baseline_mm, predicted_mm, is_new=has_unknown or any(lesion.predicted_fate == "new" for lesion in lesions)
-        ),
+        targets=true.targets,
+        baseline_sum_mm=true.baseline.mm,
+        true_sum_mm=now.sum.mm,
+        predicted_sum_mm=as_predicted.sum.mm,
+        true_response=_defined(now.overall),
+        predicted_response="PD" if has_unknown else _defined(as_predicted.overall),
     )
 
 
-def _is_part(lesion: LesionScore) -> bool:
-    """Whether the lesion has merged into another, whose row has the measures of both."""
-    return lesion.true_id is not None and lesion.true_id != lesion.lesion_id
+def _lesion(row: LesionScore) -> Lesion:
+    kind = row.lesion_type or ""
+    return Lesion(
+        lesion_id=row.lesion_id,
+        organ=None if kind.lower() in _NO_ORGAN else kind,
+        is_node="lymph" in kind.lower(),
+        is_target=row.is_target,
+    )
+
+
+def _defined(response: Response) -> DefinedResponse | None:
+    return None if response == "NE" or response == "non-CR/non-PD" else response

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 from scipy.spatial import KDTree
 
+from longilesion import diameter
 from longilesion.case import LesionMap, LesionRegion
-from longilesion.diameter import axial_diameter_mm
+from longilesion.diameter import AxialDiameters
 from longilesion.geometry import ZYX, Grid, Triple, box_slices
 
 # A box that exceeds both limits is processed component by component.
@@ -65,12 +66,17 @@ def hausdorff_95_mm(truth: Outline, predicted: Outline) -> float:
     return max(_percentile_95(KDTree(there).query(here)[0]) for here, there in (borders, borders[::-1]))
 
 
-def largest_axial_diameter_mm(outline: Outline) -> float:
-    """The longest distance across a lesion within a slice of near-axial orientation (RECIST); 0 if it is empty.
+def axial_diameters(outline: Outline) -> AxialDiameters:
+    """The longest distance across a lesion within a slice of near-axial orientation, and the one perpendicular to it.
 
-    Its ends lie on the contour, half a voxel outside the outermost voxels' centres.
+    Their ends lie on the contour, half a voxel outside the outermost voxels' centres; both are 0 if it is empty.
     """
-    return axial_diameter_mm(outline.mask, outline.grid.window(outline.start_zyx, outline.stop_zyx))
+    return diameter.axial_diameters(outline.mask, outline.grid.window(outline.start_zyx, outline.stop_zyx))
+
+
+def largest_axial_diameter_mm(outline: Outline) -> float:
+    """The longest of `axial_diameters` (RECIST)."""
+    return axial_diameters(outline).longest_mm
 
 
 def centre_xyz_mm(outline: Outline) -> Triple:

@@ -10,7 +10,7 @@ from longilesion.click_files import ClickFile, read_click_pairs
 from longilesion.evaluation.exam import BaselineLesion, Exam, FollowupClick, Prediction
 from longilesion.evaluation.folders import ExamFiles, PredictionFiles
 from longilesion.evaluation.lesion_table import completed_facts, read_lesion_table
-from longilesion.evaluation.measures import Outline, largest_axial_diameter_mm
+from longilesion.evaluation.measures import Outline, axial_diameters
 from longilesion.images import read_lesion_map
 from longilesion.json_file import read_json
 from longilesion.report import RunReport
@@ -47,12 +47,15 @@ def read_prediction(files: PredictionFiles, exam: Exam) -> Prediction:
 
 def measured_baseline(lesions: LesionMap) -> dict[int, BaselineLesion]:
     """Measures the lesions of a baseline map."""
+    regions = lesion_regions(lesions.ids)
+    diameters = {each: axial_diameters(Outline.of(lesions, [each], [region])) for each, region in regions.items()}
     return {
         lesion_id: BaselineLesion(
             volume_ml=region.voxels * lesions.grid.voxel_volume_ml,
-            diameter_mm=largest_axial_diameter_mm(Outline.of(lesions, [lesion_id], [region])),
+            diameter_mm=diameters[lesion_id].longest_mm,
+            short_mm=diameters[lesion_id].perpendicular_mm,
         )
-        for lesion_id, region in lesion_regions(lesions.ids).items()
+        for lesion_id, region in regions.items()
     }
 
 

@@ -201,7 +201,7 @@ def _longitudinal(name: str, found: Longitudinal) -> Iterator[Section]:
     )
     yield _confusion(f"What became of the lesions: {name}", found.fates, note=_left_out(found))
     yield _confusion(
-        f"Response to therapy, in the style of RECIST 1.1: {name}",
+        f"Response to therapy, by RECIST 1.1: {name}",
         found.response,
         note=f" Not evaluable, since nothing was measurable before and nothing is new: {found.not_evaluable} patients."
         + _left_out(found),

@@ -1,0 +1,81 @@
+"""From a segmentation to the response to therapy between its baseline and its follow-up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from longilesion.case import Case, LesionMap, OutsideLesion, lesion_regions
+from longilesion.diameter import axial_diameters
+from longilesion.pipeline import Segmentation
+from longilesion.response import Assessment, Course, Lesion, Measured, Visit, assess
+
+# What nothing here tells of a lesion, so that the response cannot take it into account.
+UNDECIDED = (
+    "organs are not known: more than two targets may be of one organ",
+    "lymph nodes are not known: all lesions are measured by their longest axial diameter",
+    "whether the growth of non-target lesions is unequivocal, and whether new lesions are, is for a reader to judge",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CaseResponse:
+    """A case's lesions at both visits, and the response; `course` is None where the baseline outlines no lesion."""
+
+    baseline: Mapping[int, Measured]
+    followup: Mapping[int, Measured]
+    course: Course | None
+
+    @property
+    def assessment(self) -> Assessment | None:
+        """That of the follow-up."""
+        return None if self.course is None else self.course.assessments[0]
+
+
+def case_response(case: Case, segmentation: Segmentation) -> CaseResponse:
+    """Measures all outlines of a case, and compares them by RECIST 1.1.
+
+    Lesions that a search has found and nobody has confirmed are not among them. A lesion in two scans of a visit is
+    measured where it is larger.
+    """
+    priors = [prior.lesions for prior in case.baselines.values() if prior.lesions is not None]
+    baseline, followup = _measured(priors), _measured(segmentation.maps.values())
+    found = {outcome.prompt.lesion_id: outcome for outcome in segmentation.lesions}
+    followup = {lesion_id: measured for lesion_id, measured in followup.items() if lesion_id in found}
+    if not baseline:
+        return CaseResponse(baseline=baseline, followup=followup, course=None)
+    outside = {lesion_id for lesion_id, outcome in found.items() if isinstance(outcome.prompt, OutsideLesion)}
+    visits = (
+        Visit(measured=baseline),
+        Visit(
+            measured=followup,
+            part_of={
+                lesion_id: outcome.merged_into
+                for lesion_id, outcome in found.items()
+                if outcome.merged_into is not None
+            },
+            # What is outlined in the baseline and was not looked for, too.
+            not_assessed={*outside, *segmentation.left_out, *(baseline.keys() - found.keys())},
+        ),
+    )
+    lesions = [Lesion(lesion_id=lesion_id) for lesion_id in sorted({*baseline, *followup, *found})]
+    slices_mm = (prior.grid.lps_view(prior.ids)[1].spacing_zyx_mm[0] for prior in priors)
+    course = assess(lesions, visits, slice_mm=float(max(slices_mm)))
+    return CaseResponse(baseline=baseline, followup=followup, course=course)
+
+
+def _measured(maps: Iterable[LesionMap]) -> dict[int, Measured]:
+    """The lesions of a visit's maps."""
+    found: dict[int, Measured] = {}
+    for lesions in maps:
+        for lesion_id, region in lesion_regions(lesions.ids).items():
+            window = lesions.grid.window(region.start_zyx, region.stop_zyx)
+            diameters = axial_diameters(lesions.ids[region.box] == lesion_id, window)
+            measured = Measured(
+                longest_mm=diameters.longest_mm,
+                short_mm=diameters.perpendicular_mm,
+                volume_ml=region.voxels * lesions.grid.voxel_volume_ml,
+            )
+            if lesion_id not in found or found[lesion_id].volume_ml < measured.volume_ml:
+                found[lesion_id] = measured
+    return found
