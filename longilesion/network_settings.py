@@ -94,12 +94,12 @@ class UNetNetworkSettings(NetworkSettings):
 class DualEncoderSettings(UNetNetworkSettings):
     """One nnU-Net encoder for all time points, whose features are fused at every skip and the bottleneck; one decoder.
 
-    Fusion is LongiNet's ("pointwise"), that of Difference Weighting ("difference"), the first behind the second
-    ("weighted_pointwise"), or LIDIA's ("iterative"), which alone sees time points before the baseline.
+    Fusion is LongiNet's ("pointwise"), that of Difference Weighting, or LIDIA's ("iterative"), which alone sees time
+    points before the baseline.
     """
 
     kind: Literal["dual_encoder"] = "dual_encoder"
-    fusion: Literal["pointwise", "difference", "weighted_pointwise", "iterative"] = "pointwise"
+    fusion: Literal["pointwise", "difference", "iterative"] = "pointwise"
     baseline_reconstruction: bool = True
 
     @model_validator(mode="before")

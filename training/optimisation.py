@@ -35,7 +35,8 @@ class Objective(nn.Module):
 
         `counts` are those of `losses.counted_samples` per process.
         """
-        batch = Batch(input=NetworkInput(**inputs), target=target, present=present)
+        # Mixed precision rounds all inputs; sums over a target's voxels must not be rounded as well.
+        batch = Batch(input=NetworkInput(**inputs), target=target.float(), present=present)
         return training_loss(
             self.network(batch.input), batch, self.settings, parts=self.network.loss_parts, counts=counts
         )

@@ -17,8 +17,6 @@ from training.pretrained import initialise
 
 _log = logging.getLogger("training")
 
-_ADDED = "fusion.difference."
-
 
 def load_weights(network: LesionNetwork, folder: Path, settings: ModelSettings) -> None:
     """Loads weights of a bundle or an nnU-Net into a network built from `settings`.
@@ -27,10 +25,8 @@ def load_weights(network: LesionNetwork, folder: Path, settings: ModelSettings) 
     """
     if is_bundle(folder):
         (other, *rest) = load_ensemble(folder, device="cpu").networks
-        # A fusion that adds to another one begins without effect.
-        added = {name: value for name, value in network.state_dict().items() if name.startswith(_ADDED)}
         try:
-            network.load_state_dict(added | other.state_dict())
+            network.load_state_dict(other.state_dict())
         except RuntimeError as error:
             raise InputError(f"{folder}: weights of another network; expected those of the recipe's") from error
         _log.info("begun with the weights in %s%s", folder, f", the first of {len(rest) + 1} networks" if rest else "")

@@ -105,29 +105,6 @@ class DifferenceFusion(Fusion):
         return {name: torch.zeros_like(tensor) for name, tensor in self.named_parameters()}
 
 
-class WeightedPointwiseFusion(PointwiseFusion):
-    """LongiNet's fusion, of a follow-up's features that Difference Weighting (eq. 2) has weighted before.
-
-    The weighting begins as none, so that a network begins as LongiNet's of the same weights.
-    """
-
-    network = "LongiNet's dual encoder with pointwise fusion behind Difference Weighting"
-
-    def __init__(self, features_per_stage: Sequence[int]) -> None:
-        """Builds both fusions."""
-        super().__init__(features_per_stage)
-        self.difference = DifferenceFusion(features_per_stage)
-        for weights in self.difference.parameters():
-            nn.init.zeros_(weights)
-
-    def forward(
-        self, followup: Sequence[Float[Tensor, "batch _ _ _ _"]], priors: Iterable[TimePointFeatures]
-    ) -> list[Tensor]:
-        """The sum of both convolutions, of the weighted follow-up's features and the baseline's."""
-        (baseline,) = priors
-        return super().forward(self.difference(followup, [baseline]), [baseline])
-
-
 class IterativeFusion(Fusion):
     """LIDIA's iterative fusion (eq. 2): h_{k+1} = F(concat(h_k, h)), F being one convolution block per level.
 
@@ -190,6 +167,5 @@ def _over_voxels(of_samples: Bool[Tensor, " batch"]) -> Bool[Tensor, "batch 1 1 
 FUSIONS: Mapping[str, Callable[[Sequence[int]], Fusion]] = {
     "pointwise": PointwiseFusion,
     "difference": DifferenceFusion,
-    "weighted_pointwise": WeightedPointwiseFusion,
     "iterative": IterativeFusion,
 }

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Literal, TypeAlias
 
 import torch
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from longilesion.network_settings import UNetSettings
@@ -26,11 +26,11 @@ class NetworkInput:
     ones are zero and `has_earlier` is false. Both are None where no pair has any.
     """
 
-    followup: Float32[Tensor, "batch f z y x"]
-    baseline: Float32[Tensor, "batch b z y x"]
+    followup: Float[Tensor, "batch f z y x"]
+    baseline: Float[Tensor, "batch b z y x"]
     has_baseline: Bool[Tensor, "batch"]
-    prior_mask: Float32[Tensor, "batch 1 z y x"] | None = None
-    earlier: Float32[Tensor, "batch times b z y x"] | None = None
+    prior_mask: Float[Tensor, "batch 1 z y x"] | None = None
+    earlier: Float[Tensor, "batch times b z y x"] | None = None
     has_earlier: Bool[Tensor, "batch times"] | None = None
 
     def __len__(self) -> int:
@@ -48,7 +48,7 @@ class NetworkInput:
         return cls(**{name: torch.cat([tensors[name] for tensors in each]) for name in each[0]})
 
     @property
-    def prior(self) -> Float32[Tensor, "batch 1 z y x"]:
+    def prior(self) -> Float[Tensor, "batch 1 z y x"]:
         """The prior mask, or zeros where the settings do not show it."""
         return torch.zeros_like(self.followup[:, :1]) if self.prior_mask is None else self.prior_mask
 

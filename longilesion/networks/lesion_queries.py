@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from longilesion.diagnosis_settings import DiagnosisSettings
@@ -19,7 +19,7 @@ from longilesion.networks.unet import Encoder, depth_to_space, space_to_depth
 class PhaseInput:
     """A batch of encoded windows, phase by phase in order of time; the maps of absent phases are zero."""
 
-    phases: Float32[Tensor, "batch phases channels z y x"]
+    phases: Float[Tensor, "batch phases channels z y x"]
     is_there: Bool[Tensor, "batch phases"]
 
 

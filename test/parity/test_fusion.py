@@ -5,14 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from longilesion.networks.fusion import (
-    DifferenceFusion,
-    Fusion,
-    IterativeFusion,
-    PointwiseFusion,
-    TimePointFeatures,
-    WeightedPointwiseFusion,
-)
+from longilesion.networks.fusion import DifferenceFusion, Fusion, IterativeFusion, PointwiseFusion, TimePointFeatures
 from longilesion.networks.joint_encoder import SelfAttention
 
 LEVELS = ((3, 4), (5, 2))
@@ -99,21 +92,7 @@ def test_iterative_fusion_is_the_recursion_over_the_time_points_that_there_are(
                 torch.testing.assert_close(fused[level][lesion : lesion + 1], expected)
 
 
-def test_weighted_pointwise_fusion_is_longinets_of_the_weighted_features_and_begins_as_longinets() -> None:
-    fusion = WeightedPointwiseFusion((3, 5))
-    now, before = features(seed=0), prior(seed=1, is_there=(True, False))
-    plain = PointwiseFusion((3, 5))
-    plain.load_state_dict({name: value for name, value in fusion.state_dict().items() if "difference" not in name})
-    with torch.no_grad():
-        for begun, expected in zip(fusion(now, [before]), plain(now, [before]), strict=True):
-            torch.testing.assert_close(begun, expected)
-        with_random_weights(fusion.difference)
-        weighted = fusion.difference(now, [before])
-        for fused, expected in zip(fusion(now, [before]), plain(weighted, [before]), strict=True):
-            torch.testing.assert_close(fused, expected)
-
-
-@pytest.mark.parametrize("kind", [PointwiseFusion, DifferenceFusion, WeightedPointwiseFusion])
+@pytest.mark.parametrize("kind", [PointwiseFusion, DifferenceFusion])
 def test_fusion_begun_with_the_followup_alone_passes_its_features_on(kind: type[Fusion]) -> None:
     fusion = with_random_weights(kind((3, 5)))
     fusion.load_state_dict(fusion.followup_alone())

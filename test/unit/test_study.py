@@ -25,7 +25,12 @@ def lesion(exam: str, number: int, dice: float | None, *, presence: float = 0.9)
     """A lesion that persists, or is gone where it has no Dice."""
     nothing = dict.fromkeys(LesionScore.model_fields, None)
     sizes = dict.fromkeys(
-        ("true_volume_ml", "predicted_volume_ml", "true_diameter_mm", "predicted_diameter_mm"), 1.0 if dice else 0.0
+        (
+            name
+            for name in LesionScore.model_fields
+            if name.startswith(("true_", "predicted_")) and name[-3:] in ("_mm", "_ml")
+        ),
+        1.0 if dice else 0.0,
     )
     known = {"exam": exam, "lesion_id": number, "true_id": None if dice is None else number, "presence": presence}
     fate = "gone" if dice is None else "persists"

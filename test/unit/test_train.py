@@ -57,6 +57,21 @@ def assert_same_run(one: Path, two: Path) -> None:
 
 
 @pytest.mark.usefixtures("_few_pairs")
+def test_run_in_bfloat16_has_the_losses_of_one_in_float32(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.learner.find_precision", lambda *_: torch.bfloat16)
+    half = tmp_path / "half.toml"
+    half.write_text(recipe.read_text().replace("32-true", "bf16-mixed"))
+    curves = []
+    for each in (recipe, half):
+        train(arguments(each, tmp_path / each.stem, steps=4))
+        curves.append([row["loss"] for row in curve(tmp_path / each.stem)])
+    assert curves[0] != curves[1]
+    assert curves[0] == pytest.approx(curves[1], rel=0.03)
+
+
+@pytest.mark.usefixtures("_few_pairs")
 def test_run_leaves_logs_a_curve_a_summary_and_two_bundles(
     recipe: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
