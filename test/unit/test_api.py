@@ -59,7 +59,9 @@ def test_example_of_an_older_scan_follows_that_of_a_case_in_memory(files: Path, 
     assert [lesion.prompt.lesion_id for lesion in names["result"].lesions] == [1]
 
 
-@pytest.mark.parametrize(("page", "number"), [("README.md", 0), ("docs/python.md", 0), ("docs/python.md", 1)])
+@pytest.mark.parametrize(
+    ("page", "number"), [("README.md", 0), ("docs/python.md", 0), ("docs/python.md", 1), ("docs/response.md", 0)]
+)
 def test_examples_of_the_documentation_run_as_they_are_written(
     page: str, number: int, files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

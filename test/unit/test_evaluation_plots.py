@@ -360,7 +360,7 @@ def test_four_methods_differ_in_grey_print() -> None:
 
 @pytest.mark.parametrize("count", range(1, 7))
 def test_up_to_six_methods_get_a_panel_each(count: int) -> None:
-    axes = saved(*methods(count))["volume_bland_altman"].axes
+    axes = drawn(*methods(count))["volume_bland_altman"].axes
     assert [panel.get_title("left").split("\n")[0] for panel in axes if panel.axison] == [
         f"method {place}" for place in range(count)
     ]
