@@ -33,14 +33,14 @@ from longilesion.evaluation.tables import Section, figure, to_markdown, to_rich
 from longilesion.files import check_text, written_together
 from longilesion.pipeline import segment_case
 from training.command import run_command
-from training.evaluate import DIAMETERS_MM
+from training.evaluate import DIAMETERS_MM, is_between
 from training.recipe import read_recipe
 from training.synthesis.exams import REAL, exam_of
-from training.synthesis.pairs import SyntheticPair, synthetic_pair
+from training.synthesis.pairs import SyntheticPair
 from training.synthesis.real_shapes import RealShapes
 from training.synthesis.settings import SynthesisSettings
 from training.synthesis.shape_library import read_shape_library
-from training.training_data import held_out_sources
+from training.training_data import held_out_pairs
 
 
 @dataclass
@@ -87,17 +87,6 @@ Pairs = Sequence[tuple[str, SyntheticPair]]
 Tissues = Mapping[tuple[str, int], str]
 
 
-def synthetic_pairs(arguments: Arguments) -> Iterator[tuple[str, SyntheticPair]]:
-    """The pairs of held-out volumes, with their names."""
-    recipe = read_recipe(arguments.recipe)
-    sources = held_out_sources(arguments.data, recipe, fold=arguments.fold)
-    for number in range(arguments.cases):
-        source = sources[number % len(sources)]
-        generator = np.random.default_rng((arguments.seed, number))
-        pair = synthetic_pair(source, generator, shapes=sources, settings=recipe.synthesis)
-        yield f"{source.name}/{number}", pair
-
-
 def real_pairs(folder: Path, arguments: Arguments) -> Iterator[tuple[str, SyntheticPair]]:
     """The real pair with lesions inserted at landmarks, with names."""
     pair = read_pair(folder)
@@ -115,16 +104,14 @@ def real_pairs(folder: Path, arguments: Arguments) -> Iterator[tuple[str, Synthe
         )
 
 
-def scored(
-    models: Sequence[Path], pairs: Pairs, *, shown: Callable[[SyntheticPair], Case] = lambda pair: pair.case
-) -> list[Scored]:
+def scored(models: Sequence[Path], pairs: Pairs, *, shown: Callable[[Case], Case] = lambda case: case) -> list[Scored]:
     """Every model's scores of the same pairs, case after case."""
     found = []
     for folder in models:
         ensemble = load_ensemble(folder)
         exams, seconds = [], 0.0
         for name, pair in track(pairs, str(folder), console=Console(stderr=True)):
-            result = segment_case(shown(pair), ensemble)
+            result = segment_case(shown(pair.case), ensemble)
             exams.append(score_exam(exam_of(name, pair), prediction_of(result), ScoringSettings()))
             seconds += result.seconds["network"]
         found.append(Scored(name=str(folder), exams=exams, network_seconds=seconds))
@@ -188,7 +175,8 @@ def _lesion_figures(tissues: Tissues) -> dict[str, Callable[[LesionScore], float
     for tissue in sorted(set(tissues.values())):
         chosen[tissue] = partial(_is_of, tissues, tissue)
     for low, high in DIAMETERS_MM:
-        chosen[f"over {low} mm" if high >= _UNBOUNDED_MM else f"{low} to {high} mm"] = partial(_is_between, low, high)
+        is_last = (low, high) == DIAMETERS_MM[-1]
+        chosen[f"over {low} mm" if is_last else f"{low} to {high} mm"] = partial(is_between, low, high)
     figures: dict[str, Callable[[LesionScore], float | None]] = {
         name: partial(_dice_where, belongs) for name, belongs in chosen.items()
     }
@@ -198,15 +186,8 @@ def _lesion_figures(tissues: Tissues) -> dict[str, Callable[[LesionScore], float
     }
 
 
-_UNBOUNDED_MM = 400
-
-
 def _is_of(tissues: Tissues, tissue: str, lesion: LesionScore) -> bool:
     return lesion.lesion_type != REAL and tissues.get((lesion.exam, lesion.lesion_id)) == tissue
-
-
-def _is_between(low: float, high: float, lesion: LesionScore) -> bool:
-    return lesion.diameter_mm is not None and low <= lesion.diameter_mm < high
 
 
 def _dice_where(belongs: Callable[[LesionScore], bool], lesion: LesionScore) -> float | None:
@@ -256,14 +237,21 @@ def compare(arguments: Arguments) -> list[Section]:
         raise InputError("no model given; expected at least one")
     if arguments.cases < 1 or arguments.inserted < 1:
         raise InputError(f"--cases {arguments.cases}, --inserted {arguments.inserted}: expected at least 1")
-    pairs = list(synthetic_pairs(arguments))
+    pairs = list(
+        held_out_pairs(
+            arguments.data,
+            read_recipe(arguments.recipe),
+            fold=arguments.fold,
+            cases=arguments.cases,
+            seed=arguments.seed,
+        )
+    )
     tables = [_table(arguments, pairs, f"{len(pairs)} synthetic pairs")]
     if arguments.pair is not None:
         real = list(real_pairs(arguments.pair, arguments))
         title = f"lesions inserted into a real pair {len(real)} times"
         tables.append(_table(arguments, real, title))
-        shown = lambda pair: without_followup_clicks(pair.case)  # noqa: E731
-        tables.append(_table(arguments, real, f"{title}, without follow-up clicks", shown=shown))
+        tables.append(_table(arguments, real, f"{title}, without follow-up clicks", shown=without_followup_clicks))
     console = Console(width=220)
     for table in tables:
         console.print(to_rich(table))
@@ -278,7 +266,7 @@ def _table(
     pairs: Pairs,
     title: str,
     *,
-    shown: Callable[[SyntheticPair], Case] = lambda pair: pair.case,
+    shown: Callable[[Case], Case] = lambda case: case,
 ) -> Section:
     tissues = {
         (name, lesion_id): fact.lesion_type

@@ -34,8 +34,8 @@ from training.command import run_command
 from training.naive_methods import grow_region, paste_baseline
 from training.recipe import read_recipe
 from training.synthesis.exams import REAL, exam_of
-from training.synthesis.pairs import SyntheticPair, synthetic_pair
-from training.training_data import held_out_sources
+from training.synthesis.pairs import SyntheticPair
+from training.training_data import held_out_pairs
 
 DIAMETERS_MM = ((0, 12), (12, 20), (20, 40), (40, 400))
 
@@ -84,7 +84,7 @@ def evaluate(arguments: Arguments) -> Scored:
     # Outlines are also needed for lesions that the presence head rejects, to show the effect of each threshold.
     everything = replace(ensemble, thresholds=ensemble.thresholds.model_copy(update={"presence_threshold": 0.0}))
     recipe = read_recipe(arguments.recipe)
-    sources = held_out_sources(arguments.data, recipe, fold=arguments.fold)
+    pairs = held_out_pairs(arguments.data, recipe, fold=arguments.fold, cases=arguments.cases, seed=arguments.seed)
     methods: dict[str, Callable[[Case], Outlined]] = {
         "longilesion": lambda case: _segmented(case, ensemble),
         "without presence": lambda case: _segmented(case, everything),
@@ -93,11 +93,8 @@ def evaluate(arguments: Arguments) -> Scored:
     }
     scores: dict[str, list[ExamScore]] = {method: [] for method in methods}
     distances_mm: dict[str, list[tuple[Fate, float]]] = {method: [] for method in methods}
-    for number in track(range(arguments.cases), "scoring", console=Console(stderr=True)):
-        source = sources[number % len(sources)]
-        generator = np.random.default_rng((arguments.seed, number))
-        pair = synthetic_pair(source, generator, shapes=sources, settings=recipe.synthesis)
-        exam = exam_of(f"{source.name}/{number}", pair)
+    for name, pair in track(pairs, "scoring", total=arguments.cases, console=Console(stderr=True)):
+        exam = exam_of(name, pair)
         for method, outline in methods.items():
             outlined = outline(pair.case)
             scores[method].append(score_exam(exam, outlined.prediction, ScoringSettings()))
@@ -145,7 +142,7 @@ def print_tables(scored: Scored, console: Console) -> None:
         "new": lambda lesion: lesion.fate == "new",
     }
     for low, high in DIAMETERS_MM:
-        columns[f"{low}-{high} mm"] = partial(_is_between, low, high)
+        columns[f"{low}-{high} mm"] = partial(is_between, low, high)
     for heading in ("method", *columns, "gone recognised", "present kept"):
         table.add_column(heading, justify="left" if heading == "method" else "right")
     for method, own in lesions.items():
@@ -161,7 +158,8 @@ def print_tables(scored: Scored, console: Console) -> None:
     _print_thresholds(lesions["longilesion"], console)
 
 
-def _is_between(low: float, high: float, lesion: LesionScore) -> bool:
+def is_between(low: float, high: float, lesion: LesionScore) -> bool:
+    """Whether a lesion's diameter, in mm, lies in a range."""
     return lesion.diameter_mm is not None and low <= lesion.diameter_mm < high
 
 

@@ -32,8 +32,8 @@ from longilesion.timing import Stopwatch
 from training.command import run_command
 from training.recipe import read_recipe
 from training.synthesis.exams import exam_of
-from training.synthesis.pairs import SyntheticPair, synthetic_pair
-from training.training_data import held_out_sources
+from training.synthesis.pairs import SyntheticPair
+from training.training_data import held_out_pairs
 
 _log = logging.getLogger("training")
 
@@ -81,14 +81,12 @@ def choose(arguments: Arguments) -> Thresholds:
         raise InputError(f"--cases {arguments.cases}; expected at least 1")
     ensemble = load_ensemble(arguments.model)
     recipe = read_recipe(arguments.recipe)
-    sources = held_out_sources(arguments.data, recipe, fold=arguments.fold)
+    pairs = held_out_pairs(arguments.data, recipe, fold=arguments.fold, cases=arguments.cases, seed=arguments.seed)
     judged: list[Judged] = []
-    for number in track(range(arguments.cases), "judging", console=Console(stderr=True)):
-        generator = np.random.default_rng((arguments.seed, number))
-        source = sources[number % len(sources)]
-        judged += judged_lesions(
-            synthetic_pair(source, generator, shapes=sources, settings=recipe.synthesis), ensemble, str(number)
-        )
+    volumes: dict[str, None] = {}
+    for name, pair in track(pairs, "judging", total=arguments.cases, console=Console(stderr=True)):
+        volumes[name.rpartition("/")[0]] = None
+        judged += judged_lesions(pair, ensemble, name)
     thresholds = chosen_thresholds(judged, kept=arguments.kept)
     for table in tables(judged):
         Console(width=120).print(to_rich(table))
@@ -99,8 +97,8 @@ def choose(arguments: Arguments) -> Thresholds:
         thresholds.presence_threshold,
     )
     provenance = read_manifest(arguments.model).provenance
-    volumes = ", ".join(source.name for source in sources)
-    provenance = provenance | {"thresholds": f"{arguments.cases} synthetic pairs of {volumes}, seed {arguments.seed}"}
+    said = f"{arguments.cases} synthetic pairs of {', '.join(volumes)}, seed {arguments.seed}"
+    provenance = provenance | {"thresholds": said}
     save_members(arguments.output, ensemble.members, thresholds, provenance=provenance)
     return thresholds
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from longilesion.errors import InputError
@@ -19,6 +20,7 @@ from training.exam_dataset import CachedExams
 from training.loading import Lesions
 from training.preparation.prepared import PreparedCase, PreparedData, is_prepared, read_prepared
 from training.recipe import Recipe
+from training.synthesis.pairs import SyntheticPair, synthetic_pair
 from training.synthesis.shape_library import read_shape_library
 from training.synthesis.sources import Source, find_volumes, load_sources, phantom_sources
 from training.validation import CaseValidation, Validation, prepared_cases, spread, synthetic_cases
@@ -129,6 +131,18 @@ def held_out_sources(data: Path | None, recipe: Recipe, *, fold: int | None = No
         _check_unfolded(fold)
         return phantom_sources(_TEST_PHANTOMS)
     return load_sources(data, split_volumes(data, recipe, fold=fold)[1])
+
+
+def held_out_pairs(
+    data: Path | None, recipe: Recipe, *, fold: int | None, cases: int, seed: int
+) -> Iterator[tuple[str, SyntheticPair]]:
+    """Synthetic pairs of the held-out sources in turn, with names; pair k depends on the seed and k alone."""
+    sources = held_out_sources(data, recipe, fold=fold)
+    for number in range(cases):
+        source = sources[number % len(sources)]
+        generator = np.random.default_rng((seed, number))
+        pair = synthetic_pair(source, generator, shapes=sources, settings=recipe.synthesis)
+        yield f"{source.name}/{number}", pair
 
 
 def _check_unfolded(fold: int | None) -> None:

@@ -102,7 +102,7 @@ def model(tmp_path: Path) -> Path:
 @pytest.fixture
 def one_pair(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.training_data.phantom_sources", lambda seeds: (block(),))
-    monkeypatch.setattr("training.evaluate.synthetic_pair", lambda *_, **__: pair(1))
+    monkeypatch.setattr("training.training_data.synthetic_pair", lambda *_, **__: pair(1))
 
 
 @pytest.mark.usefixtures("one_pair")

@@ -37,7 +37,7 @@ def write_model(folder: Path, **inference: float) -> Path:
 @pytest.fixture
 def one_pair(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.training_data.phantom_sources", lambda seeds: (block(),))
-    monkeypatch.setattr("training.thresholds.synthetic_pair", lambda *_, **__: pair(1))
+    monkeypatch.setattr("training.training_data.synthetic_pair", lambda *_, **__: pair(1))
 
 
 @settings(deadline=None, max_examples=60)
@@ -115,7 +115,7 @@ def test_a_model_does_not_differ_from_itself_and_one_that_keeps_nothing_does(
 ) -> None:
     monkeypatch.setattr("training.training_data.phantom_sources", lambda seeds: (block(),))
     drawn = iter((3, 5))
-    monkeypatch.setattr("benchmarks.models.synthetic_pair", lambda *_, **__: pair(next(drawn)))
+    monkeypatch.setattr("training.training_data.synthetic_pair", lambda *_, **__: pair(next(drawn)))
     keeping = write_model(tmp_path / "keeping", threshold=0.01, presence_threshold=0.0)
     losing = write_model(tmp_path / "losing", threshold=0.01, presence_threshold=1.0)
     output = tmp_path / "tables.md"
