@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import date
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -28,16 +29,29 @@ LOW_CONFIDENCE = 0.6
 NEAR_MM = 10.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Whose scan a DICOM series is, and of when; texts are empty where it does not say."""
+
+    patient_id: str
+    is_deidentified: bool
+    date: date | None
+    frame_of_reference_uid: str
+    series_uid: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Scan:
     """A CT volume in Hounsfield units from AIR_HU up; voxels outside the scanner's field of view are PADDING_HU.
 
-    `organ` is the mask of the organs to which a search for lesions is confined, None where there is none.
+    `organ` is the mask of the organs to which a search for lesions is confined, None where there is none; `identity` is
+    that of a DICOM series.
     """
 
     hu: Int16[np.ndarray, "z y x"]
     grid: Grid
     organ: Bool[np.ndarray, "z y x"] | None = None
+    identity: Identity | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -4,15 +4,44 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from longilesion.case import Baseline, Case, ScanName
+from longilesion.case import Baseline, Case, Identity, ScanName
 from longilesion.click_files import ClickFile, read_click_pairs
 from longilesion.errors import InputError
 from longilesion.images import read_scan
 from longilesion.outlines import match_clicks, read_baseline
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesChoice:
+    """The number or UID of the DICOM series to take, where a folder has several."""
+
+    baseline: str | None = None
+    followup: str | None = None
+
+
+def check_identities(baseline: Path, before: Identity | None, followup: Path, after: Identity | None) -> None:
+    """Raises InputError where two scans are of two patients, or the baseline was taken after the follow-up.
+
+    Nothing is said of scans without this information; ids and dates are not repeated, as they are the patients'.
+    """
+    if before is None or after is None:
+        return
+    is_named = not (before.is_deidentified or after.is_deidentified)
+    if is_named and before.patient_id != after.patient_id:
+        raise InputError(
+            f"{baseline} and {followup}: scans of two patients, by their PatientID; expected one patient's, or "
+            "--same-patient if they are"
+        )
+    if before.date is not None and after.date is not None and before.date > after.date:
+        raise InputError(
+            f"{baseline}: taken {(before.date - after.date).days} days after {followup}; expected the earlier scan as "
+            "the baseline, or --same-patient if ids and dates do not count"
+        )
 
 
 def check_outputs(outputs: Sequence[Path], *, inputs: Iterable[Path | None]) -> None:
@@ -33,21 +62,28 @@ def read_case(
     baseline_clicks: Path | None,
     followup_clicks: Path | None,
     split_components: bool = False,
+    series: SeriesChoice | None = None,
+    same_patient: bool = False,
 ) -> Case:
     """Reads a case of one scan per time point, which the library calls primary.
 
     `split_components` gives each component of the mask its own id, and the clicks those of the components they lie in.
+    `same_patient` accepts scans of DICOM files that contradict it by their ids or dates.
     """
+    series = series or SeriesChoice()
     for option, path in (("lesions", lesions), ("baseline-clicks", baseline_clicks)):
         if path is not None and baseline is None:
             raise InputError(f"{path}: --{option} without its scan; expected --baseline too")
     if split_components and lesions is None:
         raise InputError("--split-components without a mask; expected --lesions too")
-    scan = read_scan(followup)
+    scan = read_scan(followup, series=series.followup)
     baselines: dict[ScanName, Baseline] = {}
     before, after = [], []
     if baseline is not None:
-        prior = read_baseline(read_scan(baseline), lesions, split_components=split_components)
+        before_scan = read_scan(baseline, series=series.baseline)
+        if not same_patient:
+            check_identities(baseline, before_scan.identity, followup, scan.identity)
+        prior = read_baseline(before_scan, lesions, split_components=split_components)
         baselines["primary"] = prior
         if baseline_clicks is not None:
             # With split components the clicks' names are ignored, so they cannot contradict the outlines.

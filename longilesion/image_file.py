@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float64
 from numpy.typing import NDArray
 
+from longilesion.case import Identity
 from longilesion.errors import InputError
 from longilesion.geometry import ZYX, Grid
 
@@ -40,6 +41,7 @@ class ImageFile:
     `spacing_xyz_mm`, `origin_xyz_mm` and `direction` (by rows) are the geometry as ITK describes one, in LPS. `nifti`
     is the header of a NIfTI file. `planes` gives the slices along the last axis, each of y and x. `remarks` are
     warnings about inconsistencies of the header. `candidates` are the ids that a lesion map's header marks as such.
+    `identity` is that of a DICOM series.
     """
 
     path: Path
@@ -51,6 +53,7 @@ class ImageFile:
     nifti: Any = None
     remarks: tuple[str, ...] = ()
     candidates: tuple[int, ...] = ()
+    identity: Identity | None = None
 
 
 class InflatedStream(RawIOBase):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Int16, UInt16
 from numpy.typing import NDArray
 
-from longilesion.case import AIR_HU, HIGHEST_ID, HIGHEST_PADDING_HU, PADDING_HU, LesionMap, Scan
+from longilesion.case import AIR_HU, HIGHEST_ID, HIGHEST_PADDING_HU, PADDING_HU, Identity, LesionMap, Scan
+from longilesion.dicom.files import is_dicom
 from longilesion.errors import InputError
 from longilesion.geometry import Grid
 from longilesion.hounsfield import IntensitySample, implausibility
@@ -44,20 +46,20 @@ _SIGNATURES = {
     b"<": "a web page or XML",
     b"{": "JSON",
 }
-_NO_DICOM = "DICOM is not read; convert its series to one file, for instance with dcm2niix"
-_MOST_FILES_LOOKED_AT = 20
 
 _log = logging.getLogger(__name__)
 
 
-def read_scan(path: str | Path, *, implausible: Implausible = "refuse") -> Scan:
+def read_scan(path: str | Path, *, series: str | None = None, implausible: Implausible = "refuse") -> Scan:
     """Reads a CT volume of any integer or floating-point type; values below air become air, or padding.
+
+    `series` is the number or UID of one of several DICOM series.
 
     Raises InputError for anything but a complete 3D volume of finite scalars on a regular grid. Values that cannot be
     Hounsfield units raise InputError as well, or, with "warn", are logged as a warning.
     """
     path = Path(path)
-    image = _opened(path)
+    image = _opened(path, series)
     sample = IntensitySample(image.grid.shape_zyx)
     hu = _hounsfield(sample.taken(image.planes()), image)
     finding = implausibility(sample)
@@ -65,15 +67,24 @@ def read_scan(path: str | Path, *, implausible: Implausible = "refuse") -> Scan:
         raise InputError(f"{path}: {finding}")
     if finding is not None:
         _log.warning("%s: %s", path, finding)
-    return Scan(hu=hu, grid=image.grid)
+    return Scan(hu=hu, grid=image.grid, identity=image.identity)
 
 
-def read_lesion_map(path: Path, *, like: Grid | None = None, of: str = "its scan") -> LesionMap:
+def read_lesion_map(
+    path: Path, *, like: Grid | None = None, of: str = "its scan", identity: Identity | None = None
+) -> LesionMap:
     """Reads a label map for the image with the grid `like` (`of` names it in messages); the map gets that grid.
 
-    Without `like`, the map has the grid of its own file. Raises InputError where the file is no volume of lesion ids,
+    DICOM SEG and RTSTRUCT need `like`, and are compared with the frame of reference of the scan's `identity`. Without
+    `like`, the map has the grid of its own file. Raises InputError where the file is no volume of lesion ids,
     or its voxels are not those of `like`.
     """
+    if path.exists() and is_dicom(path):
+        if like is None:
+            raise InputError(f"{path}: DICOM, read only on the voxels of its scan; expected another image file")
+        frame = "" if identity is None else identity.frame_of_reference_uid
+        lesions: LesionMap = _dicom_module(path).read_lesions(path, like, frame)
+        return lesions
     image = _opened(path)
     grid = image.grid
     if like is not None and grid.shape_zyx != like.shape_zyx:
@@ -86,7 +97,7 @@ def read_lesion_map(path: Path, *, like: Grid | None = None, of: str = "its scan
     return LesionMap(ids=_lesion_ids(image), grid=like or grid, candidates=image.candidates)
 
 
-def write_lesion_map(path: Path, lesion_map: LesionMap, *, like: Path, description: str = "") -> None:
+def write_lesion_map(path: Path, lesion_map: LesionMap, *, like: Path | ImageFile, description: str = "") -> None:
     """Writes a lesion map with the header geometry of the image `like`, in the format of the path's suffix.
 
     `description` is a text of up to 79 letters for the header.
@@ -96,7 +107,7 @@ def write_lesion_map(path: Path, lesion_map: LesionMap, *, like: Path, descripti
     of spacing and direction, which cannot be taken apart exactly.
     """
     check_writable_format(path)
-    scan = open_image(like)
+    scan = open_image(like) if isinstance(like, Path) else like
     if not path.name.lower().endswith(NIFTI_SUFFIXES):
         try:
             write_itk(
@@ -131,8 +142,16 @@ def check_writable_format(path: Path) -> None:
         raise InputError(f"{path}: unknown image format; expected one of {', '.join(WRITABLE)}")
 
 
-def open_image(path: Path) -> ImageFile:
-    """Reads a file's header by the reader of its format; raises InputError for any but a 3D volume on a CT grid."""
+def open_image(path: Path, series: str | None = None) -> ImageFile:
+    """Reads a header by the reader of its format; raises InputError for any but a 3D volume on a CT grid.
+
+    `series` is the number or UID of one of several DICOM series.
+    """
+    if path.exists() and is_dicom(path):
+        image: ImageFile = _dicom_module(path).open_dicom(path, series)
+        return image
+    if series is not None:
+        raise InputError(f"{path}: no DICOM, so that series {series} cannot be chosen; expected DICOM files")
     _check_is_image(path)
     if not path.name.lower().endswith(NIFTI_SUFFIXES):
         return open_itk(path)
@@ -142,8 +161,8 @@ def open_image(path: Path) -> ImageFile:
     return open_nifti(path)
 
 
-def _opened(path: Path) -> ImageFile:
-    image = open_image(path)
+def _opened(path: Path, series: str | None = None) -> ImageFile:
+    image = open_image(path, series)
     for remark in image.remarks:
         _log.warning("%s: %s", path, remark)
     return image
@@ -152,7 +171,7 @@ def _opened(path: Path) -> ImageFile:
 def _check_is_image(path: Path) -> None:
     """Raises InputError, with what was found, where a path is no file of a supported format."""
     if path.is_dir():
-        raise InputError(f"{path}: a folder{_dicom_hint(path)}; expected an image file")
+        raise InputError(f"{path}: a folder without DICOM files; expected an image file, or DICOM")
     if not path.exists():
         raise InputError(f"{path}: no such file; expected an image")
     content = _content(path)
@@ -175,20 +194,23 @@ def _content(path: Path) -> str | None:
     """The type of a file by its first bytes, where it is a known one other than a supported image."""
     try:
         with path.open("rb") as file:
-            start = file.read(132)
+            start = file.read(32)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; expected a file that can be read") from error
     if not start:
         return "an empty file"
-    if start[128:] == b"DICM":
-        return f"a DICOM file ({_NO_DICOM})"
     return next((name for signature, name in _SIGNATURES.items() if start.startswith(signature)), None)
 
 
-def _dicom_hint(folder: Path) -> str:
-    files = [path for path in sorted(folder.iterdir())[:_MOST_FILES_LOOKED_AT] if path.is_file()]
-    is_dicom = any("DICOM" in (_content(path) or "") or path.suffix.lower() in (".dcm", ".ima") for path in files)
-    return f" of DICOM files ({_NO_DICOM})" if is_dicom else ""
+def _dicom_module(path: Path) -> ModuleType:
+    # Imported late, as the container does without pydicom.
+    try:
+        from longilesion.dicom import reading
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{path}: DICOM, for which the package {error.name} is missing here; expected another image file"
+        ) from error
+    return reading
 
 
 def _hounsfield(planes: Iterable[NDArray[Any]], image: ImageFile) -> Int16[np.ndarray, "z y x"]:

@@ -31,7 +31,7 @@ def read_baseline(scan: Scan, mask: Path | None, *, split_components: bool = Fal
     """
     if mask is None:
         return Baseline.of(scan, None)
-    lesions = read_lesion_map(mask, like=scan.grid)
+    lesions = read_lesion_map(mask, like=scan.grid, identity=scan.identity)
     baseline = Baseline.of(scan, _split(lesions, mask) if split_components else lesions)
     stray = {lesion_id: region for lesion_id, region in baseline.regions.items() if region.stray}
     if stray:

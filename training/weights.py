@@ -14,6 +14,7 @@ from longilesion.errors import InputError
 from longilesion.networks.interface import LesionNetwork
 from training.nnunet import read_nnunet
 from training.pretrained import initialise
+from training.widening import widen
 
 _log = logging.getLogger("training")
 
@@ -26,10 +27,24 @@ def load_weights(network: LesionNetwork, folder: Path, settings: ModelSettings) 
     if is_bundle(folder):
         (other, *rest) = load_ensemble(folder, device="cpu").networks
         try:
-            network.load_state_dict(other.state_dict())
-        except RuntimeError as error:
-            raise InputError(f"{folder}: weights of another network; expected those of the recipe's") from error
+            _take(network, other)
+        except InputError as error:
+            raise InputError(
+                f"{folder}: weights of another network ({error}); expected those of the recipe's"
+            ) from error
         _log.info("begun with the weights in %s%s", folder, f", the first of {len(rest) + 1} networks" if rest else "")
         return
     report = initialise(network, read_nnunet(folder), settings)
     Console().print(report.table())
+
+
+def _take(network: LesionNetwork, other: LesionNetwork) -> None:
+    """The other's weights as they are, or as the first features of a wider network."""
+    values = other.state_dict()
+    if {name: value.shape for name, value in network.state_dict().items()} == {
+        name: value.shape for name, value in values.items()
+    }:
+        network.load_state_dict(values)
+    else:
+        widen(network, other)
+        _log.info("the network is wider: all other features begin with random values")

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from rich.table import Table
 
 from longilesion.case import OutsideLesion
-from longilesion.case_files import check_outputs, read_case
+from longilesion.case_files import SeriesChoice, check_outputs, read_case
+from longilesion.cli.dicom_output import Scans, check_dicom_output, write_dicom
 from longilesion.cli.terminal import LOOK_AT_IT, console, line_table, note, progress
 from longilesion.config import Device, Precision
 from longilesion.diagnosis_settings import STATEMENT, TYPE_NAMES, LesionType, likeliest
 from longilesion.errors import InputError
 from longilesion.files import check_replaceable, written_together
-from longilesion.images import check_lesion_map, check_writable_format, write_lesion_map
+from longilesion.images import check_lesion_map, check_writable_format, open_image, write_lesion_map
 from longilesion.labelling import Labels
 from longilesion.organs import LIVER, check_search_options, confined
 from longilesion.shipped import SHIPPED_MODEL
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from longilesion.diagnosis.bundle import DiagnosisModel
     from longilesion.new_lesions import NewLesion
     from longilesion.pipeline import LesionOutcome
+
+OutputFormat: TypeAlias = Literal["auto", "image", "dicom"]
 
 LEAST_ML = 0.001
 MOST_PERCENT = 9999
@@ -40,6 +43,9 @@ def segment(
     lesions: Path | None = None,
     baseline_clicks: Path | None = None,
     followup_clicks: Path | None = None,
+    baseline_series: str | None = None,
+    followup_series: str | None = None,
+    same_patient: bool = False,
     model: Path = SHIPPED_MODEL,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -52,10 +58,12 @@ def segment(
     detector: Path | None = None,
     types: Path | None = None,
     report: Path | None = None,
+    format: OutputFormat = "auto",
 ) -> None:
     """Outline the lesions of a baseline scan in a follow-up scan.
 
-    Scans and masks are .nii.gz, .nii, .mha or .nrrd files. The mask, clicks or both tell which lesions to look for and
+    Scans and masks are .nii.gz, .nii, .mha or .nrrd files, or DICOM: a folder or a multi-frame file of CT, masks as SEG
+    or RTSTRUCT. The mask, clicks or both tell which lesions to look for and
     where: without clicks, the centre of each lesion in the mask is its baseline click; without a follow-up click, the
     baseline click is propagated. Clicks are JSON files as on Grand Challenge, with the lesion's id as name and the
     x, y, z voxel index in their scan as point: {"points": [{"name": "7", "point": [212.5, 301.0, 48.0]}]}, 3D Slicer's
@@ -63,11 +71,16 @@ def segment(
 
     Args:
         followup: Scan to outline the lesions in.
-        output: Lesion map to write, with the follow-up scan's geometry, in the format of its suffix.
+        output: Lesion map to write, with the follow-up scan's geometry, in the format of its suffix; or a folder for
+            DICOM, with the suffix .dcm: a segmentation (SEG) and a report (SR) on the lesions and the response.
         baseline: Earlier scan of the same patient.
         lesions: Lesions outlined in the baseline scan; the value of a voxel is the lesion's id, 0 is none.
         baseline_clicks: A point on each lesion in the baseline scan.
         followup_clicks: A point on or near each lesion in the follow-up scan.
+        baseline_series: Number or UID of the baseline's DICOM series, where its folder has several; without it, they
+            are listed.
+        followup_series: The same of the follow-up scan.
+        same_patient: Accept DICOM scans whose PatientIDs differ, or whose dates run backwards.
         model: Folder with the model's settings and weights.
         device: Where the networks run; auto takes a GPU if there is one.
         precision: Number format of the networks; auto takes the fastest that the device has.
@@ -84,11 +97,13 @@ def segment(
             alone, taken for a venous phase; --organs needs a mask of the liver. Research use only, trained on synthetic
             lesions.
         report: JSON file for a report of the run.
+        format: Whether to write an image or DICOM; auto goes by the suffix of --output.
     """
+    as_dicom = format == "dicom" or (format == "auto" and output.suffix.lower() == ".dcm")
     outputs = [output, *([] if report is None else [report])]
     check_outputs(outputs, inputs=(followup, baseline, lesions, baseline_clicks, followup_clicks))
-    check_writable_format(output)
-    check_replaceable(*outputs)
+    _check_output(output, followup, labels, as_dicom=as_dicom)
+    check_replaceable(*outputs[as_dicom:])
     check_search_options(find_new=find_new, organs=organs, organ=organ, detector=detector, types=types)
     if types is not None and labels == "binary":
         raise InputError("--types with --labels binary, which tell no lesions apart; expected --labels lesion_ids")
@@ -100,6 +115,7 @@ def segment(
         from longilesion.pipeline import segment_case, with_types
         from longilesion.report import make_report, write_report
 
+    series = SeriesChoice(baseline=baseline_series, followup=followup_series)
     output_console = console()
     # The spinner shows in a terminal only.
     with output_console.status("loading the model") as status:
@@ -119,6 +135,8 @@ def segment(
                 baseline_clicks=baseline_clicks,
                 followup_clicks=followup_clicks,
                 split_components=split_components,
+                series=series,
+                same_patient=same_patient,
             )
             livers = confined(case, organs, [LIVER]).followups if organs is not None and types is not None else {}
             if organs is not None and find_new:
@@ -134,11 +152,13 @@ def segment(
             status.update("telling types")
             segmentation = with_types(segmentation, livers, typing)
         lesion_map = segmentation.maps["primary"]
-        with (
-            watch("write"),
-            written_together({output: partial(check_lesion_map, written=lesion_map)}) as (temporary,),
-        ):
-            write_lesion_map(temporary, lesion_map, like=followup)
+        with watch("write"):
+            if as_dicom:
+                scans = Scans(baseline=baseline, followup=followup, series=series, mask=lesions)
+                write_dicom(output, case, segmentation, scans)
+            else:
+                with written_together({output: partial(check_lesion_map, written=lesion_map)}) as (temporary,):
+                    write_lesion_map(temporary, lesion_map, like=open_image(followup, followup_series))
     output_console.print(lesion_table(segmentation.lesions, segmentation.candidates, segmentation.types))
     if typing is not None:
         output_console.print(f"types: {STATEMENT}", highlight=False)
@@ -189,6 +209,13 @@ def lesion_table(
         cells = (str(lesion.lesion_id), "-", _volume(found.volume_ml), "-", "candidate", "-", "-")
         table.add_row(*cells, *_type(lesion.lesion_id, types), note(size))
     return table
+
+
+def _check_output(output: Path, followup: Path, labels: Labels, *, as_dicom: bool) -> None:
+    if as_dicom:
+        check_dicom_output(output, followup, labels)
+    else:
+        check_writable_format(output)
 
 
 def _load_typing(folder: Path, device: Device, precision: Precision) -> DiagnosisModel:

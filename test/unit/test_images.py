@@ -208,7 +208,7 @@ def test_missing_file(tmp_path: Path) -> None:
 def test_folder_in_place_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "scan.mha"
     path.mkdir()
-    with pytest.raises(InputError, match="a folder; expected an image file") as error:
+    with pytest.raises(InputError, match="a folder without DICOM files; expected an image file") as error:
         read_scan(path)
     one_line_error(path, error)
 
@@ -260,7 +260,7 @@ def test_damage_in_compressed_voxels_is_noticed(tmp_path: Path, suffix: str, cap
     ("content", "named"),
     [
         (b"", "an empty file"),
-        (bytes(128) + b"DICM" + bytes(500), "a DICOM file .*dcm2niix"),
+        (bytes(128) + b"DICM" + bytes(500), "DICOM file without a SOPClassUID, cut off or damaged"),
         (b"PK\x03\x04" + bytes(500), "a ZIP archive"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "a Git LFS pointer"),
         (b"<!DOCTYPE html><html></html>", "a web page"),
@@ -284,9 +284,16 @@ def test_image_under_the_suffix_of_another_format(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["IM0001", "slice.dcm"])
-def test_folder_of_dicom_files_says_how_to_convert_it(tmp_path: Path, name: str) -> None:
+def test_folder_of_dicom_files_without_the_packages_says_which_is_missing(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the container, which does without them."""
     (tmp_path / name).write_bytes(bytes(128) + b"DICM" + bytes(500))
-    with pytest.raises(InputError, match=r"a folder of DICOM files .*dcm2niix") as error:
+    for module in [each for each in sys.modules if each.startswith("longilesion.dicom.")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.delattr("longilesion.dicom.reading", raising=False)
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    with pytest.raises(InputError, match=r"DICOM, for which the package pydicom is missing here") as error:
         read_scan(tmp_path)
     one_line_error(tmp_path, error)
 

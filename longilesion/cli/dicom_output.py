@@ -1,0 +1,63 @@
+"""The results of `longilesion segment` as DICOM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from longilesion.case import Case
+from longilesion.case_files import SeriesChoice
+from longilesion.dicom.files import is_dicom
+from longilesion.errors import InputError
+from longilesion.files import check_writable
+from longilesion.labelling import Labels
+
+if TYPE_CHECKING:
+    from longilesion.pipeline import Segmentation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scans:
+    """Where a case was read from."""
+
+    baseline: Path | None
+    followup: Path
+    series: SeriesChoice
+    mask: Path | None
+
+
+def check_dicom_output(folder: Path, followup: Path, labels: Labels) -> None:
+    """Raises InputError where no DICOM can be written to a folder on the images of that follow-up."""
+    if not followup.exists() or not is_dicom(followup):
+        raise InputError(
+            f"{folder}: DICOM refers to images in DICOM; {followup} is none: expected an image to write to"
+        )
+    if labels == "binary":
+        raise InputError("--labels binary with DICOM, whose segments are lesions; expected --labels lesion_ids")
+    if folder.is_file():
+        raise InputError(f"{folder}: a file; expected a folder, or nothing, to write DICOM files to")
+    check_writable(folder)
+
+
+def write_dicom(folder: Path, case: Case, segmentation: Segmentation, scans: Scans) -> None:
+    """Writes the lesions of both time points and the response; raises InputError where a file cannot be written."""
+    # Imported late, as few runs write DICOM.
+    from longilesion.assessment import case_response
+    from longilesion.dicom.output import Outlined, segments_of, write_results
+    from longilesion.dicom.series import chosen_series
+
+    prior = case.baselines.get("primary")
+    baseline = None
+    if scans.baseline is not None and prior is not None and prior.lesions is not None and is_dicom(scans.baseline):
+        baseline = Outlined(series=chosen_series(scans.baseline, scans.series.baseline), lesions=prior.lesions)
+    response = case_response(case, segmentation)
+    write_results(
+        folder,
+        Outlined(series=chosen_series(scans.followup, scans.series.followup), lesions=segmentation.maps["primary"]),
+        response.followup,
+        lesion_ids=[outcome.prompt.lesion_id for outcome in segmentation.lesions],
+        course=response.course,
+        baseline=baseline,
+        segments=segments_of(scans.mask),
+    )

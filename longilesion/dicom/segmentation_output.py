@@ -1,0 +1,122 @@
+"""Lesion maps as DICOM SEG: a segment per lesion, on the images of the scan's series."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import highdicom as hd
+import numpy as np
+import pydicom
+from jaxtyping import UInt16
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.uid import ExplicitVRLittleEndian
+
+import longilesion
+from longilesion.case import LesionMap
+from longilesion.dicom.segmentation import read_segmentation
+from longilesion.dicom.series import Series
+from longilesion.dicom.stack import Stack
+from longilesion.dicom.tracking import Tracking
+from longilesion.errors import InputError
+
+STATEMENT = "Research use only. Not a medical device; outlined by a program and not confirmed."
+# Of the equipment that makes a DICOM object.
+EQUIPMENT: Mapping[str, Any] = {
+    "manufacturer": "longilesion",
+    "manufacturer_model_name": "longilesion",
+    "software_versions": longilesion.__version__,
+    "device_serial_number": longilesion.__version__,
+}
+_SERIES_NUMBER = 900
+
+
+def source_images(series: Series) -> list[Dataset]:
+    """The images of a series with all attributes but pixels: one for each image, or the multi-frame file."""
+    files = list(dict.fromkeys(frame.header.path for frame in series.frames))
+    return [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
+
+
+def make_segmentation(
+    series: Series,
+    lesion_map: LesionMap,
+    tracking: Mapping[int, Tracking],
+    images: list[Dataset],
+    *,
+    description: str,
+) -> hd.seg.Segmentation | None:
+    """The segmentation of a map on its series' images; None where the map is empty.
+
+    A segment's number is not the lesion's id, as DICOM numbers segments from 1 on without gaps; its label has the id.
+    """
+    found = [lesion_id for lesion_id in np.unique(lesion_map.ids).tolist() if lesion_id]
+    if not found:
+        return None
+    lookup = np.zeros(int(lesion_map.ids.max()) + 1, np.uint16)
+    lookup[found] = np.arange(1, len(found) + 1)
+    algorithm = hd.AlgorithmIdentificationSequence(
+        name="longilesion", family=codes.cid7162.ArtificialIntelligence, version=longilesion.__version__
+    )
+    segments = [
+        hd.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=f"lesion {lesion_id}",
+            segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+            segmented_property_type=codes.SCT.Lesion,
+            algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=algorithm,
+            tracking_uid=tracking[lesion_id].uid,
+            tracking_id=tracking[lesion_id].identifier,
+        )
+        for number, lesion_id in enumerate(found, start=1)
+    ]
+    dataset = hd.seg.Segmentation(
+        source_images=images,
+        pixel_array=lookup[_planes(series, lesion_map)],
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=segments,
+        series_instance_uid=hd.UID(),
+        series_number=_SERIES_NUMBER,
+        sop_instance_uid=hd.UID(),
+        instance_number=1,
+        content_label="LESIONS",
+        content_description="Research use only",
+        series_description=description,
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        omit_empty_frames=True,
+        **EQUIPMENT,
+    )
+    dataset.ImageComments = STATEMENT
+    return dataset
+
+
+def check_segmentation(path: Path, *, written: LesionMap, is_exact: bool) -> None:
+    """Raises InputError unless a file holds the lesions that were written to it, voxel for voxel where it can."""
+    if not is_exact:
+        if hd.seg.segread(path).number_of_segments != len(np.unique(written.ids[written.ids > 0])):
+            raise InputError(f"{path}: other segments than the map's lesions; expected one each")
+        return
+    read = read_segmentation(path, written.grid)
+    if not np.array_equal(read.ids, written.ids):
+        raise InputError(f"{path}: other voxels than the map's; expected all of them")
+
+
+def _planes(series: Series, lesion_map: LesionMap) -> UInt16[np.ndarray, "n y x"]:
+    """The map on the images, in the order of the files, and of the frames in a file."""
+    stack = Stack.of(series)
+    header = series.header
+    planes = {}
+    for each in stack.slices:
+        depth = min(round(each.depth), len(lesion_map.ids) - 1)
+        top, left = round(each.shift_yx[0]), round(each.shift_yx[1])
+        plane = lesion_map.ids[depth, top : top + header.rows, left : left + header.columns]
+        planes[each.frame.header.path, each.frame.number] = plane
+    if len({path for path, _ in planes}) > 1:
+        return np.stack([planes[frame.header.path, frame.number] for frame in series.frames])
+    # All frames of a multi-frame file, also those that belong to another volume.
+    path = series.header.path
+    count = max(number for _, number in planes) + 1
+    empty = np.zeros((header.rows, header.columns), np.uint16)
+    return np.stack([planes.get((path, number), empty) for number in range(count)])

@@ -1,0 +1,299 @@
+"""Results written as DICOM, and read again by us and by others."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+
+from longilesion import cli
+from longilesion.case import LesionMap, Scan
+from longilesion.dicom.output import BASELINE_SEG, FOLLOWUP_SEG, REPORT, Outlined, segments_of, write_results
+from longilesion.dicom.segmentation import Segment, read_segments
+from longilesion.dicom.series import chosen_series
+from longilesion.errors import InputError
+from longilesion.geometry import Grid
+from longilesion.images import read_lesion_map, read_scan
+from longilesion.response import Course, Lesion, Measured, Visit, assess
+from test.dicom_series import of_patient, write_multiframe, write_series
+
+SHAPE_ZYX = (7, 24, 30)
+PLACES = {3: (2, 5, 6), 7: (4, 14, 20), 300: (1, 18, 4)}
+MEASURED = {
+    3: Measured(longest_mm=12.345678, short_mm=10.5, volume_ml=0.98765),
+    7: Measured(longest_mm=31.0, short_mm=22.0, volume_ml=12.0),
+    300: Measured(longest_mm=11.0, short_mm=9.0, volume_ml=0.5),
+}
+
+
+def scan(seed: int = 0) -> Scan:
+    hu = np.random.default_rng(seed).integers(-1000, 1000, SHAPE_ZYX).astype(np.int16)
+    return Scan(hu=hu, grid=Grid.from_spacing(SHAPE_ZYX, (2.5, 0.75, 0.75), origin_xyz_mm=(-10.0, 20.0, 30.0)))
+
+
+def outlined(path: Path, lesion_ids: tuple[int, ...] = (3, 7, 300)) -> Outlined:
+    grid = read_scan(path).grid
+    ids = np.zeros(grid.shape_zyx, np.uint16)
+    for lesion_id in lesion_ids:
+        z, y, x = PLACES[lesion_id]
+        ids[z : z + 2, y : y + 4, x : x + 5] = lesion_id
+    return Outlined(series=chosen_series(path), lesions=LesionMap(ids=ids, grid=grid))
+
+
+def course() -> Course:
+    before = Visit(measured={3: Measured(longest_mm=30.0, short_mm=20.0, volume_ml=9.0)})
+    after = Visit(measured={3: MEASURED[3], 7: MEASURED[7]})
+    return assess([Lesion(lesion_id=3), Lesion(lesion_id=7)], (before, after))
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """A follow-up with three lesions found and one gone, and a new one that the response counts."""
+    write_series(tmp_path / "followup", scan(1), visit=of_patient(AcquisitionDate="20200401"))
+    write_series(tmp_path / "baseline", scan(2))
+    write_results(
+        tmp_path / "out",
+        outlined(tmp_path / "followup"),
+        MEASURED,
+        lesion_ids=[3, 5, 7, 300],
+        course=course(),
+        baseline=outlined(tmp_path / "baseline", (3,)),
+    )
+    return tmp_path
+
+
+def test_segmentation_holds_the_map(results: Path) -> None:
+    written = outlined(results / "followup").lesions
+    read = read_lesion_map(results / "out" / FOLLOWUP_SEG, like=written.grid)
+    np.testing.assert_array_equal(read.ids, written.ids)
+
+
+def test_report_holds_the_measures_and_the_response(results: Path) -> None:
+    report = hd.sr.MeasurementReport.from_sequence([hd.sr.srread(results / "out" / REPORT)], is_root=True)
+    found = {}
+    for group in report.get_volumetric_roi_measurement_groups():
+        found[group.tracking_identifier] = {each.name.meaning: each.value for each in group.get_measurements()}
+    assert found == {
+        "lesion 3": {"Volume": 0.9877, "Long axis": 12.35, "Short axis": 10.5},
+        "lesion 7": {"Volume": 12.0, "Long axis": 31.0, "Short axis": 22.0},
+        "lesion 300": {"Volume": 0.5, "Long axis": 11.0, "Short axis": 9.0},
+    }
+    gone, response = report.get_image_measurement_groups()
+    assert gone.tracking_identifier == "lesion 5"
+    assert [each.value.meaning for each in gone.get_qualitative_evaluations()] == ["Absent"]
+    said = {each.name.meaning: each.value.value for each in response.get_qualitative_evaluations()}
+    # A new lesion makes the response progression, though the target shrank.
+    assert said["Overall response (RECIST 1.1)"] == "PD"
+    assert said["Current Response"] == "112042"
+    sums = {each.name.value: each.value for each in response.get_measurements()}
+    assert sums == {"sum-baseline": 30.0, "sum-followup": 12.35}
+
+
+def test_tracking_is_the_same_in_all_files_and_at_all_follow_ups(results: Path) -> None:
+    write_series(results / "second", scan(3))
+    write_results(
+        results / "out2",
+        outlined(results / "second", (3,)),
+        {3: MEASURED[3]},
+        lesion_ids=[3],
+        course=None,
+        baseline=outlined(results / "baseline", (3,)),
+    )
+    files = [results / "out" / BASELINE_SEG, results / "out" / FOLLOWUP_SEG, results / "out2" / FOLLOWUP_SEG]
+    uids = {next(segment.tracking_uid for segment in read_segments(file) if segment.lesion_id == 3) for file in files}
+    assert len(uids) == 1
+    report = hd.sr.MeasurementReport.from_sequence([hd.sr.srread(results / "out" / REPORT)], is_root=True)
+    assert uids < {group.tracking_uid for group in report.get_volumetric_roi_measurement_groups()}
+    assert len({segment.tracking_uid for segment in read_segments(files[1])}) == 3
+
+
+def test_tracking_of_the_input_segmentation_is_kept(results: Path) -> None:
+    segment = Segment(lesion_id=7, number=2, label="S", tracking_id="Lesion A", tracking_uid="1.2.3.4")
+    write_results(
+        results / "kept",
+        outlined(results / "followup", (7,)),
+        {7: MEASURED[7]},
+        lesion_ids=[7],
+        course=None,
+        baseline=outlined(results / "baseline", (7,)),
+        segments={7: segment},
+    )
+    (found,) = read_segments(results / "kept" / FOLLOWUP_SEG)
+    assert (found.lesion_id, found.tracking_id, found.tracking_uid) == (7, "Lesion A", "1.2.3.4")
+    # It has a segmentation of the baseline already.
+    assert not (results / "kept" / BASELINE_SEG).exists()
+    kept = segments_of(results / "kept" / FOLLOWUP_SEG)
+    assert kept is not None
+    assert kept[7].tracking_uid == "1.2.3.4"
+
+
+def test_without_any_outline_there_is_a_report_alone(results: Path) -> None:
+    write_results(results / "none", outlined(results / "followup", ()), {}, lesion_ids=[3, 5], course=None)
+    assert [file.name for file in (results / "none").iterdir()] == [REPORT]
+    report = hd.sr.MeasurementReport.from_sequence([hd.sr.srread(results / "none" / REPORT)], is_root=True)
+    assert [group.tracking_identifier for group in report.get_image_measurement_groups()] == ["lesion 3", "lesion 5"]
+
+
+def test_multiframe_scan(tmp_path: Path) -> None:
+    path = tmp_path / "ct.dcm"
+    write_multiframe(path, scan())
+    write_results(tmp_path / "out", outlined(path), MEASURED, lesion_ids=[3, 7, 300], course=None)
+    written = outlined(path).lesions
+    read = read_lesion_map(tmp_path / "out" / FOLLOWUP_SEG, like=written.grid)
+    np.testing.assert_array_equal(read.ids, written.ids)
+
+
+def test_outlines_on_a_tilted_scan_lie_on_its_own_images(tmp_path: Path) -> None:
+    def shifted(index: int) -> tuple[float, float, float]:
+        return 0.0, 0.6 * index, 0.0
+
+    write_series(tmp_path / "ct", scan(), shift_xyz_mm=shifted)
+    made = outlined(tmp_path / "ct")
+    write_results(tmp_path / "out", made, MEASURED, lesion_ids=[3, 7, 300], course=None)
+    dataset = pydicom.dcmread(tmp_path / "out" / FOLLOWUP_SEG)
+    segments = dataset.PerFrameFunctionalGroupsSequence
+    grid = made.lesions.grid
+    for frame, pixels in zip(segments, dataset.pixel_array, strict=True):
+        number = frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+        lesion_id = sorted(PLACES)[number - 1]
+        position = np.array(frame.PlanePositionSequence[0].ImagePositionPatient, float)
+        rows, columns = np.nonzero(pixels)
+        for row, column in zip(rows, columns, strict=True):
+            index = np.rint(grid.index_zyx(position + np.array([0.75 * column, 0.75 * row, 0]))).astype(int)
+            assert made.lesions.ids[tuple(index)] == lesion_id
+
+
+def test_files_that_cannot_be_written_leave_nothing(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(path: Path, *, lesions: int) -> None:
+        raise InputError(f"{path}: not what was written")
+
+    monkeypatch.setattr("longilesion.dicom.output.check_report", fails)
+    with pytest.raises(InputError, match=r"followup_sr.dcm"):
+        write_results(results / "half", outlined(results / "followup"), MEASURED, lesion_ids=[3], course=None)
+    assert list((results / "half").iterdir()) == []
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="needs dciodvfy, of Debian's dicom3tools")
+@pytest.mark.parametrize("name", [BASELINE_SEG, FOLLOWUP_SEG, REPORT])
+def test_files_are_valid_by_dciodvfy(results: Path, name: str) -> None:
+    checked = subprocess.run(["dciodvfy", results / "out" / name], capture_output=True, text=True, check=False)
+    said = [line for line in (checked.stdout + checked.stderr).splitlines() if "99LONGILESION" not in line]
+    assert [line for line in said if line.startswith(("Error", "Warning"))] == []
+
+
+def test_dcmqi_reads_the_segmentation_and_the_report(results: Path) -> None:
+    programs = Path(sys.executable).parent
+    subprocess.run(
+        [
+            *(programs / "segimage2itkimage", "--inputDICOM", results / "out" / FOLLOWUP_SEG, "-t", "nrrd"),
+            *("--outputDirectory", results, "--mergeSegments"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    found = sitk.GetArrayFromImage(sitk.ReadImage(str(next(results.glob("*.nrrd")))))
+    written = outlined(results / "followup").lesions
+    assert np.bincount(found.ravel())[1:].tolist() == [np.count_nonzero(written.ids == each) for each in (3, 7, 300)]
+    subprocess.run(
+        [
+            *(programs / "tid1500reader", "--inputDICOM", results / "out" / REPORT),
+            *("--outputMetadata", results / "sr.json"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    measurements = json.loads((results / "sr.json").read_text())["Measurements"]
+    found = {each["TrackingIdentifier"]: each["measurementItems"] for each in measurements}
+    volumes = {name: items[0]["value"] for name, items in found.items() if items and "lesion" in name}
+    assert volumes == {"lesion 3": "0.9877", "lesion 7": "12.0", "lesion 300": "0.5"}
+
+
+@pytest.mark.parametrize("name", [FOLLOWUP_SEG, REPORT])
+def test_files_belong_to_the_patient_and_say_what_they_are_worth(results: Path, name: str) -> None:
+    dataset = pydicom.dcmread(results / "out" / name)
+    source = chosen_series(results / "followup").header
+    assert dataset.PatientID == "P1"
+    assert dataset.StudyInstanceUID == source.study_uid
+    assert dataset.Manufacturer == "longilesion"
+    assert "esearch use only" in dataset.SeriesDescription
+    assert dataset.SeriesInstanceUID != source.series_uid
+
+
+# ------------------------------------------------------------------------------------------------------------- command
+
+
+def segment(bundle: Path, folder: Path, *options: object) -> int:
+    named = ["--model", bundle, "--baseline", folder / "baseline", "--followup", folder / "followup"]
+    named += ["--lesions", folder / "out" / BASELINE_SEG, "--output", folder / "cli.dcm", *options]
+    return cli.main(["segment", *map(str, named)])
+
+
+@pytest.mark.usefixtures("restored_logging")
+def test_command_goes_from_folders_to_files(results: Path, bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert segment(bundle, results) == 0
+    assert sorted(file.name for file in (results / "cli.dcm").iterdir()) == [FOLLOWUP_SEG, REPORT]
+    (before,), (after,) = (read_segments(results / name) for name in (f"out/{BASELINE_SEG}", f"cli.dcm/{FOLLOWUP_SEG}"))
+    assert (before.lesion_id, before.tracking_uid) == (after.lesion_id, after.tracking_uid)
+    said = capfd.readouterr()
+    assert not any(name in said.out + said.err for name in ("Doe", "P1", "20200401"))
+
+
+@pytest.mark.usefixtures("restored_logging")
+def test_scans_of_two_patients_are_refused_unless_they_are_said_to_be_one(
+    results: Path, bundle: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(results / "followup")
+    write_series(results / "followup", scan(1), visit=of_patient(PatientID="P2", AcquisitionDate="20200401"))
+    assert segment(bundle, results) == 1
+    said = capfd.readouterr().err
+    assert "scans of two patients, by their PatientID" in said
+    assert "P2" not in said
+    assert list((results / "cli.dcm").iterdir()) == []
+    assert segment(bundle, results, "--same-patient") == 0
+
+
+@pytest.mark.parametrize("changed", [{"PatientIdentityRemoved": "YES"}, {"PatientID": ""}])
+@pytest.mark.usefixtures("restored_logging")
+def test_deidentified_scans_are_not_compared(results: Path, bundle: Path, changed: dict[str, str]) -> None:
+    shutil.rmtree(results / "followup")
+    write_series(
+        results / "followup", scan(1), visit=of_patient(**{"PatientID": "X", "AcquisitionDate": "20200401", **changed})
+    )
+    assert segment(bundle, results) == 0
+
+
+@pytest.mark.usefixtures("restored_logging")
+def test_dates_that_run_backwards_are_refused(results: Path, bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(results / "followup")
+    write_series(results / "followup", scan(1), visit=of_patient(AcquisitionDate="20191231"))
+    assert segment(bundle, results) == 1
+    assert "taken 31 days after" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--labels", "binary"), "--labels binary with DICOM"),
+        (("--followup-series", "2"), "no CT volume with the number or UID 2; expected one of"),
+        (("--followup", "image.mha"), "DICOM refers to images in DICOM"),
+        (("--output", "image.mha"), "unknown image format"),
+    ],
+)
+@pytest.mark.usefixtures("restored_logging")
+def test_options_that_contradict_dicom_are_refused(
+    results: Path, bundle: Path, capfd: pytest.CaptureFixture[str], options: tuple[str, str], message: str
+) -> None:
+    sitk.WriteImage(sitk.GetImageFromArray(scan().hu), str(results / "image.mha"))
+    name, value = options
+    if name == "--output":
+        name, value = "--output", str(results / "folder.jpg")
+    assert segment(bundle, results, name, results / value if value.endswith(".mha") else value) == 1
+    assert message in capfd.readouterr().err
