@@ -39,7 +39,7 @@ def case_response(case: Case, segmentation: Segmentation) -> CaseResponse:
     measured where it is larger.
     """
     priors = [prior.lesions for prior in case.baselines.values() if prior.lesions is not None]
-    baseline, followup = _measured(priors), _measured(segmentation.maps.values())
+    baseline, followup = measured_lesions(priors), measured_lesions(segmentation.maps.values())
     found = {outcome.prompt.lesion_id: outcome for outcome in segmentation.lesions}
     followup = {lesion_id: measured for lesion_id, measured in followup.items() if lesion_id in found}
     if not baseline:
@@ -64,8 +64,8 @@ def case_response(case: Case, segmentation: Segmentation) -> CaseResponse:
     return CaseResponse(baseline=baseline, followup=followup, course=course)
 
 
-def _measured(maps: Iterable[LesionMap]) -> dict[int, Measured]:
-    """The lesions of a visit's maps."""
+def measured_lesions(maps: Iterable[LesionMap]) -> dict[int, Measured]:
+    """Diameters and volumes of the lesions of a visit's maps; one in two maps is measured where it is larger."""
     found: dict[int, Measured] = {}
     for lesions in maps:
         for lesion_id, region in lesion_regions(lesions.ids).items():

@@ -1,7 +1,8 @@
 """The command `longilesion`, for use on image files.
 
-`segment` outlines lesions, `diagnose` tells the types of liver lesions, `register` registers two scans and draws the
-result, `evaluate` scores outlines, `evaluate-diagnosis` types of liver lesions.
+`segment` outlines lesions in a follow-up scan, `follow` in any number of scans, `diagnose` tells the types of liver
+lesions, `register` registers two scans and draws the result, `evaluate` scores outlines, `evaluate-diagnosis` types of
+liver lesions.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ def _load(arguments: Sequence[str] | None) -> Callable[[], object]:
     from longilesion.cli.diagnose import diagnose
     from longilesion.cli.evaluate import evaluate
     from longilesion.cli.evaluate_diagnosis import evaluate_diagnosis
+    from longilesion.cli.follow import follow
     from longilesion.cli.register import register
     from longilesion.cli.segment import segment
 
@@ -44,6 +46,7 @@ def _load(arguments: Sequence[str] | None) -> Callable[[], object]:
         tyro.extras.subcommand_cli_from_dict,
         {
             "segment": segment,
+            "follow": follow,
             "diagnose": diagnose,
             "register": register,
             "evaluate": evaluate,

@@ -73,7 +73,7 @@ def hounsfield(frame: Frame) -> Plane:
     values: NDArray[Any]
     if slope == int(slope) and intercept == int(intercept):
         ends = np.array([stored.min(), stored.max()], np.int64) * int(slope) + int(intercept)
-        if _LOWEST <= ends.min() and ends.max() <= _HIGHEST:
+        if ends.min() >= _LOWEST and ends.max() <= _HIGHEST:
             # Modulo 2^16, on the way to a result that fits.
             values = stored.astype(np.int16)
             values *= np.int16(slope)
