@@ -54,6 +54,17 @@ class TimePoint:
         return cls(visit=EarlierVisit(baselines={"primary": baseline}, clicks=dict(clicks or {})), lesions=lesions)
 
 
+def time_points(case: Case, segmentation: Segmentation) -> list[TimePoint]:
+    """The baseline of a case, if there is one, and its follow-up, both as time points; of the primary scans alone."""
+    found = []
+    prior = case.baselines.get("primary")
+    if prior is not None:
+        clicks = {pair.lesion_id: pair.baseline for pair in case.clicks if pair.baseline is not None}
+        found.append(TimePoint.given(prior, clicks))
+    found.append(_joined(case.followups["primary"], [segmentation]))
+    return found
+
+
 def next_time_point(
     before: Sequence[EarlierVisit],
     scan: Scan,

@@ -15,11 +15,12 @@ from rich.table import Table
 
 from longilesion.case import Click, EarlierVisit, Scan
 from longilesion.case_files import check_identities, check_outputs
+from longilesion.cli.page import write_course_page
 from longilesion.cli.terminal import LOOK_AT_IT, console, line_table, note
 from longilesion.click_files import ClickFile, read_click_pairs
 from longilesion.config import Device, Precision
 from longilesion.errors import InputError, LongilesionError
-from longilesion.files import check_writable
+from longilesion.files import check_replaceable, check_writable
 from longilesion.images import open_image, read_scan
 from longilesion.outlines import read_baseline
 from longilesion.shipped import SHIPPED_MODEL
@@ -49,6 +50,7 @@ def follow(
     model: Path = SHIPPED_MODEL,
     device: Device = "auto",
     precision: Precision = "auto",
+    html: Path | None = None,
 ) -> None:
     """Follow the lesions of one scan through all scans of a patient, given in order of time.
 
@@ -71,13 +73,15 @@ def follow(
         model: Folder with the model's settings and weights.
         device: Where the networks run; auto takes a GPU if there is one.
         precision: Number format of the networks; auto takes the fastest that the device has.
+        html: Page to write for people, one file: pictures of all lesions over time, charts, and the response.
     """
     if len(scans) < 2:
         raise InputError(f"{len(scans)} scan; expected two or more, in order of time")
-    check_outputs([output], inputs=(*scans, lesions))
+    check_outputs([output, *([] if html is None else [html])], inputs=(*scans, lesions))
     clicked = _by_number(clicks, len(scans))
     given_dates = _dates(dates, len(scans))
     check_writable(output)
+    check_replaceable(*([] if html is None else [html]))
     with lasting_imports():
         from longilesion.timeline_folder import course_of, fingerprint, write_course
 
@@ -102,6 +106,9 @@ def follow(
             records[number] = run.go_through(number)
         course, _ = course_of([records[number] for number in sorted(records)])
         write_course(output, course)
+        if html is not None:
+            status.update("drawing")
+            write_course_page(html, course, scans, output, model=model)
     output_console.print(course_table(course))
     for line in summary(course):
         output_console.print(line, highlight=False, soft_wrap=True)

@@ -22,7 +22,11 @@ _MEANT: Mapping[str, str] = {
     for option in options.split()
 }
 _WITHOUT_HINTS = ("evaluate", "evaluate-diagnosis")
-_OWN: Mapping[str, frozenset[str]] = {"register": frozenset({"points"}), "diagnose": frozenset({"weights"})}
+_OWN: Mapping[str, frozenset[str]] = {
+    "register": frozenset({"points"}),
+    "follow": frozenset({"clicks"}),
+    "diagnose": frozenset({"weights"}),
+}
 
 
 def hints(arguments: Sequence[str]) -> list[str]:

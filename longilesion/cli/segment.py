@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from rich.table import Table
 
-from longilesion.case import OutsideLesion
+from longilesion.case import Case, OutsideLesion
 from longilesion.case_files import SeriesChoice, check_outputs, read_case
 from longilesion.cli.dicom_output import Scans, check_dicom_output, write_dicom
+from longilesion.cli.page import write_case_page
 from longilesion.cli.terminal import LOOK_AT_IT, console, line_table, note, progress
 from longilesion.config import Device, Precision
 from longilesion.diagnosis_settings import STATEMENT, TYPE_NAMES, LesionType, likeliest
@@ -27,7 +28,7 @@ from longilesion.timing import Stopwatch
 if TYPE_CHECKING:
     from longilesion.diagnosis.bundle import DiagnosisModel
     from longilesion.new_lesions import NewLesion
-    from longilesion.pipeline import LesionOutcome
+    from longilesion.pipeline import LesionOutcome, Segmentation
 
 OutputFormat: TypeAlias = Literal["auto", "image", "dicom"]
 
@@ -58,6 +59,7 @@ def segment(
     detector: Path | None = None,
     types: Path | None = None,
     report: Path | None = None,
+    html: Path | None = None,
     format: OutputFormat = "auto",
 ) -> None:
     """Outline the lesions of a baseline scan in a follow-up scan.
@@ -97,10 +99,11 @@ def segment(
             alone, taken for a venous phase; --organs needs a mask of the liver. Research use only, trained on synthetic
             lesions.
         report: JSON file for a report of the run.
+        html: Page to write for people, one file: pictures of all lesions in both scans, and the response.
         format: Whether to write an image or DICOM; auto goes by the suffix of --output.
     """
     as_dicom = format == "dicom" or (format == "auto" and output.suffix.lower() == ".dcm")
-    outputs = [output, *([] if report is None else [report])]
+    outputs = [output, *(path for path in (report, html) if path is not None)]
     check_outputs(outputs, inputs=(followup, baseline, lesions, baseline_clicks, followup_clicks))
     _check_output(output, followup, labels, as_dicom=as_dicom)
     check_replaceable(*outputs[as_dicom:])
@@ -113,7 +116,6 @@ def segment(
     with lasting_imports():
         from longilesion.ensemble import load_detector, load_ensemble
         from longilesion.pipeline import segment_case, with_types
-        from longilesion.report import make_report, write_report
 
     series = SeriesChoice(baseline=baseline_series, followup=followup_series)
     output_console = console()
@@ -162,9 +164,8 @@ def segment(
     output_console.print(lesion_table(segmentation.lesions, segmentation.candidates, segmentation.types))
     if typing is not None:
         output_console.print(f"types: {STATEMENT}", highlight=False)
-    # Last, so that the map and the table are complete if the report cannot be written.
-    if report is not None:
-        write_report(report, make_report(case, segmentation, seconds=watch.seconds))
+    # Last, so that the map and the table are complete if a report cannot be written.
+    _write_reports(report, html, case, segmentation, watch, scans=(baseline, followup), model=model)
 
 
 def lesion_table(
@@ -216,6 +217,24 @@ def _check_output(output: Path, followup: Path, labels: Labels, *, as_dicom: boo
         check_dicom_output(output, followup, labels)
     else:
         check_writable_format(output)
+
+
+def _write_reports(
+    report: Path | None,
+    html: Path | None,
+    case: Case,
+    segmentation: Segmentation,
+    watch: Stopwatch,
+    *,
+    scans: tuple[Path | None, Path],
+    model: Path,
+) -> None:
+    from longilesion.report import make_report, write_report
+
+    if report is not None:
+        write_report(report, make_report(case, segmentation, seconds=watch.seconds))
+    if html is not None:
+        write_case_page(html, case, segmentation, scans, model=model)
 
 
 def _load_typing(folder: Path, device: Device, precision: Precision) -> DiagnosisModel:

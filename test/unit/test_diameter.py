@@ -83,3 +83,25 @@ def _width(corners: NDArray[np.floating], first: int, second: int) -> float:
         elif slope < -1e-12:
             high = np.minimum(high, gap / slope)
     return float((high - low).max())
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10_000))
+def test_ends_are_those_of_the_diameters_and_at_a_right_angle(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    mask = np.zeros(GRID.shape_zyx, bool)
+    low = generator.integers(0, 30, 2)
+    high = low + generator.integers(1, 10, 2)
+    place = int(generator.integers(0, 3))
+    mask[place, low[0] : high[0], low[1] : high[1]] = generator.random(high - low) < 0.7
+    found = axial_diameters(mask, GRID)
+    if not mask.any():
+        assert found.slice is None
+        return
+    assert found.slice == place
+    assert found.longest_ends is not None
+    assert found.perpendicular_ends is not None
+    (one, other), (left, right) = (0.8 * np.array(ends) for ends in (found.longest_ends, found.perpendicular_ends))
+    assert np.linalg.norm(one - other) == pytest.approx(found.longest_mm)
+    assert np.linalg.norm(left - right) == pytest.approx(found.perpendicular_mm)
+    assert np.dot(one - other, left - right) == pytest.approx(0, abs=1e-6)
