@@ -17,6 +17,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from longilesion.dicom.privacy import without_names
 from longilesion.errors import InputError
 from longilesion.geometry import Triple, triple
 
@@ -131,18 +132,24 @@ def read_frames(path: Path) -> Iterator[Frame]:
 def read_attributes(path: Path) -> dict[str, Any]:
     """The attributes of a file that `Frame`s are made of, by keyword; raises InputError for a damaged file."""
     try:
-        # Longer values are left in the file: the pixels, of which only the place is wanted.
-        dataset = pydicom.dcmread(path, defer_size=_LONGEST_VALUE, specific_tags=[*_TAGS, "PixelData"], force=True)
-        pixels = dataset.get_item("PixelData", keep_deferred=True)
-        if pixels is not None:
-            del dataset.PixelData
-        values = _attributes(dataset)
-        values.setdefault("SOPClassUID", dataset.file_meta.get("MediaStorageSOPClassUID", ""))
-        values[_NATIVE] = _native(dataset, pixels)
+        with without_names():
+            values = _read(path)
     except (InvalidDicomError, EOFError, ValueError, OSError, NotImplementedError, AttributeError) as error:
-        raise InputError(f"{path}: damaged DICOM file ({error}); expected a complete one") from error
+        raise InputError(f"{path}: damaged DICOM file ({type(error).__name__}); expected a complete one") from error
     if not values["SOPClassUID"]:
         raise InputError(f"{path}: DICOM file without a SOPClassUID, cut off or damaged; expected a complete one")
+    return values
+
+
+def _read(path: Path) -> dict[str, Any]:
+    # Longer values are left in the file: the pixels, of which only the place is wanted.
+    dataset = pydicom.dcmread(path, defer_size=_LONGEST_VALUE, specific_tags=[*_TAGS, "PixelData"], force=True)
+    pixels = dataset.get_item("PixelData", keep_deferred=True)
+    if pixels is not None:
+        del dataset.PixelData
+    values = _attributes(dataset)
+    values.setdefault("SOPClassUID", dataset.file_meta.get("MediaStorageSOPClassUID", ""))
+    values[_NATIVE] = _native(dataset, pixels)
     return values
 
 

@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset
 
 from longilesion.case import Identity, LesionMap, lesion_regions
 from longilesion.dicom.files import is_dicom
+from longilesion.dicom.privacy import without_names
 from longilesion.dicom.reading import find_lesions
 from longilesion.dicom.report_output import check_report, make_report
 from longilesion.dicom.segmentation import Segment, read_segments
@@ -49,6 +50,24 @@ def write_results(
     baseline's own segmentation. Without any outline there is no segmentation. Raises InputError where a file cannot be
     written, or does not read back as what was written.
     """
+    with without_names():
+        made = _made(folder, followup, measured, lesion_ids, course, baseline, segments)
+    with written_together({path: check for path, (_, check) in made.items()}) as temporaries, without_names():
+        for temporary, (dataset, _) in zip(temporaries, made.values(), strict=True):
+            dataset.save_as(temporary, enforce_file_format=True)
+    return list(made)
+
+
+def _made(
+    folder: Path,
+    followup: Outlined,
+    measured: Mapping[int, Measured],
+    lesion_ids: Sequence[int],
+    course: Course | None,
+    baseline: Outlined | None,
+    segments: Mapping[int, Segment] | None,
+) -> dict[Path, tuple[Dataset, Check]]:
+    """What is to be written, with the check of each file."""
     first: Identity = identity_of((baseline or followup).series)
     ids = sorted({*lesion_ids, *measured, *([] if baseline is None else lesion_regions(baseline.lesions.ids))})
     tracking = tracking_of(ids, first, segments)
@@ -75,10 +94,7 @@ def write_results(
         description="Response to therapy (research use only)",
     )
     made[folder / REPORT] = report, partial(check_report, lesions=len({*lesion_ids, *measured}))
-    with written_together({path: check for path, (_, check) in made.items()}) as temporaries:
-        for temporary, (dataset, _) in zip(temporaries, made.values(), strict=True):
-            dataset.save_as(temporary, enforce_file_format=True)
-    return list(made)
+    return made
 
 
 def segments_of(path: Path | None) -> dict[int, Segment] | None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from longilesion.case import HIGHEST_ID, LesionMap
+from longilesion.dicom.privacy import without_names
 from longilesion.errors import InputError
 from longilesion.geometry import Box, Grid, box_slices
 
@@ -119,9 +120,10 @@ def painted(ids: UInt16[np.ndarray, "z y x"], masks: Masks) -> int:
 
 def _opened(path: Path) -> hd.seg.Segmentation:
     try:
-        return hd.seg.segread(path)
-    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: no DICOM segmentation ({error}); expected SEG") from error
+        with without_names():
+            return hd.seg.segread(path)
+    except (AttributeError, EOFError, KeyError, OSError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: no complete DICOM segmentation ({type(error).__name__}); expected SEG") from error
 
 
 def _share(path: Path, segmentation: hd.seg.Segmentation, number: int) -> tuple[Float32[np.ndarray, "z y x"], Grid]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from jaxtyping import UInt16
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.valuerep import DA, TM
 
 import longilesion
 from longilesion.case import LesionMap
@@ -34,9 +35,58 @@ _SERIES_NUMBER = 900
 
 
 def source_images(series: Series) -> list[Dataset]:
-    """The images of a series with all attributes but pixels: one for each image, or the multi-frame file."""
+    """The images of a series with all attributes but pixels: one for each image, or the multi-frame file.
+
+    What an object made from them takes over of patient and study is made valid: what is missing or cannot be is empty.
+    Raises InputError where an image has no frame of reference.
+    """
     files = list(dict.fromkeys(frame.header.path for frame in series.frames))
-    return [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
+    return [_source(file) for file in files]
+
+
+def _source(file: Path) -> Dataset:
+    dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True)
+    if not dataset.get("FrameOfReferenceUID"):
+        raise InputError(f"{file}: image without FrameOfReferenceUID; expected one, which results in DICOM refer to")
+    # Texts are read in the file's character set, and written in this one.
+    dataset.decode()
+    dataset.SpecificCharacterSet = "ISO_IR 192"
+    for name, is_valid in _TAKEN_OVER.items():
+        value = dataset.get(name)
+        if value in (None, "") or not is_valid(value):
+            setattr(dataset, name, None)
+    return dataset
+
+
+def _is(kind: Callable[[str], object]) -> Callable[[object], bool]:
+    """Whether a value is one of a kind whose class refuses others."""
+
+    def is_valid(value: object) -> bool:
+        try:
+            kind(str(value))
+        except ValueError:
+            return False
+        return True
+
+    return is_valid
+
+
+def _any(value: object) -> bool:
+    return True
+
+
+# Attributes of patient and study that every object has, if only empty (type 2).
+_TAKEN_OVER: Mapping[str, Callable[[object], bool]] = {
+    "PatientID": _any,
+    "PatientName": _any,
+    "PatientBirthDate": _is(DA),
+    "PatientSex": lambda value: value in ("M", "F", "O"),
+    "StudyID": _any,
+    "StudyDate": _is(DA),
+    "StudyTime": _is(TM),
+    "AccessionNumber": _any,
+    "ReferringPhysicianName": _any,
+}
 
 
 def make_segmentation(

@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from longilesion.case import HIGHEST_ID, LesionMap
+from longilesion.dicom.privacy import without_names
 from longilesion.dicom.segmentation import Masks, painted
 from longilesion.errors import InputError
 from longilesion.geometry import Grid, box_slices
@@ -66,9 +67,10 @@ def read_structure_set(path: Path, like: Grid, *, frame_of_reference_uid: str = 
 
 def _opened(path: Path) -> Dataset:
     try:
-        dataset = pydicom.dcmread(path, force=True)
+        with without_names():
+            dataset = pydicom.dcmread(path, force=True)
     except (InvalidDicomError, EOFError, ValueError, OSError, NotImplementedError, AttributeError) as error:
-        raise InputError(f"{path}: damaged DICOM file ({error}); expected a complete one") from error
+        raise InputError(f"{path}: damaged DICOM file ({type(error).__name__}); expected a complete one") from error
     if dataset.get("Modality") != "RTSTRUCT":
         raise InputError(f"{path}: DICOM of modality {dataset.get('Modality') or '-'}; expected SEG or RTSTRUCT")
     return dataset

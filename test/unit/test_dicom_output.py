@@ -54,20 +54,27 @@ def course() -> Course:
     return assess([Lesion(lesion_id=3), Lesion(lesion_id=7)], (before, after))
 
 
-@pytest.fixture
-def results(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A follow-up with three lesions found and one gone, and a new one that the response counts."""
-    write_series(tmp_path / "followup", scan(1), visit=of_patient(AcquisitionDate="20200401"))
-    write_series(tmp_path / "baseline", scan(2))
+    folder = tmp_path_factory.mktemp("written")
+    write_series(folder / "followup", scan(1), visit=of_patient(AcquisitionDate="20200401"))
+    write_series(folder / "baseline", scan(2))
     write_results(
-        tmp_path / "out",
-        outlined(tmp_path / "followup"),
+        folder / "out",
+        outlined(folder / "followup"),
         MEASURED,
         lesion_ids=[3, 5, 7, 300],
         course=course(),
-        baseline=outlined(tmp_path / "baseline", (3,)),
+        baseline=outlined(folder / "baseline", (3,)),
     )
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def results(written: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be changed."""
+    return shutil.copytree(written, tmp_path / "results")
 
 
 def test_segmentation_holds_the_map(results: Path) -> None:
@@ -179,6 +186,54 @@ def test_files_that_cannot_be_written_leave_nothing(results: Path, monkeypatch: 
     with pytest.raises(InputError, match=r"followup_sr.dcm"):
         write_results(results / "half", outlined(results / "followup"), MEASURED, lesion_ids=[3], course=None)
     assert list((results / "half").iterdir()) == []
+
+
+ODD = {
+    "PatientName": ["", None, "ONEWORD", "Doe^Jane=x=y", "Ünlü^Ärzt"],
+    "PatientSex": ["", None, "W", "female"],
+    "PatientBirthDate": ["", None, "1950.01.01", "19501301"],
+    "StudyDate": ["", None, "00000000"],
+    "StudyTime": ["", None, "1200", "noon"],
+    "StudyID": ["", None],
+    "AccessionNumber": [None],
+    "ReferringPhysicianName": [None, "A"],
+    "SpecificCharacterSet": ["", "ISO_IR 100", "ISO 2022 IR 6"],
+    "PatientID": ["", None],
+    "PositionReferenceIndicator": [None, ""],
+    "BodyPartExamined": [None],
+    "Manufacturer": [None],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in ODD.items() for value in values])
+@pytest.mark.filterwarnings("ignore")
+def test_what_archives_do_to_headers_stops_no_result_and_is_not_repeated(
+    tmp_path: Path, name: str, value: str | None, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    def odd(index: int, dataset: pydicom.Dataset) -> None:
+        if name == "SpecificCharacterSet" and value:
+            dataset.PatientName = "Müller^Jörg" if value == "ISO_IR 100" else "Doe^Jane"
+        setattr(dataset, name, value)
+        if value is None:
+            delattr(dataset, name)
+
+    write_series(tmp_path / "ct", scan(), changed=odd)
+    made = outlined(tmp_path / "ct", (3,))
+    recwarn.clear()
+    caplog.clear()
+    write_results(tmp_path / "out", made, {3: MEASURED[3]}, lesion_ids=[3, 5], course=course())
+    for file in (FOLLOWUP_SEG, REPORT):
+        assert pydicom.dcmread(tmp_path / "out" / file).StudyInstanceUID == made.series.header.study_uid
+    if value == "ISO_IR 100":
+        assert str(pydicom.dcmread(tmp_path / "out" / REPORT).PatientName) == "Müller^Jörg"
+    said = caplog.text + " ".join(str(each.message) for each in recwarn)
+    assert not any(word in said for word in ("Doe", "ONEWORD", "1950", "female"))
+
+
+def test_image_without_a_frame_of_reference_is_refused(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct", scan(), changed=lambda index, dataset: delattr(dataset, "FrameOfReferenceUID"))
+    with pytest.raises(InputError, match="image without FrameOfReferenceUID"):
+        write_results(tmp_path / "out", outlined(tmp_path / "ct", (3,)), {}, lesion_ids=[3], course=None)
 
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="needs dciodvfy, of Debian's dicom3tools")
