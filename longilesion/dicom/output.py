@@ -46,8 +46,9 @@ def write_results(
 ) -> list[Path]:
     """Writes the follow-up's segmentation and report, and the baseline's segmentation where it came from no DICOM.
 
-    `lesion_ids` are those that were looked for, `measured` those that are outlined, `segments` those of the
-    baseline's own segmentation. Without any outline there is no segmentation. Raises InputError where a file cannot be
+    `lesion_ids` are those that were looked for, `measured` those of them that are outlined, `segments` those of the
+    baseline's own segmentation. Candidates of a search are in the segmentation, not in the report. Without any outline
+    there is no segmentation. Raises InputError where a file cannot be
     written, or does not read back as what was written.
     """
     with without_names():
@@ -69,8 +70,9 @@ def _made(
 ) -> dict[Path, tuple[Dataset, Check]]:
     """What is to be written, with the check of each file."""
     first: Identity = identity_of((baseline or followup).series)
-    ids = sorted({*lesion_ids, *measured, *([] if baseline is None else lesion_regions(baseline.lesions.ids))})
-    tracking = tracking_of(ids, first, segments)
+    outlines = [each.lesions for each in (baseline, followup) if each is not None]
+    ids = sorted({*lesion_ids, *measured, *(each for lesions in outlines for each in lesion_regions(lesions.ids))})
+    tracking = tracking_of(ids, first, segments, candidates=followup.lesions.candidates)
     made: dict[Path, tuple[Dataset, Check]] = {}
     for name, outlined, text in (
         (BASELINE_SEG, baseline if segments is None else None, "Lesions at baseline (research use only)"),

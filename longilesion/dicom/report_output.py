@@ -53,7 +53,7 @@ def make_report(
 ) -> hd.sr.Comprehensive3DSR:
     """The report on all lesions that were looked for; those that are not `measured` were not found.
 
-    `segmentation` has a segment for each measured lesion, in the order of their ids.
+    `segmentation` has a segment for each measured lesion, in the order of their ids, and for candidates after them.
     """
     groups: list[hd.sr.MeasurementsAndQualitativeEvaluations | hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations]
     groups = [

@@ -13,6 +13,7 @@ from longilesion.response import PARTIAL_RESPONSE, PROGRESSION
 from longilesion.timeline_folder import CourseRecord, LesionRecord
 
 _INK, _FAINT, _LINE = "#1b1f24", "#8a939e", "#0b5fa5"
+_FEWEST_BARS = 6
 _MARKERS = "os^vDPX*<>"
 
 
@@ -22,10 +23,10 @@ def lesion_of(course: CourseRecord, lesion_id: int) -> list[LesionRecord | None]
 
 
 def times_of(course: CourseRecord) -> tuple[list[float], list[str], str]:
-    """The places of the time points on an axis, their labels, and the axis' name: days where all dates are known."""
+    """The places of the time points on an axis, their labels, and the axis' name: days where all are known and differ."""
     days = [point.on for point in course.time_points]
     known = [day for day in days if day is not None]
-    if len(known) == len(days):
+    if len(set(known)) == len(days):
         return [float((day - known[0]).days) for day in known], [str((day - known[0]).days) for day in known], "days"
     numbers = [float(point.number) for point in course.time_points]
     return numbers, [str(point.number) for point in course.time_points], "scan"
@@ -68,6 +69,8 @@ def waterfall(course: CourseRecord) -> str | None:
         if lesion_id in course.targets:
             bar.set_hatch("//")
     _limits(axes)
+    # One lesion is no wall.
+    axes.set_xlim(-0.6, max(len(changes), _FEWEST_BARS) - 0.4)
     axes.set_xticks(range(len(changes)), [str(lesion_id) for lesion_id, _ in changes], fontsize=8)
     axes.set_xlabel("lesion (hatched: target)", fontsize=8)
     axes.set_ylabel("change of diameter, %", fontsize=8)

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import highdicom as hd
@@ -147,6 +148,17 @@ def test_without_any_outline_there_is_a_report_alone(results: Path) -> None:
     assert [file.name for file in (results / "none").iterdir()] == [REPORT]
     report = hd.sr.MeasurementReport.from_sequence([hd.sr.srread(results / "none" / REPORT)], is_root=True)
     assert [group.tracking_identifier for group in report.get_image_measurement_groups()] == ["lesion 3", "lesion 5"]
+
+
+def test_candidates_are_outlined_and_not_reported(results: Path) -> None:
+    made = outlined(results / "followup")
+    searched = replace(made, lesions=replace(made.lesions, candidates=(300,)))
+    write_results(results / "found", searched, {3: MEASURED[3], 7: MEASURED[7]}, lesion_ids=[3, 7], course=None)
+    names = {segment.lesion_id: segment.tracking_id for segment in read_segments(results / "found" / FOLLOWUP_SEG)}
+    assert names == {3: "lesion 3", 7: "lesion 7", 300: "candidate 300, not confirmed"}
+    report = hd.sr.MeasurementReport.from_sequence([hd.sr.srread(results / "found" / REPORT)], is_root=True)
+    groups = report.get_volumetric_roi_measurement_groups()
+    assert [group.tracking_identifier for group in groups] == ["lesion 3", "lesion 7"]
 
 
 def test_multiframe_scan(tmp_path: Path) -> None:

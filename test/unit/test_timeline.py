@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -12,13 +13,18 @@ import pytest
 
 import longilesion.ensemble
 from longilesion import cli
-from longilesion.case import Click, EarlierVisit, LesionMap
+from longilesion.case import Case, Click, EarlierVisit, LesionMap
+from longilesion.detection import Candidate
+from longilesion.ensemble import Ensemble
 from longilesion.geometry import Triple
 from longilesion.images import read_lesion_map, read_scan
+from longilesion.new_lesions import NewLesion, Search
+from longilesion.pipeline import Segmentation
 from longilesion.response import Measured
 from longilesion.timeline import TimePoint, next_time_point
-from longilesion.timeline_folder import CourseRecord, LesionRecord, TimePointRecord, course_of, fingerprint
+from longilesion.timeline_folder import CourseRecord, LesionRecord, TimePointRecord, course_of, fingerprint, record_of
 from test.dicom_series import of_patient, write_series
+from test.unit.builders import ball
 from test.unit.case_folders import lesion_ids, soft_tissue, write_image, write_points
 from test.unit.series import BESIDE, MIDDLE, at, seen
 from test.unit.test_pipeline import bright_voxels
@@ -351,3 +357,37 @@ def test_time_point_without_any_lesion_has_an_empty_map() -> None:
     point = TimePoint.given(seen(0, {}))
     assert isinstance(point.lesions, LesionMap)
     assert not point.lesions.ids.any()
+
+
+@pytest.mark.parametrize(("place", "kept"), [(ELSEWHERE, True), (MIDDLE, False), (BESIDE, False)])
+def test_candidate_is_followed_unless_it_is_a_known_lesion(
+    monkeypatch: pytest.MonkeyPatch, place: Triple, kept: bool
+) -> None:
+    """At the third time point a search finds something; lesion 2, which was gone, is searched by nobody."""
+    points = gone_through({1: MIDDLE, 2: BESIDE}, {1: MIDDLE})
+    visits = [point.visit for point in points]
+    segment_case = longilesion.timeline.segment_case
+
+    def searched(case: Case, ensemble: Ensemble, *, search: object) -> Segmentation:
+        found = segment_case(case, ensemble)
+        if search is None:
+            return found
+        ids = found.maps["primary"].ids.copy()
+        grid = case.followups["primary"].grid
+        mask = ball(grid, at(2, place).point_xyz_mm, 9.0)
+        ids[mask & (ids == 0)] = 3
+        candidate = Candidate(score=0.9, start_zyx=(0, 0, 0), mask=mask, grid=grid)
+        new = NewLesion(lesion_id=3, scan_name="primary", candidate=candidate)
+        return replace(found, maps={"primary": LesionMap(ids=ids, grid=grid)}, candidates=(new,))
+
+    monkeypatch.setattr(longilesion.timeline, "segment_case", searched)
+    known = {1: MIDDLE, 2: BESIDE}
+    scan = seen(2, {1: MIDDLE}).scan
+    point = next_time_point(
+        visits, scan, bright_voxels(), clicks=clicks(2, known), search=Search(detector=bright_voxels())
+    )
+    assert (3 in found(point)) == kept
+    assert point.lesions.candidates == ((3,) if kept else ())
+    assert 1 in found(point)
+    record = record_of(point, number=3, scan="", made_of="", on=None)
+    assert [lesion.is_candidate for lesion in record.lesions if lesion.id == 3] == [True] * kept
