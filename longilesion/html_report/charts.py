@@ -23,7 +23,7 @@ def lesion_of(course: CourseRecord, lesion_id: int) -> list[LesionRecord | None]
 
 
 def times_of(course: CourseRecord) -> tuple[list[float], list[str], str]:
-    """The places of the time points on an axis, their labels, and the name of the axis: days, if all are known and differ."""
+    """The places of the time points on an axis, their labels, and its name: days, if all are known and differ."""
     days = [point.on for point in course.time_points]
     known = [day for day in days if day is not None]
     if len(set(known)) == len(days):
