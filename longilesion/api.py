@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from longilesion.case_files import read_case
+from longilesion.case_files import SeriesChoice, read_case
 from longilesion.diagnosis_settings import Phase
 from longilesion.ensemble import Ensemble, load_detector, load_ensemble
 from longilesion.errors import InputError
@@ -26,6 +26,9 @@ def segment(
     lesions: str | Path | None = None,
     baseline_clicks: str | Path | None = None,
     followup_clicks: str | Path | None = None,
+    baseline_series: str | None = None,
+    followup_series: str | None = None,
+    same_patient: bool = False,
     ensemble: Ensemble | None = None,
     labels: Labels = "lesion_ids",
     refine_clicks: bool = False,
@@ -37,13 +40,14 @@ def segment(
 ) -> Segmentation:
     """Outlines the lesions of a baseline scan in a follow-up scan, as `longilesion segment` does, and writes nothing.
 
-    The files are those of the command; `lesions`, clicks or both determine which lesions to segment. The result's
-    `maps["primary"]` has the voxels of the follow-up scan, its `lesions` the outcome of each lesion. Without `ensemble`
-    the shipped model is loaded at every call; pass one from `load_ensemble` to segment several cases. With `find_new`,
-    `detector` (by default the shipped one, if there is one, else the ensemble) searches for lesions that nobody
-    clicked, in the masks of the folder `organs` if that is given; the result's `candidates` are what it finds. With
-    `types`, a model from `load_diagnosis_bundle`, the result's `types` are those of the lesions in the liver, whose
-    mask is in `organs`.
+    The files are those of the command, DICOM among them, of which `baseline_series` and `followup_series` choose one of
+    several, and `same_patient` accepts ids or dates that contradict each other. `lesions`, clicks or both determine
+    which lesions to segment. The result's `maps["primary"]` has the voxels of the follow-up scan, its `lesions` the
+    outcome of each lesion. Without `ensemble` the shipped model is loaded at every call; pass one from `load_ensemble`
+    to segment several cases. With `find_new`, `detector` (by default the shipped one, if there is one, else the
+    ensemble) searches for lesions that nobody clicked, in the masks of the folder `organs` if that is given; the
+    result's `candidates` are what it finds. With `types`, a model from `load_diagnosis_bundle`, the result's `types`
+    are those of the lesions in the liver, whose mask is in `organs`.
 
     Raises InputError for files that cannot be used, BundleError for a model that cannot.
     """
@@ -60,6 +64,8 @@ def segment(
         baseline_clicks=_path(baseline_clicks),
         followup_clicks=_path(followup_clicks),
         split_components=split_components,
+        series=SeriesChoice(baseline=baseline_series, followup=followup_series),
+        same_patient=same_patient,
     )
     ensemble = ensemble or load_ensemble()
     livers = {} if organs is None or types is None else confined(case, Path(organs), [LIVER]).followups

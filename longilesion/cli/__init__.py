@@ -2,7 +2,7 @@
 
 `segment` outlines lesions in a follow-up scan, `follow` in any number of scans, `diagnose` tells the types of liver
 lesions, `register` registers two scans and draws the result, `evaluate` scores outlines, `evaluate-diagnosis` types of
-liver lesions.
+liver lesions, `fetch` and `store` go to an archive.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ def _load(arguments: Sequence[str] | None) -> Callable[[], object]:
 
     import tyro
 
+    from longilesion.cli.archive import fetch, store
     from longilesion.cli.diagnose import diagnose
     from longilesion.cli.evaluate import evaluate
     from longilesion.cli.evaluate_diagnosis import evaluate_diagnosis
@@ -51,6 +52,8 @@ def _load(arguments: Sequence[str] | None) -> Callable[[], object]:
             "register": register,
             "evaluate": evaluate,
             "evaluate-diagnosis": evaluate_diagnosis,
+            "fetch": fetch,
+            "store": store,
         },
         prog="longilesion",
         description="Follows tumours from a baseline CT to a follow-up CT. --version says which release this is.",

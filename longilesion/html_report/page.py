@@ -16,6 +16,9 @@ from longilesion.html_report.picture import PIXELS, Picture, Shown, pictures
 from longilesion.pipeline import PROPAGATED
 from longilesion.timeline_folder import CourseRecord, LesionRecord
 
+# A confidence that is written as 1.00 need not be.
+_SURE = 0.995
+
 # A time point's scan and outlines, read only when its pictures are made; None where it could not be gone through.
 Load = Callable[[], tuple[Scan, LesionMap]]
 
@@ -149,7 +152,7 @@ def _text(row: LesionRecord | None, *, error: bool) -> str:
     parts = [f"{row.longest_mm:.1f} x {row.short_mm:.1f} mm, {row.volume_ml:.3g} ml" if row.longest_mm > 0 else "none"]
     if row.presence is not None:
         parts.append(f"presence {row.presence:.2f}")
-    if row.confidence is not None and row.confidence < 1:
+    if row.confidence is not None and row.confidence < _SURE:
         parts.append(f"confidence {row.confidence:.2f}")
     parts += [part for part in row.note.split("; ") if part and not part.startswith(PROPAGATED)]
     return "; ".join(parts)
