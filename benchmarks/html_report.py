@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from longilesion.case import Baseline, LesionMap, Scan
+from longilesion.course import course_of, record_of
 from longilesion.geometry import Grid
 from longilesion.html_report.page import Load, make_page
 from longilesion.timeline import TimePoint
-from longilesion.timeline_folder import course_of, record_of
 
 SHAPE_ZYX, LESIONS, SCANS = (300, 512, 512), 20, 3
 

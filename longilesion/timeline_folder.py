@@ -5,120 +5,20 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import date
 from functools import partial
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
-import longilesion
-from longilesion.assessment import UNDECIDED, measured_lesions
-from longilesion.case import Baseline, Click, EarlierVisit, LesionMap, LesionPrompt, OutsideLesion, Scan
+from longilesion.case import Baseline, Click, EarlierVisit, LesionMap, Scan
+from longilesion.course import CourseRecord, LesionRecord, TimePointRecord
 from longilesion.dicom.files import dicom_files
 from longilesion.files import Check, check_text, valid, written_together
-from longilesion.geometry import Triple
 from longilesion.image_file import ImageFile
 from longilesion.images import check_lesion_map, read_lesion_map, write_lesion_map
-from longilesion.pipeline import LesionOutcome
-from longilesion.response import Course, Lesion, Measured, Visit, assess, doubling_time_days
 from longilesion.timeline import TimePoint
 
 COURSE, TABLE = "course.json", "lesions.csv"
-
-
-class LesionRecord(BaseModel):
-    """A lesion at a time point. All but id and measures are None or false at the first one, whose outlines were given.
-
-    `place_xyz_mm` is where it was looked for, None outside the scan. `is_candidate`: found by a search, by nobody
-    confirmed. The other fields are as those of the run report (`longilesion.report.LesionReport`).
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    id: int
-    volume_ml: float
-    longest_mm: float
-    short_mm: float
-    place_xyz_mm: Triple | None = None
-    is_outside: bool = False
-    is_candidate: bool = False
-    presence: float | None = None
-    probability: float | None = None
-    confidence: float | None = None
-    similarity: float | None = None
-    unsure: bool = False
-    note: str = ""
-    merged_into: int | None = None
-
-    @property
-    def measured(self) -> Measured:
-        """Its measures, without those of merged lesions, which have none."""
-        return Measured(longest_mm=self.longest_mm, short_mm=self.short_mm, volume_ml=self.volume_ml)
-
-
-class TimePointRecord(BaseModel):
-    """A time point: `number` counts in order of time, from 1. `error` is why it could not be gone through.
-
-    `fingerprint` is that of all that the result depends on. `slice_mm` is the distance between slices.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    number: int
-    scan: str
-    fingerprint: str
-    on: date | None = None
-    error: str | None = None
-    slice_mm: float = 0.0
-    seconds: dict[str, float] = {}
-    lesions: list[LesionRecord] = []
-    left_out: list[int] = []
-
-
-class ResponseRecord(BaseModel):
-    """The response at a time point by RECIST 1.1 (`longilesion.response.Assessment`); sums are of diameters, in mm."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    number: int
-    on: date | None
-    sum_mm: float
-    sum_ml: float
-    change: float | None
-    change_from_smallest: float | None
-    targets: str | None
-    non_targets: str | None
-    by_volume: str | None
-    new: list[int]
-    overall: str
-    could_be: list[str]
-    is_confirmed: bool | None
-
-
-class CourseRecord(BaseModel):
-    """All time points in order of time, and the response from the first one that was gone through on.
-
-    `doubling_days` has for each lesion the time in which its volume doubled between its first and its last outline,
-    negative where it halved in that time.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    version: str
-    statement: str
-    time_points: list[TimePointRecord]
-    targets: list[int] = []
-    non_targets: list[int] = []
-    baseline_sum_mm: float = 0.0
-    responses: list[ResponseRecord] = []
-    best: str | None = None
-    best_confirmed: str | None = None
-    doubling_days: dict[int, float] = {}
-    undecided: list[str] = []
-
-
-STATEMENT = "Research use only. Outlined by a program and measured from its outlines; not confirmed by a reader."
 
 
 def fingerprint(*parts: object) -> str:
@@ -190,81 +90,6 @@ def read_time_point(folder: Path, record: TimePointRecord, scan: Scan) -> TimePo
     return TimePoint(visit=EarlierVisit(baselines={"primary": baseline}, clicks=clicks), lesions=lesions)
 
 
-def record_of(
-    point: TimePoint, *, number: int, scan: str, made_of: str, on: date | None, candidates: Iterable[int] = ()
-) -> TimePointRecord:
-    """The record of a time point; `candidates` are lesions that were found by a search at an earlier one."""
-    measured = measured_lesions([point.lesions])
-    unconfirmed = {*candidates, *point.lesions.candidates}
-    outcomes = {outcome.prompt.lesion_id: outcome for outcome in point.outcomes}
-    grid = point.lesions.grid
-    return TimePointRecord(
-        number=number,
-        scan=scan,
-        fingerprint=made_of,
-        on=on,
-        slice_mm=round(grid.lps_view(point.lesions.ids)[1].spacing_zyx_mm[0], 4),
-        seconds={stage: round(spent, 3) for stage, spent in point.seconds.items()},
-        lesions=[
-            _lesion(
-                lesion_id,
-                measured.get(lesion_id, Measured()),
-                outcomes.get(lesion_id),
-                point.visit.clicks.get(lesion_id),
-                is_candidate=lesion_id in unconfirmed,
-            )
-            for lesion_id in sorted({*measured, *outcomes, *point.visit.clicks})
-        ],
-        left_out=list(point.left_out),
-    )
-
-
-def course_of(records: Sequence[TimePointRecord]) -> tuple[CourseRecord, Course | None]:
-    """The course over all time points in order of time; those that could not be gone through are passed over.
-
-    Candidates count neither as lesions nor as new ones until somebody confirms them. There is no response with fewer
-    than two time points, or without a lesion at the first one.
-    """
-    plain = CourseRecord(version=longilesion.__version__, statement=STATEMENT, time_points=list(records))
-    done = [record for record in records if record.error is None]
-    lesions = {each.id for record in done for each in record.lesions if not each.is_candidate}
-    if len(done) < 2 or not any(each.measured.is_there for each in done[0].lesions):
-        return plain, None
-    visits = [_visit(record, lesions) for record in done]
-    course = assess([Lesion(lesion_id=lesion_id) for lesion_id in sorted(lesions)], visits, slice_mm=done[0].slice_mm)
-    responses = [
-        ResponseRecord(
-            number=record.number,
-            on=record.on,
-            sum_mm=round(each.sum.mm, 2),
-            sum_ml=round(each.sum.ml, 4),
-            change=_rounded(each.change),
-            change_from_smallest=_rounded(each.change_from_smallest),
-            targets=each.targets,
-            non_targets=each.non_targets,
-            by_volume=each.by_volume,
-            new=list(each.new),
-            overall=each.overall,
-            could_be=list(each.could_be),
-            is_confirmed=each.is_confirmed,
-        )
-        for record, each in zip(done[1:], course.assessments, strict=True)
-    ]
-    found = plain.model_copy(
-        update={
-            "targets": list(course.targets),
-            "non_targets": list(course.non_targets),
-            "baseline_sum_mm": round(course.baseline.mm, 2),
-            "responses": responses,
-            "best": course.best,
-            "best_confirmed": course.best_confirmed,
-            "doubling_days": _doubling_days(done, sorted(lesions)),
-            "undecided": list(UNDECIDED),
-        }
-    )
-    return found, course
-
-
 def write_course(folder: Path, course: CourseRecord) -> None:
     """Writes the course, and a table with a row for each lesion at each time point."""
     table = io.StringIO()
@@ -281,65 +106,3 @@ def write_course(folder: Path, course: CourseRecord) -> None:
     with written_together(paths) as (course_file, table_file):
         course_file.write_text(course.model_dump_json(indent=1) + "\n")
         table_file.write_text(table.getvalue())
-
-
-def _lesion(
-    lesion_id: int, measured: Measured, outcome: LesionOutcome | None, click: Click | None, *, is_candidate: bool
-) -> LesionRecord:
-    measures = LesionRecord(
-        id=lesion_id,
-        volume_ml=round(measured.volume_ml, 6),
-        longest_mm=round(measured.longest_mm, 3),
-        short_mm=round(measured.short_mm, 3),
-        place_xyz_mm=None if click is None else click.point_xyz_mm,
-        is_candidate=is_candidate,
-    )
-    if outcome is None:
-        return measures
-    is_outside = isinstance(outcome.prompt, OutsideLesion)
-    place = outcome.place_xyz_mm if isinstance(outcome.prompt, LesionPrompt) else None
-    return measures.model_copy(
-        update={
-            "place_xyz_mm": place,
-            "is_outside": is_outside,
-            "presence": outcome.presence,
-            "probability": outcome.probability,
-            "confidence": outcome.prompt.confidence,
-            "similarity": outcome.similarity,
-            "unsure": outcome.is_unsure,
-            "note": outcome.note,
-            "merged_into": outcome.merged_into,
-        }
-    )
-
-
-def _visit(record: TimePointRecord, lesions: Iterable[int]) -> Visit:
-    there = {each.id: each for each in record.lesions if not each.is_candidate}
-    unseen = {lesion_id for lesion_id, each in there.items() if each.is_outside}
-    return Visit(
-        on=record.on,
-        measured={lesion_id: each.measured for lesion_id, each in there.items() if each.measured.is_there},
-        part_of={lesion_id: each.merged_into for lesion_id, each in there.items() if each.merged_into is not None},
-        not_assessed={*unseen, *(set(record.left_out) & set(lesions))},
-    )
-
-
-def _doubling_days(done: Sequence[TimePointRecord], lesions: Iterable[int]) -> dict[int, float]:
-    found = {}
-    for lesion_id in lesions:
-        outlined: Mapping[date, Measured] = {
-            record.on: each.measured
-            for record in done
-            for each in record.lesions
-            if each.id == lesion_id and each.measured.is_there and record.on is not None
-        }
-        if len(outlined) > 1:
-            first, last = min(outlined), max(outlined)
-            days = doubling_time_days(outlined[first], outlined[last], (last - first).days)
-            if days is not None:
-                found[lesion_id] = round(days, 1)
-    return found
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)

@@ -27,10 +27,10 @@ from longilesion.shipped import SHIPPED_MODEL
 from longilesion.startup import lasting_imports
 
 if TYPE_CHECKING:
+    from longilesion.course import CourseRecord, TimePointRecord
     from longilesion.ensemble import Ensemble
     from longilesion.new_lesions import Search
     from longilesion.timeline import TimePoint
-    from longilesion.timeline_folder import CourseRecord, TimePointRecord
 
 _log = logging.getLogger(__name__)
 
@@ -83,7 +83,8 @@ def follow(
     check_writable(output)
     check_replaceable(*([] if html is None else [html]))
     with lasting_imports():
-        from longilesion.timeline_folder import course_of, fingerprint, write_course
+        from longilesion.course import course_of
+        from longilesion.timeline_folder import fingerprint, write_course
 
     series = Series(
         scans=scans,
@@ -143,7 +144,8 @@ class _Run:
 
     def go_through(self, number: int) -> TimePointRecord:
         """The record of a scan, from before or made now; one that fails says why."""
-        from longilesion.timeline_folder import TimePointRecord, fingerprint, finished, write_failure
+        from longilesion.course import TimePointRecord
+        from longilesion.timeline_folder import fingerprint, finished, write_failure
 
         path = self.series.scans[number - 1]
         try:
@@ -180,8 +182,9 @@ class _Run:
         return record
 
     def _made(self, number: int, path: Path) -> TimePointRecord:
+        from longilesion.course import record_of
         from longilesion.timeline import TimePoint, next_time_point
-        from longilesion.timeline_folder import record_of, write_time_point
+        from longilesion.timeline_folder import write_time_point
 
         scan = read_scan(path)
         on = self._date(number, path, scan)

@@ -10,10 +10,10 @@ from longilesion.case import Case, LesionMap, Scan
 from longilesion.images import read_lesion_map, read_scan
 
 if TYPE_CHECKING:
+    from longilesion.course import CourseRecord
     from longilesion.html_report.page import Load
     from longilesion.pipeline import Segmentation
     from longilesion.timeline import TimePoint
-    from longilesion.timeline_folder import CourseRecord
 
 
 def write_case_page(
@@ -21,9 +21,9 @@ def write_case_page(
 ) -> None:
     """Writes the page of a baseline and its follow-up, which were read from `scans`."""
     # Imported late, here and below, as matplotlib takes a second to load.
+    from longilesion.course import course_of, record_of
     from longilesion.html_report.page import write_page
     from longilesion.timeline import time_points
-    from longilesion.timeline_folder import course_of, record_of
 
     points = time_points(case, segmentation)
     names = [str(name) for name in scans if name is not None]

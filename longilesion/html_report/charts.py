@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from longilesion.course import CourseRecord, LesionRecord
 from longilesion.response import PARTIAL_RESPONSE, PROGRESSION
-from longilesion.timeline_folder import CourseRecord, LesionRecord
 
 _INK, _FAINT, _LINE = "#1b1f24", "#8a939e", "#0b5fa5"
 _FEWEST_BARS = 6

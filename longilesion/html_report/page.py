@@ -10,11 +10,11 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from longilesion.case import LesionMap, Scan, lesion_regions
+from longilesion.course import CourseRecord, LesionRecord
 from longilesion.files import check_text, written_together
 from longilesion.html_report.charts import curve, lesion_of, spider, waterfall
 from longilesion.html_report.picture import PIXELS, Picture, Shown, pictures
 from longilesion.pipeline import PROPAGATED
-from longilesion.timeline_folder import CourseRecord, LesionRecord
 
 # A confidence that is written as 1.00 need not be.
 _SURE = 0.995

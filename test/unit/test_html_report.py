@@ -15,12 +15,12 @@ import pytest
 from PIL import Image
 
 from longilesion.case import LesionMap, Scan, lesion_regions
+from longilesion.course import CourseRecord, TimePointRecord, course_of, record_of
 from longilesion.geometry import Grid
 from longilesion.html_report.charts import spider, waterfall
 from longilesion.html_report.page import Load, make_page, write_page
 from longilesion.html_report.picture import PIXELS, Shown, pictures
 from longilesion.timeline import TimePoint
-from longilesion.timeline_folder import CourseRecord, TimePointRecord, course_of, record_of
 from test.unit.builders import scan_with
 from test.unit.series import BESIDE, MIDDLE, seen
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from longilesion.course import CourseRecord
 from longilesion.report import RunReport
-from longilesion.timeline_folder import CourseRecord
 
 FOLDER = Path(__file__).parents[2] / "docs" / "schemas"
 
