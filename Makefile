@@ -12,7 +12,7 @@ TEST_WORKERS ?= 2
 PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check bench bench-training bench-registration container runner clean
+.PHONY: help setup demo test test-slow test-all check bench bench-training bench-registration container runner clean
 
 help:
 	@echo "make setup | demo | check | test | test-slow | container | runner | bench | bench-training | bench-registration | clean"
@@ -38,6 +38,10 @@ test: setup
 
 test-slow: setup
 	$(PYTEST) -n $(TEST_WORKERS) -m "slow and not gpu"
+
+# Both, without waiting for the last of the one before the first of the other.
+test-all: setup
+	$(PYTEST) -n $(TEST_WORKERS) -m "not gpu and not runner"
 
 # The platform's runner needs a Python 3.12 beside the project's; without one its tests are skipped, with the reason.
 runner: setup
