@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from longilesion.case import Case
+from longilesion.case import Case, OutsideLesion
 from longilesion.case_files import SeriesChoice
 from longilesion.dicom.files import is_dicom
 from longilesion.errors import InputError
@@ -14,7 +14,8 @@ from longilesion.files import check_writable
 from longilesion.labelling import Labels
 
 if TYPE_CHECKING:
-    from longilesion.pipeline import Segmentation
+    from longilesion.dicom.report_output import State
+    from longilesion.pipeline import LesionOutcome, Segmentation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +59,16 @@ def write_dicom(folder: Path, case: Case, segmentation: Segmentation, scans: Sca
         response.followup,
         lesion_ids=[outcome.prompt.lesion_id for outcome in segmentation.lesions],
         course=response.course,
+        states={outcome.prompt.lesion_id: state_of(outcome) for outcome in segmentation.lesions},
         baseline=baseline,
         segments=segments_of(scans.mask),
     )
+
+
+def state_of(outcome: LesionOutcome) -> State:
+    """What a lesion is where it has no outline of its own."""
+    if isinstance(outcome.prompt, OutsideLesion):
+        return "outside"
+    if outcome.merged_into is not None:
+        return "merged"
+    return "not outlined" if outcome.is_present else "gone"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import tyro
 from rich.table import Table
 
-from longilesion.case import Click, EarlierVisit, Scan
+from longilesion.case import Click, EarlierVisit, Identity, Scan
 from longilesion.case_files import check_identities, check_outputs
 from longilesion.cli.page import write_course_page
 from longilesion.cli.terminal import LOOK_AT_IT, console, line_table, note
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from longilesion.course import CourseRecord, TimePointRecord
     from longilesion.ensemble import Ensemble
     from longilesion.new_lesions import Search
-    from longilesion.timeline import TimePoint
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +85,7 @@ def follow(
         from longilesion.course import course_of
         from longilesion.timeline_folder import fingerprint, write_course
 
-    series = Series(
+    plan = Plan(
         scans=scans,
         clicks=clicked,
         dates=given_dates,
@@ -100,7 +99,7 @@ def follow(
     with output_console.status("loading the model") as status:
         tools = cache(lambda: _load(model, device, precision, find_new=find_new))
         records = {}
-        run = _Run(series=series, settings=settings, tools=tools)
+        run = _Run(plan=plan, settings=settings, tools=tools)
         order = reversed(range(1, len(scans) + 1)) if from_last else range(1, len(scans) + 1)
         for number in order:
             status.update(f"scan {number} of {len(scans)}")
@@ -120,7 +119,7 @@ def follow(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Series:
+class Plan:
     """What is followed: scans in order of time, clicks and dates by their number, and where to."""
 
     scans: tuple[Path, ...]
@@ -135,10 +134,10 @@ class Series:
 class _Run:
     """Goes through the scans one by one; keeps how to get those that are done, as only a changed one needs them."""
 
-    def __init__(self, *, series: Series, settings: str, tools: Callable[[], tuple[Ensemble, Search | None]]) -> None:
-        self.series, self.settings, self.tools = series, settings, tools
+    def __init__(self, *, plan: Plan, settings: str, tools: Callable[[], tuple[Ensemble, Search | None]]) -> None:
+        self.plan, self.tools = plan, tools
         self.before: list[Callable[[], EarlierVisit]] = []
-        self.seen: list[tuple[int, Path, Scan | None, date | None]] = []
+        self.last: tuple[int, Path, date | None] | None = None
         self.candidates: set[int] = set()
         self.made_of = settings
 
@@ -147,10 +146,10 @@ class _Run:
         from longilesion.course import TimePointRecord
         from longilesion.timeline_folder import fingerprint, finished, write_failure
 
-        path = self.series.scans[number - 1]
+        path = self.plan.scans[number - 1]
         try:
             self.made_of = self._fingerprint(number, path)
-            record = finished(self.series.folder, number, self.made_of)
+            record = finished(self.plan.folder, number, self.made_of)
             record = self._kept(record, path) if record is not None else self._made(number, path)
         except LongilesionError as error:
             if not self.before:
@@ -159,7 +158,7 @@ class _Run:
             _log.warning("scan %d: %s", number, error)
             made_of = fingerprint(self.made_of, number, "failed")
             record = TimePointRecord(number=number, scan=str(path), fingerprint=made_of, error=str(error))
-            write_failure(self.series.folder, record)
+            write_failure(self.plan.folder, record)
         return record
 
     def _fingerprint(self, number: int, path: Path) -> str:
@@ -168,17 +167,15 @@ class _Run:
 
         if not path.exists():
             raise InputError(f"{path}: no such file; expected a scan")
-        clicks = self.series.clicks.get(number)
-        first = () if self.before else (self.series.lesions, self.series.split_components)
+        clicks = self.plan.clicks.get(number)
+        first = () if self.before else (self.plan.lesions, self.plan.split_components)
         parts = [part for part in (path, clicks, *first) if part is not None]
-        return fingerprint(__version__, self.made_of, number, self.series.dates.get(number), *parts)
+        return fingerprint(__version__, self.made_of, number, self.plan.dates.get(number), *parts)
 
     def _kept(self, record: TimePointRecord, path: Path) -> TimePointRecord:
         from longilesion.timeline_folder import read_time_point
 
-        self.before.append(cache(lambda: read_time_point(self.series.folder, record, read_scan(path)).visit))
-        self.candidates |= {lesion.id for lesion in record.lesions if lesion.is_candidate}
-        self.seen.append((record.number, path, None, record.on))
+        self._keep(cache(lambda: read_time_point(self.plan.folder, record, read_scan(path)).visit), record, path)
         return record
 
     def _made(self, number: int, path: Path) -> TimePointRecord:
@@ -187,49 +184,44 @@ class _Run:
         from longilesion.timeline_folder import write_time_point
 
         scan = read_scan(path)
-        on = self._date(number, path, scan)
+        on = self._date(number, path, scan.identity)
         clicks = self._clicks(number, path, scan)
         if not self.before:
-            baseline = read_baseline(scan, self.series.lesions, split_components=self.series.split_components)
+            baseline = read_baseline(scan, self.plan.lesions, split_components=self.plan.split_components)
             point = TimePoint.given(baseline, clicks)
             if not baseline.regions and not clicks:
-                raise InputError(f"{self.series.lesions}: no lesion; expected outlines of some")
+                raise InputError(f"{self.plan.lesions}: no lesion; expected outlines of some")
         else:
             ensemble, search = self.tools()
             point = next_time_point([load() for load in self.before], scan, ensemble, clicks=clicks, search=search)
         record = record_of(
             point, number=number, scan=str(path), made_of=self.made_of, on=on, candidates=self.candidates
         )
-        write_time_point(self.series.folder, record, point.lesions, open_image(path))
-        self._keep(point, record, path, scan)
+        write_time_point(self.plan.folder, record, point.lesions, open_image(path))
+        self._keep(lambda: point.visit, record, path)
         return record
 
-    def _keep(self, point: TimePoint, record: TimePointRecord, path: Path, scan: Scan) -> None:
-        visit = point.visit
-        self.before.append(lambda: visit)
+    def _keep(self, load: Callable[[], EarlierVisit], record: TimePointRecord, path: Path) -> None:
+        self.before.append(load)
         self.candidates |= {lesion.id for lesion in record.lesions if lesion.is_candidate}
-        self.seen.append((record.number, path, scan, record.on))
+        self.last = record.number, path, record.on
 
-    def _date(self, number: int, path: Path, scan: Scan) -> date | None:
-        """The scan's date; raises InputError where it, or the patient, contradicts those of the scans before."""
-        on = self.series.dates.get(number) or (None if scan.identity is None else scan.identity.date)
-        if self.series.same_patient:
-            return on
-        for other, other_path, other_scan, day in self.seen[-1:]:
-            (first, before), (second, after) = sorted([(other, other_path), (number, path)])
-            identities = {other: None if other_scan is None else other_scan.identity, number: scan.identity}
-            check_identities(before, identities[first], after, identities[second])
-            days = {other: day, number: on}
-            earlier, later = days[first], days[second]
-            if earlier is not None and later is not None and earlier > later:
-                raise InputError(
-                    f"{before}: taken {(earlier - later).days} days after {after}; expected scans in order of time, or "
-                    "--same-patient if ids and dates do not count"
-                )
+    def _date(self, number: int, path: Path, identity: Identity | None) -> date | None:
+        """The scan's date; raises InputError where it, or the patient, contradicts those of the scan before."""
+        on = self.plan.dates.get(number) or (None if identity is None else identity.date)
+        if self.last is not None and identity is not None and not self.plan.same_patient:
+            other_number, other_path, other_on = self.last
+            # Read again, as it may be one that was done by an earlier run.
+            other = open_image(other_path).identity
+            found = {number: (path, replace(identity, date=on))}
+            if other is not None:
+                found[other_number] = other_path, replace(other, date=other_on)
+                (before, first), (after, second) = (found[each] for each in sorted(found))
+                check_identities(before, first, after, second)
         return on
 
     def _clicks(self, number: int, path: Path, scan: Scan) -> dict[int, Click]:
-        file = self.series.clicks.get(number)
+        file = self.plan.clicks.get(number)
         if file is None:
             return {}
         read = read_click_pairs(

@@ -13,7 +13,7 @@ from longilesion.case import Identity, LesionMap, lesion_regions
 from longilesion.dicom.files import is_dicom
 from longilesion.dicom.privacy import without_names
 from longilesion.dicom.reading import find_lesions
-from longilesion.dicom.report_output import check_report, make_report
+from longilesion.dicom.report_output import State, check_report, make_report
 from longilesion.dicom.segmentation import Segment, read_segments
 from longilesion.dicom.segmentation_output import check_segmentation, make_segmentation, source_images
 from longilesion.dicom.series import Series
@@ -41,18 +41,19 @@ def write_results(
     *,
     lesion_ids: Sequence[int],
     course: Course | None,
+    states: Mapping[int, State] | None = None,
     baseline: Outlined | None = None,
     segments: Mapping[int, Segment] | None = None,
 ) -> list[Path]:
     """Writes the follow-up's segmentation and report, and the baseline's segmentation where it came from no DICOM.
 
-    `lesion_ids` are those that were looked for, `measured` those of them that are outlined, `segments` those of the
-    baseline's own segmentation. Candidates of a search are in the segmentation, not in the report. Without any outline
-    there is no segmentation. Raises InputError where a file cannot be
-    written, or does not read back as what was written.
+    `lesion_ids` are those that were looked for, `measured` those of them that are outlined; of the others, `states`
+    has what they are where they are not gone. `segments` are those of the baseline's own segmentation. Candidates of a
+    search are in the segmentation, not in the report. Without any outline there is no segmentation. Raises InputError
+    where a file cannot be written, or does not read back as what was written.
     """
     with without_names():
-        made = _made(folder, followup, measured, lesion_ids, course, baseline, segments)
+        made = _made(folder, followup, measured, lesion_ids, course, states or {}, baseline, segments)
     with written_together({path: check for path, (_, check) in made.items()}) as temporaries, without_names():
         for temporary, (dataset, _) in zip(temporaries, made.values(), strict=True):
             dataset.save_as(temporary, enforce_file_format=True)
@@ -65,6 +66,7 @@ def _made(
     measured: Mapping[int, Measured],
     lesion_ids: Sequence[int],
     course: Course | None,
+    states: Mapping[int, State],
     baseline: Outlined | None,
     segments: Mapping[int, Segment] | None,
 ) -> dict[Path, tuple[Dataset, Check]]:
@@ -74,6 +76,7 @@ def _made(
     ids = sorted({*lesion_ids, *measured, *(each for lesions in outlines for each in lesion_regions(lesions.ids))})
     tracking = tracking_of(ids, first, segments, candidates=followup.lesions.candidates)
     made: dict[Path, tuple[Dataset, Check]] = {}
+    images: list[Dataset] = []
     for name, outlined, text in (
         (BASELINE_SEG, baseline if segments is None else None, "Lesions at baseline (research use only)"),
         (FOLLOWUP_SEG, followup, "Lesions at follow-up (research use only)"),
@@ -92,7 +95,9 @@ def _made(
         course,
         tracking=tracking,
         segmentation=segmentation,
-        images=source_images(followup.series),
+        states=states,
+        # Those of the follow-up, the last of both.
+        images=images,
         description="Response to therapy (research use only)",
     )
     made[folder / REPORT] = report, partial(check_report, lesions=len({*lesion_ids, *measured}))

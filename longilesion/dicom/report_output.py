@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import highdicom as hd
 from pydicom.dataset import Dataset
@@ -25,6 +26,14 @@ _RESEARCH_ONLY = Code("research", _SCHEME, "Research use only, not confirmed by 
 _SUM_BASELINE = Code("sum-baseline", _SCHEME, "Sum of diameters of target lesions, baseline")
 _SUM_FOLLOWUP = Code("sum-followup", _SCHEME, "Sum of diameters of target lesions, follow-up")
 _OVERALL = Code("overall", _SCHEME, "Overall response (RECIST 1.1)")
+# Why a lesion has no outline of its own.
+State: TypeAlias = Literal["gone", "outside", "merged", "not outlined"]
+_STATES: Mapping[State, Code] = {
+    "gone": codes.SCT.Absent,
+    "outside": Code("outside", _SCHEME, "Outside the scan, not assessed"),
+    "merged": Code("merged", _SCHEME, "In the outline of another lesion"),
+    "not outlined": Code("not-outlined", _SCHEME, "Probably there, but not outlined"),
+}
 _OVERALL_VALUES = {
     "CR": "Complete response",
     "PR": "Partial response",
@@ -46,18 +55,21 @@ def make_report(
     measured: Mapping[int, Measured],
     course: Course | None,
     *,
+    states: Mapping[int, State],
     tracking: Mapping[int, Tracking],
     segmentation: Dataset | None,
     images: Sequence[Dataset],
     description: str,
 ) -> hd.sr.Comprehensive3DSR:
-    """The report on all lesions that were looked for; those that are not `measured` were not found.
+    """The report on all lesions that were looked for; of those that are not `measured`, `states` has what they are.
 
     `segmentation` has a segment for each measured lesion, in the order of their ids, and for candidates after them.
     """
     groups: list[hd.sr.MeasurementsAndQualitativeEvaluations | hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations]
     groups = [
-        _lesion(tracking[lesion_id], measured.get(lesion_id), segment, segmentation, images)
+        _lesion(
+            tracking[lesion_id], measured.get(lesion_id), states.get(lesion_id, "gone"), segment, segmentation, images
+        )
         for lesion_id, segment in zip(lesion_ids, _segments(lesion_ids, measured), strict=True)
     ]
     if course is not None:
@@ -115,6 +127,7 @@ def _segments(lesion_ids: Sequence[int], measured: Mapping[int, Measured]) -> It
 def _lesion(
     tracking: Tracking,
     measured: Measured | None,
+    state: State,
     segment: int | None,
     segmentation: Dataset | None,
     images: Sequence[Dataset],
@@ -126,7 +139,7 @@ def _lesion(
             tracking_identifier=identifier,
             finding_type=codes.SCT.Lesion,
             algorithm_id=algorithm,
-            qualitative_evaluations=[hd.sr.QualitativeEvaluation(_PRESENCE, codes.SCT.Absent)],
+            qualitative_evaluations=[hd.sr.QualitativeEvaluation(_PRESENCE, _STATES[state])],
             source_images=[_source(images[0])],
         )
     return hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(

@@ -16,13 +16,15 @@ import pytest
 import SimpleITK as sitk
 
 from longilesion import cli
-from longilesion.case import LesionMap, Scan
+from longilesion.case import Click, LesionMap, LesionPrompt, OutsideLesion, Scan
+from longilesion.cli.dicom_output import state_of
 from longilesion.dicom.output import BASELINE_SEG, FOLLOWUP_SEG, REPORT, Outlined, segments_of, write_results
 from longilesion.dicom.segmentation import Segment, read_segments
 from longilesion.dicom.series import chosen_series
 from longilesion.errors import InputError
 from longilesion.geometry import Grid
 from longilesion.images import read_lesion_map, read_scan
+from longilesion.pipeline import LesionOutcome
 from longilesion.response import Course, Lesion, Measured, Visit, assess
 from test.dicom_series import of_patient, write_multiframe, write_series
 
@@ -159,6 +161,37 @@ def test_candidates_are_outlined_and_not_reported(results: Path) -> None:
     report = hd.sr.MeasurementReport.from_sequence([hd.sr.srread(results / "found" / REPORT)], is_root=True)
     groups = report.get_volumetric_roi_measurement_groups()
     assert [group.tracking_identifier for group in groups] == ["lesion 3", "lesion 7"]
+
+
+def test_lesion_that_is_not_gone_is_not_reported_as_absent(results: Path) -> None:
+    states = {3: "outside", 5: "gone", 7: "merged", 300: "not outlined"}
+    made = outlined(results / "followup", ())
+    write_results(results / "states", made, {}, lesion_ids=[3, 5, 7, 300], course=None, states=states)
+    report = hd.sr.MeasurementReport.from_sequence([hd.sr.srread(results / "states" / REPORT)], is_root=True)
+    said = [group.get_qualitative_evaluations()[0].value.meaning for group in report.get_image_measurement_groups()]
+    assert said == [
+        "Outside the scan, not assessed",
+        "Absent",
+        "In the outline of another lesion",
+        "Probably there, but not outlined",
+    ]
+
+
+def test_states_are_those_of_the_outcomes() -> None:
+    place = Click(scan_name="primary", point_xyz_mm=(0, 0, 0))
+    outside = OutsideLesion(lesion_id=1, baseline=place, confidence=1.0)
+    prompt = LesionPrompt(lesion_id=1, followup=place, baseline=None, propagated=False, confidence=1.0)
+    gone = LesionOutcome(
+        prompt=prompt,
+        place_xyz_mm=(0, 0, 0),
+        presence=0.0,
+        probability=0.0,
+        volume_baseline_ml=1.0,
+        volume_followup_ml=0.0,
+        note="",
+    )
+    cases = [gone, replace(gone, prompt=outside), replace(gone, merged_into=2), replace(gone, is_present=True)]
+    assert [state_of(each) for each in cases] == ["gone", "outside", "merged", "not outlined"]
 
 
 def test_multiframe_scan(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date
@@ -352,6 +353,11 @@ def test_dates_and_patients_of_dicom(
     assert follow(bundle, folders, "--lesions", scans[0].parent / "lesions.mha", "--output", tmp_path / "out") == 1
     assert "taken 28 days after" in " ".join(capfd.readouterr().out.split())
     assert not any(name in (tmp_path / "out" / "course.json").read_text() for name in ("Doe", "P1"))
+    # Also where the scans before are not read again.
+    shutil.rmtree(folders[2])
+    write_series(folders[2], read_scan(scans[2]), visit=of_patient(AcquisitionDate="20260501", PatientID="P2"))
+    assert follow(bundle, folders, "--lesions", scans[0].parent / "lesions.mha", "--output", tmp_path / "out") == 1
+    assert "scans of two patients" in " ".join(capfd.readouterr().out.split())
 
 
 def test_time_point_without_any_lesion_has_an_empty_map() -> None:
