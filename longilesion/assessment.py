@@ -20,10 +20,14 @@ UNDECIDED = (
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CaseResponse:
-    """A case's lesions at both visits, and the response; `course` is None where the baseline outlines no lesion."""
+    """A case's lesions at both visits, and the response.
+
+    `followup` is None where its maps are binary, which tell no lesions apart; `course` then, too, and where the
+    baseline outlines no lesion.
+    """
 
     baseline: Mapping[int, Measured]
-    followup: Mapping[int, Measured]
+    followup: Mapping[int, Measured] | None
     course: Course | None
 
     @property
@@ -39,7 +43,10 @@ def case_response(case: Case, segmentation: Segmentation) -> CaseResponse:
     measured where it is larger.
     """
     priors = [prior.lesions for prior in case.baselines.values() if prior.lesions is not None]
-    baseline, followup = measured_lesions(priors), measured_lesions(segmentation.maps.values())
+    baseline = measured_lesions(priors)
+    if segmentation.labels == "binary":
+        return CaseResponse(baseline=baseline, followup=None, course=None)
+    followup = measured_lesions(segmentation.maps.values())
     found = {outcome.prompt.lesion_id: outcome for outcome in segmentation.lesions}
     followup = {lesion_id: measured for lesion_id, measured in followup.items() if lesion_id in found}
     if not baseline:

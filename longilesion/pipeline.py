@@ -78,7 +78,7 @@ class Segmentation:
 
     `left_out` are the ids of clicked lesions without a position in any follow-up scan. `candidates` are the lesions
     that a search has found and no known lesion explains, in the maps as well. `types` are the probabilities of the
-    types of lesions in the liver, by id, None where they were not asked for.
+    types of lesions in the liver, by id, None where they were not asked for. `labels` is what the maps' voxels hold.
     """
 
     maps: Mapping[ScanName, LesionMap]
@@ -87,6 +87,7 @@ class Segmentation:
     seconds: Mapping[str, float]
     candidates: tuple[NewLesion, ...] = ()
     types: Mapping[int, Mapping[LesionType, float]] | None = None
+    labels: Labels = "lesion_ids"
 
 
 def segment_case(
@@ -154,7 +155,14 @@ def segment_case(
             maps, candidates = find_new_lesions(case, maps, _places(outcomes), search, register=register, labels=labels)
     placed = {outcome.prompt.lesion_id for outcome in outcomes}
     left_out = tuple(pair.lesion_id for pair in case.clicks if pair.lesion_id not in placed)
-    return Segmentation(maps=maps, lesions=outcomes, left_out=left_out, seconds=watch.seconds, candidates=candidates)
+    return Segmentation(
+        maps=maps,
+        lesions=outcomes,
+        left_out=left_out,
+        seconds=watch.seconds,
+        candidates=candidates,
+        labels=labels,
+    )
 
 
 def with_types(segmentation: Segmentation, livers: Mapping[ScanName, Scan], model: DiagnosisModel) -> Segmentation:

@@ -40,7 +40,8 @@ class LesionReport(BaseModel):
     `presence` is the probability that the lesion is still there, `probability` the mean one inside its outline. `note`
     gives the reason for an empty outline; `merged_into` is the lesion whose outline includes this one. A lesion
     outside the follow-up's field of view has no scan, no click and no presence; its confidence is that it is outside.
-    Diameters are the longest axial one and the one perpendicular to it, 0 where there is no outline.
+    Diameters are the longest axial one and the one perpendicular to it, 0 where there is no outline, None in a binary
+    map, which tells no lesions apart.
     `type` is the most probable type of a lesion in the liver, with the probabilities of all types; None for other
     lesions, and where no types were asked for.
     """
@@ -63,9 +64,9 @@ class LesionReport(BaseModel):
     volume_baseline_ml: float | None
     volume_followup_ml: float
     diameter_baseline_mm: float = 0.0
-    diameter_followup_mm: float = 0.0
+    diameter_followup_mm: float | None = 0.0
     short_axis_baseline_mm: float = 0.0
-    short_axis_followup_mm: float = 0.0
+    short_axis_followup_mm: float | None = 0.0
     note: str
     merged_into: int | None = None
     type: LesionType | None = None
@@ -119,7 +120,8 @@ class RunReport(BaseModel):
 
     `left_out` are lesions that could not be segmented: their only click is in a baseline scan that is missing.
     `candidates` are empty without a search for lesions that nobody clicked. `types_statement` says what types of
-    lesions are worth, None where they were not asked for. `response` is None where the baseline outlines no lesion.
+    lesions are worth, None where they were not asked for. `response` is None where the baseline outlines no lesion,
+    or the map is binary.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -180,7 +182,8 @@ def _response_report(course: Course) -> ResponseReport:
 
 def _lesion_report(case: Case, outcome: LesionOutcome, types: _Types, response: CaseResponse) -> LesionReport:
     prompt = outcome.prompt
-    before, after = (visit.get(prompt.lesion_id, Measured()) for visit in (response.baseline, response.followup))
+    before = response.baseline.get(prompt.lesion_id, Measured())
+    after = None if response.followup is None else response.followup.get(prompt.lesion_id, Measured())
     click = prompt.followup if isinstance(prompt, LesionPrompt) else None
     return LesionReport(
         id=prompt.lesion_id,
@@ -199,9 +202,9 @@ def _lesion_report(case: Case, outcome: LesionOutcome, types: _Types, response: 
         volume_baseline_ml=outcome.volume_baseline_ml,
         volume_followup_ml=outcome.volume_followup_ml,
         diameter_baseline_mm=round(before.longest_mm, 2),
-        diameter_followup_mm=round(after.longest_mm, 2),
+        diameter_followup_mm=None if after is None else round(after.longest_mm, 2),
         short_axis_baseline_mm=round(before.short_mm, 2),
-        short_axis_followup_mm=round(after.short_mm, 2),
+        short_axis_followup_mm=None if after is None else round(after.short_mm, 2),
         note=outcome.note,
         merged_into=outcome.merged_into,
         **_typed(prompt.lesion_id, types),

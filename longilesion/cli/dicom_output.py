@@ -56,7 +56,8 @@ def write_dicom(folder: Path, case: Case, segmentation: Segmentation, scans: Sca
     write_results(
         folder,
         Outlined(series=chosen_series(scans.followup, scans.series.followup), lesions=segmentation.maps["primary"]),
-        response.followup,
+        # Labels are ids: `check_dicom_output`.
+        response.followup or {},
         lesion_ids=[outcome.prompt.lesion_id for outcome in segmentation.lesions],
         course=response.course,
         states={outcome.prompt.lesion_id: state_of(outcome) for outcome in segmentation.lesions},

@@ -108,8 +108,11 @@ def segment(
     _check_output(output, followup, labels, as_dicom=as_dicom)
     check_replaceable(*outputs[as_dicom:])
     check_search_options(find_new=find_new, organs=organs, organ=organ, detector=detector, types=types)
-    if types is not None and labels == "binary":
-        raise InputError("--types with --labels binary, which tell no lesions apart; expected --labels lesion_ids")
+    for name, given in (("types", types), ("html", html)):
+        if given is not None and labels == "binary":
+            raise InputError(
+                f"--{name} with --labels binary, which tell no lesions apart; expected --labels lesion_ids"
+            )
     if lesions is None and baseline_clicks is None and followup_clicks is None and not find_new:
         raise InputError("nothing to look for; expected --lesions, --baseline-clicks, --followup-clicks or --find-new")
     # Imported late: torch takes a second to load, and --help, or an invalid option, does not need it.

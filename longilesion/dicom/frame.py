@@ -13,11 +13,10 @@ import pydicom
 from jaxtyping import Float64
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from longilesion.dicom.privacy import without_names
+from longilesion.dicom.damage import refused_if_damaged
 from longilesion.errors import InputError
 from longilesion.geometry import Triple, triple
 
@@ -27,6 +26,7 @@ _CT_CLASSES = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.
 _TOLERANCE = 1e-2
 # Bytes; the longest attribute of a CT image but for its pixels is a sequence, which is read in any case.
 _LONGEST_VALUE = 1024
+_RESCALING, _CONTENT = "PixelValueTransformationSequence", "FrameContentSequence"
 # Beside the keywords of attributes.
 _NATIVE = "native pixels"
 _NEEDED = ("SOPInstanceUID", "SeriesInstanceUID", "Rows", "Columns")
@@ -62,7 +62,6 @@ class Header:
     """
 
     path: Path
-    sop_class_uid: str
     sop_instance_uid: str
     study_uid: str
     series_uid: str
@@ -118,24 +117,24 @@ def read_frames(path: Path) -> Iterator[Frame]:
     # A CT image that is cut off before it says so must not be passed over.
     if not is_image and values["SOPClassUID"] not in _CT_CLASSES:
         return
-    header = _header(path, values)
-    shared = _only(values.get("SharedFunctionalGroupsSequence"))
-    of_frames: Sequence[Dataset] = values.get("PerFrameFunctionalGroupsSequence") or [Dataset()]
-    count = int(values.get("NumberOfFrames") or 1)
+    with refused_if_damaged(path):
+        header = _header(path, values)
+        shared = _only(values.get("SharedFunctionalGroupsSequence"))
+        of_frames: Sequence[Dataset] = values.get("PerFrameFunctionalGroupsSequence") or [Dataset()]
+        count = int(values.get("NumberOfFrames") or 1)
     if count != len(of_frames):
         found = f"{count} frames, but functional groups of {len(of_frames)}"
         raise InputError(f"{path}: {found}; expected an image file whose frames are all placed")
     for number, own in enumerate(of_frames):
-        yield _frame(header, number, [_attributes(own), shared, values])
+        with refused_if_damaged(path):
+            frame = _frame(header, number, [_attributes(own), shared, values])
+        yield frame
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
     """The attributes of a file that `Frame`s are made of, by keyword; raises InputError for a damaged file."""
-    try:
-        with without_names():
-            values = _read(path)
-    except (InvalidDicomError, EOFError, ValueError, OSError, NotImplementedError, AttributeError) as error:
-        raise InputError(f"{path}: damaged DICOM file ({type(error).__name__}); expected a complete one") from error
+    with refused_if_damaged(path):
+        values = _read(path)
     if not values["SOPClassUID"]:
         raise InputError(f"{path}: DICOM file without a SOPClassUID, cut off or damaged; expected a complete one")
     return values
@@ -182,7 +181,6 @@ def _header(path: Path, values: Mapping[str, Any]) -> Header:
         padding = min(low, limit), max(low, limit)
     return Header(
         path=path,
-        sop_class_uid=_text(values, "SOPClassUID"),
         sop_instance_uid=_text(values, "SOPInstanceUID"),
         study_uid=_text(values, "StudyInstanceUID"),
         series_uid=_text(values, "SeriesInstanceUID"),
@@ -210,8 +208,11 @@ def _frame(header: Header, number: int, levels: Sequence[Mapping[str, Any]]) -> 
     position = _numbers(header, levels, "PlanePositionSequence", "ImagePositionPatient", 3)
     orientation = _numbers(header, levels, "PlaneOrientationSequence", "ImageOrientationPatient", 6)
     spacing = _numbers(header, levels, "PixelMeasuresSequence", "PixelSpacing", 2)
-    slope = _value(levels, "PixelValueTransformationSequence", "RescaleSlope")
-    intercept = _value(levels, "PixelValueTransformationSequence", "RescaleIntercept")
+    slope = float(_value(levels, _RESCALING, "RescaleSlope", 1.0))
+    intercept = float(_value(levels, _RESCALING, "RescaleIntercept", 0.0))
+    if not (isfinite(slope) and isfinite(intercept) and slope):
+        found = f"RescaleSlope {slope:g}, RescaleIntercept {intercept:g}"
+        raise InputError(f"{header.path}: {found}; expected numbers that give Hounsfield units")
     axes = _axes(header, orientation)
     if not min(spacing) > 0:
         raise InputError(f"{header.path}: PixelSpacing {spacing[0]:g}, {spacing[1]:g}; expected numbers over 0")
@@ -221,12 +222,13 @@ def _frame(header: Header, number: int, levels: Sequence[Mapping[str, Any]]) -> 
         position_xyz_mm=triple(position),
         axes=axes,
         spacing_yx_mm=(spacing[0], spacing[1]),
-        rescale=(1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept)),
-        rescale_type=str(_value(levels, "PixelValueTransformationSequence", "RescaleType") or ""),
-        acquisition=str(_value(levels, "FrameContentSequence", "FrameAcquisitionNumber") or "")
-        or _text(of_file, "AcquisitionNumber"),
-        temporal_position=str(_value(levels, "FrameContentSequence", "TemporalPositionIndex") or "")
-        or _text(of_file, "TemporalPositionIdentifier"),
+        rescale=(slope, intercept),
+        rescale_type=str(_value(levels, _RESCALING, "RescaleType", "")),
+        # Of an enhanced file, or else of a file of one image.
+        acquisition=str(_value(levels, _CONTENT, "FrameAcquisitionNumber", _text(of_file, "AcquisitionNumber"))),
+        temporal_position=str(
+            _value(levels, _CONTENT, "TemporalPositionIndex", _text(of_file, "TemporalPositionIdentifier"))
+        ),
     )
 
 
@@ -258,13 +260,13 @@ def _numbers(header: Header, levels: Sequence[Mapping[str, Any]], sequence: str,
     return numbers
 
 
-def _value(levels: Sequence[Mapping[str, Any]], sequence: str, name: str) -> Any:
+def _value(levels: Sequence[Mapping[str, Any]], sequence: str, name: str, default: Any = None) -> Any:
     """An attribute from the frame's own functional groups, those of all frames, or else the data set itself."""
     for level in levels:
         value = _only(level.get(sequence)).get(name, level.get(name))
         if value is not None:
             return value
-    return None
+    return default
 
 
 def _only(items: Sequence[Dataset] | None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from longilesion.case import HIGHEST_ID, LesionMap
-from longilesion.dicom.privacy import without_names
+from longilesion.dicom.damage import refused_if_damaged
 from longilesion.errors import InputError
 from longilesion.geometry import Box, Grid, box_slices
 
@@ -51,31 +51,7 @@ def read_segments(path: Path) -> list[Segment]:
 
     Raises InputError for a file that is no segmentation.
     """
-    segmentation = _opened(path)
-    # Segment 0 is the background of a label map.
-    described = {
-        number: segmentation.get_segment_description(number) for number in segmentation.segment_numbers if number
-    }
-    abnormal = {number for number, each in described.items() if each.segmented_property_category.value in _ABNORMAL}
-    if left := [str(each.segment_label) for number, each in described.items() if abnormal and number not in abnormal]:
-        _log.info("%s: segments left out as no lesions: %s", path, ", ".join(left))
-    chosen = {number: each for number, each in described.items() if number in abnormal or not abnormal}
-    named = {number: _LABEL.fullmatch(str(each.segment_label or "")) for number, each in chosen.items()}
-    ids = {number: number if match is None else int(match[1]) for number, match in named.items()}
-    if None in named.values() or len(set(ids.values())) < len(ids):
-        ids = {number: number for number in chosen}
-    if ids and not 0 < max(ids.values()) <= HIGHEST_ID:
-        raise InputError(f"{path}: lesion {max(ids.values())}; expected numbers from 1 to {HIGHEST_ID}")
-    return [
-        Segment(
-            lesion_id=ids[number],
-            number=number,
-            label=str(each.segment_label or ""),
-            tracking_id=str(each.tracking_id or ""),
-            tracking_uid=str(each.tracking_uid or ""),
-        )
-        for number, each in chosen.items()
-    ]
+    return _segments(path, _opened(path))
 
 
 def read_segmentation(path: Path, like: Grid, *, frame_of_reference_uid: str = "") -> LesionMap:
@@ -90,7 +66,7 @@ def read_segmentation(path: Path, like: Grid, *, frame_of_reference_uid: str = "
         raise InputError(f"{path}: segmentation of another frame of reference than its scan's; expected the same")
     masks: Masks = {}
     outside = []
-    for segment in read_segments(path):
+    for segment in _segments(path, segmentation):
         share, grid = _share(path, segmentation, segment.number)
         if not share.any():
             continue
@@ -118,12 +94,36 @@ def painted(ids: UInt16[np.ndarray, "z y x"], masks: Masks) -> int:
     return overlap
 
 
+def _segments(path: Path, segmentation: hd.seg.Segmentation) -> list[Segment]:
+    # Segment 0 is the background of a label map.
+    described = {
+        number: segmentation.get_segment_description(number) for number in segmentation.segment_numbers if number
+    }
+    abnormal = {number for number, each in described.items() if each.segmented_property_category.value in _ABNORMAL}
+    if left := [str(each.segment_label) for number, each in described.items() if abnormal and number not in abnormal]:
+        _log.info("%s: segments left out as no lesions: %s", path, ", ".join(left))
+    chosen = {number: each for number, each in described.items() if number in abnormal or not abnormal}
+    named = {number: _LABEL.fullmatch(str(each.segment_label or "")) for number, each in chosen.items()}
+    ids = {number: number if match is None else int(match[1]) for number, match in named.items()}
+    if None in named.values() or len(set(ids.values())) < len(ids):
+        ids = {number: number for number in chosen}
+    if ids and not 0 < max(ids.values()) <= HIGHEST_ID:
+        raise InputError(f"{path}: lesion {max(ids.values())}; expected numbers from 1 to {HIGHEST_ID}")
+    return [
+        Segment(
+            lesion_id=ids[number],
+            number=number,
+            label=str(each.segment_label or ""),
+            tracking_id=str(each.tracking_id or ""),
+            tracking_uid=str(each.tracking_uid or ""),
+        )
+        for number, each in chosen.items()
+    ]
+
+
 def _opened(path: Path) -> hd.seg.Segmentation:
-    try:
-        with without_names():
-            return hd.seg.segread(path)
-    except (AttributeError, EOFError, KeyError, OSError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: no complete DICOM segmentation ({type(error).__name__}); expected SEG") from error
+    with refused_if_damaged(path, "a complete segmentation"):
+        return hd.seg.segread(path)
 
 
 def _share(path: Path, segmentation: hd.seg.Segmentation, number: int) -> tuple[Float32[np.ndarray, "z y x"], Grid]:

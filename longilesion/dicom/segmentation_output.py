@@ -17,6 +17,7 @@ from pydicom.valuerep import DA, TM
 
 import longilesion
 from longilesion.case import LesionMap
+from longilesion.dicom.damage import refused_if_damaged
 from longilesion.dicom.segmentation import read_segmentation
 from longilesion.dicom.series import Series
 from longilesion.dicom.stack import Stack
@@ -41,15 +42,21 @@ def source_images(series: Series) -> list[Dataset]:
     Raises InputError where an image has no frame of reference.
     """
     files = list(dict.fromkeys(frame.header.path for frame in series.frames))
+    if 1 < len(files) < len(series.frames):
+        raise InputError(
+            f"{files[0].parent}: a volume in {len(files)} multi-frame files; expected one, or a file for each image, "
+            "to write results in DICOM on"
+        )
     return [_source(file) for file in files]
 
 
 def _source(file: Path) -> Dataset:
-    dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True)
+    with refused_if_damaged(file):
+        dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True)
+        # Texts are read in the file's character set, and written in this one.
+        dataset.decode()
     if not dataset.get("FrameOfReferenceUID"):
         raise InputError(f"{file}: image without FrameOfReferenceUID; expected one, which results in DICOM refer to")
-    # Texts are read in the file's character set, and written in this one.
-    dataset.decode()
     dataset.SpecificCharacterSet = "ISO_IR 192"
     for name, is_valid in _TAKEN_OVER.items():
         value = dataset.get(name)
@@ -124,7 +131,7 @@ def make_segmentation(
     ]
     dataset = hd.seg.Segmentation(
         source_images=images,
-        pixel_array=lookup[_planes(series, lesion_map)],
+        pixel_array=lookup[_planes(series, lesion_map, int(images[0].get("NumberOfFrames") or 1))],
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=segments,
         series_instance_uid=hd.UID(),
@@ -153,8 +160,8 @@ def check_segmentation(path: Path, *, written: LesionMap, is_exact: bool) -> Non
         raise InputError(f"{path}: other voxels than the map's; expected all of them")
 
 
-def _planes(series: Series, lesion_map: LesionMap) -> UInt16[np.ndarray, "n y x"]:
-    """The map on the images, in the order of the files, and of the frames in a file."""
+def _planes(series: Series, lesion_map: LesionMap, frames: int) -> UInt16[np.ndarray, "n y x"]:
+    """The map on the images, in the order of the files, or of all the `frames` of the one file."""
     stack = Stack.of(series)
     header = series.header
     planes = {}
@@ -163,10 +170,8 @@ def _planes(series: Series, lesion_map: LesionMap) -> UInt16[np.ndarray, "n y x"
         top, left = round(each.shift_yx[0]), round(each.shift_yx[1])
         plane = lesion_map.ids[depth, top : top + header.rows, left : left + header.columns]
         planes[each.frame.header.path, each.frame.number] = plane
-    if len({path for path, _ in planes}) > 1:
+    if frames == 1:
         return np.stack([planes[frame.header.path, frame.number] for frame in series.frames])
-    # All frames of a multi-frame file, also those that belong to another volume.
-    path = series.header.path
-    count = max(number for _, number in planes) + 1
+    # Also frames that belong to another volume.
     empty = np.zeros((header.rows, header.columns), np.uint16)
-    return np.stack([planes.get((path, number), empty) for number in range(count)])
+    return np.stack([planes.get((header.path, number), empty) for number in range(frames)])

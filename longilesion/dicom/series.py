@@ -17,7 +17,7 @@ from longilesion.dicom.frame import Frame, Header, read_frames
 from longilesion.errors import InputError
 
 # Images nearer to each other than this have one position.
-SAME_POSITION_MM = 0.01
+_SAME_POSITION_MM = 0.01
 # Largest differences of the numbers in headers that are alike, of directions and relative ones of spacing.
 _DIRECTION_TOLERANCE, _SPACING_TOLERANCE = 1e-3, 1e-3
 # What tells the images of several volumes at one position apart, in the order of preference.
@@ -55,7 +55,7 @@ class Series:
     def is_volume(self) -> bool:
         """Whether it is a stack of grey images, and no localizer."""
         is_grey = self.header.samples == 1 and "LOCALIZER" not in self.header.image_type
-        return is_grey and len({round(depth / SAME_POSITION_MM) for depth in self.depths_mm}) > 1
+        return is_grey and self.depths_mm[-1] - self.depths_mm[0] > _SAME_POSITION_MM
 
     def described(self) -> str:
         """What there is to choose by; no dates, and no names of people."""
@@ -94,10 +94,9 @@ def chosen_series(path: Path, choice: str | None = None) -> Series:
     Raises InputError with the list of what there is where there is no volume, or several to choose from.
     """
     everything = find_series(path)
-    volumes = [series for series in everything if series.is_volume]
+    of_ct = [series for series in everything if series.is_volume and series.header.modality == "CT"]
     if choice is not None:
-        return _named(path, volumes, choice)
-    of_ct = [series for series in volumes if series.header.modality == "CT"]
+        return _named(path, of_ct, choice)
     if not of_ct:
         found = "; ".join(series.described() for series in everything)
         raise InputError(f"{path}: no CT volume among {found}; expected images of CT, one above the other")
@@ -112,8 +111,7 @@ def chosen_series(path: Path, choice: str | None = None) -> Series:
     return of_ct[0]
 
 
-def _named(path: Path, volumes: Sequence[Series], choice: str) -> Series:
-    of_ct = [series for series in volumes if series.header.modality == "CT"]
+def _named(path: Path, of_ct: Sequence[Series], choice: str) -> Series:
     if choice.isdecimal() and 1 <= int(choice) <= len(of_ct):
         return of_ct[int(choice) - 1]
     fitting = [series for series in of_ct if series.header.series_uid == choice]
@@ -128,16 +126,24 @@ def _listed(volumes: Sequence[Series]) -> str:
     return "\n".join(f"  {number}: {series.described()}" for number, series in enumerate(volumes, start=1))
 
 
+def shared_position(frames: Sequence[Frame]) -> tuple[Frame, Frame] | None:
+    """Two images at one place along their normal, if there are any."""
+    for first, second in pairwise(sorted(frames, key=_DEPTH)):
+        if second.depth_mm - first.depth_mm < _SAME_POSITION_MM:
+            return first, second
+    return None
+
+
 def _told_apart(frames: Sequence[Frame]) -> Iterator[Series]:
     """Series by UID, orientation, size and spacing; where images share a position, by acquisition and the like."""
     for group in _alike(frames):
         alike = _without_copies(group)
-        if _shared_position(alike) is None:
+        if shared_position(alike) is None:
             yield Series(frames=tuple(sorted(alike, key=_DEPTH)))
             continue
         for name, value_of in _SEPARATORS:
             parts = {value: [frame for frame in alike if value_of(frame) == value] for value in map(value_of, alike)}
-            if len(parts) > 1 and all(_shared_position(part) is None for part in parts.values()):
+            if len(parts) > 1 and all(shared_position(part) is None for part in parts.values()):
                 for value, part in parts.items():
                     text = "\\".join(value) if isinstance(value, tuple) else value
                     yield Series(frames=tuple(sorted(part, key=_DEPTH)), part=f"{name} {text or '-'}")
@@ -155,15 +161,6 @@ def _without_copies(frames: Sequence[Frame]) -> list[Frame]:
     if copies:
         _log.warning("%s: %d copies of images left out", frames[0].header.path.parent, copies)
     return list(unique.values())
-
-
-def _shared_position(frames: Sequence[Frame]) -> tuple[Frame, Frame] | None:
-    """Two images at one place along their normal, if there are any."""
-    ordered = sorted(frames, key=_DEPTH)
-    for first, second in pairwise(ordered):
-        if second.depth_mm - first.depth_mm < SAME_POSITION_MM:
-            return first, second
-    return None
 
 
 def _alike(frames: Sequence[Frame]) -> list[list[Frame]]:

@@ -16,7 +16,7 @@ from jaxtyping import Float64
 from numpy.typing import NDArray
 
 from longilesion.dicom.frame import Frame
-from longilesion.dicom.series import SAME_POSITION_MM, Series
+from longilesion.dicom.series import Series, shared_position
 from longilesion.errors import InputError
 from longilesion.geometry import Grid, triple
 
@@ -26,7 +26,7 @@ _DEPTH_TOLERANCE = 0.1
 _PLANE_TOLERANCE = 0.5
 # A wider gap than this is not made up from the slices on both sides, nor more than one missing slice.
 _WIDEST_GAP_MM = 10.1
-_MOST_MISSING = 1.5
+_MOST_MISSING = 1
 # Scanners tilt by up to 30 degrees.
 _MOST_TILT_DEGREES = 35.0
 # The grid of unevenly spaced slices has their least distance, but no less than this share of the widest.
@@ -57,7 +57,7 @@ class Stack:
     def of(cls, series: Series) -> Stack:
         """Finds the grid; raises InputError, with the files, for images at one position, and too wide a gap."""
         frames, depths = series.frames, np.array(series.depths_mm)
-        _check_positions(frames, depths)
+        _check_positions(frames)
         first = frames[0]
         steps = np.diff(depths)
         remarks = []
@@ -113,13 +113,14 @@ class Stack:
                 yield self.slices[index], share
 
 
-def _check_positions(frames: Sequence[Frame], depths: NDArray[np.float64]) -> None:
-    for first, second, step in zip(frames, frames[1:], np.diff(depths).tolist(), strict=False):
-        if step < SAME_POSITION_MM:
-            raise InputError(
-                f"{first.header.path} and {second.header.path}: two images of one acquisition at one position, "
-                f"{first.position_xyz_mm}; expected one"
-            )
+def _check_positions(frames: Sequence[Frame]) -> None:
+    shared = shared_position(frames)
+    if shared is not None:
+        first, second = shared
+        raise InputError(
+            f"{first.header.path} and {second.header.path}: two images of one acquisition at one position, "
+            f"{first.position_xyz_mm}; expected one"
+        )
 
 
 def _even_step(frames: Sequence[Frame], steps: NDArray[np.float64]) -> tuple[float, str]:

@@ -10,10 +10,9 @@ import numpy as np
 import pydicom
 from jaxtyping import Bool, Float64
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 
 from longilesion.case import HIGHEST_ID, LesionMap
-from longilesion.dicom.privacy import without_names
+from longilesion.dicom.damage import refused_if_damaged
 from longilesion.dicom.segmentation import Masks, painted
 from longilesion.errors import InputError
 from longilesion.geometry import Grid, box_slices
@@ -37,16 +36,18 @@ def read_structure_set(path: Path, like: Grid, *, frame_of_reference_uid: str = 
     each other are holes. Voxels of two regions go to the smaller one. Raises InputError where it has another frame of
     reference than the scan, contours across slices, or lies outside the scan.
     """
-    dataset = _opened(path)
-    names, frames = {}, set()
-    for roi in dataset.get("StructureSetROISequence", []):
-        names[int(roi.ROINumber)] = str(roi.get("ROIName", "")) or f"ROI {roi.ROINumber}"
-        frames.add(str(roi.get("ReferencedFrameOfReferenceUID", "")))
+    names: dict[int, str] = {}
+    frames = set()
+    with refused_if_damaged(path):
+        dataset = _opened(path)
+        for roi in dataset.get("StructureSetROISequence", []):
+            names[int(roi.ROINumber)] = str(roi.get("ROIName", "")) or f"ROI {roi.ROINumber}"
+            frames.add(str(roi.get("ReferencedFrameOfReferenceUID", "")))
+        contours = _contours(path, dataset)
+        chosen = _lesions(path, dataset, names, list(contours))
     frames -= {""}
     if frames and frame_of_reference_uid and frame_of_reference_uid not in frames:
         raise InputError(f"{path}: structure set of another frame of reference than its scan's; expected the same")
-    contours = _contours(path, dataset)
-    chosen = _lesions(path, dataset, names, list(contours))
     masks: Masks = {}
     for number in chosen:
         if not 0 < number <= HIGHEST_ID:
@@ -66,11 +67,7 @@ def read_structure_set(path: Path, like: Grid, *, frame_of_reference_uid: str = 
 
 
 def _opened(path: Path) -> Dataset:
-    try:
-        with without_names():
-            dataset = pydicom.dcmread(path, force=True)
-    except (InvalidDicomError, EOFError, ValueError, OSError, NotImplementedError, AttributeError) as error:
-        raise InputError(f"{path}: damaged DICOM file ({type(error).__name__}); expected a complete one") from error
+    dataset = pydicom.dcmread(path, force=True)
     if dataset.get("Modality") != "RTSTRUCT":
         raise InputError(f"{path}: DICOM of modality {dataset.get('Modality') or '-'}; expected SEG or RTSTRUCT")
     return dataset

@@ -95,17 +95,16 @@ def _stored(frame: Frame) -> NDArray[Any]:
     path = frame.header.path
     shape = frame.header.rows, frame.header.columns
     native = frame.header.native
-    if native is not None:
-        # As pydicom would, without parsing the file again.
-        pixels = shape[0] * shape[1]
-        offset = native.offset + 2 * pixels * frame.number
-        read = np.fromfile(path, native.dtype, pixels, offset=offset)
-        if read.size == pixels:
-            return read.reshape(shape)
     try:
+        if native is not None:
+            # As pydicom would, without parsing the file again.
+            pixels = shape[0] * shape[1]
+            read = np.fromfile(path, native.dtype, pixels, offset=native.offset + 2 * pixels * frame.number)
+            if read.size == pixels:
+                return read.reshape(shape)
         # pydicom keeps the values as they are stored (`raw`): it would convert the colours of pictures.
         stored = pixel_array(path, index=frame.number, raw=True)
-    except (AttributeError, EOFError, IndexError, KeyError, NotImplementedError, RuntimeError, ValueError) as error:
+    except (AttributeError, EOFError, LookupError, OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{path}: pixels cannot be read ({reason}); expected a complete image") from error
     if stored.shape != shape:

@@ -64,6 +64,16 @@ def test_growing_lesion_progresses_and_is_measured_from_contour_to_contour() -> 
     assert (found.assessment.overall, found.assessment.new) == ("PD", ())
 
 
+def test_binary_map_tells_no_lesions_apart_and_so_nothing_of_the_response() -> None:
+    case, segmentation = segmented({1: 6.0, 2: 6.0}, {1: 9.0, 2: 6.0})
+    ids = np.minimum(segmentation.maps["primary"].ids, 1)
+    maps = {"primary": replace(segmentation.maps["primary"], ids=ids)}
+    found = case_response(case, replace(segmentation, maps=maps, labels="binary"))
+    assert found.followup is None
+    assert found.course is None
+    assert set(found.baseline) == {1, 2}
+
+
 @pytest.mark.parametrize(
     ("before", "after", "changes", "expected"),
     [

@@ -115,6 +115,18 @@ def test_binary_labels(tmp_path: Path, bundle: Path) -> None:
     assert ids_in(output) == {0, 1}
 
 
+def test_page_of_a_binary_map_is_refused(tmp_path: Path, bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    images = {
+        "baseline": scan(tmp_path / "a.mha"),
+        "followup": scan(tmp_path / "b.mha"),
+        "lesions": mask(tmp_path / "m.mha"),
+    }
+    page = tmp_path / "page.html"
+    assert segment(bundle, **images, output=tmp_path / "map.mha", labels="binary", html=page) == 1
+    assert "--html with --labels binary" in capfd.readouterr().err
+    assert not page.exists()
+
+
 def test_baseline_clicks_are_propagated_and_reported(tmp_path: Path, bundle: Path) -> None:
     code = segment(
         bundle,

@@ -203,6 +203,35 @@ def test_multiframe_scan(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read.ids, written.ids)
 
 
+def test_frames_of_another_volume_in_the_same_file_stay_empty(tmp_path: Path) -> None:
+    path = tmp_path / "ct.dcm"
+    write_multiframe(path, scan())
+    dataset = pydicom.dcmread(path)
+    # The last two frames lie elsewhere, turned.
+    for frame in dataset.PerFrameFunctionalGroupsSequence[-2:]:
+        turned = pydicom.Dataset()
+        turned.ImageOrientationPatient = [0, 1, 0, 0, 0, -1]
+        frame.PlaneOrientationSequence = [turned]
+    dataset.save_as(path)
+    made = outlined(path, (7,))
+    write_results(tmp_path / "out", made, {7: MEASURED[7]}, lesion_ids=[7], course=None)
+    read = read_lesion_map(tmp_path / "out" / FOLLOWUP_SEG, like=made.lesions.grid)
+    np.testing.assert_array_equal(read.ids, made.lesions.ids)
+
+
+def test_volume_in_several_multiframe_files_is_read_and_refused_for_results(tmp_path: Path) -> None:
+    visit = of_patient()
+    lower, upper = (Scan(hu=scan().hu[part], grid=scan().grid.window((a, 0, 0), (b, 24, 30))) for part, a, b in HALVES)
+    write_multiframe(tmp_path / "ct" / "a.dcm", lower, visit=visit)
+    write_multiframe(tmp_path / "ct" / "b.dcm", upper, visit=visit)
+    assert read_scan(tmp_path / "ct").hu.shape == SHAPE_ZYX
+    with pytest.raises(InputError, match="a volume in 2 multi-frame files; expected one"):
+        write_results(tmp_path / "out", outlined(tmp_path / "ct"), MEASURED, lesion_ids=[3], course=None)
+
+
+HALVES = ((slice(0, 4), 0, 4), (slice(4, 7), 4, 7))
+
+
 def test_outlines_on_a_tilted_scan_lie_on_its_own_images(tmp_path: Path) -> None:
     def shifted(index: int) -> tuple[float, float, float]:
         return 0.0, 0.6 * index, 0.0

@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydicom import dcmread
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.pixels import get_decoder
+from pydicom.tag import Tag
 from pydicom.uid import (
     HTJ2K,
     UID,
@@ -258,6 +262,7 @@ def test_a_shift_that_no_tilt_makes_is_refused(tmp_path: Path) -> None:
         ({"RescaleType": "OD"}, "pixels in OD"),
         ({"Modality": "MR"}, "no CT volume among MR series"),
         ({"SOPInstanceUID": None}, "without SOPInstanceUID"),
+        ({"RescaleSlope": "0"}, "RescaleSlope 0, RescaleIntercept -1024; expected numbers"),
     ],
 )
 def test_headers_that_do_not_place_an_image_are_refused(
@@ -272,6 +277,25 @@ def test_headers_that_do_not_place_an_image_are_refused(
 
     write_series(tmp_path, scan(), changed=damaged)
     with pytest.raises(InputError, match=message):
+        read_scan(tmp_path)
+
+
+def test_loss_by_compression_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_series(tmp_path, scan(), changed=lambda index, dataset: setattr(dataset, "LossyImageCompression", "01"))
+    read_scan(tmp_path)
+    assert "compressed with loss of information" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["RescaleSlope", "NumberOfFrames", "PixelSpacing", "ImagePositionPatient"])
+def test_text_where_a_number_belongs_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    write_series(tmp_path, scan())
+    file = tmp_path / "0003"
+    dataset = dcmread(file)
+    tag = tag_for_keyword(name)
+    assert tag is not None
+    dataset[tag] = RawDataElement(Tag(tag), dictionary_VR(tag), 4, b"abcd", 0, False, True)
+    dataset.save_as(file)
+    with pytest.raises(InputError, match="0003"):
         read_scan(tmp_path)
 
 
