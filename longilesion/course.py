@@ -108,6 +108,17 @@ class CourseRecord(BaseModel):
     doubling_days: dict[int, float] = {}
     undecided: list[str] = []
 
+    @property
+    def lesion_ids(self) -> list[int]:
+        """The lesions of all time points, candidates among them."""
+        return sorted({lesion.id for point in self.time_points for lesion in point.lesions})
+
+    def of(self, lesion_id: int) -> list[LesionRecord | None]:
+        """A lesion at each time point; None where it is not known yet, or the scan could not be gone through."""
+        return [
+            next((lesion for lesion in point.lesions if lesion.id == lesion_id), None) for point in self.time_points
+        ]
+
 
 def record_of(
     point: TimePoint, *, number: int, scan: str, made_of: str, on: date | None, candidates: Iterable[int] = ()

@@ -121,6 +121,11 @@ def write_itk(
             written.unlink(missing_ok=True)
 
 
+def voxel_file(path: Path) -> Path:
+    """The file with an image's voxels: that of a MetaImage's header, any other image itself; raises InputError."""
+    return _source(path, _metaimage_header(path)[0]) if _is_metaimage(path) else path
+
+
 def itk_reason(error: RuntimeError) -> str:
     """The last line of ITK's message, without its marker and the file's address in its source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -145,12 +150,12 @@ def _nrrd_planes(reader: sitk.ImageFileReader, path: Path, grid: Grid) -> Iterat
 def _voxels_of_metaimage(path: Path, grid: Grid, dtype: np.dtype[Any]) -> Callable[[], Iterator[Plane]]:
     """A reader for a MetaImage's voxels; raises InputError where the file is too short for all of them."""
     entries, header_bytes = _metaimage_header(path)
+    source = _source(path, entries)
     if entries.get("BinaryData", "True").lower() != "true":
         raise InputError(f"{path}: voxels written as text; expected binary ones")
     is_compressed = entries.get("CompressedData", "").lower() == "true"
     order = entries.get("BinaryDataByteOrderMSB", entries.get("ElementByteOrderMSB", "")).lower()
     voxel_bytes = int(np.prod(grid.shape_zyx, dtype=object)) * dtype.itemsize
-    source = path if entries[_LAST_ENTRY].lower() == "local" else _data_file(path, entries)
     file_bytes = source.stat().st_size
     skipped = header_bytes if source == path else int(entries.get("HeaderSize", 0))
     if skipped < 0:
@@ -194,6 +199,11 @@ def _metaimage_header(path: Path) -> tuple[dict[str, str], int]:
     if missing := sorted({*_NEEDED_ENTRIES, _LAST_ENTRY} - entries.keys()):
         raise InputError(f"{path}: unreadable image, a MetaImage without {', '.join(missing)}; expected a 3D volume")
     return entries, header_bytes
+
+
+def _source(path: Path, entries: Mapping[str, str]) -> Path:
+    """The file that holds a MetaImage's voxels."""
+    return path if entries[_LAST_ENTRY].lower() == "local" else _data_file(path, entries)
 
 
 def _data_file(path: Path, entries: Mapping[str, str]) -> Path:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from longilesion.registration.result import Registration
 
 # Beginning of the note of a lesion without a follow-up click.
-PROPAGATED = "no follow-up click, propagated from the baseline"
+_PROPAGATED = "no follow-up click, propagated from the baseline"
 # Below this similarity, the surroundings at a given click do not match the baseline's.
 UNLIKE = 0.4
 
@@ -165,6 +165,11 @@ def segment_case(
     )
 
 
+def remarks(note: str) -> list[str]:
+    """The parts of a note, but for the one on a propagated click, which click and confidence say as well."""
+    return [part for part in note.split("; ") if part and not part.startswith(_PROPAGATED)]
+
+
 def with_types(segmentation: Segmentation, livers: Mapping[ScanName, Scan], model: DiagnosisModel) -> Segmentation:
     """The segmentation with the types of the outlined lesions that lie in the liver.
 
@@ -226,7 +231,7 @@ def _outcome(case: Case, prompt: LesionPrompt, prediction: LesionPrediction, lab
     if prompt.followup.clamped:
         notes.append("click outside the scan, moved to its border")
     if prompt.propagated:
-        notes.append(f"{PROPAGATED} with confidence {prompt.confidence:.2f}")
+        notes.append(f"{_PROPAGATED} with confidence {prompt.confidence:.2f}")
     if prompt.refined:
         notes.append("follow-up click corrected by registration")
     if prompt.baseline_corrected:

@@ -12,10 +12,11 @@ from pydantic import ValidationError
 
 from longilesion.case import Baseline, Click, EarlierVisit, LesionMap, Scan
 from longilesion.course import CourseRecord, LesionRecord, TimePointRecord
-from longilesion.dicom.files import dicom_files
 from longilesion.files import Check, check_text, valid, written_together
+from longilesion.fingerprint import file_fingerprint, folder_fingerprint
 from longilesion.image_file import ImageFile
 from longilesion.images import check_lesion_map, read_lesion_map, write_lesion_map
+from longilesion.itk_file import voxel_file
 from longilesion.timeline import TimePoint
 
 COURSE, TABLE = "course.json", "lesions.csv"
@@ -25,18 +26,15 @@ def fingerprint(*parts: object) -> str:
     """A hash of everything that a result depends on: texts, and the contents of files and folders (paths)."""
     found = hashlib.sha256()
     for part in parts:
-        if isinstance(part, Path):
-            # The files of a folder, of DICOM or of a model, by their names in it.
-            files = [part] if part.is_file() else list(dicom_files(part)) or sorted(each for each in part.rglob("*"))
-            for file in files:
-                if file.is_file():
-                    with file.open("rb") as opened:
-                        content = hashlib.file_digest(opened, "sha256").hexdigest()
-                    name = "" if file == part else file.relative_to(part).as_posix()
-                    found.update(f"{name}\0{content}\n".encode())
-        else:
-            found.update(f"{part}\n".encode())
+        found.update(f"{_content(part) if isinstance(part, Path) else part}\n".encode())
     return found.hexdigest()
+
+
+def _content(path: Path) -> str:
+    if path.is_dir():
+        return folder_fingerprint(path)
+    # The voxels of some images lie in a file of their own.
+    return " ".join(file_fingerprint(file) for file in sorted({path, voxel_file(path)}))
 
 
 def map_path(folder: Path, number: int) -> Path:

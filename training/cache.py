@@ -25,10 +25,11 @@ from longilesion.evaluation.exam import Fate
 from longilesion.evaluation.folders import find_exams
 from longilesion.evaluation.reading import read_exam
 from longilesion.files import check_json, check_writable, written_together
+from longilesion.fingerprint import folder_fingerprint
 from longilesion.json_file import read_json
 from training.cutout import cut, placed_lesions
 from training.cutout_file import write_cut_out
-from training.fingerprint import code_fingerprint, folder_fingerprint
+from training.fingerprint import code_fingerprint
 from training.parallel import in_parallel
 from training.preparation.prepared import PreparedCase, PreparedData, read_prepared_case
 from training.recipe import Recipe

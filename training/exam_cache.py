@@ -21,8 +21,9 @@ from longilesion.config import VoiSettings
 from longilesion.evaluation.folders import find_exams
 from longilesion.evaluation.reading import read_exam as read_truth
 from longilesion.files import check_writable
+from longilesion.fingerprint import folder_fingerprint
 from training.exams import fingerprint_of, registered_exam, write_exam
-from training.fingerprint import code_fingerprint, folder_fingerprint
+from training.fingerprint import code_fingerprint
 from training.parallel import in_parallel
 from training.preparation.prepared import PreparedCase, PreparedData, read_prepared_exam
 

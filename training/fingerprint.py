@@ -1,32 +1,16 @@
-"""Fingerprints of the inputs of a result: the files in a folder, the project's own code."""
+"""Fingerprint of the project's own code, on which a result depends."""
 
 from __future__ import annotations
 
 import ast
 import hashlib
-import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import longilesion
 import training
-from longilesion.errors import InputError
 
 _PACKAGES = {package.__name__: Path(*package.__path__) for package in (longilesion, training)}
-
-
-def folder_fingerprint(folder: Path) -> str:
-    """A hash of the names and contents of all files in a folder, without dates; raises InputError."""
-    found = hashlib.sha256()
-    try:
-        paths = sorted(Path(place) / name for place, _, names in os.walk(folder, followlinks=True) for name in names)
-        for path in paths:
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            found.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
-    except OSError as error:
-        raise InputError(f"{error.filename or folder}: {error.strerror}; expected files that can be read") from error
-    return found.hexdigest()
 
 
 def code_fingerprint(module: str, *, without: Collection[str] = ()) -> str:

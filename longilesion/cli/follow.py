@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
-from rich.table import Table
 
 from longilesion.case import Click, EarlierVisit, Identity, Scan
 from longilesion.case_files import check_identities, check_outputs
+from longilesion.cli.course_table import course_table, summary
 from longilesion.cli.page import write_course_page
-from longilesion.cli.terminal import LOOK_AT_IT, console, line_table, note
+from longilesion.cli.terminal import console
 from longilesion.click_files import ClickFile, read_click_pairs
 from longilesion.config import Device, Precision
 from longilesion.errors import InputError, LongilesionError
@@ -27,7 +27,7 @@ from longilesion.shipped import SHIPPED_MODEL
 from longilesion.startup import lasting_imports
 
 if TYPE_CHECKING:
-    from longilesion.course import CourseRecord, TimePointRecord
+    from longilesion.course import TimePointRecord
     from longilesion.ensemble import Ensemble
     from longilesion.new_lesions import Search
 
@@ -230,44 +230,6 @@ class _Run:
             may_lack_points=False,
         )
         return {pair.lesion_id: pair.followup for pair in read if pair.followup is not None}
-
-
-def course_table(course: CourseRecord) -> Table:
-    """A row per lesion, a column per time point with the longest diameter; the last column has notes."""
-    # Imported here, as --help does not need it; a course comes from a module that has loaded it already.
-    from longilesion.pipeline import PROPAGATED
-
-    numbers = [str(record.number) for record in course.time_points]
-    headings = [f"{number}: mm" for number in numbers]
-    table = line_table("lesion", *headings, "ml", "note", numbers=("lesion", *headings, "ml"))
-    ids = sorted({lesion.id for record in course.time_points for lesion in record.lesions})
-    for lesion_id in ids:
-        rows = [
-            next((lesion for lesion in record.lesions if lesion.id == lesion_id), None) for record in course.time_points
-        ]
-        cells = ["-" if row is None or row.is_outside else f"{row.longest_mm:.1f}" for row in rows]
-        last = [row for row in rows if row is not None][-1]
-        notes = [LOOK_AT_IT] if any(row is not None and row.unsure for row in rows) else []
-        notes += ["candidate, not confirmed"] if last.is_candidate else []
-        notes += ["target"] if lesion_id in course.targets else []
-        # What the columns do not show.
-        notes += [part for part in last.note.split("; ") if part and not part.startswith(PROPAGATED)]
-        table.add_row(str(lesion_id), *cells, f"{last.volume_ml:.3g}", note("; ".join(notes)))
-    return table
-
-
-def summary(course: CourseRecord) -> list[str]:
-    """The response at each time point, and the best one."""
-    lines = [f"scan {record.number}: {record.error}" for record in course.time_points if record.error is not None]
-    for each in course.responses:
-        change = "" if each.change is None else f", {100 * each.change:+.0f} % from the first"
-        could_be = f", could be {' or '.join(each.could_be)}" if each.could_be else ""
-        new = f", new: {', '.join(map(str, each.new))}" if each.new else ""
-        lines.append(f"scan {each.number}: {each.overall} (sum {each.sum_mm:.1f} mm{change}{new}{could_be})")
-    if course.best is not None:
-        lines.append(f"best response {course.best}, confirmed {course.best_confirmed or '-'}; RECIST 1.1")
-    lines.append(course.statement)
-    return lines
 
 
 def _load(model: Path, device: Device, precision: Precision, *, find_new: bool) -> tuple[Ensemble, Search | None]:

@@ -289,7 +289,6 @@ def _click(outcome: LesionOutcome) -> str:
 def _note(outcome: LesionOutcome) -> str:
     """The notes that no other column shows, the warning first, as the end may be cut off."""
     # Imported here, as --help does not need it; outcomes come from this module, so it is loaded already.
-    from longilesion.pipeline import PROPAGATED
+    from longilesion.pipeline import remarks
 
-    notes = [part for part in outcome.note.split("; ") if part and not part.startswith(PROPAGATED)]
-    return "; ".join([*([LOOK_AT_IT] if outcome.is_unsure else []), *notes])
+    return "; ".join([*([LOOK_AT_IT] if outcome.is_unsure else []), *remarks(outcome.note)])

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from longilesion.course import CourseRecord, LesionRecord
@@ -15,11 +16,6 @@ from longilesion.response import PARTIAL_RESPONSE, PROGRESSION
 _INK, _FAINT, _LINE = "#1b1f24", "#8a939e", "#0b5fa5"
 _FEWEST_BARS = 6
 _MARKERS = "os^vDPX*<>"
-
-
-def lesion_of(course: CourseRecord, lesion_id: int) -> list[LesionRecord | None]:
-    """A lesion at each time point; None where it is not known yet, or the scan could not be gone through."""
-    return [next((lesion for lesion in point.lesions if lesion.id == lesion_id), None) for point in course.time_points]
 
 
 def times_of(course: CourseRecord) -> tuple[list[float], list[str], str]:
@@ -35,7 +31,7 @@ def times_of(course: CourseRecord) -> tuple[list[float], list[str], str]:
 def curve(course: CourseRecord, lesion_id: int) -> str:
     """The longest diameter and the volume of a lesion over time."""
     places, labels, name = times_of(course)
-    rows = lesion_of(course, lesion_id)
+    rows = course.of(lesion_id)
     figure = Figure(figsize=(2.6, 1.7))
     axes = figure.add_axes((0.2, 0.26, 0.6, 0.62))
     shown = [(at, row) for at, row in zip(places, rows, strict=True) if row is not None and not row.is_outside]
@@ -55,9 +51,9 @@ def curve(course: CourseRecord, lesion_id: int) -> str:
 def waterfall(course: CourseRecord) -> str | None:
     """The change of each lesion's diameter from the first to the last time point, the largest growth first."""
     changes = []
-    for lesion_id in _ids(course):
-        rows = [row for row in lesion_of(course, lesion_id) if row is not None and not row.is_outside]
-        if len(rows) > 1 and rows[0].longest_mm > 0 and rows[-1].merged_into is None:
+    for lesion_id in course.lesion_ids:
+        rows = [row for row in course.of(lesion_id) if row is not None and not row.is_outside]
+        if _is_followed(rows) and rows[-1].merged_into is None:
             changes.append((lesion_id, 100 * (rows[-1].longest_mm / rows[0].longest_mm - 1)))
     if not changes:
         return None
@@ -83,13 +79,13 @@ def spider(course: CourseRecord) -> str | None:
     figure = Figure(figsize=(5.6, 2.8))
     axes = figure.add_axes((0.11, 0.16, 0.72, 0.78))
     is_empty = True
-    for number, lesion_id in enumerate(_ids(course)):
+    for number, lesion_id in enumerate(course.lesion_ids):
         rows = [
             (at, row)
-            for at, row in zip(places, lesion_of(course, lesion_id), strict=True)
+            for at, row in zip(places, course.of(lesion_id), strict=True)
             if row is not None and not row.is_outside and row.merged_into is None
         ]
-        if len(rows) < 2 or rows[0][1].longest_mm <= 0:
+        if not _is_followed([row for _, row in rows]):
             continue
         is_empty = False
         first = rows[0][1].longest_mm
@@ -112,17 +108,18 @@ def spider(course: CourseRecord) -> str | None:
     return _svg(figure)
 
 
-def _limits(axes: object) -> None:
+def _is_followed(rows: Sequence[LesionRecord]) -> bool:
+    """Whether a change can be given: two sizes or more, from the first one on; candidates are nobody's lesions."""
+    return len(rows) > 1 and rows[0].longest_mm > 0 and not rows[-1].is_candidate
+
+
+def _limits(axes: Axes) -> None:
     """RECIST's limits of the sum, for orientation."""
     for limit in (100 * PROGRESSION, 100 * PARTIAL_RESPONSE):
-        axes.axhline(limit, color=_FAINT, linestyle=":", linewidth=1)  # type: ignore[attr-defined]
-    axes.axhline(0, color=_INK, linewidth=0.8)  # type: ignore[attr-defined]
-    axes.tick_params(labelsize=8)  # type: ignore[attr-defined]
-    axes.spines[["top", "right"]].set_visible(False)  # type: ignore[attr-defined]
-
-
-def _ids(course: CourseRecord) -> Sequence[int]:
-    return sorted({lesion.id for point in course.time_points for lesion in point.lesions if not lesion.is_candidate})
+        axes.axhline(limit, color=_FAINT, linestyle=":", linewidth=1)
+    axes.axhline(0, color=_INK, linewidth=0.8)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _svg(figure: Figure) -> str:

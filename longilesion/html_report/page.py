@@ -12,9 +12,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from longilesion.case import LesionMap, Scan, lesion_regions
 from longilesion.course import CourseRecord, LesionRecord
 from longilesion.files import check_text, written_together
-from longilesion.html_report.charts import curve, lesion_of, spider, waterfall
+from longilesion.html_report.charts import curve, spider, waterfall
 from longilesion.html_report.picture import PIXELS, Picture, Shown, pictures
-from longilesion.pipeline import PROPAGATED
+from longilesion.pipeline import remarks
 
 # A confidence that is written as 1.00 need not be.
 _SURE = 0.995
@@ -56,9 +56,8 @@ def write_page(path: Path, course: CourseRecord, loads: Sequence[Load | None], *
 
 def make_page(course: CourseRecord, loads: Sequence[Load | None], *, model: str) -> str:
     """The page as HTML."""
-    ids = sorted({lesion.id for point in course.time_points for lesion in point.lesions})
-    made = _pictures(course, loads, ids)
-    lesions = [_lesion(course, lesion_id, made[lesion_id]) for lesion_id in ids]
+    made = _pictures(course, loads)
+    lesions = [_lesion(course, lesion_id, made[lesion_id]) for lesion_id in course.lesion_ids]
     lesions.sort(key=lambda lesion: (not lesion.look, lesion.id))
     charts = [
         (name, svg, text)
@@ -86,16 +85,14 @@ def make_page(course: CourseRecord, loads: Sequence[Load | None], *, model: str)
     return page + "\n"
 
 
-def _pictures(
-    course: CourseRecord, loads: Sequence[Load | None], ids: Sequence[int]
-) -> dict[int, list[Picture | None]]:
+def _pictures(course: CourseRecord, loads: Sequence[Load | None]) -> dict[int, list[Picture | None]]:
     """Every lesion's pictures. Scans are held in memory together, as all pictures of a lesion share a window."""
     scans = [None if load is None else load() for load in loads]
     regions = [None if each is None else lesion_regions(each[1].ids) for each in scans]
     made = {}
-    for lesion_id in ids:
+    for lesion_id in course.lesion_ids:
         shown: list[Shown | None] = []
-        for each, found, row in zip(scans, regions, lesion_of(course, lesion_id), strict=True):
+        for each, found, row in zip(scans, regions, course.of(lesion_id), strict=True):
             if each is None or found is None or row is None:
                 shown.append(None)
             else:
@@ -107,7 +104,7 @@ def _pictures(
 
 
 def _lesion(course: CourseRecord, lesion_id: int, made: Sequence[Picture | None]) -> LesionRow:
-    rows = lesion_of(course, lesion_id)
+    rows = course.of(lesion_id)
     cells = [
         Cell(
             number=point.number,
@@ -154,5 +151,4 @@ def _text(row: LesionRecord | None, *, error: bool) -> str:
         parts.append(f"presence {row.presence:.2f}")
     if row.confidence is not None and row.confidence < _SURE:
         parts.append(f"confidence {row.confidence:.2f}")
-    parts += [part for part in row.note.split("; ") if part and not part.startswith(PROPAGATED)]
-    return "; ".join(parts)
+    return "; ".join([*parts, *remarks(row.note)])

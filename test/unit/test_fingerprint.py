@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 import training.fingerprint
 from longilesion.errors import InputError
-from training.fingerprint import code_fingerprint, folder_fingerprint
+from longilesion.fingerprint import folder_fingerprint
+from training.fingerprint import code_fingerprint
 
 
 @given(content=st.binary(min_size=1, max_size=50), position=st.integers(0, 49), mask=st.integers(1, 255))

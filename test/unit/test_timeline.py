@@ -229,6 +229,15 @@ def course_in(folder: Path) -> CourseRecord:
 pytestmark = pytest.mark.usefixtures("restored_logging")
 
 
+def test_voxels_in_a_file_of_their_own_count(tmp_path: Path) -> None:
+    path = write_image(tmp_path / "scan.mhd", soft_tissue(), compressed=False)
+    before = fingerprint(path)
+    hu = soft_tissue()
+    hu[2, 4:6, 4:6] = 300
+    write_image(path, hu, compressed=False)
+    assert fingerprint(path) != before
+
+
 def test_command_writes_a_map_for_each_scan_and_the_course(
     scans: list[Path], bundle: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

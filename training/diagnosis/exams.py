@@ -27,11 +27,12 @@ from longilesion.diagnosis.registration import register_phases
 from longilesion.diagnosis_settings import PHASES, DiagnosisSettings, LesionType
 from longilesion.errors import InputError
 from longilesion.files import check_archive, check_writable, written_together
+from longilesion.fingerprint import folder_fingerprint
 from longilesion.geometry import Grid
 from longilesion.json_file import read_json
 from longilesion.sliding import Region
 from training.exams import DAMAGE, fingerprint_of, sampled_ids
-from training.fingerprint import code_fingerprint, folder_fingerprint
+from training.fingerprint import code_fingerprint
 from training.parallel import in_parallel
 from training.preparation.phases import ExamEntry, ExamsFile
 

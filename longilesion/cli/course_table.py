@@ -1,0 +1,46 @@
+"""The course of a patient in the terminal: a table of lesions, and the response in lines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from longilesion.cli.terminal import LOOK_AT_IT, line_table, note
+
+if TYPE_CHECKING:
+    from longilesion.course import CourseRecord
+
+
+def course_table(course: CourseRecord) -> Table:
+    """A row per lesion, a column per time point with the longest diameter; the last column has notes."""
+    # Imported here, as --help does not need it; a course comes from a module that has loaded it already.
+    from longilesion.pipeline import remarks
+
+    numbers = [str(record.number) for record in course.time_points]
+    headings = [f"{number}: mm" for number in numbers]
+    table = line_table("lesion", *headings, "ml", "note", numbers=("lesion", *headings, "ml"))
+    for lesion_id in course.lesion_ids:
+        rows = course.of(lesion_id)
+        cells = ["-" if row is None or row.is_outside else f"{row.longest_mm:.1f}" for row in rows]
+        last = [row for row in rows if row is not None][-1]
+        notes = [LOOK_AT_IT] if any(row is not None and row.unsure for row in rows) else []
+        notes += ["candidate, not confirmed"] if last.is_candidate else []
+        notes += ["target"] if lesion_id in course.targets else []
+        notes += remarks(last.note)
+        table.add_row(str(lesion_id), *cells, f"{last.volume_ml:.3g}", note("; ".join(notes)))
+    return table
+
+
+def summary(course: CourseRecord) -> list[str]:
+    """The response at each time point, and the best one."""
+    lines = [f"scan {record.number}: {record.error}" for record in course.time_points if record.error is not None]
+    for each in course.responses:
+        change = "" if each.change is None else f", {100 * each.change:+.0f} % from the first"
+        could_be = f", could be {' or '.join(each.could_be)}" if each.could_be else ""
+        new = f", new: {', '.join(map(str, each.new))}" if each.new else ""
+        lines.append(f"scan {each.number}: {each.overall} (sum {each.sum_mm:.1f} mm{change}{new}{could_be})")
+    if course.best is not None:
+        lines.append(f"best response {course.best}, confirmed {course.best_confirmed or '-'}; RECIST 1.1")
+    lines.append(course.statement)
+    return lines
