@@ -103,7 +103,7 @@ def chosen_series(path: Path, choice: str | None = None) -> Series:
     if len(of_ct) > 1:
         raise InputError(
             f"{path}: {len(of_ct)} CT volumes; expected one, or the choice of one by its number or UID "
-            f"(--series and its like):\n{_listed(of_ct)}"
+            f"(--baseline-series, --followup-series): {_listed(of_ct)}"
         )
     rest = [series for series in everything if series is not of_ct[0]]
     if rest:
@@ -119,11 +119,11 @@ def _named(path: Path, of_ct: Sequence[Series], choice: str) -> Series:
         return fitting[0]
     found = f"{len(fitting)} volumes" if fitting else "no CT volume"
     listed = _listed(of_ct) if of_ct else "none"
-    raise InputError(f"{path}: {found} with the number or UID {choice}; expected one of:\n{listed}")
+    raise InputError(f"{path}: {found} with the number or UID {choice}; expected one of {listed}")
 
 
 def _listed(volumes: Sequence[Series]) -> str:
-    return "\n".join(f"  {number}: {series.described()}" for number, series in enumerate(volumes, start=1))
+    return "; ".join(f"{number}: {series.described()}" for number, series in enumerate(volumes, start=1))
 
 
 def shared_position(frames: Sequence[Frame]) -> tuple[Frame, Frame] | None:
