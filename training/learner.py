@@ -229,7 +229,7 @@ def launched(recipe: Recipe, device: Device) -> Fabric:
     """Fabric for a recipe of `training.train`."""
     return launched_for(
         device,
-        batch_size=recipe.batch_size,
+        batch_size=recipe.drawn().batch_size,
         precision=recipe.precision,
         uses_all=recipe.loss.deep_supervision,
     )

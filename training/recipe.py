@@ -148,6 +148,12 @@ class DataSettings(Settings):
     reuse: int = Field(
         default=3, ge=1, description="how often a lesion drawn on the fly is seen, each time augmented anew"
     )
+    pool: int = Field(
+        default=0,
+        ge=0,
+        description="samples kept on the network's device, of which steps take random ones; 0 for none. Each is seen "
+        "`reuse` times on average, augmented once and then mirrored anew",
+    )
     priors: tuple[int, int] = Field(
         default=(1, 3),
         description="fewest and most time points before the follow-up, for networks that see more than the baseline",
@@ -236,6 +242,13 @@ class Recipe(Settings):
         most = most if available is None else min(most, available)
         return int(generator.integers(min(fewest, most), most + 1))
 
+    def drawn(self) -> Recipe:
+        """The recipe for what workers draw: with a pool, the part of every batch that is new."""
+        if not self.data.pool:
+            return self
+        data = self.data.model_copy(update={"reuse": 1, "pool": 0})
+        return self.model_copy(update={"data": data, "batch_size": self.batch_size // self.data.reuse})
+
     def for_presence(self) -> Recipe:
         """The recipe for the presence head's lesions: almost as in inference."""
         return self.model_copy(
@@ -243,9 +256,20 @@ class Recipe(Settings):
                 "jitter": self.presence.jitter,
                 "mask_errors": MaskErrorSettings(),
                 "augmentation": AugmentationSettings(),
-                "data": self.data.model_copy(update={"reuse": 1}),
+                "data": self.data.model_copy(update={"reuse": 1, "pool": 0}),
             }
         )
+
+    @model_validator(mode="after")
+    def _check_pool(self) -> Recipe:
+        """A step takes `reuse` equal parts from the pool."""
+        if self.data.pool and self.batch_size % self.data.reuse:
+            raise ValueError(
+                f"batch_size: with a pool, expected a multiple of data.reuse ({self.data.reuse}), not {self.batch_size}"
+            )
+        if 0 < self.data.pool < self.batch_size:
+            raise ValueError(f"data.pool: expected at least batch_size ({self.batch_size}), not {self.data.pool}")
+        return self
 
     @model_validator(mode="after")
     def _check_lattices(self) -> Recipe:

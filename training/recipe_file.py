@@ -22,32 +22,29 @@ def recipe_of(path: Path, kind: type[_Recipe]) -> _Recipe:
     entries replaced.
     """
     try:
-        own = tomllib.loads(path.read_text())
-        base = own.pop("extends", None)
-        return kind.model_validate(own if base is None else _merged(_read_base(path, base), own))
+        return kind.model_validate(_entries(path, above=()))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise InputError(": ".join(filter(None, (str(path), where, first["msg"])))) from error
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; expected a TOML recipe") from error
-    except ValueError as error:
-        raise InputError(f"{path}: {error}; expected a TOML recipe") from error
 
 
-def _read_base(path: Path, name: object) -> dict[str, Any]:
-    """The entries of a recipe that another one extends, which extends none itself."""
-    if not isinstance(name, str):
-        raise InputError(f"{path}: extends = {name!r}; expected the name of a recipe's file")
-    base = path.parent / name
+def _entries(path: Path, *, above: tuple[Path, ...]) -> dict[str, Any]:
+    """The entries of a recipe and of those that it extends; `above` are the recipes that extend it."""
+    where = f"{above[-1]}: extends = {path.name!r}" if above else str(path)
+    if path.resolve() in (each.resolve() for each in above):
+        raise InputError(f"{where}, which extends {above[-1].name}; expected a recipe that does not extend itself")
     try:
-        entries = tomllib.loads(base.read_text())
+        own = tomllib.loads(path.read_text())
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"{path}: extends = {name!r}: {reason}; expected a TOML recipe") from error
-    if "extends" in entries:
-        raise InputError(f"{path}: {base} extends {entries['extends']!r}; expected a recipe that extends none")
-    return entries
+        raise InputError(f"{where}: {reason}; expected a TOML recipe") from error
+    base = own.pop("extends", None)
+    if base is None:
+        return own
+    if not isinstance(base, str):
+        raise InputError(f"{path}: extends = {base!r}; expected the name of a recipe's file")
+    return _merged(_entries(path.parent / base, above=(*above, path)), own)
 
 
 def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

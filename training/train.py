@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,9 +27,11 @@ from training.learner import LesionLearner, Progress, end_process, launched
 from training.loading import Share, batches
 from training.loop import Loop, RunOptions, Schedule, resumed, sum_up
 from training.optimisation import initialised
+from training.pool import pooled
 from training.recipe import Recipe, read_recipe
 from training.run_folder import RunFolder, RunRecord, RunSummary, begin_or_resume, package_versions
 from training.run_log import RunLog
+from training.samples import sample_seed
 from training.training_data import TrainingData, find_training_data
 from training.validation import Figure
 from training.weights import load_weights
@@ -142,9 +144,17 @@ def _begun(arguments: Arguments, recipe: Recipe, schedule: Schedule) -> Loop[Bat
             begin_or_resume(folder, record)
     learner = LesionLearner.of(network, recipe, fabric)
     share = Share(rank=fabric.global_rank, processes=fabric.world_size, workers=arguments.workers)
+
+    def taken(steps: range) -> Iterator[Batch]:
+        drawn = batches(training_data.lesions, recipe.drawn(), share, steps=steps)
+        if not recipe.data.pool:
+            return drawn
+        seed = sample_seed(arguments.seed, fabric.global_rank)
+        return pooled(drawn, recipe, device=fabric.device, seed=seed, first_step=steps.start)
+
     return Loop(
         learner=learner,
-        batches=lambda steps: batches(training_data.lesions, recipe, share, steps=steps),
+        batches=taken,
         judge=LesionJudge(
             network=learner.averaged_network, recipe=recipe, training_data=training_data, steps=schedule.steps
         ),

@@ -66,7 +66,7 @@ def find_training_data(
     """
     if recipe.task == "detection":
         return _exam_data(data, recipe, fold=fold, seed=seed, workers=workers)
-    drawn = recipe.for_presence() if of_presence else recipe
+    drawn = recipe.for_presence() if of_presence else recipe.drawn()
     if data is None or not is_prepared(data):
         training, held_out = synthesis_sources(data, recipe, fold=fold)
         library = None if recipe.data.shapes is None else read_shape_library(recipe.data.shapes)

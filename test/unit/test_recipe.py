@@ -102,7 +102,7 @@ def test_recipe_extends_another_table_by_table(recipe: Path) -> None:
     [
         ('extends = "none.toml"', "longer.toml: extends = 'none.toml': No such file"),
         ("extends = 3", "longer.toml: extends = 3; expected the name of a recipe's file"),
-        ('extends = "longer.toml"', "longer.toml extends 'longer.toml'; expected a recipe that extends none"),
+        ('extends = "longer.toml"', "longer.toml: extends = 'longer.toml', which extends longer.toml; expected"),
         ('extends = "tiny.toml"\nstops = 3', "longer.toml: stops: Extra inputs"),
         ('extends = "torn.toml"', "longer.toml: extends = 'torn.toml': "),
     ],
