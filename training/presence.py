@@ -122,13 +122,13 @@ def fit_presence(arguments: Arguments) -> None:
         for head, lesions in zip(heads, judged, strict=True)
     ]
     chosen = _mean_presence(fitted, judged, parts.threshold)
-    is_present = judged[0].present[parts.threshold]
+    is_present = judged[0].present[parts.threshold].cpu()
     if not bool(is_present.any()):
         raise InputError(
             f"none of the {len(is_present)} lesions to choose the threshold on is there; draw more lesions"
         )
     threshold = presence_threshold(chosen[is_present], recipe.presence)
-    _say_figures(_mean_presence(fitted, judged, parts.figures), judged[0].present[parts.figures], threshold)
+    _say_figures(_mean_presence(fitted, judged, parts.figures), judged[0].present[parts.figures].cpu(), threshold)
     for network, head in zip(ensemble.networks, fitted, strict=True):
         network.presence = head
     provenance = read_manifest(arguments.bundle).provenance
