@@ -71,18 +71,33 @@ class Judge(Protocol):
         """The figures of this process' share, the same ones in every process; their sums are those of all."""
 
     def save(self, folder: Path, means: Mapping[str, float], *, step: int) -> None:
-        """Writes the bundle."""
+        """Writes the bundle; there are no means where the weights are not validated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """When a run reports, validates, saves and ends; all but `minutes` in steps."""
+    """When a run reports, validates, saves and ends; all but minutes in steps.
+
+    It stops after `minutes`, to be resumed. With `over_minutes` it is done after so many, and its rate falls with time.
+    """
 
     steps: int
     minutes: float
+    over_minutes: float | None = None
     log_every: int
     checkpoint_every: int
     validate_every: int
+
+    @property
+    def planned_steps(self) -> int | None:
+        """Its steps; None where time decides."""
+        return self.steps if self.over_minutes is None else None
+
+    def share_done(self, done: Progress) -> float:
+        """How much of the run is done, from 0 to 1."""
+        if self.over_minutes is None or done.step >= self.steps:
+            return done.step / self.steps
+        return min(done.seconds / 60 / self.over_minutes, 1.0)
 
 
 @dataclass(kw_only=True)
@@ -95,6 +110,8 @@ class RunOptions:
     """Train for fewer steps than the recipe says; the learning rate's decay follows."""
     minutes: float = float("inf")
     """Stop after this time with a checkpoint, to be resumed later."""
+    over_minutes: float | None = None
+    """Let the rate fall with time, not with steps, and be done after so many minutes: for a machine that is lent."""
     checkpoint_every: int = 250
     """Steps; what a run that is killed has to do again at most."""
     log_every: int = 50
@@ -113,9 +130,12 @@ class RunOptions:
         ):
             if value < least:
                 raise InputError(f"--{name} {value}: expected at least {least}")
+        if self.over_minutes is not None and not 0 < self.over_minutes < float("inf"):
+            raise InputError(f"--over-minutes {self.over_minutes:g}: expected more than 0")
         return Schedule(
             steps=wanted,
             minutes=self.minutes,
+            over_minutes=self.over_minutes,
             log_every=self.log_every,
             checkpoint_every=self.checkpoint_every,
             validate_every=validate_every,
@@ -149,19 +169,22 @@ class Loop(Generic[B]):
                 # One of several processes must not leave the others waiting for its part of a step.
                 stream = until_asked(asked, stream)
             task = bar.add_task("training", total=schedule.steps, completed=done.step, note="")
-            while done.step < schedule.steps:
+            share = self._share_done(done)
+            while share < 1:
                 waiting = time.monotonic()
                 batch = next(stream, None)
                 waited = time.monotonic() - waiting
                 if batch is None:
                     # A stop was requested, and there are no more batches.
                     self._save(done)
+                    self._keep_last(done)
                     break
-                rate = learning_rate(done.step, schedule.steps, self.optimizer)
+                rate = learning_rate(done.step, share, self.optimizer)
                 self.learner.step(batch.to(fabric.device), done, rate=rate)  # type: ignore[arg-type]
                 done.seconds = before + time.monotonic() - begun
                 done.add({"steps": 1.0, "seconds": time.monotonic() - waiting, "waiting": waited})
-                is_last = done.step == schedule.steps
+                share = self._share_done(done)
+                is_last = share >= 1
                 if done.step % schedule.log_every == 0 or is_last:
                     bar.update(task, note=self._report(done, rate=rate))
                 if done.step % schedule.validate_every == 0 or is_last:
@@ -173,6 +196,8 @@ class Loop(Generic[B]):
                     self._save(done)
                 bar.advance(task)
                 if late and not is_last:
+                    if done.step % schedule.validate_every:
+                        self._keep_last(done)
                     _log.info(
                         "stopped at step %d after %.0f minutes; run again to resume", done.step, done.seconds / 60
                     )
@@ -221,6 +246,15 @@ class Loop(Generic[B]):
         if score >= done.best_score:
             done.best_score, done.best_step = score, done.step
             judge.save(self.folder.best, means, step=done.step)
+
+    def _share_done(self, done: Progress) -> float:
+        """How much of the run is done, the same in all processes."""
+        return over_processes(self.learner.fabric, [self.schedule.share_done(done)], how="mean")[0]
+
+    def _keep_last(self, done: Progress) -> None:
+        """Writes the averaged weights of a run that is stopped, which are not validated."""
+        if self.run_log is not None:
+            self.judge.save(self.folder.last, {}, step=done.step)
 
     def _save(self, done: Progress) -> None:
         """Writes a checkpoint with the sums of all processes."""

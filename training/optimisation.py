@@ -66,10 +66,10 @@ def build_optimizer(network: nn.Module, settings: OptimizerSettings) -> torch.op
     return kind(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
 
 
-def learning_rate(step: int, steps: int, settings: OptimizerSettings) -> float:
-    """Polynomial decay after a warm-up at a fraction of the rate (LongiNet, section 2.5)."""
+def learning_rate(step: int, share_done: float, settings: OptimizerSettings) -> float:
+    """Polynomial decay with the run's share that is done, after a warm-up at a fraction (LongiNet, section 2.5)."""
     warmup = settings.warmup_factor if step < settings.warmup_steps else 1.0
-    return float(settings.learning_rate * warmup * (1 - step / steps) ** settings.decay_exponent)
+    return float(settings.learning_rate * warmup * (1 - share_done) ** settings.decay_exponent)
 
 
 def averaged(network: nn.Module, decay: float) -> AveragedModel:

@@ -21,9 +21,9 @@ def pooled(
 ) -> Iterator[Batch]:
     """One batch per drawn one: that and others that came before it, from a pool, mirrored anew.
 
-    A drawn batch has a part of a step's lesions (`Recipe.drawn`); it is put into the pool, in place of the oldest where the
-    pool is full, and the step's lesions are those of `reuse` random ones. The first steps of a run, and of one that is
-    resumed, have fewer, as the pool is empty then.
+    A drawn batch has a part of a step's lesions (`Recipe.drawn`); it is put into the pool, in place of the oldest where
+    the pool is full, and the step's lesions are those of `reuse` random ones. The first steps of a run, and of one that
+    is resumed, have fewer, as the pool is empty then.
     """
     pool: list[Batch] = []
     room = recipe.data.pool // recipe.drawn().batch_size

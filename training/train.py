@@ -65,7 +65,7 @@ class LesionJudge:
     network: LesionNetwork
     recipe: Recipe
     training_data: TrainingData
-    steps: int
+    steps: int | None
 
     @property
     def best(self) -> str:
@@ -82,8 +82,8 @@ class LesionJudge:
         provenance = {
             "recipe": self.recipe.name,
             "data": self.training_data.trained_on,
-            "steps": f"{step} of {self.steps}",
-            "validation": self.training_data.validation.summary(means),
+            "steps": str(step) if self.steps is None else f"{step} of {self.steps}",
+            "validation": self.training_data.validation.summary(means) if means else "none",
             "licence": "research use only",
         }
         if self.training_data.licence is not None:
@@ -156,7 +156,7 @@ def _begun(arguments: Arguments, recipe: Recipe, schedule: Schedule) -> Loop[Bat
         learner=learner,
         batches=taken,
         judge=LesionJudge(
-            network=learner.averaged_network, recipe=recipe, training_data=training_data, steps=schedule.steps
+            network=learner.averaged_network, recipe=recipe, training_data=training_data, steps=schedule.planned_steps
         ),
         schedule=schedule,
         optimizer=recipe.optimizer,
@@ -171,7 +171,7 @@ def _summary(done: Progress, recipe: Recipe, schedule: Schedule) -> RunSummary:
     is_detector = recipe.task == "detection"
     return RunSummary(
         steps=done.step,
-        planned_steps=schedule.steps,
+        planned_steps=schedule.planned_steps or done.step,
         minutes=round(done.seconds / 60, 1),
         best_step=done.best_step or None,
         best_challenge_dice=None if is_detector else best,

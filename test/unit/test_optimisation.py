@@ -32,7 +32,7 @@ def test_a_fresh_network_says_that_lesions_are_rare() -> None:
 
 def test_learning_rate_falls_as_a_polynomial() -> None:
     settings = OptimizerSettings(learning_rate=0.01, decay_exponent=0.9)
-    rates = [learning_rate(step, 10, settings) for step in range(10)]
+    rates = [learning_rate(step, step / 10, settings) for step in range(10)]
     assert rates[0] == pytest.approx(0.01)
     assert rates[5] == pytest.approx(0.01 * 0.5**0.9)
     assert rates[9] == pytest.approx(0.01 * 0.1**0.9)
@@ -41,8 +41,8 @@ def test_learning_rate_falls_as_a_polynomial() -> None:
 
 def test_warm_up_holds_a_fraction_of_the_rate() -> None:
     settings = OptimizerSettings(learning_rate=0.01, warmup_steps=3, warmup_factor=0.1)
-    rates = [learning_rate(step, 10, settings) for step in range(5)]
-    plain = [learning_rate(step, 10, OptimizerSettings(learning_rate=0.01)) for step in range(5)]
+    rates = [learning_rate(step, step / 10, settings) for step in range(5)]
+    plain = [learning_rate(step, step / 10, OptimizerSettings(learning_rate=0.01)) for step in range(5)]
     ratios = [rate / full for rate, full in zip(rates, plain, strict=True)]
     assert ratios == pytest.approx([0.1, 0.1, 0.1, 1, 1])
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ from longilesion.ensemble import load_ensemble
 from longilesion.errors import InputError
 from test.unit.builders import random_input
 from test.unit.training_runs import DEATHS, arguments, few_pairs, write_recipe
+from training.batch import Batch
 from training.learner import LesionLearner, Pass, Progress, TrainingError
 from training.recipe import read_recipe
+from training.run_folder import RunFolder, read_summary
 from training.run_log import read_log
 from training.synthesis.shape_library import LibraryShape, write_shape_library
 from training.train import main, train
@@ -134,9 +137,57 @@ def test_run_stopped_after_its_minutes_resumes_to_the_same_end(
     train(arguments(recipe, whole))
     train(arguments(recipe, parts, minutes=0.0))
     assert "stopped at step 1" in caplog.text
+    stopped = read_manifest(parts / "last").provenance
+    assert (stopped["steps"], stopped["validation"]) == ("1 of 8", "none")
+    assert load_ensemble(parts / "last", device="cpu").settings.network == read_recipe(recipe).model.network
     train(arguments(recipe, parts))
     assert "resumed from step 1" in caplog.text
     assert_same_run(whole, parts)
+
+
+@pytest.mark.usefixtures("_few_pairs")
+def test_rate_falls_with_time_where_the_run_has_a_time(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = iter(range(1000))
+    # Every look at the clock takes a second: three of them in every step.
+    monkeypatch.setattr("training.loop.time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
+    rates: list[float] = []
+    step = LesionLearner.step
+
+    def noted(learner: LesionLearner, batch: Batch, done: Progress, *, rate: float) -> None:
+        rates.append(rate)
+        step(learner, batch, done, rate=rate)
+
+    monkeypatch.setattr(LesionLearner, "step", noted)
+    run = tmp_path / "run"
+    done = train(arguments(recipe, run, steps=1000, over_minutes=0.5))
+    assert done.seconds >= 30
+    assert 3 < done.step < 30
+    assert rates[0] == pytest.approx(1e-3)
+    assert rates == sorted(rates, reverse=True)
+    assert rates[len(rates) // 2] == pytest.approx(0.5**0.9 * 1e-3, rel=0.35)
+    assert rates[-1] < 0.3e-3
+    assert read_manifest(run / "last").provenance["steps"] == str(done.step)
+    assert read_summary(RunFolder(run)).planned_steps == done.step
+    with pytest.raises(InputError, match=r"--over-minutes 0: expected more than 0"):
+        train(arguments(recipe, tmp_path / "none", over_minutes=0.0))
+
+
+@pytest.mark.usefixtures("_few_pairs")
+def test_run_with_a_pool_learns_from_it(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = recipe.read_text().replace("batch_size = 2", "batch_size = 4").replace("reuse = 1", "reuse = 4\npool = 8")
+    recipe.write_text(text)
+    sizes: list[int] = []
+    step = LesionLearner.step
+
+    def noted(learner: LesionLearner, batch: Batch, done: Progress, *, rate: float) -> None:
+        sizes.append(len(batch.input))
+        step(learner, batch, done, rate=rate)
+
+    monkeypatch.setattr(LesionLearner, "step", noted)
+    train(arguments(recipe, tmp_path / "run"))
+    assert sizes == [1, 2, 3, 4, 4, 4, 4, 4]
 
 
 @pytest.mark.usefixtures("_few_pairs")

@@ -58,7 +58,7 @@ class DiagnosisJudge:
     recipe: DiagnosisRecipe
     exams: Sequence[TypedExam]
     trained_on: str
-    steps: int
+    steps: int | None
     best: str = BEST
 
     def figures(self, *, rank: int, processes: int) -> dict[str, Figure]:
@@ -77,11 +77,11 @@ class DiagnosisJudge:
 
     def save(self, folder: Path, means: Mapping[str, float], *, step: int) -> None:
         """Writes the bundle with what it was trained on."""
-        validation = f"mean AUC {means[BEST]:.3f} over {len(self.exams)} exams" if self.exams else "none"
+        validation = f"mean AUC {means[BEST]:.3f} over {len(self.exams)} exams" if means and self.exams else "none"
         provenance = {
             "recipe": self.recipe.name,
             "data": self.trained_on,
-            "steps": f"{step} of {self.steps}",
+            "steps": str(step) if self.steps is None else f"{step} of {self.steps}",
             "validation": validation,
             "licence": STATEMENT,
         }
@@ -102,7 +102,7 @@ def train(arguments: Arguments) -> Progress:
     if fabric.is_global_zero:
         summary = RunSummary(
             steps=done.step,
-            planned_steps=schedule.steps,
+            planned_steps=schedule.planned_steps or done.step,
             minutes=round(done.seconds / 60, 1),
             best_step=done.best_step or None,
             best_mean_auc=round(done.best_score, 4) if done.best_score >= 0 else None,
