@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from longilesion.case import Case, LesionMap, OutsideLesion, lesion_regions
 from longilesion.diameter import axial_diameters
-from longilesion.pipeline import Segmentation
+from longilesion.pipeline import LesionOutcome, Segmentation
 from longilesion.response import Assessment, Course, Lesion, Measured, Visit, assess
 
 # What nothing here tells of a lesion, so that the response cannot take it into account.
@@ -46,9 +46,12 @@ def case_response(case: Case, segmentation: Segmentation) -> CaseResponse:
     baseline = measured_lesions(priors)
     if segmentation.labels == "binary":
         return CaseResponse(baseline=baseline, followup=None, course=None)
-    followup = measured_lesions(segmentation.maps.values())
     found = {outcome.prompt.lesion_id: outcome for outcome in segmentation.lesions}
-    followup = {lesion_id: measured for lesion_id, measured in followup.items() if lesion_id in found}
+    followup = {
+        lesion_id: with_uncertainty(measured, found[lesion_id])
+        for lesion_id, measured in measured_lesions(segmentation.maps.values()).items()
+        if lesion_id in found
+    }
     if not baseline:
         return CaseResponse(baseline=baseline, followup=followup, course=None)
     outside = {lesion_id for lesion_id, outcome in found.items() if isinstance(outcome.prompt, OutsideLesion)}
@@ -69,6 +72,14 @@ def case_response(case: Case, segmentation: Segmentation) -> CaseResponse:
     slices_mm = (prior.grid.lps_view(prior.ids)[1].spacing_zyx_mm[0] for prior in priors)
     course = assess(lesions, visits, slice_mm=float(max(slices_mm)))
     return CaseResponse(baseline=baseline, followup=followup, course=course)
+
+
+def with_uncertainty(measured: Measured, outcome: LesionOutcome | None) -> Measured:
+    """The measures with the intervals of their lesion's outline, where there are any."""
+    known = None if outcome is None else outcome.uncertainty
+    if known is None:
+        return measured
+    return replace(measured, error_mm=known.diameter_mm, volume_factor=known.volume_factor)
 
 
 def measured_lesions(maps: Iterable[LesionMap]) -> dict[int, Measured]:

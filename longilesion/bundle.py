@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from longilesion.config import ModelSettings, Thresholds, from_schema_1
+from longilesion.config import MeasurementErrors, ModelSettings, Thresholds, from_schema_1
 from longilesion.errors import BundleError, first_error
 from longilesion.files import valid, written_together
 from longilesion.json_file import read_json
@@ -49,6 +49,7 @@ class MemberEntry(BaseModel):
 class BundleManifest(BaseModel):
     """A bundle's `settings.json`; `thresholds` apply to the weighted mean of all members.
 
+    `errors` are those of measures of its outlines (`training.measurement_errors`), None where they are not known.
     `provenance` records the training data of the weights, and their licence.
     """
 
@@ -57,6 +58,7 @@ class BundleManifest(BaseModel):
     schema_version: Literal[3] = SCHEMA_VERSION
     thresholds: Thresholds
     members: tuple[MemberEntry, ...] = Field(min_length=1)
+    errors: MeasurementErrors | None = None
     provenance: dict[str, str]
 
     @model_validator(mode="after")
@@ -105,7 +107,12 @@ def save_bundle(
 
 
 def save_members(
-    directory: Path, members: Sequence[Member], thresholds: Thresholds, *, provenance: dict[str, str]
+    directory: Path,
+    members: Sequence[Member],
+    thresholds: Thresholds,
+    *,
+    provenance: dict[str, str],
+    errors: MeasurementErrors | None = None,
 ) -> None:
     """Writes `settings.json` and one float16 `fold_k.safetensors` per network, all or none.
 
@@ -123,7 +130,7 @@ def save_members(
         )
         for member in members
     ]
-    manifest = BundleManifest(thresholds=thresholds, members=tuple(entries), provenance=provenance)
+    manifest = BundleManifest(thresholds=thresholds, members=tuple(entries), errors=errors, provenance=provenance)
     checks = {**dict.fromkeys(folds, check_weights), directory / SETTINGS_FILE: valid(BundleManifest)}
     tensors = [halved_weights(network, fold) for network, fold in zip(networks, folds, strict=True)]
     with written_together(checks) as (*parts, described):

@@ -256,12 +256,14 @@ class LesionPrediction:
     """The networks' prediction for one lesion: a probability per voxel of a lattice, and one of its presence.
 
     `presence` is None where the networks do not predict it; then the lesion is present where its outline is not empty.
+    `deviation` is that of the probability among networks and mirrored views, None where it is not known.
     """
 
     prompt: LesionPrompt
     probability: Float32[np.ndarray, "z y x"]
     presence: float | None
     grid: Grid
+    deviation: Float32[np.ndarray, "z y x"] | None = None
 
     def is_gone(self, presence_threshold: float) -> bool:
         """Whether the predicted presence is below the threshold."""

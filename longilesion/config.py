@@ -218,6 +218,20 @@ class Thresholds(Settings):
     presence_threshold: float = Field(default=0.5, ge=0, le=1)
 
 
+class MeasurementErrors(Settings):
+    """95 % intervals of an outline's measures, from those of its narrow and its wide outline (`uncertainty.Band`).
+
+    The volume's runs from volume / f to volume * f with log f = `volume_scale` * (log(wide / narrow) +
+    `volume_offset`), the diameter's from d - e to d + e with e = `diameter_scale` * (wide - narrow +
+    `diameter_offset_mm`).
+    """
+
+    volume_scale: float = Field(gt=0)
+    volume_offset: float = Field(ge=0)
+    diameter_scale: float = Field(gt=0)
+    diameter_offset_mm: float = Field(ge=0)
+
+
 class InferenceSettings(Thresholds):
     """How a network is applied, and post-processing of its outputs."""
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 import longilesion
-from longilesion.assessment import UNDECIDED, measured_lesions
+from longilesion.assessment import UNDECIDED, measured_lesions, with_uncertainty
 from longilesion.case import Click, LesionPrompt, OutsideLesion
 from longilesion.geometry import Triple
 from longilesion.pipeline import LesionOutcome
 from longilesion.response import Course, Lesion, Measured, Visit, assess, doubling_time_days
 from longilesion.timeline import TimePoint
+from longilesion.uncertainty import volume_interval_ml
 
 STATEMENT = "Research use only. Outlined by a program and measured from its outlines; not confirmed by a reader."
 
@@ -21,8 +23,10 @@ STATEMENT = "Research use only. Outlined by a program and measured from its outl
 class LesionRecord(BaseModel):
     """A lesion at a time point. All but id and measures are None or false at the first one, whose outlines were given.
 
-    `place_xyz_mm` is where it was looked for, None outside the scan. `is_candidate`: found by a search, by nobody
-    confirmed. The other fields are as those of the run report (`longilesion.report.LesionReport`).
+    `error_mm` is half of the diameters' 95 % interval, `volume_low_ml` and `volume_high_ml` are the ends of the
+    volume's; None where they are not known. `place_xyz_mm` is where it was looked for, None outside the scan.
+    `is_candidate`: found by a search, by nobody confirmed. The other fields are as those of the run report
+    (`longilesion.report.LesionReport`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,6 +35,9 @@ class LesionRecord(BaseModel):
     volume_ml: float
     longest_mm: float
     short_mm: float
+    error_mm: float | None = None
+    volume_low_ml: float | None = None
+    volume_high_ml: float | None = None
     place_xyz_mm: Triple | None = None
     is_outside: bool = False
     is_candidate: bool = False
@@ -45,7 +52,13 @@ class LesionRecord(BaseModel):
     @property
     def measured(self) -> Measured:
         """Its measures, without those of merged lesions, which have none."""
-        return Measured(longest_mm=self.longest_mm, short_mm=self.short_mm, volume_ml=self.volume_ml)
+        return Measured(
+            longest_mm=self.longest_mm,
+            short_mm=self.short_mm,
+            volume_ml=self.volume_ml,
+            error_mm=self.error_mm or 0.0,
+            volume_factor=1.0 if self.volume_high_ml is None else self.volume_high_ml / self.volume_ml,
+        )
 
 
 class TimePointRecord(BaseModel):
@@ -68,13 +81,17 @@ class TimePointRecord(BaseModel):
 
 
 class ResponseRecord(BaseModel):
-    """The response at a time point by RECIST 1.1 (`longilesion.response.Assessment`); sums are of diameters, in mm."""
+    """The response at a time point by RECIST 1.1 (`longilesion.response.Assessment`); sums are of diameters, in mm.
+
+    `error_mm` is half of the 95 % interval of the sum of diameters.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     number: int
     on: date | None
     sum_mm: float
+    error_mm: float
     sum_ml: float
     change: float | None
     change_from_smallest: float | None
@@ -124,9 +141,12 @@ def record_of(
     point: TimePoint, *, number: int, scan: str, made_of: str, on: date | None, candidates: Iterable[int] = ()
 ) -> TimePointRecord:
     """The record of a time point; `candidates` are lesions that were found by a search at an earlier one."""
-    measured = measured_lesions([point.lesions])
-    unconfirmed = {*candidates, *point.lesions.candidates}
     outcomes = {outcome.prompt.lesion_id: outcome for outcome in point.outcomes}
+    measured = {
+        lesion_id: with_uncertainty(measures, outcomes.get(lesion_id))
+        for lesion_id, measures in measured_lesions([point.lesions]).items()
+    }
+    unconfirmed = {*candidates, *point.lesions.candidates}
     grid = point.lesions.grid
     return TimePointRecord(
         number=number,
@@ -167,6 +187,7 @@ def course_of(records: Sequence[TimePointRecord]) -> tuple[CourseRecord, Course 
             number=record.number,
             on=record.on,
             sum_mm=round(each.sum.mm, 2),
+            error_mm=round(each.sum.error_mm, 2),
             sum_ml=round(each.sum.ml, 4),
             change=_rounded(each.change),
             change_from_smallest=_rounded(each.change_from_smallest),
@@ -203,6 +224,7 @@ def _lesion(
         volume_ml=round(measured.volume_ml, 6),
         longest_mm=round(measured.longest_mm, 3),
         short_mm=round(measured.short_mm, 3),
+        **_intervals(measured),
         place_xyz_mm=None if click is None else click.point_xyz_mm,
         is_candidate=is_candidate,
     )
@@ -223,6 +245,17 @@ def _lesion(
             "merged_into": outcome.merged_into,
         }
     )
+
+
+def _intervals(measured: Measured) -> dict[str, Any]:
+    if not measured.error_mm:
+        return {}
+    low, high = volume_interval_ml(measured.volume_ml, measured.volume_factor)
+    return {
+        "error_mm": round(measured.error_mm, 3),
+        "volume_low_ml": round(low, 6),
+        "volume_high_ml": round(high, 6),
+    }
 
 
 def _visit(record: TimePointRecord, lesions: Iterable[int]) -> Visit:

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from longilesion.bundle import Member, is_bundle, load_bundle
-from longilesion.config import Device, ModelSettings, Precision, Thresholds
+from longilesion.config import Device, MeasurementErrors, ModelSettings, Precision, Thresholds
 from longilesion.errors import BundleError
 from longilesion.networks.interface import LesionNetwork, NetworkInput
 from longilesion.shipped import DETECTOR_FOLDER, SHIPPED_MODEL
@@ -28,12 +29,24 @@ _LARGE_LATTICE_VOXELS = 2**19
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Mean:
-    """Means over networks and views, on their device, and the lesions whose logits were all finite."""
+class Predicted(NamedTuple):
+    """Means over networks and mirrored views, float32 on the CPU, and the deviation of the outline among them.
+
+    The presence is None where the networks do not predict it.
+    """
 
     outline: Float[Tensor, "batch z y x"]
     presence: Float[Tensor, " batch"] | None
+    deviation: Float[Tensor, "batch z y x"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Mean:
+    """As `Predicted`, on the networks' device, and the lesions whose logits were all finite."""
+
+    outline: Float[Tensor, "batch z y x"]
+    presence: Float[Tensor, " batch"] | None
+    deviation: Float[Tensor, "batch z y x"]
     is_finite: Bool[Tensor, " batch"]
 
 
@@ -41,7 +54,8 @@ class _Mean:
 class Ensemble:
     """The members of one bundle, on their device, ready to predict; `name` is the bundle's name for messages.
 
-    `thresholds` apply to the weighted mean of the members.
+    `thresholds` apply to the weighted mean of the members. `errors` are those of measures of its outlines, None where
+    nobody has determined them.
     """
 
     members: tuple[Member, ...]
@@ -49,6 +63,7 @@ class Ensemble:
     device: torch.device
     precision: torch.dtype
     name: str = "the networks"
+    errors: MeasurementErrors | None = None
 
     @classmethod
     def of(
@@ -99,14 +114,11 @@ class Ensemble:
             return 1
         return _BATCH_SIZE[self.device.type]
 
-    def predict(
-        self, batch: NetworkInput, member: Member | None = None
-    ) -> tuple[Float[Tensor, "batch z y x"], Float[Tensor, " batch"] | None]:
-        """Mean outline probability and mean presence over a member's networks and mirrored views, float32 on the CPU.
+    def predict(self, batch: NetworkInput, member: Member | None = None) -> Predicted:
+        """Outlines a batch with a member's networks in all mirrored views; the member is the only one if not given.
 
-        The member is the only one where none is given. The presence is None where its networks do not predict it. Where
-        a GPU runs out of memory, the batch is halved until it fits; where outputs in less than float32 are not finite,
-        it is repeated in float32. Raises BundleError where they are not finite in float32 either.
+        Where a GPU runs out of memory, the batch is halved until it fits; where outputs in less than float32 are not
+        finite, it is repeated in float32. Raises BundleError where they are not finite in float32 either.
         """
         member = member or self.only_member
         try:
@@ -120,12 +132,14 @@ class Ensemble:
         torch.cuda.empty_cache()
         _log.warning("the GPU ran out of memory with a batch of %d lesions; trying %d", size, half)
         parts = [self.predict(part, member) for part in batch.split(half)]
-        presence = [part[1] for part in parts if part[1] is not None]
-        return torch.cat([part[0] for part in parts]), torch.cat(presence) if presence else None
+        presence = [part.presence for part in parts if part.presence is not None]
+        return Predicted(
+            outline=torch.cat([part.outline for part in parts]),
+            presence=torch.cat(presence) if presence else None,
+            deviation=torch.cat([part.deviation for part in parts]),
+        )
 
-    def _predict(
-        self, batch: NetworkInput, member: Member
-    ) -> tuple[Float[Tensor, "batch z y x"], Float[Tensor, " batch"] | None]:
+    def _predict(self, batch: NetworkInput, member: Member) -> Predicted:
         mean = self._mean(batch, member, self.precision)
         if not bool(mean.is_finite.all()) and self.precision != torch.float32:
             _say_repeated(self.name, str(self.precision).removeprefix("torch."))
@@ -135,7 +149,11 @@ class Ensemble:
             raise BundleError(
                 f"{self.name}: NaN or infinity for {bad} of {len(batch)} lesions, also in float32; expected numbers"
             )
-        return mean.outline.cpu(), None if mean.presence is None else mean.presence.cpu()
+        return Predicted(
+            outline=mean.outline.cpu(),
+            presence=None if mean.presence is None else mean.presence.cpu(),
+            deviation=mean.deviation.cpu(),
+        )
 
     def _mean(self, batch: NetworkInput, member: Member, precision: torch.dtype) -> _Mean:
         views = mirrored_views(member.settings)
@@ -143,6 +161,7 @@ class Ensemble:
         on_device = shown.to(self.device)
         size = len(batch)
         outline = torch.zeros((size, *batch.followup.shape[2:]), device=self.device)
+        squares = torch.zeros_like(outline)
         presence = torch.zeros(size, device=self.device)
         is_finite = torch.ones(size, dtype=torch.bool, device=self.device)
         is_judged = True
@@ -153,7 +172,9 @@ class Ensemble:
                 for network in member.networks:
                     output = network(seen)
                     logits = output.lesion_logits[0].float()
-                    outline += logits.sigmoid().flip(view)[:, 0]
+                    probability = logits.sigmoid().flip(view)[:, 0]
+                    outline += probability
+                    squares += probability.square()
                     is_finite &= logits.isfinite().flatten(1).all(1)
                     if output.presence_logit is None:
                         is_judged = False
@@ -162,7 +183,13 @@ class Ensemble:
                     presence += logit.sigmoid()
                     is_finite &= logit.isfinite()
         count = len(views) * len(member.networks)
-        return _Mean(outline=outline / count, presence=presence / count if is_judged else None, is_finite=is_finite)
+        outline /= count
+        return _Mean(
+            outline=outline,
+            presence=presence / count if is_judged else None,
+            deviation=(squares / count - outline.square()).clamp(min=0).sqrt(),
+            is_finite=is_finite,
+        )
 
 
 @cache
@@ -187,6 +214,7 @@ def load_ensemble(
         device=chosen,
         precision=find_precision(precision, chosen),
         name=str(directory),
+        errors=manifest.errors,
     )
     for network in ensemble.networks:
         network.to(chosen)

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from longilesion.case import LesionMap, LesionPrediction
 from longilesion.config import Thresholds
-from longilesion.geometry import ZYX, Box, Grid, Triple, box_slices
+from longilesion.diameter import axial_diameter_mm
+from longilesion.geometry import ZYX, Box, Grid, Triple, box_slices, voxel_index
+from longilesion.uncertainty import DEVIATIONS, Band
 from longilesion.voi import occupied_box, paste_probability
 
 Labels = Literal["lesion_ids", "binary"]
@@ -24,13 +26,16 @@ Labels = Literal["lesion_ids", "binary"]
 # Two prompts outline one lesion if they share this much of the smaller outline; less is two lesions that touch.
 MERGED_SHARE = 0.5
 _CONNECTIVITY: Final = 18
+# A narrow outline with less of the volume than this counts as so much: its logarithm is needed.
+_LEAST_SHARE = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LabelledScan:
     """One scan's label map; per lesion id the volume and mean probability of its voxels, and a note if it has none.
 
-    `merged_into` names, for each lesion that was merged into another, the one whose label is used.
+    `merged_into` names, for each lesion that was merged into another, the one whose label is used. `bands` are those of
+    lesions whose deviation is known.
     """
 
     lesions: LesionMap
@@ -38,6 +43,7 @@ class LabelledScan:
     probabilities: Mapping[int, float]
     notes: Mapping[int, str]
     merged_into: Mapping[int, int]
+    bands: Mapping[int, Band]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -90,13 +96,17 @@ def label_lesions(
     ids = np.zeros(grid.shape_zyx, np.uint16)
     view, _ = grid.lps_view(ids)
     _write(kept, view, lps)
+    by_id = {prediction.prompt.lesion_id: prediction for prediction in predictions}
     volumes: dict[int, float] = {}
     probabilities: dict[int, float] = {}
+    bands: dict[int, Band] = {}
     for outline in kept:
         own = _largest_piece(view, outline)
         volumes[outline.lesion_id] = float(own.sum()) * grid.voxel_volume_ml
         if own.any():
             probabilities[outline.lesion_id] = float(outline.probability[own].mean())
+            band = _band(by_id[outline.lesion_id], outline, lps, thresholds.threshold)
+            bands |= {} if band is None else {outline.lesion_id: band}
         else:
             notes[outline.lesion_id] = "all its voxels belong to lesions of higher probability"
     if labels == "binary":
@@ -107,7 +117,35 @@ def label_lesions(
         probabilities=probabilities,
         notes=notes,
         merged_into=merged_into,
+        bands=bands,
     )
+
+
+def _band(prediction: LesionPrediction, outline: _Outline, lps: Grid, threshold: float) -> Band | None:
+    """The band of a lesion that is outlined; None where nothing is known of its deviation."""
+    if prediction.deviation is None:
+        return None
+    volume_ml, length_mm = _measures(outline, lps)
+    narrow, wide = (
+        _outline(replace(prediction, probability=prediction.probability + far * prediction.deviation), lps, threshold)
+        for far in (np.float32(-DEVIATIONS), np.float32(DEVIATIONS))
+    )
+    narrow_ml, narrow_mm = (0.0, 0.0) if narrow is None else _measures(narrow, lps)
+    wide_ml, wide_mm = (0.0, 0.0) if wide is None else _measures(wide, lps)
+    # The component nearest to the click may be another one in each of them.
+    return Band(
+        narrow_ml=min(max(narrow_ml, _LEAST_SHARE * volume_ml), volume_ml),
+        wide_ml=max(wide_ml, volume_ml),
+        narrow_mm=min(narrow_mm, length_mm),
+        wide_mm=max(wide_mm, length_mm),
+    )
+
+
+def _measures(outline: _Outline, lps: Grid) -> tuple[float, float]:
+    """Its volume and longest axial diameter."""
+    stop = np.add(outline.start_zyx, outline.mask.shape)
+    window = lps.window(outline.start_zyx, voxel_index(stop))
+    return float(outline.mask.sum()) * lps.voxel_volume_ml, axial_diameter_mm(outline.mask, window)
 
 
 def _outline(prediction: LesionPrediction, lps: Grid, threshold: float) -> _Outline | None:

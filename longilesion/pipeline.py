@@ -21,6 +21,7 @@ from longilesion.case import (
     Scan,
     ScanName,
 )
+from longilesion.config import MeasurementErrors
 from longilesion.diagnosis_settings import LesionType
 from longilesion.ensemble import Ensemble
 from longilesion.geometry import Triple
@@ -28,6 +29,7 @@ from longilesion.labelling import LabelledScan, Labels, label_lesions
 from longilesion.prediction import place_lesions, predict_lesions
 from longilesion.prompts import complete_prompts
 from longilesion.timing import Stopwatch
+from longilesion.uncertainty import Band, Uncertainty, uncertainty_of
 from longilesion.voi import Placement
 
 if TYPE_CHECKING:
@@ -51,7 +53,8 @@ class LesionOutcome:
     its surroundings there with those in the baseline, None where there is nothing to compare; `is_unlike` is true where
     it is too low for a given click. Position and `presence` are None for a lesion outside all follow-up scans.
     `is_present` is true where the presence reaches the threshold, even if the outline is empty. `merged_into` is the
-    lesion with which this one shares its outline.
+    lesion with which this one shares its outline. `band` is that of its outline, `uncertainty` what it means for this
+    model; both are None where there is no outline, the latter also where the model's errors are not known.
     """
 
     prompt: LesionPrompt | OutsideLesion
@@ -65,6 +68,8 @@ class LesionOutcome:
     similarity: float | None = None
     is_unlike: bool = False
     is_present: bool = False
+    band: Band | None = None
+    uncertainty: Uncertainty | None = None
 
     @property
     def is_unsure(self) -> bool:
@@ -134,7 +139,7 @@ def segment_case(
         }
     looked_for = [
         replace(
-            _outcome(case, prompt, prediction, labelled[prompt.followup.scan_name]),
+            _outcome(case, prompt, prediction, labelled[prompt.followup.scan_name], ensemble.errors),
             similarity=placement.similarity,
             is_unlike=prompt.lesion_id in unlike,
             is_present=not prediction.is_gone(ensemble.thresholds.presence_threshold),
@@ -225,8 +230,15 @@ def _unlike(prompts: Sequence[LesionPrompt], placements: Sequence[Placement]) ->
     return set(unlike)
 
 
-def _outcome(case: Case, prompt: LesionPrompt, prediction: LesionPrediction, labelled: LabelledScan) -> LesionOutcome:
+def _outcome(
+    case: Case,
+    prompt: LesionPrompt,
+    prediction: LesionPrediction,
+    labelled: LabelledScan,
+    errors: MeasurementErrors | None,
+) -> LesionOutcome:
     lesion_id = prompt.lesion_id
+    band = labelled.bands.get(lesion_id)
     notes = [labelled.notes.get(lesion_id, "")]
     if prompt.followup.clamped:
         notes.append("click outside the scan, moved to its border")
@@ -245,6 +257,8 @@ def _outcome(case: Case, prompt: LesionPrompt, prediction: LesionPrediction, lab
         volume_followup_ml=labelled.volumes_ml.get(lesion_id, 0.0),
         note="; ".join(note for note in notes if note),
         merged_into=labelled.merged_into.get(lesion_id),
+        band=band,
+        uncertainty=None if band is None or errors is None else uncertainty_of(band, errors),
     )
 
 

@@ -20,6 +20,7 @@ from longilesion.encoding import encode
 from longilesion.ensemble import Ensemble
 from longilesion.geometry import Grid, box_slices, voxel_index
 from longilesion.timing import Stopwatch
+from longilesion.uncertainty import DEVIATIONS
 from longilesion.voi import Placement, VoiPair, occupied_box, paste_probability, sample_voi_pair
 
 # Pasting samples no farther than this on a grid's own voxels.
@@ -138,11 +139,12 @@ def _predict_placed(
                     probability=outline,
                     presence=presence,
                     grid=pair.followup.grid,
+                    deviation=deviation,
                 ),
                 weight=sum(member.weight for member in group),
                 judging_weight=judging_weight,
             )
-            for prompt, placement, pair, (outline, presence, judging_weight) in zip(
+            for prompt, placement, pair, (outline, deviation, presence, judging_weight) in zip(
                 prompts[batch], placements[batch], pairs, means, strict=True
             )
         ]
@@ -151,22 +153,28 @@ def _predict_placed(
 
 def predict_pairs(
     pairs: Sequence[VoiPair], group: Sequence[Member], ensemble: Ensemble, watch: Stopwatch
-) -> Iterator[tuple[Float32[np.ndarray, "z y x"], float | None, float]]:
-    """Each lesion's mean outline and presence over members of one lattice, and the weight of those that judge it."""
+) -> Iterator[tuple[Float32[np.ndarray, "z y x"], Float32[np.ndarray, "z y x"], float | None, float]]:
+    """Each lesion's outline, its deviation, and presence over members of one lattice, and the weight of those judging.
+
+    Outline and presence are means.
+    """
     weight = sum(member.weight for member in group)
-    outlines = np.zeros((len(pairs), *pairs[0].followup.hu.shape), np.float32)
+    outlines, squares = np.zeros((2, len(pairs), *pairs[0].followup.hu.shape), np.float32)
     presences, judging_weight = np.zeros(len(pairs)), 0.0
     for member in group:
         with watch("sample"), threadpool_limits(1, user_api="blas"):
             encoded = encode(pairs, member.settings.encoding)
         with watch("network"):
-            outline, presence = ensemble.predict(encoded, member)
-            outlines += outline.numpy() * np.float32(member.weight / weight)
+            outline, presence, deviation = ensemble.predict(encoded, member)
+            share = np.float32(member.weight / weight)
+            outlines += outline.numpy() * share
+            squares += (outline.square() + deviation.square()).numpy() * share
         if presence is not None:
             presences += member.weight * presence.numpy().astype(float)
             judging_weight += member.weight
-    for outlined, total in zip(outlines, presences.tolist(), strict=True):
-        yield outlined, total / judging_weight if judging_weight else None, judging_weight
+    deviations = np.sqrt(np.maximum(squares - np.square(outlines), 0))
+    for outlined, deviation, total in zip(outlines, deviations, presences.tolist(), strict=True):
+        yield outlined, deviation, total / judging_weight if judging_weight else None, judging_weight
 
 
 def _mean(case: Case, parts: Sequence[_GroupPrediction], thresholds: Thresholds) -> LesionPrediction:
@@ -179,8 +187,10 @@ def _mean(case: Case, parts: Sequence[_GroupPrediction], thresholds: Thresholds)
     scan = case.followups[first.prompt.followup.scan_name]
     _, grid = scan.grid.lps_view(scan.hu)
     probability, window = mean_probability([(part.lesion, part.weight) for part in parts], grid)
+    squares, _ = mean_probability([(_squared(part.lesion), part.weight) for part in parts], grid)
+    deviation = np.sqrt(np.maximum(squares - np.square(probability), 0))
     # Below the threshold, only what the pasting of voxels above it depends on is kept.
-    box = occupied_box(probability >= thresholds.threshold)
+    box = occupied_box(probability + np.float32(DEVIATIONS) * deviation >= thresholds.threshold)
     low = np.maximum(0, [side.start - _MARGIN_VOXELS for side in box])
     high = np.minimum(probability.shape, [side.stop + _MARGIN_VOXELS for side in box])
     start, stop = voxel_index(low), voxel_index(high)
@@ -189,7 +199,14 @@ def _mean(case: Case, parts: Sequence[_GroupPrediction], thresholds: Thresholds)
         probability=probability[box_slices(start, stop)].copy(),
         presence=presence / judging_weight if judging_weight else None,
         grid=window.window(start, stop),
+        deviation=deviation[box_slices(start, stop)].copy(),
     )
+
+
+def _squared(lesion: LesionPrediction) -> LesionPrediction:
+    """The mean square of the probabilities in place of their mean."""
+    squares = np.square(lesion.probability)
+    return replace(lesion, probability=squares if lesion.deviation is None else squares + np.square(lesion.deviation))
 
 
 def mean_probability(

@@ -21,6 +21,7 @@ from longilesion.files import valid, written_together
 from longilesion.geometry import Triple
 from longilesion.pipeline import LesionOutcome, Segmentation
 from longilesion.response import Course, Measured, NonTargetResponse, Response, TargetResponse
+from longilesion.uncertainty import volume_interval_ml
 
 if TYPE_CHECKING:
     from longilesion.new_lesions import NewLesion
@@ -41,7 +42,8 @@ class LesionReport(BaseModel):
     gives the reason for an empty outline; `merged_into` is the lesion whose outline includes this one. A lesion
     outside the follow-up's field of view has no scan, no click and no presence; its confidence is that it is outside.
     Diameters are the longest axial one and the one perpendicular to it, 0 where there is no outline, None in a binary
-    map, which tells no lesions apart.
+    map, which tells no lesions apart. 95 % intervals, None without an outline or where the model's errors are not
+    known: of the follow-up's volume from `volume_low_ml` to `volume_high_ml`, of its diameters +- `diameter_error_mm`.
     `type` is the most probable type of a lesion in the liver, with the probabilities of all types; None for other
     lesions, and where no types were asked for.
     """
@@ -67,6 +69,9 @@ class LesionReport(BaseModel):
     diameter_followup_mm: float | None = 0.0
     short_axis_baseline_mm: float = 0.0
     short_axis_followup_mm: float | None = 0.0
+    volume_low_ml: float | None = None
+    volume_high_ml: float | None = None
+    diameter_error_mm: float | None = None
     note: str
     merged_into: int | None = None
     type: LesionType | None = None
@@ -96,8 +101,9 @@ class CandidateReport(BaseModel):
 class ResponseReport(BaseModel):
     """The response to therapy from the baseline to the follow-up, by RECIST 1.1 (`longilesion.response`).
 
-    Sums are those of the targets' longest axial diameters, `targets` the ids of these lesions. `by_volume` has the
-    limits of a sphere whose diameter is at RECIST's. `undecided` is what the response could not take into account.
+    Sums are those of the targets' longest axial diameters, `targets` the ids of these lesions. `could_be` are other
+    responses of the targets within the 95 % interval of the sum, +- `sum_error_mm`. `by_volume` has the limits of a
+    sphere whose diameter is at RECIST's. `undecided` is what the response could not take into account.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -107,8 +113,10 @@ class ResponseReport(BaseModel):
     new: list[int]
     sum_baseline_mm: float
     sum_followup_mm: float
+    sum_error_mm: float
     change: float | None
     response_of_targets: TargetResponse | None
+    could_be: list[TargetResponse]
     response_of_non_targets: NonTargetResponse | None
     by_volume: TargetResponse | None
     response: Response
@@ -171,8 +179,10 @@ def _response_report(course: Course) -> ResponseReport:
         new=list(now.new),
         sum_baseline_mm=round(course.baseline.mm, 2),
         sum_followup_mm=round(now.sum.mm, 2),
+        sum_error_mm=round(now.sum.error_mm, 2),
         change=None if now.change is None else round(now.change, 4),
         response_of_targets=now.targets,
+        could_be=list(now.could_be),
         response_of_non_targets=now.non_targets,
         by_volume=now.by_volume,
         response=now.overall,
@@ -205,10 +215,23 @@ def _lesion_report(case: Case, outcome: LesionOutcome, types: _Types, response: 
         diameter_followup_mm=None if after is None else round(after.longest_mm, 2),
         short_axis_baseline_mm=round(before.short_mm, 2),
         short_axis_followup_mm=None if after is None else round(after.short_mm, 2),
+        **_intervals(outcome),
         note=outcome.note,
         merged_into=outcome.merged_into,
         **_typed(prompt.lesion_id, types),
     )
+
+
+def _intervals(outcome: LesionOutcome) -> dict[str, Any]:
+    known = outcome.uncertainty
+    if known is None:
+        return {}
+    low, high = volume_interval_ml(outcome.volume_followup_ml, known.volume_factor)
+    return {
+        "volume_low_ml": round(low, 6),
+        "volume_high_ml": round(high, 6),
+        "diameter_error_mm": round(known.diameter_mm, 2),
+    }
 
 
 def _candidate_report(case: Case, lesion: NewLesion, types: _Types) -> CandidateReport:

@@ -51,15 +51,17 @@ class Lesion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """A lesion at a visit: axial diameters and volume, 0 where it is gone; `error_mm` is half of their 95 % interval.
+    """A lesion at a visit: axial diameters and volume, 0 where it is gone, and their 95 % intervals.
 
-    The short axis is perpendicular to the longest diameter, in the same slice.
+    The short axis is perpendicular to the longest diameter, in the same slice. `error_mm` is half of the diameters'
+    interval; the volume's runs from volume / `volume_factor` to volume * `volume_factor`.
     """
 
     longest_mm: float = 0.0
     short_mm: float = 0.0
     volume_ml: float = 0.0
     error_mm: float = 0.0
+    volume_factor: float = 1.0
 
     @property
     def is_there(self) -> bool:

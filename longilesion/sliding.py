@@ -94,7 +94,7 @@ def slide_over(
             batch = boxes[begun : begun + count]
             with lesion_threads() as pool:
                 pairs = list(pool.map(sample, batch))
-            for box, (outline, _, _) in zip(batch, predict_pairs(pairs, group, detector, watch), strict=True):
+            for box, (outline, *_) in zip(batch, predict_pairs(pairs, group, detector, watch), strict=True):
                 slab[:, box[1], box[2]] += outline * weight
             done += len(batch)
             if progress is not None:

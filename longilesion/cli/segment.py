@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from rich.table import Table
-
-from longilesion.case import Case, OutsideLesion
+from longilesion.case import Case
 from longilesion.case_files import SeriesChoice, check_outputs, read_case
 from longilesion.cli.dicom_output import Scans, check_dicom_output, write_dicom
+from longilesion.cli.lesion_table import lesion_table
 from longilesion.cli.page import write_case_page
-from longilesion.cli.terminal import LOOK_AT_IT, console, line_table, note, progress
+from longilesion.cli.terminal import console, progress
 from longilesion.config import Device, Precision
-from longilesion.diagnosis_settings import STATEMENT, TYPE_NAMES, LesionType, likeliest
+from longilesion.diagnosis_settings import STATEMENT
 from longilesion.errors import InputError
 from longilesion.files import check_replaceable, written_together
 from longilesion.images import check_lesion_map, check_writable_format, open_image, write_lesion_map
@@ -27,13 +25,9 @@ from longilesion.timing import Stopwatch
 
 if TYPE_CHECKING:
     from longilesion.diagnosis.bundle import DiagnosisModel
-    from longilesion.new_lesions import NewLesion
-    from longilesion.pipeline import LesionOutcome, Segmentation
+    from longilesion.pipeline import Segmentation
 
 OutputFormat: TypeAlias = Literal["auto", "image", "dicom"]
-
-LEAST_ML = 0.001
-MOST_PERCENT = 9999
 
 
 def segment(
@@ -171,50 +165,6 @@ def segment(
     _write_reports(report, html, case, segmentation, watch, scans=(baseline, followup), model=model)
 
 
-def lesion_table(
-    lesions: Sequence[LesionOutcome],
-    candidates: Sequence[NewLesion] = (),
-    types: Mapping[int, Mapping[LesionType, float]] | None = None,
-) -> Table:
-    """A row per lesion: its id, volumes, their change, its click, confidence and similarity, and a note.
-
-    Candidates follow, with their score and size as the note. With `types` there is a column for the most probable one.
-    """
-    numbers = ("lesion", "before ml", "after ml", "change", "confidence", "similarity")
-    typed = () if types is None else ("type",)
-    table = line_table(
-        "lesion",
-        "before ml",
-        "after ml",
-        "change",
-        "click",
-        "confidence",
-        "similarity",
-        *typed,
-        "note",
-        numbers=numbers,
-    )
-    for outcome in lesions:
-        before = outcome.volume_baseline_ml
-        table.add_row(
-            str(outcome.prompt.lesion_id),
-            "-" if before is None else _volume(before),
-            _volume(outcome.volume_followup_ml),
-            _change(outcome),
-            _click(outcome),
-            f"{outcome.prompt.confidence:.2f}",
-            "-" if outcome.similarity is None else f"{outcome.similarity:.2f}",
-            *_type(outcome.prompt.lesion_id, types),
-            note(_note(outcome)),
-        )
-    for lesion in candidates:
-        found = lesion.candidate
-        size = f"score {found.score:.2f}, {found.diameter_mm:.0f} mm across; not confirmed"
-        cells = (str(lesion.lesion_id), "-", _volume(found.volume_ml), "-", "candidate", "-", "-")
-        table.add_row(*cells, *_type(lesion.lesion_id, types), note(size))
-    return table
-
-
 def _check_output(output: Path, followup: Path, labels: Labels, *, as_dicom: bool) -> None:
     if as_dicom:
         check_dicom_output(output, followup, labels)
@@ -245,50 +195,3 @@ def _load_typing(folder: Path, device: Device, precision: Precision) -> Diagnosi
     from longilesion.diagnosis.bundle import load_diagnosis_bundle
 
     return load_diagnosis_bundle(folder, device, precision)
-
-
-def _type(lesion_id: int, types: Mapping[int, Mapping[LesionType, float]] | None) -> tuple[str, ...]:
-    """The cell of a lesion's type and its probability, where there is a column of types."""
-    if types is None:
-        return ()
-    if lesion_id not in types:
-        return ("-",)
-    name = likeliest(types[lesion_id])
-    return (f"{TYPE_NAMES[name]} {types[lesion_id][name]:.2f}",)
-
-
-def _volume(ml: float) -> str:
-    """The volume to three significant digits; never 0 for a lesion with voxels."""
-    if 0 < ml < LEAST_ML:
-        return f"<{LEAST_ML:g}"
-    return f"{ml:.0f}" if ml >= 100 else f"{ml:.3g}"
-
-
-def _change(outcome: LesionOutcome) -> str:
-    """The change of the volume in percent, where it is known: a lesion that may have been missed is not gone."""
-    before, after = outcome.volume_baseline_ml, outcome.volume_followup_ml
-    if isinstance(outcome.prompt, OutsideLesion) or outcome.merged_into is not None or before is None:
-        return "-"
-    if after == 0:
-        return "-100%" if before > 0 and not (outcome.is_unsure or outcome.is_present) else "-"
-    if before == 0:
-        return "new"
-    # Two significant digits; above -100 %, as a lesion with any voxels left is not gone.
-    percent = max(float(f"{100 * (after / before - 1):.2g}"), -99.0)
-    return f"{percent:+.0f}%" if percent < MOST_PERCENT else f">+{MOST_PERCENT}%"
-
-
-def _click(outcome: LesionOutcome) -> str:
-    if isinstance(outcome.prompt, OutsideLesion):
-        return "outside"
-    if outcome.prompt.propagated:
-        return "propagated"
-    return "corrected" if outcome.prompt.refined else "given"
-
-
-def _note(outcome: LesionOutcome) -> str:
-    """The notes that no other column shows, the warning first, as the end may be cut off."""
-    # Imported here, as --help does not need it; outcomes come from this module, so it is loaded already.
-    from longilesion.pipeline import remarks
-
-    return "; ".join([*([LOOK_AT_IT] if outcome.is_unsure else []), *remarks(outcome.note)])

@@ -159,9 +159,23 @@ def _lesion(
                 value=_rounded(measured.volume_ml),
                 unit=codes.UCUM.CubicCentimeter,
                 method=codes.DCM.SumOfSegmentedVoxelMethodForVolume,
+                properties=_interval(
+                    measured.volume_ml * (measured.volume_factor - 1),
+                    measured.volume_ml * (1 - 1 / measured.volume_factor),
+                ),
             ),
-            hd.sr.Measurement(name=codes.SCT.LongAxis, value=_rounded(measured.longest_mm), unit=codes.UCUM.Millimeter),
-            hd.sr.Measurement(name=codes.SCT.ShortAxis, value=_rounded(measured.short_mm), unit=codes.UCUM.Millimeter),
+            *(
+                hd.sr.Measurement(
+                    name=name,
+                    value=_rounded(length_mm),
+                    unit=codes.UCUM.Millimeter,
+                    properties=_interval(measured.error_mm, measured.error_mm),
+                )
+                for name, length_mm in (
+                    (codes.SCT.LongAxis, measured.longest_mm),
+                    (codes.SCT.ShortAxis, measured.short_mm),
+                )
+            ),
         ],
         qualitative_evaluations=[hd.sr.QualitativeEvaluation(_PRESENCE, codes.SCT.Present)],
     )
@@ -179,11 +193,25 @@ def _response(course: Course, images: Sequence[Dataset]) -> hd.sr.MeasurementsAn
     return hd.sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=hd.sr.TrackingIdentifier(uid=hd.UID(), identifier="response to therapy"),
         measurements=[
-            hd.sr.Measurement(name=name, value=_rounded(value), unit=codes.UCUM.Millimeter)
-            for name, value in ((_SUM_BASELINE, course.baseline.mm), (_SUM_FOLLOWUP, now.sum.mm))
+            hd.sr.Measurement(
+                name=name,
+                value=_rounded(each.mm),
+                unit=codes.UCUM.Millimeter,
+                properties=_interval(each.error_mm, each.error_mm),
+            )
+            for name, each in ((_SUM_BASELINE, course.baseline), (_SUM_FOLLOWUP, now.sum))
         ],
         qualitative_evaluations=evaluations,
         source_images=[_source(images[0])],
+    )
+
+
+def _interval(above: float, below: float) -> hd.sr.MeasurementProperties | None:
+    """How far a 95 % interval reaches above and below the value (TID 310); None where it is not known."""
+    if not (above or below):
+        return None
+    return hd.sr.MeasurementProperties(
+        upper_measurement_uncertainty=_rounded(above), lower_measurement_uncertainty=_rounded(below)
     )
 
 

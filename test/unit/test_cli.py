@@ -11,7 +11,7 @@ from rich.console import Console
 
 from longilesion import cli
 from longilesion.case import Click, LesionPrompt, OutsideLesion
-from longilesion.cli.segment import lesion_table
+from longilesion.cli.lesion_table import lesion_table
 from longilesion.pipeline import LesionOutcome
 from test.unit.case_folders import files_under, lesion_ids, soft_tissue, write_image, write_points
 

@@ -83,8 +83,8 @@ def test_saved_bundle_predicts_what_its_network_does(tmp_path: Path, network: ob
     loaded = load_ensemble(tmp_path, device="cpu", precision="float32")
     assert loaded.settings == settings
     batch = random_input(settings)
-    expected, presence = ensemble_of(original.eval(), settings=settings).predict(batch)
-    outline, there = loaded.predict(batch)
+    expected, presence, _ = ensemble_of(original.eval(), settings=settings).predict(batch)
+    outline, there, _ = loaded.predict(batch)
     torch.testing.assert_close(outline, expected, atol=5e-3, rtol=0)
     torch.testing.assert_close(there, presence, atol=5e-3, rtol=0)
 
@@ -208,7 +208,7 @@ def test_no_cuda_means_the_cpu_and_refuses_only_who_insists(tmp_path: Path, monk
     bundle_of(tmp_path)
     ensemble = load_ensemble(tmp_path)
     assert ensemble.device.type == "cpu"
-    outline, presence = ensemble.predict(random_input(SETTINGS))
+    outline, presence, _ = ensemble.predict(random_input(SETTINGS))
     assert (outline.shape, presence.shape) == ((2, 8, 8, 8), (2,))
     with pytest.raises(BundleError, match="no CUDA device is available; expected one, or --device cpu"):
         load_ensemble(tmp_path, device="cuda")
@@ -323,7 +323,7 @@ def test_ensemble_is_the_mean_of_its_folds(tmp_path: Path) -> None:
     batch = random_input(SETTINGS)
     single = [ensemble.predict(batch, replace(ensemble.only_member, networks=(fold,))) for fold in ensemble.networks]
     assert not torch.allclose(single[0][0], single[1][0])
-    outline, presence = ensemble.predict(batch)
+    outline, presence, _ = ensemble.predict(batch)
     torch.testing.assert_close(outline, torch.stack([fold[0] for fold in single]).mean(0))
     torch.testing.assert_close(presence, torch.stack([fold[1] for fold in single]).mean(0))
 
@@ -331,7 +331,7 @@ def test_ensemble_is_the_mean_of_its_folds(tmp_path: Path) -> None:
 def test_mirrored_views_are_turned_back() -> None:
     settings = model_settings(inference=InferenceSettings(mirror_axes=("z", "y", "x")))
     batch = random_input(settings)
-    outline, presence = ensemble_of(Echo(), settings=settings).predict(batch)
+    outline, presence, _ = ensemble_of(Echo(), settings=settings).predict(batch)
     torch.testing.assert_close(outline, batch.followup[:, 0].sigmoid())
     torch.testing.assert_close(presence, batch.followup[:, 0].flatten(1).amax(1).sigmoid())
 
@@ -339,7 +339,7 @@ def test_mirrored_views_are_turned_back() -> None:
 def test_mirroring_averages_what_a_network_says_of_either_side() -> None:
     settings = model_settings(inference=InferenceSettings(mirror_axes=("z",)))
     batch = random_input(settings)
-    outline, _ = ensemble_of(Echo(slope=0.3), settings=settings).predict(batch)
+    outline, _, _ = ensemble_of(Echo(slope=0.3), settings=settings).predict(batch)
     ramp = 0.3 * torch.arange(8.0)[:, None, None]
     logits = batch.followup[:, 0]
     torch.testing.assert_close(outline, ((logits + ramp).sigmoid() + (logits + ramp.flip(0)).sigmoid()) / 2)
@@ -350,8 +350,8 @@ def test_prediction_of_a_mirrored_lesion_is_the_mirrored_prediction() -> None:
     ensemble = ensemble_of(*(network.eval() for network in networks(1, settings)), settings=settings)
     batch = random_input(settings)
     turned = batch.mirrored([4])
-    outline, presence = ensemble.predict(batch)
-    outline_turned, presence_turned = ensemble.predict(turned)
+    outline, presence, _ = ensemble.predict(batch)
+    outline_turned, presence_turned, _ = ensemble.predict(turned)
     torch.testing.assert_close(outline_turned, outline.flip(3), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(presence_turned, presence, atol=1e-5, rtol=1e-4)
 
@@ -362,7 +362,7 @@ def test_batch_predicts_what_its_lesions_do_one_by_one() -> None:
     batch.has_baseline[1] = False
     for maps in (batch.baseline, batch.prior_mask):
         maps[1] = 0
-    outline, presence = ensemble.predict(batch)
+    outline, presence, _ = ensemble.predict(batch)
     for index in range(3):
         part = slice(index, index + 1)
         alone = ensemble.predict(batch[part])
@@ -401,7 +401,7 @@ def test_gpu_out_of_memory_halves_the_batch_and_changes_nothing(
     ensemble, batch = ensemble_of(Echo()), random_input(SETTINGS, 5)
     expected = ensemble.predict(batch)
     tried = limit_memory(monkeypatch, 2)
-    outline, presence = ensemble.predict(batch)
+    outline, presence, _ = ensemble.predict(batch)
     assert tried == [5, 3, 2, 1, 2]
     assert torch.equal(outline, expected[0])
     assert torch.equal(presence, expected[1])
@@ -472,7 +472,7 @@ def test_outputs_that_overflow_are_taken_again_in_float32_and_said_once(
     ensemble = replace(ensemble_of(network), precision=precision, name=name)
     batch = random_input(SETTINGS)
     for _ in range(2):
-        outline, presence = ensemble.predict(batch)
+        outline, presence, _ = ensemble.predict(batch)
         torch.testing.assert_close(outline, batch.followup[:, 0].sigmoid())
         torch.testing.assert_close(presence, batch.followup[:, 0].flatten(1).amax(1).sigmoid())
     assert network.precisions == [precision, torch.float32] * 2
@@ -490,7 +490,7 @@ def test_outputs_that_are_no_numbers_in_float32_either_are_an_error() -> None:
 
 def test_network_that_does_not_judge_presence_says_none_also_of_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     ensemble, batch = ensemble_of(Overflowing(presence=False)), random_input(SETTINGS, 3)
-    outline, presence = ensemble.predict(batch)
+    outline, presence, _ = ensemble.predict(batch)
     assert presence is None
     limit_memory(monkeypatch, 1)
     parts = ensemble.predict(batch)

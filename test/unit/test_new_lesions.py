@@ -17,7 +17,7 @@ from rich.console import Console
 import process
 from longilesion import cli, new_lesions
 from longilesion.case import HIGHEST_ID, Case, EarlierVisit, LesionMap, Scan
-from longilesion.cli.segment import lesion_table
+from longilesion.cli.lesion_table import lesion_table
 from longilesion.detection import Candidate
 from longilesion.ensemble import load_detector, load_ensemble
 from longilesion.errors import InputError

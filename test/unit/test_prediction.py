@@ -102,7 +102,7 @@ def test_one_member_predicts_exactly_what_its_networks_do() -> None:
     prompts = complete_prompts(case).lesions
     placements = place_lesions(case, prompts, ensemble, Stopwatch())
     pairs = [sample_voi_pair(case, each, own[0], NEAR.voi) for each, own in zip(prompts, placements, strict=True)]
-    outline, presence = ensemble.predict(encode(pairs, NEAR.encoding))
+    outline, presence, _ = ensemble.predict(encode(pairs, NEAR.encoding))
     for index, prediction in enumerate(predicted(case, ensemble)):
         assert np.array_equal(prediction.probability, outline[index].numpy())
         assert prediction.presence == float(presence[index])

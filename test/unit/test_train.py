@@ -94,7 +94,7 @@ def test_run_leaves_logs_a_curve_a_summary_and_two_bundles(
     for name in ("best", "last"):
         ensemble = load_ensemble(run / name, device="cpu", precision="float32")
         assert ensemble.settings == read_recipe(recipe).model
-        outline, presence = ensemble.predict(random_input(ensemble.settings))
+        outline, presence, _ = ensemble.predict(random_input(ensemble.settings))
         assert bool(outline.isfinite().all())
         assert bool(presence.isfinite().all())
     provenance = read_manifest(run / "last").provenance
