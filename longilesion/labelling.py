@@ -181,7 +181,7 @@ def _likely_part(prediction: LesionPrediction, lps: Grid, threshold: float) -> L
     high = np.minimum(prediction.grid.shape_zyx, [axis.stop for axis in box] + 2 * reach)
     start, stop = ((z, y, x) for z, y, x in np.stack([low, high]).astype(int).tolist())
     part = prediction.probability[box_slices(start, stop)]
-    return replace(prediction, probability=part, grid=prediction.grid.window(start, stop))
+    return replace(prediction, probability=part, grid=prediction.grid.window(start, stop), deviation=None)
 
 
 def _merged_groups(outlines: Sequence[_Outline]) -> list[list[_Outline]]:

@@ -7,7 +7,6 @@ from math import exp, log
 
 from longilesion.config import MeasurementErrors
 
-
 # By so many deviations among networks and views do a narrow and a wide outline differ from the mean.
 DEVIATIONS = 2.0
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from longilesion.cli.terminal import LOOK_AT_IT, line_table, note
 
 if TYPE_CHECKING:
-    from longilesion.course import CourseRecord
+    from longilesion.course import CourseRecord, LesionRecord
 
 
 def course_table(course: CourseRecord) -> Table:
@@ -22,7 +22,7 @@ def course_table(course: CourseRecord) -> Table:
     table = line_table("lesion", *headings, "ml", "note", numbers=("lesion", *headings, "ml"))
     for lesion_id in course.lesion_ids:
         rows = course.of(lesion_id)
-        cells = ["-" if row is None or row.is_outside else f"{row.longest_mm:.1f}" for row in rows]
+        cells = ["-" if row is None or row.is_outside else _length(row) for row in rows]
         last = [row for row in rows if row is not None][-1]
         notes = [LOOK_AT_IT] if any(row is not None and row.unsure for row in rows) else []
         notes += ["candidate, not confirmed"] if last.is_candidate else []
@@ -32,14 +32,20 @@ def course_table(course: CourseRecord) -> Table:
     return table
 
 
+def _length(row: LesionRecord) -> str:
+    """The longest diameter, with half of its 95 % interval where that is known."""
+    return f"{row.longest_mm:.1f}" if row.error_mm is None else f"{row.longest_mm:.1f} ± {row.error_mm:.1f}"
+
+
 def summary(course: CourseRecord) -> list[str]:
     """The response at each time point, and the best one."""
     lines = [f"scan {record.number}: {record.error}" for record in course.time_points if record.error is not None]
     for each in course.responses:
         change = "" if each.change is None else f", {100 * each.change:+.0f} % from the first"
+        about = f" ± {each.error_mm:.1f}" if each.error_mm else ""
         could_be = f", could be {' or '.join(each.could_be)}" if each.could_be else ""
         new = f", new: {', '.join(map(str, each.new))}" if each.new else ""
-        lines.append(f"scan {each.number}: {each.overall} (sum {each.sum_mm:.1f} mm{change}{new}{could_be})")
+        lines.append(f"scan {each.number}: {each.overall} (sum {each.sum_mm:.1f}{about} mm{change}{new}{could_be})")
     if course.best is not None:
         lines.append(f"best response {course.best}, confirmed {course.best_confirmed or '-'}; RECIST 1.1")
     lines.append(course.statement)

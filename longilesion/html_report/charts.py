@@ -35,7 +35,16 @@ def curve(course: CourseRecord, lesion_id: int) -> str:
     figure = Figure(figsize=(2.6, 1.7))
     axes = figure.add_axes((0.2, 0.26, 0.6, 0.62))
     shown = [(at, row) for at, row in zip(places, rows, strict=True) if row is not None and not row.is_outside]
-    axes.plot([at for at, _ in shown], [row.longest_mm for _, row in shown], "o-", color=_LINE, label="mm")
+    axes.errorbar(
+        [at for at, _ in shown],
+        [row.longest_mm for _, row in shown],
+        yerr=[row.error_mm or 0.0 for _, row in shown],
+        fmt="o-",
+        color=_LINE,
+        elinewidth=0.8,
+        capsize=2,
+        label="mm",
+    )
     other = axes.twinx()
     other.plot([at for at, _ in shown], [row.volume_ml for _, row in shown], "s--", color=_FAINT, label="ml")
     for each, text, colour in ((axes, "diameter, mm", _LINE), (other, "volume, ml", _FAINT)):

@@ -140,13 +140,22 @@ def _alt(lesion_id: int, number: int, row: LesionRecord | None, picture: Picture
     return f"Lesion {lesion_id} in scan {number}, slice {picture.slice_number} of {picture.slices}: {found}"
 
 
+def _measures(row: LesionRecord) -> str:
+    """Diameters and volume, with their 95 % intervals where these are known."""
+    about = "" if row.error_mm is None else f" ± {row.error_mm:.1f}"
+    ends = ""
+    if row.volume_low_ml is not None and row.volume_high_ml is not None:
+        ends = f" ({row.volume_low_ml:.2g} to {row.volume_high_ml:.2g})"
+    return f"{row.longest_mm:.1f} x {row.short_mm:.1f}{about} mm, {row.volume_ml:.3g}{ends} ml"
+
+
 def _text(row: LesionRecord | None, *, error: bool) -> str:
     """What is known of a lesion at a time point, in a line."""
     if row is None:
         return "failed" if error else "-"
     if row.is_outside:
         return "outside the scan"
-    parts = [f"{row.longest_mm:.1f} x {row.short_mm:.1f} mm, {row.volume_ml:.3g} ml" if row.longest_mm > 0 else "none"]
+    parts = [_measures(row) if row.longest_mm > 0 else "none"]
     if row.presence is not None:
         parts.append(f"presence {row.presence:.2f}")
     if row.confidence is not None and row.confidence < _SURE:

@@ -328,6 +328,22 @@ def test_ensemble_is_the_mean_of_its_folds(tmp_path: Path) -> None:
     torch.testing.assert_close(presence, torch.stack([fold[1] for fold in single]).mean(0))
 
 
+def test_deviation_is_that_among_all_folds_and_views(tmp_path: Path) -> None:
+    settings = model_settings(inference=InferenceSettings(mirror_axes=("z", "x")))
+    save_bundle(tmp_path, settings, networks(2), provenance={})
+    ensemble = load_ensemble(tmp_path, device="cpu", precision="float32")
+    batch = random_input(SETTINGS)
+    seen = []
+    for axes in ([], [2], [4], [2, 4]):
+        for fold in ensemble.networks:
+            with torch.inference_mode():
+                seen.append(fold(batch.mirrored(axes)).lesion_logits[0].sigmoid().flip(axes)[:, 0])
+    outline, _, deviation = ensemble.predict(batch)
+    torch.testing.assert_close(outline, torch.stack(seen).mean(0))
+    torch.testing.assert_close(deviation, torch.stack(seen).std(0, unbiased=False), atol=2e-4, rtol=1e-3)
+    assert float(deviation.max()) > 1e-3
+
+
 def test_mirrored_views_are_turned_back() -> None:
     settings = model_settings(inference=InferenceSettings(mirror_axes=("z", "y", "x")))
     batch = random_input(settings)
