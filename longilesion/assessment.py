@@ -7,15 +7,9 @@ from dataclasses import dataclass, replace
 
 from longilesion.case import Case, LesionMap, OutsideLesion, lesion_regions
 from longilesion.diameter import axial_diameters
+from longilesion.lesion_facts import NO_FACTS, lesions_of
 from longilesion.pipeline import LesionOutcome, Segmentation
 from longilesion.response import Assessment, Course, Lesion, Measured, Visit, assess
-
-# What nothing here tells of a lesion, so that the response cannot take it into account.
-UNDECIDED = (
-    "organs are not known: more than two targets may be of one organ",
-    "lymph nodes are not known: all lesions are measured by their longest axial diameter",
-    "whether the growth of non-target lesions is unequivocal, and whether new lesions are, is for a reader to judge",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -36,8 +30,8 @@ class CaseResponse:
         return None if self.course is None else self.course.assessments[0]
 
 
-def case_response(case: Case, segmentation: Segmentation) -> CaseResponse:
-    """Measures all outlines of a case, and compares them by RECIST 1.1.
+def case_response(case: Case, segmentation: Segmentation, facts: Mapping[int, Lesion] = NO_FACTS) -> CaseResponse:
+    """Measures all outlines of a case, and compares them by RECIST 1.1, with what is known of the lesions besides.
 
     Lesions that a search has found and nobody has confirmed are not among them. A lesion in two scans of a visit is
     measured where it is larger.
@@ -68,7 +62,7 @@ def case_response(case: Case, segmentation: Segmentation) -> CaseResponse:
             not_assessed={*outside, *segmentation.left_out, *(baseline.keys() - found.keys())},
         ),
     )
-    lesions = [Lesion(lesion_id=lesion_id) for lesion_id in sorted({*baseline, *followup, *found})]
+    lesions = lesions_of({*baseline, *followup, *found}, facts)
     slices_mm = (prior.grid.lps_view(prior.ids)[1].spacing_zyx_mm[0] for prior in priors)
     course = assess(lesions, visits, slice_mm=float(max(slices_mm)))
     return CaseResponse(baseline=baseline, followup=followup, course=course)

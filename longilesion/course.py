@@ -9,9 +9,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 import longilesion
-from longilesion.assessment import UNDECIDED, measured_lesions, with_uncertainty
+from longilesion.assessment import measured_lesions, with_uncertainty
 from longilesion.case import Click, LesionPrompt, OutsideLesion
 from longilesion.geometry import Triple
+from longilesion.lesion_facts import NO_FACTS, lesions_of, undecided
 from longilesion.pipeline import LesionOutcome
 from longilesion.response import Course, Lesion, Measured, Visit, assess, doubling_time_days
 from longilesion.timeline import TimePoint
@@ -108,7 +109,7 @@ class CourseRecord(BaseModel):
     """All time points in order of time, and the response from the first one that was gone through on.
 
     `doubling_days` has for each lesion the time in which its volume doubled between its first and its last outline,
-    negative where it halved in that time.
+    negative where it halved in that time. `organs` and `nodes` (the lymph nodes' ids) are what was said of the lesions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -123,6 +124,8 @@ class CourseRecord(BaseModel):
     best: str | None = None
     best_confirmed: str | None = None
     doubling_days: dict[int, float] = {}
+    organs: dict[int, str] = {}
+    nodes: list[int] = []
     undecided: list[str] = []
 
     @property
@@ -169,7 +172,9 @@ def record_of(
     )
 
 
-def course_of(records: Sequence[TimePointRecord]) -> tuple[CourseRecord, Course | None]:
+def course_of(
+    records: Sequence[TimePointRecord], facts: Mapping[int, Lesion] = NO_FACTS
+) -> tuple[CourseRecord, Course | None]:
     """The course over all time points in order of time; those that could not be gone through are passed over.
 
     Candidates count neither as lesions nor as new ones until somebody confirms them. There is no response with fewer
@@ -181,7 +186,7 @@ def course_of(records: Sequence[TimePointRecord]) -> tuple[CourseRecord, Course 
     if len(done) < 2 or not any(each.measured.is_there for each in done[0].lesions):
         return plain, None
     visits = [_visit(record, lesions) for record in done]
-    course = assess([Lesion(lesion_id=lesion_id) for lesion_id in sorted(lesions)], visits, slice_mm=done[0].slice_mm)
+    course = assess(lesions_of(lesions, facts), visits, slice_mm=done[0].slice_mm)
     responses = [
         ResponseRecord(
             number=record.number,
@@ -210,7 +215,9 @@ def course_of(records: Sequence[TimePointRecord]) -> tuple[CourseRecord, Course 
             "best": course.best,
             "best_confirmed": course.best_confirmed,
             "doubling_days": _doubling_days(done, sorted(lesions)),
-            "undecided": list(UNDECIDED),
+            "organs": {each: fact.organ for each, fact in sorted(facts.items()) if fact.organ and each in lesions},
+            "nodes": [each for each, fact in sorted(facts.items()) if fact.is_node and each in lesions],
+            "undecided": list(undecided(lesions, facts)),
         }
     )
     return found, course

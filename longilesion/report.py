@@ -14,13 +14,14 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 import longilesion
-from longilesion.assessment import UNDECIDED, CaseResponse, case_response
+from longilesion.assessment import CaseResponse, case_response
 from longilesion.case import Case, LesionPrompt, ScanName
 from longilesion.diagnosis_settings import STATEMENT, LesionType, likeliest
 from longilesion.files import valid, written_together
 from longilesion.geometry import Triple
+from longilesion.lesion_facts import NO_FACTS, undecided
 from longilesion.pipeline import LesionOutcome, Segmentation
-from longilesion.response import Course, Measured, NonTargetResponse, Response, TargetResponse
+from longilesion.response import Course, Lesion, Measured, NonTargetResponse, Response, TargetResponse
 from longilesion.uncertainty import volume_interval_ml
 
 if TYPE_CHECKING:
@@ -145,9 +146,18 @@ class RunReport(BaseModel):
     response: ResponseReport | None = None
 
 
-def make_report(case: Case, segmentation: Segmentation, *, seconds: Mapping[str, float]) -> RunReport:
-    """Describes a run; `seconds` are those of the stages around the segmentation (load, read, write)."""
-    response = case_response(case, segmentation)
+def make_report(
+    case: Case,
+    segmentation: Segmentation,
+    *,
+    seconds: Mapping[str, float],
+    facts: Mapping[int, Lesion] = NO_FACTS,
+) -> RunReport:
+    """Describes a run; `seconds` are those of the stages around the segmentation (load, read, write).
+
+    `facts` are what is known of the lesions besides.
+    """
+    response = case_response(case, segmentation, facts)
     return RunReport(
         versions={
             "longilesion": longilesion.__version__,
@@ -161,7 +171,7 @@ def make_report(case: Case, segmentation: Segmentation, *, seconds: Mapping[str,
         left_out=list(segmentation.left_out),
         candidates=[_candidate_report(case, lesion, segmentation.types) for lesion in segmentation.candidates],
         types_statement=None if segmentation.types is None else STATEMENT,
-        response=None if response.course is None else _response_report(response.course),
+        response=None if response.course is None else _response_report(response.course, facts),
     )
 
 
@@ -171,8 +181,9 @@ def write_report(path: Path, report: RunReport) -> None:
         temporary.write_text(report.model_dump_json(indent=2) + "\n")
 
 
-def _response_report(course: Course) -> ResponseReport:
+def _response_report(course: Course, facts: Mapping[int, Lesion]) -> ResponseReport:
     (now,) = course.assessments
+    counted = {*course.targets, *course.non_targets, *now.new}
     return ResponseReport(
         targets=list(course.targets),
         non_targets=list(course.non_targets),
@@ -186,7 +197,7 @@ def _response_report(course: Course) -> ResponseReport:
         response_of_non_targets=now.non_targets,
         by_volume=now.by_volume,
         response=now.overall,
-        undecided=list(UNDECIDED),
+        undecided=list(undecided(counted, facts)),
     )
 
 

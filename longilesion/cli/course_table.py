@@ -27,6 +27,8 @@ def course_table(course: CourseRecord) -> Table:
         notes = [LOOK_AT_IT] if any(row is not None and row.unsure for row in rows) else []
         notes += ["candidate, not confirmed"] if last.is_candidate else []
         notes += ["target"] if lesion_id in course.targets else []
+        notes += ["lymph node"] if lesion_id in course.nodes else []
+        notes += [course.organs[lesion_id]] if lesion_id in course.organs else []
         notes += remarks(last.note)
         table.add_row(str(lesion_id), *cells, f"{last.volume_ml:.3g}", note("; ".join(notes)))
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from longilesion.dicom.files import is_dicom
 from longilesion.errors import InputError
 from longilesion.files import check_writable
 from longilesion.labelling import Labels
+from longilesion.response import Lesion
 
 if TYPE_CHECKING:
     from longilesion.dicom.report_output import State
@@ -41,7 +43,9 @@ def check_dicom_output(folder: Path, followup: Path, labels: Labels) -> None:
     check_writable(folder)
 
 
-def write_dicom(folder: Path, case: Case, segmentation: Segmentation, scans: Scans) -> None:
+def write_dicom(
+    folder: Path, case: Case, segmentation: Segmentation, scans: Scans, facts: Mapping[int, Lesion]
+) -> None:
     """Writes the lesions of both time points and the response; raises InputError where a file cannot be written."""
     # Imported late, as few runs write DICOM.
     from longilesion.assessment import case_response
@@ -52,7 +56,7 @@ def write_dicom(folder: Path, case: Case, segmentation: Segmentation, scans: Sca
     baseline = None
     if scans.baseline is not None and prior is not None and prior.lesions is not None and is_dicom(scans.baseline):
         baseline = Outlined(series=chosen_series(scans.baseline, scans.series.baseline), lesions=prior.lesions)
-    response = case_response(case, segmentation)
+    response = case_response(case, segmentation, facts)
     write_results(
         folder,
         Outlined(series=chosen_series(scans.followup, scans.series.followup), lesions=segmentation.maps["primary"]),

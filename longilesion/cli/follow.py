@@ -22,6 +22,7 @@ from longilesion.config import Device, Precision
 from longilesion.errors import InputError, LongilesionError
 from longilesion.files import check_replaceable, check_writable
 from longilesion.images import open_image, read_scan
+from longilesion.lesion_facts import read_lesion_facts, warn_of_strangers
 from longilesion.outlines import read_baseline
 from longilesion.shipped import SHIPPED_MODEL
 from longilesion.startup import lasting_imports
@@ -46,6 +47,7 @@ def follow(
     same_patient: bool = False,
     split_components: bool = False,
     find_new: bool = False,
+    about: Path | None = None,
     model: Path = SHIPPED_MODEL,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -69,6 +71,8 @@ def follow(
         same_patient: Accept DICOM scans whose PatientIDs differ, or whose dates run backwards.
         split_components: Give each connected component of --lesions its own id, the largest 1.
         find_new: Search every scan for lesions that nobody clicked; candidates are followed from there on.
+        about: Table (.csv) of what is known of lesions, for the response: columns lesion (its id) and any of organ,
+            node (yes for a lymph node) and target (yes or no).
         model: Folder with the model's settings and weights.
         device: Where the networks run; auto takes a GPU if there is one.
         precision: Number format of the networks; auto takes the fastest that the device has.
@@ -76,7 +80,8 @@ def follow(
     """
     if len(scans) < 2:
         raise InputError(f"{len(scans)} scan; expected two or more, in order of time")
-    check_outputs([output, *([] if html is None else [html])], inputs=(*scans, lesions))
+    check_outputs([output, *([] if html is None else [html])], inputs=(*scans, lesions, about))
+    facts = read_lesion_facts(about)
     clicked = _by_number(clicks, len(scans))
     given_dates = _dates(dates, len(scans))
     check_writable(output)
@@ -104,8 +109,9 @@ def follow(
         for number in order:
             status.update(f"scan {number} of {len(scans)}")
             records[number] = run.go_through(number)
-        course, _ = course_of([records[number] for number in sorted(records)])
+        course, _ = course_of([records[number] for number in sorted(records)], facts)
         write_course(output, course)
+        warn_of_strangers(about, facts, course.lesion_ids)
         if html is not None:
             status.update("drawing")
             write_course_page(html, course, scans, output, model=model)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from longilesion.case import Case, LesionMap, Scan
 from longilesion.images import read_lesion_map, read_scan
+from longilesion.response import Lesion
 
 if TYPE_CHECKING:
     from longilesion.course import CourseRecord
@@ -17,7 +18,13 @@ if TYPE_CHECKING:
 
 
 def write_case_page(
-    path: Path, case: Case, segmentation: Segmentation, scans: tuple[Path | None, Path], *, model: Path
+    path: Path,
+    case: Case,
+    segmentation: Segmentation,
+    scans: tuple[Path | None, Path],
+    *,
+    model: Path,
+    facts: Mapping[int, Lesion],
 ) -> None:
     """Writes the page of a baseline and its follow-up, which were read from `scans`."""
     # Imported late, here and below, as matplotlib takes a second to load.
@@ -32,7 +39,7 @@ def write_case_page(
         identity = point.visit.baselines["primary"].scan.identity
         on = None if identity is None else identity.date
         records.append(record_of(point, number=number, scan=name, made_of="", on=on))
-    write_page(path, course_of(records)[0], [_shown(point) for point in points], model=model.name)
+    write_page(path, course_of(records, facts)[0], [_shown(point) for point in points], model=model.name)
 
 
 def write_course_page(path: Path, course: CourseRecord, scans: Sequence[Path], folder: Path, *, model: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -18,7 +19,9 @@ from longilesion.errors import InputError
 from longilesion.files import check_replaceable, written_together
 from longilesion.images import check_lesion_map, check_writable_format, open_image, write_lesion_map
 from longilesion.labelling import Labels
+from longilesion.lesion_facts import read_lesion_facts, warn_of_strangers
 from longilesion.organs import LIVER, check_search_options, confined
+from longilesion.response import Lesion
 from longilesion.shipped import SHIPPED_MODEL
 from longilesion.startup import lasting_imports
 from longilesion.timing import Stopwatch
@@ -52,6 +55,7 @@ def segment(
     organ: tuple[str, ...] = (),
     detector: Path | None = None,
     types: Path | None = None,
+    about: Path | None = None,
     report: Path | None = None,
     html: Path | None = None,
     format: OutputFormat = "auto",
@@ -92,13 +96,15 @@ def segment(
         types: Folder of a model of lesion types, which tells those of the lesions in the liver from the follow-up scan
             alone, taken for a venous phase; --organs needs a mask of the liver. Research use only, trained on synthetic
             lesions.
+        about: Table (.csv) of what is known of lesions, for the response: columns lesion (its id) and any of organ,
+            node (yes for a lymph node) and target (yes or no).
         report: JSON file for a report of the run.
         html: Page to write for people, one file: pictures of all lesions in both scans, and the response.
         format: Whether to write an image or DICOM; auto goes by the suffix of --output.
     """
     as_dicom = format == "dicom" or (format == "auto" and output.suffix.lower() == ".dcm")
     outputs = [output, *(path for path in (report, html) if path is not None)]
-    check_outputs(outputs, inputs=(followup, baseline, lesions, baseline_clicks, followup_clicks))
+    check_outputs(outputs, inputs=(followup, baseline, lesions, baseline_clicks, followup_clicks, about))
     _check_output(output, followup, labels, as_dicom=as_dicom)
     check_replaceable(*outputs[as_dicom:])
     check_search_options(find_new=find_new, organs=organs, organ=organ, detector=detector, types=types)
@@ -109,6 +115,7 @@ def segment(
             )
     if lesions is None and baseline_clicks is None and followup_clicks is None and not find_new:
         raise InputError("nothing to look for; expected --lesions, --baseline-clicks, --followup-clicks or --find-new")
+    facts = read_lesion_facts(about)
     # Imported late: torch takes a second to load, and --help, or an invalid option, does not need it.
     with lasting_imports():
         from longilesion.ensemble import load_detector, load_ensemble
@@ -154,15 +161,17 @@ def segment(
         with watch("write"):
             if as_dicom:
                 scans = Scans(baseline=baseline, followup=followup, series=series, mask=lesions)
-                write_dicom(output, case, segmentation, scans)
+                write_dicom(output, case, segmentation, scans, facts)
             else:
                 with written_together({output: partial(check_lesion_map, written=lesion_map)}) as (temporary,):
                     write_lesion_map(temporary, lesion_map, like=open_image(followup, followup_series))
     output_console.print(lesion_table(segmentation.lesions, segmentation.candidates, segmentation.types))
     if typing is not None:
         output_console.print(f"types: {STATEMENT}", highlight=False)
+    looked_for = [each.prompt.lesion_id for each in segmentation.lesions]
+    warn_of_strangers(about, facts, [*looked_for, *segmentation.left_out])
     # Last, so that the map and the table are complete if a report cannot be written.
-    _write_reports(report, html, case, segmentation, watch, scans=(baseline, followup), model=model)
+    _write_reports(report, html, case, segmentation, watch, scans=(baseline, followup), model=model, facts=facts)
 
 
 def _check_output(output: Path, followup: Path, labels: Labels, *, as_dicom: bool) -> None:
@@ -181,13 +190,14 @@ def _write_reports(
     *,
     scans: tuple[Path | None, Path],
     model: Path,
+    facts: Mapping[int, Lesion],
 ) -> None:
     from longilesion.report import make_report, write_report
 
     if report is not None:
-        write_report(report, make_report(case, segmentation, seconds=watch.seconds))
+        write_report(report, make_report(case, segmentation, seconds=watch.seconds, facts=facts))
     if html is not None:
-        write_case_page(html, case, segmentation, scans, model=model)
+        write_case_page(html, case, segmentation, scans, model=model, facts=facts)
 
 
 def _load_typing(folder: Path, device: Device, precision: Precision) -> DiagnosisModel:

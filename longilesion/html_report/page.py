@@ -119,6 +119,8 @@ def _lesion(course: CourseRecord, lesion_id: int, made: Sequence[Picture | None]
     kinds = {
         "target": lesion_id in course.targets,
         "new": any(lesion_id in each.new for each in course.responses),
+        "lymph node": lesion_id in course.nodes,
+        course.organs.get(lesion_id, ""): lesion_id in course.organs,
         "candidate, not confirmed": known[-1].is_candidate,
     }
     lengths = [f"{row.longest_mm:.1f}" for row in known]
