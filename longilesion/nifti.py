@@ -12,13 +12,13 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from io import BufferedIOBase, BufferedReader, FileIO
+from io import BufferedIOBase, BufferedReader, BytesIO, FileIO
 from logging import Logger, NullHandler
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Float64, UInt8, UInt16
+from jaxtyping import Float64, Shaped, UInt8, UInt16
 from nibabel.nifti1 import Nifti1Extension, Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError
@@ -139,6 +139,19 @@ def write_nifti(
                 _write(compressed, header, ids)
         else:
             _write(file, header, ids)
+
+
+def nifti_bytes(values: Shaped[np.ndarray, "z y x"], grid: Grid) -> bytes:
+    """A gzipped NIfTI-1 file of a volume, in memory."""
+    header = Nifti1Header()
+    header.set_data_shape(values.shape[::-1])
+    header.set_data_dtype(values.dtype)
+    header.set_slope_inter(1, 0)
+    _set_geometry(header, grid)
+    content = BytesIO()
+    with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=content, mtime=0) as compressed:
+        _write(compressed, header, values)
+    return content.getvalue()
 
 
 def _write(file: Any, header: Header, ids: NDArray[Any]) -> None:

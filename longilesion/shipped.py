@@ -20,4 +20,6 @@ SHIPPED_MODEL = _folder("model")
 DETECTOR_FOLDER = "detector"
 # The bundle of the network that tells the types of liver lesions, likewise.
 DIAGNOSIS_FOLDER = "diagnosis"
+# NiiVue, for the page in three planes.
+VIEWER_FILE = _folder("resources") / "niivue.js"
 SOCKETS_FILE = _folder("resources") / "sockets.json"

@@ -15,7 +15,7 @@ import tyro
 from longilesion.case import Click, EarlierVisit, Identity, Scan
 from longilesion.case_files import check_identities, check_outputs
 from longilesion.cli.course_table import course_table, summary
-from longilesion.cli.page import write_course_page
+from longilesion.cli.page import Pages, write_course_pages
 from longilesion.cli.terminal import console
 from longilesion.click_files import ClickFile, read_click_pairs
 from longilesion.config import Device, Precision
@@ -52,6 +52,7 @@ def follow(
     device: Device = "auto",
     precision: Precision = "auto",
     html: Path | None = None,
+    viewer: Path | None = None,
 ) -> None:
     """Follow the lesions of one scan through all scans of a patient, given in order of time.
 
@@ -77,15 +78,18 @@ def follow(
         device: Where the networks run; auto takes a GPU if there is one.
         precision: Number format of the networks; auto takes the fastest that the device has.
         html: Page to write for people, one file: pictures of all lesions over time, charts, and the response.
+        viewer: Interactive page to write, one file: two of the scans at a time with the outlines in three planes, the
+            lesions as a list; --html refers to it.
     """
     if len(scans) < 2:
         raise InputError(f"{len(scans)} scan; expected two or more, in order of time")
-    check_outputs([output, *([] if html is None else [html])], inputs=(*scans, lesions, about))
+    pages = Pages(report=html, viewer=viewer)
+    check_outputs([output, *pages.wanted], inputs=(*scans, lesions, about))
     facts = read_lesion_facts(about)
     clicked = _by_number(clicks, len(scans))
     given_dates = _dates(dates, len(scans))
     check_writable(output)
-    check_replaceable(*([] if html is None else [html]))
+    check_replaceable(*pages.wanted)
     with lasting_imports():
         from longilesion.course import course_of
         from longilesion.timeline_folder import fingerprint, write_course
@@ -112,9 +116,9 @@ def follow(
         course, _ = course_of([records[number] for number in sorted(records)], facts)
         write_course(output, course)
         warn_of_strangers(about, facts, course.lesion_ids)
-        if html is not None:
+        if pages.wanted:
             status.update("drawing")
-            write_course_page(html, course, scans, output, model=model)
+            write_course_pages(pages, course, scans, output, model=model)
     output_console.print(course_table(course))
     for line in summary(course):
         output_console.print(line, highlight=False, soft_wrap=True)

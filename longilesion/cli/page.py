@@ -1,10 +1,13 @@
-"""The page for people, of `longilesion segment` and `longilesion follow`."""
+"""The pages for people, of `longilesion segment` and `longilesion follow`: the report, and the interactive one."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from longilesion.case import Case, LesionMap, Scan
 from longilesion.images import read_lesion_map, read_scan
@@ -17,8 +20,21 @@ if TYPE_CHECKING:
     from longilesion.timeline import TimePoint
 
 
-def write_case_page(
-    path: Path,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pages:
+    """Which pages to write; the report refers to the other one where there are both."""
+
+    report: Path | None
+    viewer: Path | None
+
+    @property
+    def wanted(self) -> list[Path]:
+        """Their files."""
+        return [path for path in (self.report, self.viewer) if path is not None]
+
+
+def write_case_pages(
+    pages: Pages,
     case: Case,
     segmentation: Segmentation,
     scans: tuple[Path | None, Path],
@@ -26,10 +42,9 @@ def write_case_page(
     model: Path,
     facts: Mapping[int, Lesion],
 ) -> None:
-    """Writes the page of a baseline and its follow-up, which were read from `scans`."""
-    # Imported late, here and below, as matplotlib takes a second to load.
+    """Writes the pages of a baseline and its follow-up, which were read from `scans`."""
+    # Imported late, here and below, as few runs need it.
     from longilesion.course import course_of, record_of
-    from longilesion.html_report.page import write_page
     from longilesion.timeline import time_points
 
     points = time_points(case, segmentation)
@@ -39,18 +54,35 @@ def write_case_page(
         identity = point.visit.baselines["primary"].scan.identity
         on = None if identity is None else identity.date
         records.append(record_of(point, number=number, scan=name, made_of="", on=on))
-    write_page(path, course_of(records, facts)[0], [_shown(point) for point in points], model=model.name)
+    _write(pages, course_of(records, facts)[0], [_shown(point) for point in points], model=model)
 
 
-def write_course_page(path: Path, course: CourseRecord, scans: Sequence[Path], folder: Path, *, model: Path) -> None:
-    """Writes the page of a course whose maps are in a folder; `scans` are those of all time points in order of time."""
-    from longilesion.html_report.page import write_page
-
+def write_course_pages(pages: Pages, course: CourseRecord, scans: Sequence[Path], folder: Path, *, model: Path) -> None:
+    """Writes the pages of a course whose maps are in a folder; `scans` are those of all time points."""
     loads = [
         None if record.error is not None else _read(scans[record.number - 1], folder, record.number)
         for record in course.time_points
     ]
-    write_page(path, course, loads, model=model.name)
+    _write(pages, course, loads, model=model)
+
+
+def _write(pages: Pages, course: CourseRecord, loads: Sequence[Load | None], *, model: Path) -> None:
+    # The viewer first, so that the report refers to a page that is there.
+    if pages.viewer is not None:
+        from longilesion.html_report.viewer import write_viewer
+
+        write_viewer(pages.viewer, course, loads)
+    if pages.report is not None:
+        # Matplotlib takes a second to load.
+        from longilesion.html_report.page import write_page
+
+        address = None if pages.viewer is None else _address(pages.viewer, pages.report)
+        write_page(pages.report, course, loads, model=model.name, viewer=address)
+
+
+def _address(page: Path, of: Path) -> str:
+    """The address of a page as seen from another one, so that both can be moved together."""
+    return quote(Path(os.path.relpath(page.resolve(), of.resolve().parent)).as_posix())
 
 
 def _shown(point: TimePoint) -> Load:

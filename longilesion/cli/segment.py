@@ -11,7 +11,7 @@ from longilesion.case import Case
 from longilesion.case_files import SeriesChoice, check_outputs, read_case
 from longilesion.cli.dicom_output import Scans, check_dicom_output, write_dicom
 from longilesion.cli.lesion_table import lesion_table
-from longilesion.cli.page import write_case_page
+from longilesion.cli.page import Pages, write_case_pages
 from longilesion.cli.terminal import console, progress
 from longilesion.config import Device, Precision
 from longilesion.diagnosis_settings import STATEMENT
@@ -58,6 +58,7 @@ def segment(
     about: Path | None = None,
     report: Path | None = None,
     html: Path | None = None,
+    viewer: Path | None = None,
     format: OutputFormat = "auto",
 ) -> None:
     """Outline the lesions of a baseline scan in a follow-up scan.
@@ -100,15 +101,18 @@ def segment(
             node (yes for a lymph node) and target (yes or no).
         report: JSON file for a report of the run.
         html: Page to write for people, one file: pictures of all lesions in both scans, and the response.
+        viewer: Interactive page to write, one file: both scans with the outlines in three planes, the lesions as a
+            list; --html refers to it.
         format: Whether to write an image or DICOM; auto goes by the suffix of --output.
     """
     as_dicom = format == "dicom" or (format == "auto" and output.suffix.lower() == ".dcm")
-    outputs = [output, *(path for path in (report, html) if path is not None)]
+    pages = Pages(report=html, viewer=viewer)
+    outputs = [output, *([] if report is None else [report]), *pages.wanted]
     check_outputs(outputs, inputs=(followup, baseline, lesions, baseline_clicks, followup_clicks, about))
     _check_output(output, followup, labels, as_dicom=as_dicom)
     check_replaceable(*outputs[as_dicom:])
     check_search_options(find_new=find_new, organs=organs, organ=organ, detector=detector, types=types)
-    for name, given in (("types", types), ("html", html)):
+    for name, given in (("types", types), ("html", html), ("viewer", viewer)):
         if given is not None and labels == "binary":
             raise InputError(
                 f"--{name} with --labels binary, which tell no lesions apart; expected --labels lesion_ids"
@@ -171,7 +175,7 @@ def segment(
     looked_for = [each.prompt.lesion_id for each in segmentation.lesions]
     warn_of_strangers(about, facts, [*looked_for, *segmentation.left_out])
     # Last, so that the map and the table are complete if a report cannot be written.
-    _write_reports(report, html, case, segmentation, watch, scans=(baseline, followup), model=model, facts=facts)
+    _write_reports(report, pages, case, segmentation, watch, scans=(baseline, followup), model=model, facts=facts)
 
 
 def _check_output(output: Path, followup: Path, labels: Labels, *, as_dicom: bool) -> None:
@@ -183,7 +187,7 @@ def _check_output(output: Path, followup: Path, labels: Labels, *, as_dicom: boo
 
 def _write_reports(
     report: Path | None,
-    html: Path | None,
+    pages: Pages,
     case: Case,
     segmentation: Segmentation,
     watch: Stopwatch,
@@ -196,8 +200,8 @@ def _write_reports(
 
     if report is not None:
         write_report(report, make_report(case, segmentation, seconds=watch.seconds, facts=facts))
-    if html is not None:
-        write_case_page(html, case, segmentation, scans, model=model, facts=facts)
+    if pages.wanted:
+        write_case_pages(pages, case, segmentation, scans, model=model, facts=facts)
 
 
 def _load_typing(folder: Path, device: Device, precision: Precision) -> DiagnosisModel:

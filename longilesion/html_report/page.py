@@ -47,14 +47,19 @@ class LesionRow:
     curve_text: str
 
 
-def write_page(path: Path, course: CourseRecord, loads: Sequence[Load | None], *, model: str) -> None:
-    """Writes the page; raises InputError where it cannot be written. `loads` are in the order of the time points."""
-    page = make_page(course, loads, model=model)
+def write_page(
+    path: Path, course: CourseRecord, loads: Sequence[Load | None], *, model: str, viewer: str | None = None
+) -> None:
+    """Writes the page; raises InputError where it cannot be written.
+
+    `loads` are in the order of the time points; `viewer` is the address of the interactive page, if there is one.
+    """
+    page = make_page(course, loads, model=model, viewer=viewer)
     with written_together({path: check_text}) as (temporary,):
         temporary.write_text(page, encoding="utf-8")
 
 
-def make_page(course: CourseRecord, loads: Sequence[Load | None], *, model: str) -> str:
+def make_page(course: CourseRecord, loads: Sequence[Load | None], *, model: str, viewer: str | None = None) -> str:
     """The page as HTML."""
     made = _pictures(course, loads)
     lesions = [_lesion(course, lesion_id, made[lesion_id]) for lesion_id in course.lesion_ids]
@@ -71,18 +76,25 @@ def make_page(course: CourseRecord, loads: Sequence[Load | None], *, model: str)
         )
         if svg is not None
     ]
-    environment = Environment(
+    page = (
+        environment()
+        .get_template("page.html.j2")
+        .render(course=course, lesions=lesions, charts=charts, pixels=PIXELS, model=model, viewer=viewer)
+    )
+    return page + "\n"
+
+
+def environment() -> Environment:
+    """That of this folder's templates, which escape all text."""
+    made = Environment(
         loader=PackageLoader("longilesion.html_report", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = lambda share: "-" if share is None else f"{100 * share:+.0f} %"
-    page = environment.get_template("page.html.j2").render(
-        course=course, lesions=lesions, charts=charts, pixels=PIXELS, model=model
-    )
-    return page + "\n"
+    made.filters["percent"] = lambda share: "-" if share is None else f"{100 * share:+.0f} %"
+    return made
 
 
 def _pictures(course: CourseRecord, loads: Sequence[Load | None]) -> dict[int, list[Picture | None]]:
@@ -142,7 +154,7 @@ def _alt(lesion_id: int, number: int, row: LesionRecord | None, picture: Picture
     return f"Lesion {lesion_id} in scan {number}, slice {picture.slice_number} of {picture.slices}: {found}"
 
 
-def _measures(row: LesionRecord) -> str:
+def measures_text(row: LesionRecord) -> str:
     """Diameters and volume, with their 95 % intervals where these are known."""
     about = "" if row.error_mm is None else f" ± {row.error_mm:.1f}"
     ends = ""
@@ -157,7 +169,7 @@ def _text(row: LesionRecord | None, *, error: bool) -> str:
         return "failed" if error else "-"
     if row.is_outside:
         return "outside the scan"
-    parts = [_measures(row) if row.longest_mm > 0 else "none"]
+    parts = [measures_text(row) if row.longest_mm > 0 else "none"]
     if row.presence is not None:
         parts.append(f"presence {row.presence:.2f}")
     if row.confidence is not None and row.confidence < _SURE:
