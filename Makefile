@@ -7,9 +7,10 @@ STAMP := $(VENV)/.complete
 
 REQUIREMENTS := requirements.txt requirements-evaluate.txt requirements-train.txt requirements-dev.txt
 
-# One thread for each of the test workers: torch would otherwise start one per core in every worker.
+# One thread for each of the test workers: torch would otherwise start one per core in every worker. Workers and the
+# programs that they start read each other's compiled modules, whatever the environment says of these.
 TEST_WORKERS ?= 2
-PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest
+PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow test-all check bench bench-training bench-registration container runner clean

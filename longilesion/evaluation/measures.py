@@ -9,7 +9,6 @@ import cc3d
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from monai.metrics.utils import get_mask_edges
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 from scipy.spatial import KDTree
@@ -86,6 +85,9 @@ def centre_xyz_mm(outline: Outline) -> Triple:
 
 def _surface(outline: Outline) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, " n"]]:
     """The elements of a surface: their positions, and their areas in mm2."""
+    # Here, as MONAI's import takes longer than torch's, and whoever only reads exams does not need it.
+    from monai.metrics.utils import get_mask_edges
+
     spacing = outline.grid.spacing_zyx_mm
     indices, areas = [], []
     for piece, start in _pieces(outline):

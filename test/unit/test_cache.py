@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +27,7 @@ from longilesion.voi import sample_voi_pair
 from test.unit.prepared_data import RECIPE, write_prepared
 from training.cache import Cache, CachedLesion, _cut_case, build_cache
 from training.cutout_file import read_cut_out
+from training.parallel import worker_context
 from training.preparation.prepared import PreparedCase, PreparedData, read_prepared
 from training.recipe import Recipe, read_recipe
 from training.samples import sample_lesion, unjittered
@@ -292,7 +292,7 @@ def test_runs_that_want_the_same_cache_at_once_cut_each_case_out_once(tmp_path: 
     folder, told = tmp_path / "data", tmp_path / "told"
     write_prepared(folder)
     told.mkdir()
-    with ProcessPoolExecutor(2, mp_context=get_context("forkserver")) as pool:
+    with ProcessPoolExecutor(2, mp_context=worker_context()) as pool:
         waiting = [pool.submit(build_and_tell, folder, recipe, told) for _ in range(2)]
         first, second = (each.result() for each in waiting)
     assert sorted(path.name.split()[0] for path in told.iterdir()) == ["a", "b", "c", "d", "e1", "e2"]

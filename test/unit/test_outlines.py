@@ -164,15 +164,16 @@ def test_touching_lesions_of_different_ids_are_split_apart(tmp_path: Path) -> No
     }
 
 
-@pytest.mark.slow
 def test_more_components_than_ids_are_refused(tmp_path: Path) -> None:
     shape = (82, 82, 82)
     grid = Grid.from_spacing(shape, (1.0, 1.0, 1.0))
     ids = np.zeros(shape, np.uint16)
     ids[::2, ::2, ::2] = 1
+    # A lesion along three edges leaves no empty plane: the others are found in one box, which is quick.
+    ids[:, 0, 0] = ids[0, :, 0] = ids[0, 0, :] = 1
     write_image(tmp_path / "mask.mha", ids, spacing_xyz_mm=(1, 1, 1))
     scan = Scan(hu=np.zeros(shape, np.int16), grid=grid)
-    with pytest.raises(InputError, match=r"mask\.mha: 68921 components; expected at most 65535"):
+    with pytest.raises(InputError, match=r"mask\.mha: 68801 components; expected at most 65535"):
         read_baseline(scan, tmp_path / "mask.mha", split_components=True)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 from jaxtyping import Int
 from pydantic import BaseModel, ConfigDict, model_validator
-from sklearn.model_selection import KFold, train_test_split
 
 from longilesion.errors import InputError
 
@@ -101,6 +100,9 @@ def make_folds(
 
     The result depends on the sorted ids and the seed, not on the order of the patients.
     """
+    # Here, as it takes most of torch's import time, and whoever reads folds does not need it.
+    from sklearn.model_selection import KFold, train_test_split
+
     ordered = tuple(sorted(set(patients)))
     check_patient_count(len(ordered), folds=folds, source="folds")
     indices = np.arange(len(ordered))
