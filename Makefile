@@ -10,7 +10,7 @@ REQUIREMENTS := requirements.txt requirements-evaluate.txt requirements-train.tx
 # One thread for each of the test workers: torch would otherwise start one per core in every worker. Workers and the
 # programs that they start read each other's compiled modules, whatever the environment says of these.
 TEST_WORKERS ?= 2
-PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest
+PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow test-all check bench bench-training bench-registration container runner clean
@@ -46,7 +46,7 @@ test-all: setup
 
 # The platform's runner needs a Python 3.12 beside the project's; without one its tests are skipped, with the reason.
 runner: setup
-	$(PYTEST) -m runner
+	$(PYTEST) -m runner test/runner
 
 check: setup
 	$(BIN)/ruff format --check .

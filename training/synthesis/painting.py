@@ -93,10 +93,10 @@ class Pose:
         if box is None:
             return box_slices((0, 0, 0), grid.shape_zyx)
         low, high = np.array(box[0]) - self.reach_mm, np.array(box[1]) + self.reach_mm
-        corners = [np.where(mask, high, low) + self.middle_xyz_mm for mask in np.ndindex(2, 2, 2)]
-        indices = np.array([grid.index_zyx(corner) for corner in corners])
-        first = np.clip(np.floor(indices.min(axis=0)) - 1, 0, grid.shape_zyx).astype(int)
-        last = np.clip(np.ceil(indices.max(axis=0)) + 2, first, grid.shape_zyx).astype(int)
+        middle = np.array(grid.index_zyx((low + high) / 2 + self.middle_xyz_mm))
+        half = (np.abs(np.linalg.inv(grid.world_from_voxel[:3, :3])) @ ((high - low) / 2))[::-1]
+        first = np.clip(np.floor(middle - half) - 1, 0, grid.shape_zyx).astype(int)
+        last = np.clip(np.ceil(middle + half) + 2, first, grid.shape_zyx).astype(int)
         return box_slices(first, last)
 
     def _displaced(self, x: Field, y: Field, z: Field) -> Points:
