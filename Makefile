@@ -21,13 +21,14 @@ help:
 setup: $(STAMP)
 
 # torch goes first, in a call of its own: its exact name gives the build for this machine's index, while a resolver
-# that is free to choose would take the newest one, which is several GB of CUDA.
+# that is free to choose would take the newest one, which is several GB of CUDA. Modules are compiled when they are first
+# imported: most never are, and to compile them all takes half of the installation's time.
 $(STAMP): $(REQUIREMENTS) pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: apt-get install python3.11 python3.11-venv, or set PYTHON=" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot make environments: apt-get install python3.11-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet "$$(grep '^torch==' requirements.txt)"
-	$(BIN)/pip install --quiet $(REQUIREMENTS:%=-r %)
+	$(BIN)/pip install --quiet --no-compile "$$(grep '^torch==' requirements.txt)"
+	$(BIN)/pip install --quiet --no-compile $(REQUIREMENTS:%=-r %)
 	$(BIN)/pip install --quiet --no-deps --editable .
 	@touch $@
 

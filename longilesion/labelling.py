@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from longilesion.case import LesionMap, LesionPrediction
 from longilesion.config import Thresholds
-from longilesion.diameter import axial_diameter_mm
 from longilesion.geometry import ZYX, Box, Grid, Triple, box_slices, voxel_index
 from longilesion.uncertainty import DEVIATIONS, Band
 from longilesion.voi import occupied_box, paste_probability
@@ -143,6 +142,9 @@ def _band(prediction: LesionPrediction, outline: _Outline, lps: Grid, threshold:
 
 def _measures(outline: _Outline, lps: Grid) -> tuple[float, float]:
     """Its volume and longest axial diameter."""
+    # Imported here, as --help needs this module's names without waiting for SciPy.
+    from longilesion.diameter import axial_diameter_mm
+
     stop = np.add(outline.start_zyx, outline.mask.shape)
     window = lps.window(outline.start_zyx, voxel_index(stop))
     return float(outline.mask.sum()) * lps.voxel_volume_ml, axial_diameter_mm(outline.mask, window)

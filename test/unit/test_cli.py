@@ -115,19 +115,23 @@ def test_binary_labels(tmp_path: Path, bundle: Path) -> None:
     assert ids_in(output) == {0, 1}
 
 
-def test_page_of_a_binary_map_is_refused(tmp_path: Path, bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("option", ["html", "viewer"])
+def test_page_of_a_binary_map_is_refused(
+    tmp_path: Path, bundle: Path, capfd: pytest.CaptureFixture[str], option: str
+) -> None:
     images = {
         "baseline": scan(tmp_path / "a.mha"),
         "followup": scan(tmp_path / "b.mha"),
         "lesions": mask(tmp_path / "m.mha"),
     }
     page = tmp_path / "page.html"
-    assert segment(bundle, **images, output=tmp_path / "map.mha", labels="binary", html=page) == 1
-    assert "--html with --labels binary" in capfd.readouterr().err
+    assert segment(bundle, **images, output=tmp_path / "map.mha", labels="binary", **{option: page}) == 1
+    assert f"--{option} with --labels binary" in capfd.readouterr().err
     assert not page.exists()
 
 
 def test_baseline_clicks_are_propagated_and_reported(tmp_path: Path, bundle: Path) -> None:
+    (tmp_path / "about.csv").write_text("lesion;target\n3;yes\n")
     code = segment(
         bundle,
         baseline=scan(tmp_path / "before.mha"),
@@ -135,8 +139,11 @@ def test_baseline_clicks_are_propagated_and_reported(tmp_path: Path, bundle: Pat
         followup=scan(tmp_path / "after.mha"),
         output=tmp_path / "map.mha",
         report=tmp_path / "report.json",
+        viewer=tmp_path / "viewer.html",
+        about=tmp_path / "about.csv",
     )
     assert code == 0
+    assert 'id="outlines-2"' in (tmp_path / "viewer.html").read_text()
     (lesion,) = json.loads((tmp_path / "report.json").read_text())["lesions"]
     assert lesion["propagated"] is True
     assert lesion["click"] == [5.0, 5.0, 3.0]

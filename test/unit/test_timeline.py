@@ -241,9 +241,16 @@ def test_voxels_in_a_file_of_their_own_count(tmp_path: Path) -> None:
 def test_command_writes_a_map_for_each_scan_and_the_course(
     scans: list[Path], bundle: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert follow(bundle, scans, "--dates", "2026-01-01", "2026-03-01", "2026-05-01") == 0
     folder = scans[0].parent
+    (folder / "about.csv").write_text("lesion,organ,node\n7,Liver,no\n9,,yes\n11,lung,no\n")
+    pages = ("--html", folder / "report.html", "--viewer", folder / "viewer.html", "--about", folder / "about.csv")
+    assert follow(bundle, scans, "--dates", "2026-01-01", "2026-03-01", "2026-05-01", *pages) == 0
     course = course_in(folder)
+    assert (course.organs, course.nodes) == ({7: "liver"}, [9])
+    report, viewer = ((folder / name).read_text() for name in ("report.html", "viewer.html"))
+    assert 'href="viewer.html#lesion-7"' in report
+    assert "lymph node" in report
+    assert 'id="scan-3"' in viewer
     assert [point.on for point in course.time_points] == [date(2026, 1, 1), date(2026, 3, 1), date(2026, 5, 1)]
     assert [point.number for point in course.time_points] == [1, 2, 3]
     for number in (1, 2, 3):
@@ -252,9 +259,10 @@ def test_command_writes_a_map_for_each_scan_and_the_course(
         assert {7} <= set(np.unique(ids).tolist()) <= {0, 7, 9}
     rows = (folder / "out" / "lesions.csv").read_text().splitlines()
     assert len(rows) == 1 + 3 * 2
-    said = capfd.readouterr().out
+    said = capfd.readouterr()
     for text in ("1: mm", "3: mm", "scan 3: ", "RECIST 1.1", "Research use only"):
-        assert text in said
+        assert text in said.out
+    assert "about.csv: lesions 11 are neither outlined nor clicked" in said.err
 
 
 def test_what_is_done_and_unchanged_is_not_done_again(
