@@ -239,7 +239,7 @@ def test_voxels_in_a_file_of_their_own_count(tmp_path: Path) -> None:
 
 
 def test_command_writes_a_map_for_each_scan_and_the_course(
-    scans: list[Path], bundle: Path, capfd: pytest.CaptureFixture[str]
+    scans: list[Path], bundle: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = scans[0].parent
     (folder / "about.csv").write_text("lesion,organ,node\n7,Liver,no\n9,,yes\n11,lung,no\n")
@@ -259,10 +259,10 @@ def test_command_writes_a_map_for_each_scan_and_the_course(
         assert {7} <= set(np.unique(ids).tolist()) <= {0, 7, 9}
     rows = (folder / "out" / "lesions.csv").read_text().splitlines()
     assert len(rows) == 1 + 3 * 2
-    said = capfd.readouterr()
+    said = capfd.readouterr().out
     for text in ("1: mm", "3: mm", "scan 3: ", "RECIST 1.1", "Research use only"):
-        assert text in said.out
-    assert "about.csv: lesions 11 are neither outlined nor clicked" in said.err
+        assert text in said
+    assert "about.csv: lesions 11 are neither outlined nor clicked" in caplog.text
 
 
 def test_what_is_done_and_unchanged_is_not_done_again(
