@@ -56,10 +56,10 @@ def test_network_trained_on_phantoms_outlines_the_lesions_of_others(
 ) -> None:
     monkeypatch.setattr(process, "_log_to_streams", lambda: None)
     data, trained = tmp_path / "data", tmp_path / "model"
-    pairs = ("--cases", 16, "--phantoms", 8, "--no-whole", "--recipe", RECIPE)
+    pairs = ("--cases", 10, "--phantoms", 5, "--no-whole", "--recipe", RECIPE)
     run("prepare", "synthetic", *pairs, "--workers", 2, "--output", data)
-    # Less than a third of the recipe's steps are enough for this.
-    run("train", RECIPE, "--data", data, "--output", tmp_path / "run", "--device", "cpu", "--steps", 120)
+    # A quarter of the recipe's steps are enough for this.
+    run("train", RECIPE, "--data", data, "--output", tmp_path / "run", "--device", "cpu", "--steps", 100)
     run("export", tmp_path / "run", "--output", trained)
     with tarfile.open(tmp_path / "model.tar.gz") as archive:
         archive.extractall(tmp_path / "unpacked", filter="data")
