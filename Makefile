@@ -16,7 +16,7 @@ PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pyt
 .PHONY: help setup demo test test-slow test-all check bench bench-training bench-registration container runner clean
 
 help:
-	@echo "make setup | demo | check | test | test-slow | container | runner | bench | bench-training | bench-registration | clean"
+	@echo "make setup | demo | check | test | test-slow | test-all | container | runner | bench | bench-training | bench-registration | clean"
 
 setup: $(STAMP)
 

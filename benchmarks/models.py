@@ -34,29 +34,20 @@ from longilesion.files import check_text, written_together
 from longilesion.pipeline import segment_case
 from training.command import run_command
 from training.evaluate import DIAMETERS_MM, is_between
-from training.recipe import read_recipe
+from training.held_out import HeldOutOptions
 from training.synthesis.exams import REAL, exam_of
 from training.synthesis.pairs import SyntheticPair
 from training.synthesis.real_shapes import RealShapes
 from training.synthesis.settings import SynthesisSettings
 from training.synthesis.shape_library import read_shape_library
-from training.training_data import held_out_pairs
 
 
-@dataclass
-class Arguments:
+@dataclass(kw_only=True)
+class Arguments(HeldOutOptions):
     """What to compare, and on what."""
 
     models: tyro.conf.Positional[tuple[Path, ...]]
     """Bundles; the first is the one that the others are compared with."""
-    data: Path | None = None
-    """Folder with one subfolder per CT volume; phantoms where it is not given."""
-    recipe: Path = Path("training/recipes/compact.toml")
-    """Its validation volumes and its kind of synthetic pairs are used."""
-    fold: int | None = None
-    """Use the volumes of this fold of the recipe instead."""
-    cases: int = 40
-    seed: int = 2024
     pair: Path | None = None
     """A real pair with landmarks (`benchmarks.real_pair`), into which lesions are inserted."""
     inserted: int = 10
@@ -235,17 +226,9 @@ def compare(arguments: Arguments) -> list[Section]:
     """Scores all models, prints the tables, and writes them if a file is given."""
     if not arguments.models:
         raise InputError("no model given; expected at least one")
-    if arguments.cases < 1 or arguments.inserted < 1:
-        raise InputError(f"--cases {arguments.cases}, --inserted {arguments.inserted}: expected at least 1")
-    pairs = list(
-        held_out_pairs(
-            arguments.data,
-            read_recipe(arguments.recipe),
-            fold=arguments.fold,
-            cases=arguments.cases,
-            seed=arguments.seed,
-        )
-    )
+    if arguments.inserted < 1:
+        raise InputError(f"--inserted {arguments.inserted}; expected at least 1")
+    pairs = list(arguments.pairs("drawing"))
     tables = [_table(arguments, pairs, f"{len(pairs)} synthetic pairs")]
     if arguments.pair is not None:
         real = list(real_pairs(arguments.pair, arguments))

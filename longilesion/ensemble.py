@@ -21,7 +21,8 @@ from longilesion.errors import BundleError
 from longilesion.networks.interface import LesionNetwork, NetworkInput
 from longilesion.shipped import DETECTOR_FOLDER, SHIPPED_MODEL
 
-_AXES = {"z": 2, "y": 3, "x": 4}
+# The dimensions of a batch of maps.
+AXES = {"z": 2, "y": 3, "x": 4}
 _BATCH_SIZE = {"cpu": 2, "cuda": 8}
 # On a CPU, lattices from this size are predicted one by one: as fast as two at once, with little over half the memory.
 _LARGE_LATTICE_VOXELS = 2**19
@@ -38,16 +39,6 @@ class Predicted(NamedTuple):
     outline: Float[Tensor, "batch z y x"]
     presence: Float[Tensor, " batch"] | None
     deviation: Float[Tensor, "batch z y x"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Mean:
-    """As `Predicted`, on the networks' device, and the lesions whose logits were all finite."""
-
-    outline: Float[Tensor, "batch z y x"]
-    presence: Float[Tensor, " batch"] | None
-    deviation: Float[Tensor, "batch z y x"]
-    is_finite: Bool[Tensor, " batch"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -140,11 +131,11 @@ class Ensemble:
         )
 
     def _predict(self, batch: NetworkInput, member: Member) -> Predicted:
-        mean = self._mean(batch, member, self.precision)
-        if not bool(mean.is_finite.all()) and self.precision != torch.float32:
+        mean, is_finite = self._mean(batch, member, self.precision)
+        if not bool(is_finite.all()) and self.precision != torch.float32:
             _say_repeated(self.name, str(self.precision).removeprefix("torch."))
-            mean = self._mean(batch, member, torch.float32)
-        bad = int((~mean.is_finite).sum())
+            mean, is_finite = self._mean(batch, member, torch.float32)
+        bad = int((~is_finite).sum())
         if bad:
             raise BundleError(
                 f"{self.name}: NaN or infinity for {bad} of {len(batch)} lesions, also in float32; expected numbers"
@@ -155,7 +146,10 @@ class Ensemble:
             deviation=mean.deviation.cpu(),
         )
 
-    def _mean(self, batch: NetworkInput, member: Member, precision: torch.dtype) -> _Mean:
+    def _mean(
+        self, batch: NetworkInput, member: Member, precision: torch.dtype
+    ) -> tuple[Predicted, Bool[Tensor, " batch"]]:
+        """The prediction on the networks' device, and the lesions whose logits were all finite."""
         views = mirrored_views(member.settings)
         shown = batch if member.settings.inference.uses_baseline else batch.without_baseline()
         on_device = shown.to(self.device)
@@ -184,12 +178,8 @@ class Ensemble:
                     is_finite &= logit.isfinite()
         count = len(views) * len(member.networks)
         outline /= count
-        return _Mean(
-            outline=outline,
-            presence=presence / count if is_judged else None,
-            deviation=(squares / count - outline.square()).clamp(min=0).sqrt(),
-            is_finite=is_finite,
-        )
+        deviation = (squares / count - outline.square()).clamp(min=0).sqrt()
+        return Predicted(outline, presence / count if is_judged else None, deviation), is_finite
 
 
 @cache
@@ -274,7 +264,7 @@ def mirrored_views(settings: ModelSettings) -> list[list[int]]:
     """The axes that each view of a batch is mirrored along; the first view is the batch itself."""
     views: list[list[int]] = [[]]
     for axis in settings.inference.mirror_axes:
-        views.extend([*view, _AXES[axis]] for view in list(views))
+        views.extend([*view, AXES[axis]] for view in list(views))
     return views
 
 

@@ -51,13 +51,10 @@ def lesions_of(lesion_ids: Iterable[int], facts: Mapping[int, Lesion]) -> list[L
 
 def undecided(lesion_ids: Collection[int], facts: Mapping[int, Lesion]) -> tuple[str, ...]:
     """What nothing tells of the lesions, so that the response cannot take it into account."""
-    known = [facts.get(lesion_id) for lesion_id in sorted(lesion_ids)]
     without_organ = [
-        lesion_id
-        for lesion_id, fact in zip(sorted(lesion_ids), known, strict=True)
-        if fact is None or (fact.organ is None and not fact.is_node)
+        each.lesion_id for each in lesions_of(lesion_ids, facts) if each.organ is None and not each.is_node
     ]
-    without_row = [lesion_id for lesion_id, fact in zip(sorted(lesion_ids), known, strict=True) if fact is None]
+    without_row = sorted(set(lesion_ids) - set(facts))
     said = []
     if without_organ:
         said.append(f"{_of('organs', without_organ, facts)} not known: more than two targets may be of one organ")

@@ -134,9 +134,7 @@ def write_nifti(
         header.extensions.append(Nifti1Extension(_COMMENT, text.encode()))
     with path.open("wb") as file:
         if path.name.lower().endswith(".gz"):
-            # Without a file name and a time, so that equal maps give identical files.
-            with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0) as compressed:
-                _write(compressed, header, ids)
+            _write_compressed(file, header, ids)
         else:
             _write(file, header, ids)
 
@@ -149,9 +147,14 @@ def nifti_bytes(values: Shaped[np.ndarray, "z y x"], grid: Grid) -> bytes:
     header.set_slope_inter(1, 0)
     _set_geometry(header, grid)
     content = BytesIO()
-    with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=content, mtime=0) as compressed:
-        _write(compressed, header, values)
+    _write_compressed(content, header, values)
     return content.getvalue()
+
+
+def _write_compressed(file: Any, header: Header, values: NDArray[Any]) -> None:
+    # Without a file name and a time, so that equal volumes give identical files.
+    with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0) as compressed:
+        _write(compressed, header, values)
 
 
 def _write(file: Any, header: Header, ids: NDArray[Any]) -> None:

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt16
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from longilesion.case import Case, LesionMap, lesion_regions
@@ -31,11 +30,10 @@ from longilesion.geometry import Triple
 from longilesion.pipeline import segment_case
 from longilesion.prompts import complete_prompts
 from training.command import run_command
+from training.held_out import HeldOutOptions
 from training.naive_methods import grow_region, paste_baseline
-from training.recipe import read_recipe
 from training.synthesis.exams import REAL, exam_of
 from training.synthesis.pairs import SyntheticPair
-from training.training_data import held_out_pairs
 
 DIAMETERS_MM = ((0, 12), (12, 20), (20, 40), (40, 400))
 
@@ -48,19 +46,12 @@ class Outlined:
     places_xyz_mm: Mapping[int, Triple]
 
 
-@dataclass
-class Arguments:
+@dataclass(kw_only=True)
+class Arguments(HeldOutOptions):
     """Command line of an evaluation."""
 
     model: Path = Path("model")
-    recipe: Path = Path("training/recipes/compact.toml")
-    """Its validation volumes and its kind of synthetic pairs are used."""
-    data: Path | None = None
-    """Folder with one subfolder per CT volume; phantoms where it is not given."""
-    fold: int | None = None
-    """Use the volumes of this fold of the recipe, to judge or to adjust a network that was not trained on them."""
     cases: int = 60
-    seed: int = 2024
     output: Path | None = None
     """Also write everything that `longilesion evaluate` would write to this folder."""
 
@@ -80,11 +71,10 @@ class Scored:
 
 def evaluate(arguments: Arguments) -> Scored:
     """Scores every method on the same cases."""
+    pairs = arguments.pairs("scoring")
     ensemble = load_ensemble(arguments.model)
     # Outlines are also needed for lesions that the presence head rejects, to show the effect of each threshold.
     everything = replace(ensemble, thresholds=ensemble.thresholds.model_copy(update={"presence_threshold": 0.0}))
-    recipe = read_recipe(arguments.recipe)
-    pairs = held_out_pairs(arguments.data, recipe, fold=arguments.fold, cases=arguments.cases, seed=arguments.seed)
     methods: dict[str, Callable[[Case], Outlined]] = {
         "longilesion": lambda case: _segmented(case, ensemble),
         "without presence": lambda case: _segmented(case, everything),
@@ -93,7 +83,7 @@ def evaluate(arguments: Arguments) -> Scored:
     }
     scores: dict[str, list[ExamScore]] = {method: [] for method in methods}
     distances_mm: dict[str, list[tuple[Fate, float]]] = {method: [] for method in methods}
-    for name, pair in track(pairs, "scoring", total=arguments.cases, console=Console(stderr=True)):
+    for name, pair in pairs:
         exam = exam_of(name, pair)
         for method, outline in methods.items():
             outlined = outline(pair.case)

@@ -88,10 +88,13 @@ class Schedule:
     checkpoint_every: int
     validate_every: int
 
-    @property
-    def planned_steps(self) -> int | None:
-        """Its steps; None where time decides."""
-        return self.steps if self.over_minutes is None else None
+    def described(self, step: int) -> str:
+        """How far a run is at a step, for the record of its weights."""
+        return f"{step} of {self.steps}" if self.over_minutes is None else f"{step} in {self.over_minutes:g} minutes"
+
+    def planned_steps(self, done: Progress) -> int:
+        """The steps that a run has when it is done: where its time is over, those that it has made."""
+        return done.step if self.share_done(done) >= 1 else self.steps
 
     def share_done(self, done: Progress) -> float:
         """How much of the run is done, from 0 to 1."""
@@ -196,8 +199,7 @@ class Loop(Generic[B]):
                     self._save(done)
                 bar.advance(task)
                 if late and not is_last:
-                    if done.step % schedule.validate_every:
-                        self._keep_last(done)
+                    self._keep_last(done)
                     _log.info(
                         "stopped at step %d after %.0f minutes; run again to resume", done.step, done.seconds / 60
                     )
@@ -252,8 +254,8 @@ class Loop(Generic[B]):
         return over_processes(self.learner.fabric, [self.schedule.share_done(done)], how="mean")[0]
 
     def _keep_last(self, done: Progress) -> None:
-        """Writes the averaged weights of a run that is stopped, which are not validated."""
-        if self.run_log is not None:
+        """Writes the averaged weights of a run that is stopped, unless it has just validated and written them."""
+        if self.run_log is not None and done.step % self.schedule.validate_every:
             self.judge.save(self.folder.last, {}, step=done.step)
 
     def _save(self, done: Progress) -> None:

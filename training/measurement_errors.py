@@ -8,7 +8,6 @@ volumes that did not train the model.
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ import numpy as np
 import tyro
 from jaxtyping import Float
 from rich.console import Console
-from rich.progress import track
 
 from longilesion.assessment import measured_lesions
 from longilesion.bundle import read_manifest, save_members
@@ -28,34 +26,28 @@ from longilesion.ensemble import Ensemble, load_ensemble
 from longilesion.errors import InputError
 from longilesion.evaluation.tables import Section, to_rich
 from longilesion.pipeline import segment_case
+from longilesion.uncertainty import Band, uncertainty_of
 from training.command import run_command
-from training.recipe import read_recipe
+from training.held_out import HeldOutOptions
 from training.synthesis.pairs import SyntheticPair
-from training.training_data import held_out_pairs
-
-_log = logging.getLogger("training")
 
 COVERAGE = 0.95
-# Constants beside the band, in means of the band over lesions.
-_CONSTANTS = (0.1, 0.3, 1.0, 3.0, 10.0)
+# Constants beside the band, in means of the band over lesions; and one beside which the band hardly counts.
+CONSTANTS = (0.1, 0.3, 1.0, 3.0, 10.0)
+_ALIKE = (1e4,)
+_LEAST_SCALE = 1e-6
 # With fewer lesions, the interval that has to hold the share is that of the worst one.
 _FEWEST = 20
 
 
-@dataclass
-class Arguments:
+@dataclass(kw_only=True)
+class Arguments(HeldOutOptions):
     """Command line."""
 
     model: tyro.conf.Positional[Path]
     """The bundle; it is not changed."""
     output: Path
     """Bundle to write: the same members and thresholds, with the errors."""
-    recipe: Path = Path("training/recipes/compact.toml")
-    """Its held-out volumes and its kind of synthetic pairs are used."""
-    data: Path | None = None
-    """Folder with one subfolder per CT volume; phantoms where it is not given."""
-    fold: int | None = None
-    """The fold of the recipe whose volumes are used; the recipe's validation volumes if not given."""
     cases: int = 120
     seed: int = 501
 
@@ -65,21 +57,17 @@ class Judged:
     """An outlined lesion of a volume: its band, and the errors of its volume (logarithm of the ratio) and diameter."""
 
     volume: str
-    band_log_volume: float
-    band_mm: float
+    band: Band
     log_volume_error: float
     error_mm: float
 
 
 def determine(arguments: Arguments) -> MeasurementErrors:
     """Determines the errors, prints their coverage, and writes the bundle; raises InputError with too few lesions."""
-    if arguments.cases < 1:
-        raise InputError(f"--cases {arguments.cases}; expected at least 1")
+    pairs = arguments.pairs("measuring")
     ensemble = load_ensemble(arguments.model)
-    recipe = read_recipe(arguments.recipe)
-    pairs = held_out_pairs(arguments.data, recipe, fold=arguments.fold, cases=arguments.cases, seed=arguments.seed)
     judged: list[Judged] = []
-    for name, pair in track(pairs, "measuring", total=arguments.cases, console=Console(stderr=True)):
+    for name, pair in pairs:
         judged += judged_lesions(pair, ensemble, name.rpartition("/")[0])
     errors = errors_of(judged)
     Console(width=120).print(to_rich(coverage_table(judged)))
@@ -105,22 +93,26 @@ def judged_lesions(pair: SyntheticPair, ensemble: Ensemble, volume: str) -> Iter
         if outcome.band is not None and lesion_id in found and lesion_id in true:
             yield Judged(
                 volume=volume,
-                band_log_volume=outcome.band.log_volume,
-                band_mm=outcome.band.diameter_mm,
+                band=outcome.band,
                 log_volume_error=log(true[lesion_id].volume_ml / found[lesion_id].volume_ml),
                 error_mm=true[lesion_id].longest_mm - found[lesion_id].longest_mm,
             )
 
 
-def errors_of(judged: Sequence[Judged]) -> MeasurementErrors:
-    """The narrowest intervals that hold the share of these lesions; raises InputError with too few of them."""
+def errors_of(judged: Sequence[Judged], constants: Sequence[float] = CONSTANTS) -> MeasurementErrors:
+    """The narrowest intervals that hold the share of these lesions; raises InputError with too few of them.
+
+    The constants beside the band to choose from are in means of the band over lesions.
+    """
     if len(judged) < _FEWEST:
         raise InputError(f"{len(judged)} lesions are outlined and there; expected at least {_FEWEST}")
     volume_scale, volume_offset = narrowest(
-        np.array([each.band_log_volume for each in judged]), np.array([each.log_volume_error for each in judged])
+        np.array([each.band.log_volume for each in judged]),
+        np.array([each.log_volume_error for each in judged]),
+        constants,
     )
     diameter_scale, diameter_offset = narrowest(
-        np.array([each.band_mm for each in judged]), np.array([each.error_mm for each in judged])
+        np.array([each.band.diameter_mm for each in judged]), np.array([each.error_mm for each in judged]), constants
     )
     return MeasurementErrors(
         volume_scale=volume_scale,
@@ -130,7 +122,9 @@ def errors_of(judged: Sequence[Judged]) -> MeasurementErrors:
     )
 
 
-def narrowest(bands: Float[np.ndarray, " n"], errors: Float[np.ndarray, " n"]) -> tuple[float, float]:
+def narrowest(
+    bands: Float[np.ndarray, " n"], errors: Float[np.ndarray, " n"], constants: Sequence[float]
+) -> tuple[float, float]:
     """Scale and constant of the narrowest interval scale * (band + constant), on average, that holds the share.
 
     Split conformal prediction: of n errors, so many lie within that a further one does with the probability wanted.
@@ -138,48 +132,52 @@ def narrowest(bands: Float[np.ndarray, " n"], errors: Float[np.ndarray, " n"]) -
     # Where networks do not differ, all intervals are equal.
     typical = float(bands.mean()) or 1.0
     count = min(ceil((len(errors) + 1) * COVERAGE), len(errors))
-    best: tuple[float, float, float] | None = None
-    for constant in (share * typical for share in _CONSTANTS):
+
+    def interval(constant: float) -> tuple[float, float, float]:
+        """Its mean half width, scale and constant."""
         widths = bands + constant
-        scale = float(np.sort(np.abs(errors) / widths)[count - 1])
-        mean = scale * float(widths.mean())
-        if best is None or mean < best[0]:
-            best = mean, scale, constant
-    assert best is not None
-    # A model whose every outline is exact has the least interval that there is.
-    return max(best[1], 1e-6), best[2]
+        # A model whose every outline is exact has the least interval that there is.
+        scale = max(float(np.sort(np.abs(errors) / widths)[count - 1]), _LEAST_SCALE)
+        return scale * float(widths.mean()), scale, constant
+
+    _, scale, constant = min(interval(share * typical) for share in constants)
+    return scale, constant
 
 
 def coverage_table(judged: Sequence[Judged]) -> Section:
-    """Coverage and width of the intervals on each volume, determined on the other ones; and those of all."""
-    rows = []
-    all_held: list[tuple[float, float, float, float]] = []
-    for volume in dict.fromkeys(each.volume for each in judged):
-        own = [each for each in judged if each.volume == volume]
-        others = [each for each in judged if each.volume != volume]
-        if len(others) < _FEWEST:
-            continue
-        held = [_held(each, errors_of(others)) for each in own]
-        all_held += held
-        rows.append(_row(volume, held))
-    rows.append(_row("all", all_held) if all_held else ("all", str(len(judged)), *["-"] * 4))
+    """Coverage and width of the intervals on each volume, determined on the other ones; and those of all.
+
+    The last row is of intervals that do not depend on the band.
+    """
+    volumes = dict.fromkeys(each.volume for each in judged)
+    held = {volume: _held(judged, volume, CONSTANTS) for volume in volumes}
+    alike = [row for volume in volumes for row in _held(judged, volume, _ALIKE)]
+    everything = [row for own in held.values() for row in own]
+    shown = {**held, "all": everything, "all, of equal width": alike}
     return Section(
         title=f"Intervals of {COVERAGE:.0%}, determined on the other volumes",
         headings=("volume", "lesions", "volume held", "half width, factor", "diameter held", "half width, mm"),
-        rows=tuple(rows),
+        rows=tuple(_row(name, own) for name, own in shown.items() if own),
     )
 
 
-def _held(each: Judged, errors: MeasurementErrors) -> tuple[float, float, float, float]:
-    """Whether both intervals hold the truth, and their half widths."""
-    log_factor = errors.volume_scale * (each.band_log_volume + errors.volume_offset)
-    length_mm = errors.diameter_scale * (each.band_mm + errors.diameter_offset_mm)
-    return (
-        float(abs(each.log_volume_error) <= log_factor),
-        log_factor,
-        float(abs(each.error_mm) <= length_mm),
-        length_mm,
-    )
+def _held(judged: Sequence[Judged], volume: str, constants: Sequence[float]) -> list[tuple[float, float, float, float]]:
+    """For each lesion of a volume whether both intervals hold the truth, and their half widths.
+
+    None where the other volumes have too few lesions.
+    """
+    others = [each for each in judged if each.volume != volume]
+    if len(others) < _FEWEST:
+        return []
+    errors = errors_of(others, constants)
+    rows = []
+    for each in judged:
+        if each.volume == volume:
+            known = uncertainty_of(each.band, errors)
+            log_factor, length_mm = log(known.volume_factor), known.diameter_mm
+            is_held = abs(each.log_volume_error) <= log_factor, abs(each.error_mm) <= length_mm
+            rows.append((float(is_held[0]), log_factor, float(is_held[1]), length_mm))
+    return rows
 
 
 def _row(name: str, held: Sequence[tuple[float, float, float, float]]) -> tuple[str, ...]:

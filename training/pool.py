@@ -7,13 +7,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from longilesion.ensemble import mirrored
+from longilesion.ensemble import AXES, mirrored
 from longilesion.networks.interface import NetworkInput
 from training.batch import Batch
 from training.recipe import Recipe
-
-# Before them come the batch and the channels.
-_AXES = {"z": 2, "y": 3, "x": 4}
 
 
 def pooled(
@@ -41,7 +38,7 @@ def pooled(
 
 def _joined(batches: Sequence[Batch], flipped: Sequence[str], *, skipped: tuple[str, ...]) -> Batch:
     """One batch of several, mirrored along those axes; damaged cut-outs are those of the batch that is new."""
-    dimensions = [_AXES[axis] for axis in flipped]
+    dimensions = [AXES[axis] for axis in flipped]
     return Batch(
         input=mirrored(NetworkInput.joined([batch.input for batch in batches]), dimensions),
         target=torch.cat([batch.target for batch in batches]).flip(dimensions),

@@ -25,7 +25,8 @@ _PACKAGES = ("batchgeneratorsv2", "lightning-fabric", "monai", "numpy", "scipy",
 class AnyRunRecord(BaseModel):
     """The record of a run: everything that determines its data order and weights, except the machine; in `run.json`.
 
-    `data` names the data and their contents. The recipe is that of the kind of run.
+    `data` names the data and their contents. The recipe is that of the kind of run. `over_minutes` is the time in which
+    its rate falls, None where that goes by steps.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,6 +34,7 @@ class AnyRunRecord(BaseModel):
     data: str
     seed: int
     steps: int
+    over_minutes: float | None = None
     processes: int
     versions: dict[str, str]
 

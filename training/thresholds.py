@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.progress import track
 
 from longilesion.bundle import read_manifest, save_members
 from longilesion.config import Thresholds
@@ -30,31 +29,23 @@ from longilesion.prediction import place_lesions, predict_lesions
 from longilesion.prompts import complete_prompts
 from longilesion.timing import Stopwatch
 from training.command import run_command
-from training.recipe import read_recipe
+from training.held_out import HeldOutOptions
 from training.synthesis.exams import exam_of
 from training.synthesis.pairs import SyntheticPair
-from training.training_data import held_out_pairs
 
 _log = logging.getLogger("training")
 
 OUTLINE_THRESHOLDS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
 
 
-@dataclass
-class Arguments:
+@dataclass(kw_only=True)
+class Arguments(HeldOutOptions):
     """Command line."""
 
     model: tyro.conf.Positional[Path]
     """The bundle; it is not changed."""
     output: Path
     """Bundle to write: the same members with the chosen thresholds."""
-    recipe: Path = Path("training/recipes/compact.toml")
-    """Its held-out volumes and its kind of synthetic pairs are used."""
-    data: Path | None = None
-    """Folder with one subfolder per CT volume; phantoms where it is not given."""
-    fold: int | None = None
-    """The fold of the recipe whose volumes are used; the recipe's validation volumes if not given."""
-    cases: int = 40
     seed: int = 7
     kept: float = 0.97
     """The share of present lesions that the presence threshold keeps."""
@@ -77,14 +68,11 @@ def choose(arguments: Arguments) -> Thresholds:
     """
     if not 0 < arguments.kept < 1:
         raise InputError(f"--kept {arguments.kept:g}; expected a share between 0 and 1")
-    if arguments.cases < 1:
-        raise InputError(f"--cases {arguments.cases}; expected at least 1")
+    pairs = arguments.pairs("judging")
     ensemble = load_ensemble(arguments.model)
-    recipe = read_recipe(arguments.recipe)
-    pairs = held_out_pairs(arguments.data, recipe, fold=arguments.fold, cases=arguments.cases, seed=arguments.seed)
     judged: list[Judged] = []
     volumes: dict[str, None] = {}
-    for name, pair in track(pairs, "judging", total=arguments.cases, console=Console(stderr=True)):
+    for name, pair in pairs:
         volumes[name.rpartition("/")[0]] = None
         judged += judged_lesions(pair, ensemble, name)
     thresholds = chosen_thresholds(judged, kept=arguments.kept)

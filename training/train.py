@@ -65,7 +65,7 @@ class LesionJudge:
     network: LesionNetwork
     recipe: Recipe
     training_data: TrainingData
-    steps: int | None
+    schedule: Schedule
 
     @property
     def best(self) -> str:
@@ -82,7 +82,7 @@ class LesionJudge:
         provenance = {
             "recipe": self.recipe.name,
             "data": self.training_data.trained_on,
-            "steps": str(step) if self.steps is None else f"{step} of {self.steps}",
+            "steps": self.schedule.described(step),
             "validation": self.training_data.validation.summary(means) if means else "none",
             "licence": "research use only",
         }
@@ -136,6 +136,7 @@ def _begun(arguments: Arguments, recipe: Recipe, schedule: Schedule) -> Loop[Bat
                 fold=arguments.fold,
                 seed=arguments.seed,
                 steps=schedule.steps,
+                over_minutes=schedule.over_minutes,
                 weights=None if arguments.weights is None else str(arguments.weights),
                 processes=fabric.world_size,
                 workers=arguments.workers if training_data.lesions.drawn_together > 1 else 0,
@@ -156,7 +157,7 @@ def _begun(arguments: Arguments, recipe: Recipe, schedule: Schedule) -> Loop[Bat
         learner=learner,
         batches=taken,
         judge=LesionJudge(
-            network=learner.averaged_network, recipe=recipe, training_data=training_data, steps=schedule.planned_steps
+            network=learner.averaged_network, recipe=recipe, training_data=training_data, schedule=schedule
         ),
         schedule=schedule,
         optimizer=recipe.optimizer,
@@ -171,7 +172,7 @@ def _summary(done: Progress, recipe: Recipe, schedule: Schedule) -> RunSummary:
     is_detector = recipe.task == "detection"
     return RunSummary(
         steps=done.step,
-        planned_steps=schedule.planned_steps or done.step,
+        planned_steps=schedule.planned_steps(done),
         minutes=round(done.seconds / 60, 1),
         best_step=done.best_step or None,
         best_challenge_dice=None if is_detector else best,

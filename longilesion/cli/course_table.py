@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from longilesion.cli.terminal import LOOK_AT_IT, line_table, note
+from longilesion.volume_text import volume_text
 
 if TYPE_CHECKING:
     from longilesion.course import CourseRecord, LesionRecord
@@ -30,7 +31,7 @@ def course_table(course: CourseRecord) -> Table:
         notes += ["lymph node"] if lesion_id in course.nodes else []
         notes += [course.organs[lesion_id]] if lesion_id in course.organs else []
         notes += remarks(last.note)
-        table.add_row(str(lesion_id), *cells, f"{last.volume_ml:.3g}", note("; ".join(notes)))
+        table.add_row(str(lesion_id), *cells, volume_text(last.volume_ml), note("; ".join(notes)))
     return table
 
 

@@ -20,6 +20,7 @@ from longilesion.errors import InputError
 from longilesion.files import check_replaceable
 from longilesion.startup import lasting_imports
 from longilesion.timing import Stopwatch
+from longilesion.volume_text import volume_text
 
 if TYPE_CHECKING:
     from longilesion.diagnosis.bundle import DiagnosisModel
@@ -98,7 +99,7 @@ def lesion_table(found: Diagnosis) -> Table:
         table.add_row(
             str(lesion.lesion_id),
             f"{lesion.score:.2f}",
-            f"{lesion.volume_ml:.3g}",
+            volume_text(lesion.volume_ml),
             f"{lesion.diameter_mm:.0f}",
             f"{lesion.probabilities[lesion.type]:.2f}",
             TYPE_NAMES[lesion.type],

@@ -11,12 +11,12 @@ from longilesion.case import OutsideLesion
 from longilesion.cli.terminal import LOOK_AT_IT, line_table, note
 from longilesion.diagnosis_settings import TYPE_NAMES, LesionType, likeliest
 from longilesion.uncertainty import volume_interval_ml
+from longilesion.volume_text import volume_text
 
 if TYPE_CHECKING:
     from longilesion.new_lesions import NewLesion
     from longilesion.pipeline import LesionOutcome
 
-_LEAST_ML = 0.001
 _MOST_PERCENT = 9999
 
 
@@ -50,8 +50,8 @@ def lesion_table(
         before = outcome.volume_baseline_ml
         table.add_row(
             str(outcome.prompt.lesion_id),
-            "-" if before is None else _volume(before),
-            _volume(outcome.volume_followup_ml),
+            "-" if before is None else volume_text(before),
+            volume_text(outcome.volume_followup_ml),
             *(_interval(outcome) for _ in interval),
             _change(outcome),
             _click(outcome),
@@ -63,7 +63,7 @@ def lesion_table(
     for lesion in candidates:
         found = lesion.candidate
         size = f"score {found.score:.2f}, {found.diameter_mm:.0f} mm across; not confirmed"
-        known = str(lesion.lesion_id), "-", _volume(found.volume_ml)
+        known = str(lesion.lesion_id), "-", volume_text(found.volume_ml)
         cells = (*known, *("-" for _ in interval), "-", "candidate", "-", "-")
         table.add_row(*cells, *_type(lesion.lesion_id, types), note(size))
     return table
@@ -79,19 +79,12 @@ def _type(lesion_id: int, types: Mapping[int, Mapping[LesionType, float]] | None
     return (f"{TYPE_NAMES[name]} {types[lesion_id][name]:.2f}",)
 
 
-def _volume(ml: float) -> str:
-    """The volume to three significant digits; never 0 for a lesion with voxels."""
-    if 0 < ml < _LEAST_ML:
-        return f"<{_LEAST_ML:g}"
-    return f"{ml:.0f}" if ml >= 100 else f"{ml:.3g}"
-
-
 def _interval(outcome: LesionOutcome) -> str:
-    """The ends of the volume's 95 % interval, to two significant digits."""
+    """The ends of the volume's 95 % interval."""
     if outcome.uncertainty is None:
         return "-"
     ends = volume_interval_ml(outcome.volume_followup_ml, outcome.uncertainty.volume_factor)
-    return " to ".join(f"{ml:.0f}" if ml >= 10 else f"{ml:.2g}" for ml in ends)
+    return " to ".join(map(volume_text, ends))
 
 
 def _change(outcome: LesionOutcome) -> str:

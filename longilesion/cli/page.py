@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -67,6 +68,9 @@ def write_course_pages(pages: Pages, course: CourseRecord, scans: Sequence[Path]
 
 
 def _write(pages: Pages, course: CourseRecord, loads: Sequence[Load | None], *, model: Path) -> None:
+    if len(pages.wanted) > 1:
+        # Both pages show the same scans, of which the report holds all in memory.
+        loads = [None if load is None else cache(load) for load in loads]
     # The viewer first, so that the report refers to a page that is there.
     if pages.viewer is not None:
         from longilesion.html_report.viewer import write_viewer

@@ -15,6 +15,7 @@ from longilesion.files import check_text, written_together
 from longilesion.html_report.charts import curve, spider, waterfall
 from longilesion.html_report.picture import PIXELS, Picture, Shown, pictures
 from longilesion.pipeline import remarks
+from longilesion.volume_text import volume_text
 
 # A confidence that is written as 1.00 need not be.
 _SURE = 0.995
@@ -93,6 +94,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.filters["volume"] = volume_text
     made.filters["percent"] = lambda share: "-" if share is None else f"{100 * share:+.0f} %"
     return made
 
@@ -159,8 +161,8 @@ def measures_text(row: LesionRecord) -> str:
     about = "" if row.error_mm is None else f" ± {row.error_mm:.1f}"
     ends = ""
     if row.volume_low_ml is not None and row.volume_high_ml is not None:
-        ends = f" ({row.volume_low_ml:.2g} to {row.volume_high_ml:.2g})"
-    return f"{row.longest_mm:.1f} x {row.short_mm:.1f}{about} mm, {row.volume_ml:.3g}{ends} ml"
+        ends = f" ({volume_text(row.volume_low_ml)} to {volume_text(row.volume_high_ml)})"
+    return f"{row.longest_mm:.1f} x {row.short_mm:.1f}{about} mm, {volume_text(row.volume_ml)}{ends} ml"
 
 
 def _text(row: LesionRecord | None, *, error: bool) -> str:

@@ -34,7 +34,7 @@ _MOST_VOXELS = 24_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Embedded:
-    """A time point in the page: its scan and outlines as base64 of gzipped NIfTI, and where its lesions are."""
+    """A time point in the page: its scan and outlines as base64 of gzipped NIfTI."""
 
     number: int
     title: str

@@ -19,7 +19,7 @@ from test.unit.training_runs import DEATHS, arguments, few_pairs, write_recipe
 from training.batch import Batch
 from training.learner import LesionLearner, Pass, Progress, TrainingError
 from training.recipe import read_recipe
-from training.run_folder import RunFolder, read_summary
+from training.run_folder import RunFolder, is_finished, read_summary
 from training.run_log import read_log
 from training.synthesis.shape_library import LibraryShape, write_shape_library
 from training.train import main, train
@@ -168,8 +168,14 @@ def test_rate_falls_with_time_where_the_run_has_a_time(
     assert rates == sorted(rates, reverse=True)
     assert rates[len(rates) // 2] == pytest.approx(0.5**0.9 * 1e-3, rel=0.35)
     assert rates[-1] < 0.3e-3
-    assert read_manifest(run / "last").provenance["steps"] == str(done.step)
+    assert read_manifest(run / "last").provenance["steps"] == f"{done.step} in 0.5 minutes"
     assert read_summary(RunFolder(run)).planned_steps == done.step
+    assert is_finished(RunFolder(run))
+    with pytest.raises(InputError, match=r"begun with over_minutes = 0\.5, now None"):
+        train(arguments(recipe, run, steps=1000))
+    # Stopped before its time is over, it is not finished.
+    train(arguments(recipe, tmp_path / "stopped", steps=1000, over_minutes=0.5, minutes=0.0))
+    assert not is_finished(RunFolder(tmp_path / "stopped"))
     with pytest.raises(InputError, match=r"--over-minutes 0: expected more than 0"):
         train(arguments(recipe, tmp_path / "none", over_minutes=0.0))
 

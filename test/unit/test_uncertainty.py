@@ -260,8 +260,7 @@ def judged_of(seed: int, count: int, *, spread: float = 0.3) -> list[Judged]:
     return [
         Judged(
             volume=f"volume {number % 3}",
-            band_log_volume=float(band),
-            band_mm=float(4 * band),
+            band=Band(narrow_ml=1.0, wide_ml=exp(band), narrow_mm=10.0, wide_mm=10.0 + 4 * band),
             log_volume_error=float(generator.normal(0, spread * (band + 0.2))),
             error_mm=float(generator.normal(0, 4 * spread * (band + 0.2))),
         )
@@ -274,7 +273,7 @@ def test_intervals_hold_the_share_of_the_lesions_that_they_are_from(seed: int, c
     judged = judged_of(seed, count)
     errors = errors_of(judged)
     held = [
-        abs(each.log_volume_error) <= errors.volume_scale * (each.band_log_volume + errors.volume_offset) * (1 + 1e-9)
+        abs(each.log_volume_error) <= log(uncertainty_of(each.band, errors).volume_factor) * (1 + 1e-9)
         for each in judged
     ]
     assert sum(held) == min(ceil(0.95 * (count + 1)), count)
@@ -285,18 +284,20 @@ def test_intervals_hold_the_share_of_other_lesions() -> None:
     for seed in range(40):
         errors = errors_of(judged_of(seed, 100))
         others = judged_of(1000 + seed, 200)
-        shares += [
-            abs(each.error_mm) <= errors.diameter_scale * (each.band_mm + errors.diameter_offset_mm) for each in others
-        ]
+        shares += [abs(each.error_mm) <= uncertainty_of(each.band, errors).diameter_mm for each in others]
     assert np.mean(shares) == pytest.approx(0.95, abs=0.02)
 
 
 def test_lesions_whose_outline_moves_more_have_wider_intervals_than_by_a_constant() -> None:
     judged = judged_of(0, 300)
     errors = errors_of(judged)
-    half_mm = [errors.diameter_scale * (each.band_mm + errors.diameter_offset_mm) for each in judged]
+    half_mm = [uncertainty_of(each.band, errors).diameter_mm for each in judged]
     constant = np.quantile([abs(each.error_mm) for each in judged], 0.95)
     assert np.mean(half_mm) < 0.95 * constant
+    # The table compares both.
+    rows = {row[0]: row for row in coverage_table(judged).rows}
+    assert float(rows["all"][5]) < 0.95 * float(rows["all, of equal width"][5])
+    assert float(rows["all, of equal width"][5]) == pytest.approx(constant, rel=0.15)
 
 
 def test_coverage_is_that_on_volumes_that_the_intervals_are_not_from() -> None:
@@ -317,7 +318,7 @@ def test_too_few_lesions_determine_nothing() -> None:
 
 
 def test_command_writes_the_model_with_its_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.measurement_errors.held_out_pairs", lambda *_, **__: [("volume/0", None)])
+    monkeypatch.setattr("training.measurement_errors.Arguments.pairs", lambda *_: [("volume/0", None)])
     monkeypatch.setattr("training.measurement_errors.judged_lesions", lambda *_: judged_of(0, 60))
     settings = model_settings(shape_zyx=(8, 16, 16), spacing_zyx_mm=(6.0, 3.0, 3.0))
     save_bundle(tmp_path / "model", settings, [build_network(settings)], provenance={"recipe": "tiny"})

@@ -58,7 +58,7 @@ class DiagnosisJudge:
     recipe: DiagnosisRecipe
     exams: Sequence[TypedExam]
     trained_on: str
-    steps: int | None
+    schedule: Schedule
     best: str = BEST
 
     def figures(self, *, rank: int, processes: int) -> dict[str, Figure]:
@@ -81,7 +81,7 @@ class DiagnosisJudge:
         provenance = {
             "recipe": self.recipe.name,
             "data": self.trained_on,
-            "steps": str(step) if self.steps is None else f"{step} of {self.steps}",
+            "steps": self.schedule.described(step),
             "validation": validation,
             "licence": STATEMENT,
         }
@@ -102,7 +102,7 @@ def train(arguments: Arguments) -> Progress:
     if fabric.is_global_zero:
         summary = RunSummary(
             steps=done.step,
-            planned_steps=schedule.planned_steps or done.step,
+            planned_steps=schedule.planned_steps(done),
             minutes=round(done.seconds / 60, 1),
             best_step=done.best_step or None,
             best_mean_auc=round(done.best_score, 4) if done.best_score >= 0 else None,
@@ -135,6 +135,7 @@ def _begun(arguments: Arguments, recipe: DiagnosisRecipe, schedule: Schedule) ->
                 held_out=held_out,
                 seed=arguments.seed,
                 steps=schedule.steps,
+                over_minutes=schedule.over_minutes,
                 processes=fabric.world_size,
                 versions=package_versions(),
             )
@@ -150,7 +151,7 @@ def _begun(arguments: Arguments, recipe: DiagnosisRecipe, schedule: Schedule) ->
             recipe=recipe,
             exams=spread(judged, recipe.validation.exams),
             trained_on=f"{arguments.data.name}, {len(exams)} synthetic exams over {', '.join(training)}",
-            steps=schedule.steps,
+            schedule=schedule,
         ),
         schedule=schedule,
         optimizer=recipe.optimizer,
