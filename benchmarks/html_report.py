@@ -1,4 +1,4 @@
-"""`python -m benchmarks.html_report`: seconds and megabytes of the page of 20 lesions in 3 scans of 300 x 512 x 512."""
+"""`python -m benchmarks.html_report`: seconds and megabytes of pages of 20 lesions in 3 scans of 300 x 512 x 512."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from longilesion.case import Baseline, LesionMap, Scan
 from longilesion.course import course_of, record_of
 from longilesion.geometry import Grid
 from longilesion.html_report.page import Load, make_page
+from longilesion.html_report.viewer import make_viewer
 from longilesion.timeline import TimePoint
 
 SHAPE_ZYX, LESIONS, SCANS = (300, 512, 512), 20, 3
@@ -53,9 +54,13 @@ def main() -> None:
     start = time.perf_counter()
     page = make_page(course, [load(point) for point in points], model="model")
     made = time.perf_counter() - start
+    start = time.perf_counter()
+    viewer = make_viewer(course, [load(point) for point in points])
+    viewed = time.perf_counter() - start
     table = Table("", "seconds", "MB")
     table.add_row("measuring the lesions, and the response", f"{measured:.1f}", "")
     table.add_row("page, without reading the scans", f"{made:.1f}", f"{len(page.encode()) / 1e6:.2f}")
+    table.add_row("interactive page, without reading the scans", f"{viewed:.1f}", f"{len(viewer.encode()) / 1e6:.2f}")
     Console().print(table)
 
 
