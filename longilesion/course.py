@@ -14,7 +14,7 @@ from longilesion.case import Click, LesionPrompt, OutsideLesion
 from longilesion.geometry import Triple
 from longilesion.lesion_facts import NO_FACTS, lesions_of, undecided
 from longilesion.pipeline import LesionOutcome
-from longilesion.response import Course, Lesion, Measured, Visit, assess, doubling_time_days
+from longilesion.response import Assessment, Course, Lesion, Measured, Visit, assess, doubling_time_days
 from longilesion.timeline import TimePoint
 from longilesion.uncertainty import volume_interval_ml
 
@@ -104,6 +104,26 @@ class ResponseRecord(BaseModel):
     could_be: list[str]
     is_confirmed: bool | None
 
+    @classmethod
+    def of(cls, assessment: Assessment, *, number: int, on: date | None) -> ResponseRecord:
+        """The record of an assessment, with rounded numbers."""
+        return cls(
+            number=number,
+            on=on,
+            sum_mm=round(assessment.sum.mm, 2),
+            error_mm=round(assessment.sum.error_mm, 2),
+            sum_ml=round(assessment.sum.ml, 4),
+            change=_rounded(assessment.change),
+            change_from_smallest=_rounded(assessment.change_from_smallest),
+            targets=assessment.targets,
+            non_targets=assessment.non_targets,
+            by_volume=assessment.by_volume,
+            new=list(assessment.new),
+            overall=assessment.overall,
+            could_be=list(assessment.could_be),
+            is_confirmed=assessment.is_confirmed,
+        )
+
 
 class CourseRecord(BaseModel):
     """All time points in order of time, and the response from the first one that was gone through on.
@@ -188,22 +208,7 @@ def course_of(
     visits = [_visit(record, lesions) for record in done]
     course = assess(lesions_of(lesions, facts), visits, slice_mm=done[0].slice_mm)
     responses = [
-        ResponseRecord(
-            number=record.number,
-            on=record.on,
-            sum_mm=round(each.sum.mm, 2),
-            error_mm=round(each.sum.error_mm, 2),
-            sum_ml=round(each.sum.ml, 4),
-            change=_rounded(each.change),
-            change_from_smallest=_rounded(each.change_from_smallest),
-            targets=each.targets,
-            non_targets=each.non_targets,
-            by_volume=each.by_volume,
-            new=list(each.new),
-            overall=each.overall,
-            could_be=list(each.could_be),
-            is_confirmed=each.is_confirmed,
-        )
+        ResponseRecord.of(each, number=record.number, on=record.on)
         for record, each in zip(done[1:], course.assessments, strict=True)
     ]
     found = plain.model_copy(

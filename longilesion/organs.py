@@ -51,11 +51,8 @@ def confined(case: Case, folder: Path, names: Collection[str] = ()) -> Case:
     )
 
 
-def with_organs(scan: Scan, folder: Path, names: Collection[str] = ()) -> Scan:
-    """The scan with the union of a folder's masks, or of those named, such as "liver" for liver.nii.gz.
-
-    Raises InputError where there is no such mask, where one is no mask on the scan's voxels, and where all are empty.
-    """
+def organ_masks(folder: Path) -> dict[str, Path]:
+    """The masks of a folder by the names of their organs; raises InputError where there are none."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; expected one with a mask per organ, such as liver.nii.gz")
     masks = {
@@ -66,6 +63,15 @@ def with_organs(scan: Scan, folder: Path, names: Collection[str] = ()) -> Scan:
     }
     if not masks:
         raise InputError(f"{folder}: no image in it; expected a mask per organ, such as liver.nii.gz")
+    return masks
+
+
+def with_organs(scan: Scan, folder: Path, names: Collection[str] = ()) -> Scan:
+    """The scan with the union of a folder's masks, or of those named, such as "liver" for liver.nii.gz.
+
+    Raises InputError where there is no such mask, where one is no mask on the scan's voxels, and where all are empty.
+    """
+    masks = organ_masks(folder)
     missing = [name for name in names if name not in masks]
     if missing:
         raise InputError(f"{folder}: no mask of {', '.join(missing)}; found {', '.join(masks)}")

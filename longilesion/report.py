@@ -152,12 +152,13 @@ def make_report(
     *,
     seconds: Mapping[str, float],
     facts: Mapping[int, Lesion] = NO_FACTS,
+    response: CaseResponse | None = None,
 ) -> RunReport:
     """Describes a run; `seconds` are those of the stages around the segmentation (load, read, write).
 
-    `facts` are what is known of the lesions besides.
+    `facts` are what is known of the lesions besides; `response` is the case's where it is known already.
     """
-    response = case_response(case, segmentation, facts)
+    response = response or case_response(case, segmentation, facts)
     return RunReport(
         versions={
             "longilesion": longilesion.__version__,

@@ -10,7 +10,7 @@ from longilesion.cli.terminal import LOOK_AT_IT, line_table, note
 from longilesion.volume_text import volume_text
 
 if TYPE_CHECKING:
-    from longilesion.course import CourseRecord, LesionRecord
+    from longilesion.course import CourseRecord, LesionRecord, ResponseRecord
 
 
 def course_table(course: CourseRecord) -> Table:
@@ -43,13 +43,17 @@ def _length(row: LesionRecord) -> str:
 def summary(course: CourseRecord) -> list[str]:
     """The response at each time point, and the best one."""
     lines = [f"scan {record.number}: {record.error}" for record in course.time_points if record.error is not None]
-    for each in course.responses:
-        change = "" if each.change is None else f", {100 * each.change:+.0f} % from the first"
-        about = f" ± {each.error_mm:.1f}" if each.error_mm else ""
-        could_be = f", could be {' or '.join(each.could_be)}" if each.could_be else ""
-        new = f", new: {', '.join(map(str, each.new))}" if each.new else ""
-        lines.append(f"scan {each.number}: {each.overall} (sum {each.sum_mm:.1f}{about} mm{change}{new}{could_be})")
+    lines += [f"scan {each.number}: {response_text(each)}" for each in course.responses]
     if course.best is not None:
         lines.append(f"best response {course.best}, confirmed {course.best_confirmed or '-'}; RECIST 1.1")
     lines.append(course.statement)
     return lines
+
+
+def response_text(response: ResponseRecord) -> str:
+    """The response at a time point, and what it follows from."""
+    change = "" if response.change is None else f", {100 * response.change:+.0f} % from baseline"
+    about = f" ± {response.error_mm:.1f}" if response.error_mm else ""
+    could_be = f", could be {' or '.join(response.could_be)}" if response.could_be else ""
+    new = f", new: {', '.join(map(str, response.new))}" if response.new else ""
+    return f"{response.overall} (sum {response.sum_mm:.1f}{about} mm{change}{new}{could_be})"

@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from longilesion.case import Case, OutsideLesion
-from longilesion.case_files import SeriesChoice
+from longilesion.cli.scans import Scans
 from longilesion.dicom.files import is_dicom
 from longilesion.errors import InputError
 from longilesion.files import check_writable
 from longilesion.labelling import Labels
-from longilesion.response import Lesion
 
 if TYPE_CHECKING:
+    from longilesion.assessment import CaseResponse
     from longilesion.dicom.report_output import State
     from longilesion.pipeline import LesionOutcome, Segmentation
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scans:
-    """Where a case was read from."""
+def check_dicom_output(folder: Path, followup: Path | None, labels: Labels) -> None:
+    """Raises InputError where no DICOM can be written to a folder on the images of that follow-up.
 
-    baseline: Path | None
-    followup: Path
-    series: SeriesChoice
-    mask: Path | None
-
-
-def check_dicom_output(folder: Path, followup: Path, labels: Labels) -> None:
-    """Raises InputError where no DICOM can be written to a folder on the images of that follow-up."""
-    if not followup.exists() or not is_dicom(followup):
+    The follow-up is None where an archive gives it, which has nothing but DICOM.
+    """
+    if followup is not None and not (followup.exists() and is_dicom(followup)):
         raise InputError(
             f"{folder}: DICOM refers to images in DICOM; {followup} is none: expected an image to write to"
         )
@@ -44,11 +35,13 @@ def check_dicom_output(folder: Path, followup: Path, labels: Labels) -> None:
 
 
 def write_dicom(
-    folder: Path, case: Case, segmentation: Segmentation, scans: Scans, facts: Mapping[int, Lesion]
-) -> None:
-    """Writes the lesions of both time points and the response; raises InputError where a file cannot be written."""
+    folder: Path, case: Case, segmentation: Segmentation, scans: Scans, response: CaseResponse
+) -> list[Path]:
+    """Writes the lesions of both time points and the response; returns the files.
+
+    Raises InputError where a file cannot be written.
+    """
     # Imported late, as few runs write DICOM.
-    from longilesion.assessment import case_response
     from longilesion.dicom.output import Outlined, segments_of, write_results
     from longilesion.dicom.series import chosen_series
 
@@ -56,8 +49,7 @@ def write_dicom(
     baseline = None
     if scans.baseline is not None and prior is not None and prior.lesions is not None and is_dicom(scans.baseline):
         baseline = Outlined(series=chosen_series(scans.baseline, scans.series.baseline), lesions=prior.lesions)
-    response = case_response(case, segmentation, facts)
-    write_results(
+    return write_results(
         folder,
         Outlined(series=chosen_series(scans.followup, scans.series.followup), lesions=segmentation.maps["primary"]),
         # Labels are ids: `check_dicom_output`.
@@ -66,7 +58,7 @@ def write_dicom(
         course=response.course,
         states={outcome.prompt.lesion_id: state_of(outcome) for outcome in segmentation.lesions},
         baseline=baseline,
-        segments=segments_of(scans.mask),
+        segments=segments_of(scans.lesions),
     )
 
 

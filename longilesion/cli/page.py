@@ -38,18 +38,17 @@ def write_case_pages(
     pages: Pages,
     case: Case,
     segmentation: Segmentation,
-    scans: tuple[Path | None, Path],
+    names: Sequence[str],
     *,
     model: Path,
     facts: Mapping[int, Lesion],
 ) -> None:
-    """Writes the pages of a baseline and its follow-up, which were read from `scans`."""
+    """Writes the pages of a case; `names` are those of its scans, the baseline's first where there is one."""
     # Imported late, here and below, as few runs need it.
     from longilesion.course import course_of, record_of
     from longilesion.timeline import time_points
 
     points = time_points(case, segmentation)
-    names = [str(name) for name in scans if name is not None]
     records = []
     for number, (point, name) in enumerate(zip(points, names, strict=True), start=1):
         identity = point.visit.baselines["primary"].scan.identity

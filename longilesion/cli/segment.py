@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
-from longilesion.case import Case
+import tyro
+
+from longilesion.case import Case, LesionMap, Scan, ScanName
 from longilesion.case_files import SeriesChoice, check_outputs, read_case
-from longilesion.cli.dicom_output import Scans, check_dicom_output, write_dicom
+from longilesion.cli.course_table import response_text
+from longilesion.cli.dicom_output import check_dicom_output, write_dicom
 from longilesion.cli.lesion_table import lesion_table
 from longilesion.cli.page import Pages, write_case_pages
+from longilesion.cli.scans import Scans, ScanSource
 from longilesion.cli.terminal import console, progress
 from longilesion.config import Device, Precision
 from longilesion.diagnosis_settings import STATEMENT
@@ -27,7 +32,10 @@ from longilesion.startup import lasting_imports
 from longilesion.timing import Stopwatch
 
 if TYPE_CHECKING:
+    from rich.status import Status
+
     from longilesion.diagnosis.bundle import DiagnosisModel
+    from longilesion.ensemble import Ensemble
     from longilesion.pipeline import Segmentation
 
 OutputFormat: TypeAlias = Literal["auto", "image", "dicom"]
@@ -35,14 +43,17 @@ OutputFormat: TypeAlias = Literal["auto", "image", "dicom"]
 
 def segment(
     *,
-    followup: Path,
     output: Path,
+    followup: Path | None = None,
     baseline: Path | None = None,
     lesions: Path | None = None,
     baseline_clicks: Path | None = None,
     followup_clicks: Path | None = None,
     baseline_series: str | None = None,
     followup_series: str | None = None,
+    from_archive: Annotated[str | None, tyro.conf.arg(name="from")] = None,
+    lesions_series: str | None = None,
+    store: bool = False,
     same_patient: bool = False,
     model: Path = SHIPPED_MODEL,
     device: Device = "auto",
@@ -56,6 +67,7 @@ def segment(
     detector: Path | None = None,
     types: Path | None = None,
     about: Path | None = None,
+    baseline_organs: Path | None = None,
     report: Path | None = None,
     html: Path | None = None,
     viewer: Path | None = None,
@@ -71,9 +83,9 @@ def segment(
     fiducials (.mrk.json), or tables (.csv) with the columns id, x, y, z (voxels) or id, x_mm, y_mm, z_mm (LPS).
 
     Args:
-        followup: Scan to outline the lesions in.
         output: Lesion map to write, with the follow-up scan's geometry, in the format of its suffix; or a folder for
             DICOM, with the suffix .dcm: a segmentation (SEG) and a report (SR) on the lesions and the response.
+        followup: Scan to outline the lesions in.
         baseline: Earlier scan of the same patient.
         lesions: Lesions outlined in the baseline scan; the value of a voxel is the lesion's id, 0 is none.
         baseline_clicks: A point on each lesion in the baseline scan.
@@ -81,6 +93,11 @@ def segment(
         baseline_series: Number or UID of the baseline's DICOM series, where its folder has several; without it, they
             are listed.
         followup_series: The same of the follow-up scan.
+        from_archive: DICOMweb address of an archive, such as http://localhost:8042/dicom-web, from which the scans are
+            fetched by their SeriesInstanceUIDs, --baseline-series and --followup-series. Credentials are those of the
+            environment, as for `longilesion fetch`.
+        lesions_series: SeriesInstanceUID of the mask in that archive, a SEG or RTSTRUCT.
+        store: Store the results in DICOM in that archive, too.
         same_patient: Accept DICOM scans whose PatientIDs differ, or whose dates run backwards.
         model: Folder with the model's settings and weights.
         device: Where the networks run; auto takes a GPU if there is one.
@@ -99,6 +116,8 @@ def segment(
             lesions.
         about: Table (.csv) of what is known of lesions, for the response: columns lesion (its id) and any of organ,
             node (yes for a lymph node) and target (yes or no).
+        baseline_organs: Folder of organ masks on the baseline scan's voxels, as TotalSegmentator writes them, for the
+            organs of lesions about which --about says nothing.
         report: JSON file for a report of the run.
         html: Page to write for people, one file: pictures of all lesions in both scans, and the response.
         viewer: Interactive page to write, one file: both scans with the outlines in three planes, the lesions as a
@@ -107,105 +126,159 @@ def segment(
     """
     as_dicom = format == "dicom" or (format == "auto" and output.suffix.lower() == ".dcm")
     pages = Pages(report=html, viewer=viewer)
+    series = SeriesChoice(baseline=baseline_series, followup=followup_series)
+    source = ScanSource(
+        followup=followup,
+        baseline=baseline,
+        lesions=lesions,
+        series=series,
+        archive=from_archive,
+        lesions_series=lesions_series,
+    )
+    source.check()
     outputs = [output, *([] if report is None else [report]), *pages.wanted]
     check_outputs(outputs, inputs=(followup, baseline, lesions, baseline_clicks, followup_clicks, about))
-    _check_output(output, followup, labels, as_dicom=as_dicom)
+    _check_output(output, source, labels, as_dicom=as_dicom, store=store)
     check_replaceable(*outputs[as_dicom:])
     check_search_options(find_new=find_new, organs=organs, organ=organ, detector=detector, types=types)
-    for name, given in (("types", types), ("html", html), ("viewer", viewer)):
-        if given is not None and labels == "binary":
-            raise InputError(
-                f"--{name} with --labels binary, which tell no lesions apart; expected --labels lesion_ids"
-            )
-    if lesions is None and baseline_clicks is None and followup_clicks is None and not find_new:
+    if labels == "binary":
+        _check_tells_lesions_apart(types=types, html=html, viewer=viewer)
+    if not (source.has_lesions or baseline_clicks or followup_clicks or find_new):
         raise InputError("nothing to look for; expected --lesions, --baseline-clicks, --followup-clicks or --find-new")
     facts = read_lesion_facts(about)
     # Imported late: torch takes a second to load, and --help, or an invalid option, does not need it.
     with lasting_imports():
-        from longilesion.ensemble import load_detector, load_ensemble
-        from longilesion.pipeline import segment_case, with_types
+        from longilesion.assessment import case_response
+        from longilesion.course import ResponseRecord
+        from longilesion.report import make_report, write_report
 
-    series = SeriesChoice(baseline=baseline_series, followup=followup_series)
     output_console = console()
     # The spinner shows in a terminal only.
-    with output_console.status("loading the model") as status:
+    with output_console.status(source.first_step) as status, source.opened() as scans:
         watch = Stopwatch()
         with watch("load"):
-            ensemble = load_ensemble(model, device=device, precision=precision)
-            searching = None
-            if find_new:
-                searching = load_detector(ensemble, detector, model=model, device=device, precision=precision)
-            typing = None if types is None else _load_typing(types, device, precision)
+            models = _load(model, device, precision, find_new=find_new, detector=detector, types=types)
         status.update("reading the scans")
         with watch("read"):
             case = read_case(
-                followup,
-                baseline,
-                lesions,
+                scans.followup,
+                scans.baseline,
+                scans.lesions,
                 baseline_clicks=baseline_clicks,
                 followup_clicks=followup_clicks,
                 split_components=split_components,
-                series=series,
+                series=scans.series,
                 same_patient=same_patient,
             )
             livers = confined(case, organs, [LIVER]).followups if organs is not None and types is not None else {}
             if organs is not None and find_new:
                 case = confined(case, organs, organ)
-        status.update("outlining the lesions")
-        search = None
-        if searching is not None:
-            from longilesion.new_lesions import Search
-
-            search = Search(detector=searching, progress=progress(status, "searching"))
-        segmentation = segment_case(case, ensemble, labels=labels, refine_clicks=refine_clicks, search=search)
-        if typing is not None:
-            status.update("telling types")
-            segmentation = with_types(segmentation, livers, typing)
-        lesion_map = segmentation.maps["primary"]
+            facts = _with_organs(facts, case, baseline_organs)
+        segmentation = _outlined(case, models, livers, status, labels=labels, refine_clicks=refine_clicks)
+        response = case_response(case, segmentation, facts)
         with watch("write"):
             if as_dicom:
-                scans = Scans(baseline=baseline, followup=followup, series=series, mask=lesions)
-                write_dicom(output, case, segmentation, scans, facts)
+                written = write_dicom(output, case, segmentation, scans, response)
             else:
-                with written_together({output: partial(check_lesion_map, written=lesion_map)}) as (temporary,):
-                    write_lesion_map(temporary, lesion_map, like=open_image(followup, followup_series))
+                _write_map(output, segmentation.maps["primary"], scans)
+        if store:
+            status.update("storing")
+            source.store(written)
     output_console.print(lesion_table(segmentation.lesions, segmentation.candidates, segmentation.types))
-    if typing is not None:
+    if response.assessment is not None:
+        text = response_text(ResponseRecord.of(response.assessment, number=2, on=None))
+        output_console.print(f"response by RECIST 1.1: {text}; research use only", highlight=False, soft_wrap=True)
+    if models.typing is not None:
         output_console.print(f"types: {STATEMENT}", highlight=False)
     looked_for = [each.prompt.lesion_id for each in segmentation.lesions]
     warn_of_strangers(about, facts, [*looked_for, *segmentation.left_out])
     # Last, so that the map and the table are complete if a report cannot be written.
-    _write_reports(report, pages, case, segmentation, watch, scans=(baseline, followup), model=model, facts=facts)
+    if report is not None:
+        made = make_report(case, segmentation, seconds=watch.seconds, facts=facts, response=response)
+        write_report(report, made)
+    if pages.wanted:
+        write_case_pages(pages, case, segmentation, scans.names, model=model, facts=facts)
 
 
-def _check_output(output: Path, followup: Path, labels: Labels, *, as_dicom: bool) -> None:
+def _check_output(output: Path, source: ScanSource, labels: Labels, *, as_dicom: bool, store: bool) -> None:
+    if store and (source.archive is None or not as_dicom):
+        raise InputError("--store without an archive, or without results in DICOM; expected --from, and --output X.dcm")
     if as_dicom:
-        check_dicom_output(output, followup, labels)
+        check_dicom_output(output, source.followup, labels)
     else:
         check_writable_format(output)
 
 
-def _write_reports(
-    report: Path | None,
-    pages: Pages,
+def _check_tells_lesions_apart(**given: Path | None) -> None:
+    for name, path in given.items():
+        if path is not None:
+            raise InputError(
+                f"--{name} with --labels binary, which tell no lesions apart; expected --labels lesion_ids"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Models:
+    """What outlines lesions, what searches for others, and what tells their types."""
+
+    outlining: Ensemble
+    searching: Ensemble | None
+    typing: DiagnosisModel | None
+
+
+def _load(
+    model: Path, device: Device, precision: Precision, *, find_new: bool, detector: Path | None, types: Path | None
+) -> _Models:
+    from longilesion.ensemble import load_detector, load_ensemble
+
+    ensemble = load_ensemble(model, device=device, precision=precision)
+    searching = typing = None
+    if find_new:
+        searching = load_detector(ensemble, detector, model=model, device=device, precision=precision)
+    if types is not None:
+        # Imported late, as few runs ask for types.
+        from longilesion.diagnosis.bundle import load_diagnosis_bundle
+
+        typing = load_diagnosis_bundle(types, device, precision)
+    return _Models(outlining=ensemble, searching=searching, typing=typing)
+
+
+def _outlined(
     case: Case,
-    segmentation: Segmentation,
-    watch: Stopwatch,
+    models: _Models,
+    livers: Mapping[ScanName, Scan],
+    status: Status,
     *,
-    scans: tuple[Path | None, Path],
-    model: Path,
-    facts: Mapping[int, Lesion],
-) -> None:
-    from longilesion.report import make_report, write_report
+    labels: Labels,
+    refine_clicks: bool,
+) -> Segmentation:
+    from longilesion.pipeline import segment_case, with_types
 
-    if report is not None:
-        write_report(report, make_report(case, segmentation, seconds=watch.seconds, facts=facts))
-    if pages.wanted:
-        write_case_pages(pages, case, segmentation, scans, model=model, facts=facts)
+    status.update("outlining the lesions")
+    search = None
+    if models.searching is not None:
+        from longilesion.new_lesions import Search
+
+        search = Search(detector=models.searching, progress=progress(status, "searching"))
+    segmentation = segment_case(case, models.outlining, labels=labels, refine_clicks=refine_clicks, search=search)
+    if models.typing is None:
+        return segmentation
+    status.update("telling types")
+    return with_types(segmentation, livers, models.typing)
 
 
-def _load_typing(folder: Path, device: Device, precision: Precision) -> DiagnosisModel:
-    # Imported late, as few runs ask for types.
-    from longilesion.diagnosis.bundle import load_diagnosis_bundle
+def _with_organs(facts: Mapping[int, Lesion], case: Case, folder: Path | None) -> Mapping[int, Lesion]:
+    if folder is None:
+        return facts
+    # Imported late, as few runs have masks of the baseline's organs.
+    from longilesion.lesion_organs import with_lesion_organs
 
-    return load_diagnosis_bundle(folder, device, precision)
+    prior = case.baselines.get("primary")
+    if prior is None or prior.lesions is None:
+        raise InputError(f"{folder}: --baseline-organs without outlines in the baseline; expected --lesions too")
+    return with_lesion_organs(facts, prior.lesions, folder)
+
+
+def _write_map(output: Path, lesion_map: LesionMap, scans: Scans) -> None:
+    with written_together({output: partial(check_lesion_map, written=lesion_map)}) as (temporary,):
+        write_lesion_map(temporary, lesion_map, like=open_image(scans.followup, scans.series.followup))
