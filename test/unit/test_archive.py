@@ -6,25 +6,36 @@ import json
 import shutil
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
+import pydicom
 import pytest
 import requests
 
 from longilesion import cli
+from longilesion.case import LesionMap
+from longilesion.case_files import SeriesChoice
+from longilesion.cli.scans import ScanSource
 from longilesion.dicom.archive import CREDENTIALS_FILE, PASSWORD, TOKEN, USER, connect, fetch_series, store_files
+from longilesion.dicom.output import FOLLOWUP_SEG, REPORT, Outlined, write_results
+from longilesion.dicom.segmentation import read_segments
+from longilesion.dicom.series import chosen_series
 from longilesion.errors import InputError
-from longilesion.images import read_scan
-from test.dicom_series import write_series
+from longilesion.images import read_lesion_map, read_scan
+from longilesion.response import Measured
+from test.dicom_series import of_patient, write_series
 from test.unit.test_dicom_series import assert_equal, scan
 
 ORTHANC = shutil.which("Orthanc")
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 UID = "1.2.3.4"
+OF_ARCHIVE = ["--from", "http://a/b", "--followup-series", "1"]
 
 
 def free_port() -> int:
@@ -109,6 +120,119 @@ def test_archive_wants_the_right_credentials(orthanc: str, tmp_path: Path, monke
     with pytest.raises(InputError, match=f"0 series {UID}; expected one"):
         fetch_series(connect(orthanc), UID, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def as_ann(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(USER, "ann")
+    monkeypatch.setenv(PASSWORD, "secret")
+
+
+def outlined(folder: Path) -> dict[str, str]:
+    """Two visits of a patient and the first one's outlines as SEG; returns the SeriesInstanceUIDs."""
+    visit = of_patient(AcquisitionDate="20200131")
+    followup = write_series(folder / "followup", scan(1), visit=of_patient(AcquisitionDate="20200401"))
+    baseline = write_series(folder / "baseline", scan(), visit=visit)
+    lesions = LesionMap(ids=np.zeros(scan().hu.shape, np.uint16), grid=scan().grid)
+    lesions.ids[2:4, 5:8, 6:10] = 7
+    given = Outlined(series=chosen_series(folder / "baseline"), lesions=lesions)
+    write_results(folder / "outlines", given, {7: Measured(longest_mm=3)}, lesion_ids=[7], course=None)
+    (folder / "outlines" / REPORT).unlink()
+    segmentation = pydicom.dcmread(folder / "outlines" / FOLLOWUP_SEG, stop_before_pixels=True)
+    return {
+        "baseline": baseline["SeriesInstanceUID"],
+        "followup": followup["SeriesInstanceUID"],
+        "lesions": str(segmentation.SeriesInstanceUID),
+    }
+
+
+@pytest.mark.orthanc
+@pytest.mark.usefixtures("restored_logging", "as_ann")
+def test_series_of_an_archive_are_outlined_and_the_results_stored_there(
+    orthanc: str, tmp_path: Path, bundle: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uids = outlined(tmp_path / "sent")
+    store_files(connect(orthanc), [tmp_path / "sent"])
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    series = [f"--{role}-series={uid}" for role, uid in uids.items()]
+    report = tmp_path / "report.json"
+    command = ["segment", "--from", orthanc, *series, "--output", str(tmp_path / "out.dcm"), "--model", str(bundle)]
+    assert cli.main([*command, "--store", "--report", str(report), "--html", str(tmp_path / "page.html")]) == 0
+    assert [lesion["id"] for lesion in json.loads(report.read_text())["lesions"]] == [7]
+    # The archive has the results, under the identifiers that the outlines came with.
+    (known,) = read_segments(tmp_path / "sent" / "outlines" / FOLLOWUP_SEG)
+    results = [pydicom.dcmread(tmp_path / "out.dcm" / name, stop_before_pixels=True) for name in (FOLLOWUP_SEG, REPORT)]
+    for name, result in zip((FOLLOWUP_SEG, REPORT), results, strict=True):
+        assert fetch_series(connect(orthanc), str(result.SeriesInstanceUID), tmp_path / f"back_{name}") == 1
+    (back,) = read_segments(next((tmp_path / f"back_{FOLLOWUP_SEG}").iterdir()))
+    assert (back.lesion_id, back.tracking_uid) == (7, known.tracking_uid)
+    # Files of the same scans give the same outlines.
+    files = [f"--{role}={tmp_path / 'sent' / role}" for role in ("baseline", "followup")]
+    files += [f"--lesions={tmp_path / 'sent' / 'outlines'}", f"--output={tmp_path / 'local.dcm'}"]
+    assert cli.main(["segment", *files, "--model", str(bundle)]) == 0
+    grid = scan().grid
+    locally, fetched = (read_lesion_map(tmp_path / name / FOLLOWUP_SEG, like=grid) for name in ("local.dcm", "out.dcm"))
+    np.testing.assert_array_equal(locally.ids, fetched.ids)
+    # Nothing that was fetched is left, no address of a scratch folder shows, and no name of a patient.
+    assert list((tmp_path / "scratch").iterdir()) == []
+    said = capfd.readouterr()
+    text = said.out + said.err + report.read_text() + (tmp_path / "page.html").read_text()
+    assert not any(name in text for name in ("scratch", "Doe", "secret"))
+
+
+@pytest.mark.orthanc
+@pytest.mark.usefixtures("restored_logging", "as_ann")
+def test_series_that_an_archive_does_not_have_leaves_nothing(
+    orthanc: str, tmp_path: Path, bundle: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out.dcm"
+    command = ["segment", "--from", orthanc, "--baseline-series", "1.9", "--followup-series", "1.8"]
+    options = ["--lesions-series", "1.7", "--output", str(output), "--model", str(bundle)]
+    assert cli.main([*command, *options]) == 1
+    assert f"{orthanc}: 0 series 1.9; expected one" in capfd.readouterr().err
+    assert not any(output.iterdir())
+
+
+@pytest.mark.usefixtures("restored_logging")
+def test_results_that_an_archive_refuses_are_kept(
+    tmp_path: Path, archive: Callable[[Callable[[BaseHTTPRequestHandler], None]], str]
+) -> None:
+    outlined(tmp_path)
+    source = ScanSource(
+        followup=None, baseline=None, lesions=None, series=SeriesChoice(followup="1.2"), archive=archive(status(500))
+    )
+    files = [tmp_path / "outlines" / FOLLOWUP_SEG]
+    with pytest.raises(InputError, match=r"HTTP 500, it failed.*; the results are complete in .*outlines"):
+        source.store(files)
+    assert files[0].is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "no follow-up scan; expected --followup, or --from ARCHIVE and --followup-series"),
+        (["--from", "http://a/b"], "--from without a follow-up scan; expected its SeriesInstanceUID"),
+        (["--from", "http://a/b", "--followup", "x"], "--followup x with --from, whose scans are series"),
+        ([*OF_ARCHIVE, "--baseline", "x"], "--baseline x with --from"),
+        ([*OF_ARCHIVE, "--lesions-series", "2"], "without its scan"),
+        (
+            [*OF_ARCHIVE, "--baseline-series", "2", "--lesions-series", "3", "--lesions", "m.nii.gz"],
+            "--lesions-series and --lesions m.nii.gz; expected one of both",
+        ),
+        (["--followup", "x", "--lesions-series", "2"], "--lesions-series without its archive"),
+        (["--followup", "x", "--lesions", "m", "--store"], "--store without an archive, or without results in DICOM"),
+        (["--from", "ftp://a", "--followup-series", "1", "--find-new"], "ftp://a: no address of an archive"),
+    ],
+)
+@pytest.mark.usefixtures("restored_logging")
+def test_options_of_an_archive_that_do_not_go_together_are_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    output = tmp_path / ("out.nii.gz" if "--store" in options else "out.dcm")
+    assert cli.main(["segment", "--output", str(output), *options]) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert message in line
 
 
 # --------------------------------------------------------------------------------------------------- archives that fail
