@@ -41,6 +41,7 @@ class LesionRecord(BaseModel):
     volume_high_ml: float | None = None
     place_xyz_mm: Triple | None = None
     is_outside: bool = False
+    is_present: bool = False
     is_candidate: bool = False
     presence: float | None = None
     probability: float | None = None
@@ -248,6 +249,7 @@ def _lesion(
         update={
             "place_xyz_mm": place,
             "is_outside": is_outside,
+            "is_present": outcome.is_present,
             "presence": outcome.presence,
             "probability": outcome.probability,
             "confidence": outcome.prompt.confidence,

@@ -1,11 +1,14 @@
-"""The results of `longilesion segment` as DICOM."""
+"""The results of `longilesion segment` and `longilesion follow` as DICOM."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from longilesion.case import Case, OutsideLesion
+from longilesion.cli.course_run import Plan
 from longilesion.cli.scans import Scans
 from longilesion.dicom.files import is_dicom
 from longilesion.errors import InputError
@@ -14,8 +17,10 @@ from longilesion.labelling import Labels
 
 if TYPE_CHECKING:
     from longilesion.assessment import CaseResponse
+    from longilesion.course import TimePointRecord
     from longilesion.dicom.report_output import State
     from longilesion.pipeline import LesionOutcome, Segmentation
+    from longilesion.response import Course
 
 
 def check_dicom_output(folder: Path, followup: Path | None, labels: Labels) -> None:
@@ -42,30 +47,98 @@ def write_dicom(
     Raises InputError where a file cannot be written.
     """
     # Imported late, as few runs write DICOM.
-    from longilesion.dicom.output import Outlined, segments_of, write_results
+    from longilesion.dicom.output import Findings, Outlined, segments_of, write_results
     from longilesion.dicom.series import chosen_series
 
     prior = case.baselines.get("primary")
     baseline = None
     if scans.baseline is not None and prior is not None and prior.lesions is not None and is_dicom(scans.baseline):
         baseline = Outlined(series=chosen_series(scans.baseline, scans.series.baseline), lesions=prior.lesions)
-    return write_results(
-        folder,
-        Outlined(series=chosen_series(scans.followup, scans.series.followup), lesions=segmentation.maps["primary"]),
-        # Labels are ids: `check_dicom_output`.
-        response.followup or {},
+    findings = Findings(
         lesion_ids=[outcome.prompt.lesion_id for outcome in segmentation.lesions],
-        course=response.course,
+        # Labels are ids: `check_dicom_output`.
+        measured=response.followup or {},
         states={outcome.prompt.lesion_id: state_of(outcome) for outcome in segmentation.lesions},
-        baseline=baseline,
-        segments=segments_of(scans.lesions),
+        course=response.course,
     )
+    followup = Outlined(
+        series=chosen_series(scans.followup, scans.series.followup), lesions=segmentation.maps["primary"]
+    )
+    return write_results(folder, followup, findings, baseline=baseline, segments=segments_of(scans.lesions))
 
 
 def state_of(outcome: LesionOutcome) -> State:
     """What a lesion is where it has no outline of its own."""
-    if isinstance(outcome.prompt, OutsideLesion):
+    return _state(
+        is_outside=isinstance(outcome.prompt, OutsideLesion),
+        is_merged=outcome.merged_into is not None,
+        is_present=outcome.is_present,
+    )
+
+
+def check_course_dicom(plan: Plan) -> None:
+    """Raises InputError where no scan of a course is DICOM."""
+    if not any(path.exists() and is_dicom(path) for path in plan.scans):
+        raise InputError("--dicom without any scan in DICOM; expected one to write results to")
+
+
+def write_course_dicom(
+    plan: Plan, records: Sequence[TimePointRecord], course: Course | None, *, first: TimePointRecord
+) -> None:
+    """Writes the lesions and the response of each time point whose scan is DICOM, into a folder each.
+
+    The outlines of the `first` one were given; where they are DICOM, they are not written again. Raises InputError
+    where a file cannot be written.
+    """
+    from longilesion.dicom.output import Findings, Outlined, segments_of, write_time_point
+    from longilesion.dicom.series import chosen_series
+    from longilesion.dicom.tracking import tracking_of
+    from longilesion.dicom.volume import identity_of
+
+    done = [record for record in records if record.error is None]
+    series = {
+        record.number: chosen_series(plan.path(record.number), plan.series.get(record.number))
+        for record in done
+        if is_dicom(plan.path(record.number))
+    }
+    if not series:
+        return
+    segments = segments_of(plan.lesions)
+    lesions = {lesion.id: lesion.is_candidate for record in done for lesion in record.lesions}
+    candidates = sorted(lesion_id for lesion_id, is_candidate in lesions.items() if is_candidate)
+    tracking = tracking_of(
+        lesions, identity_of(series.get(first.number, next(iter(series.values())))), segments, candidates=candidates
+    )
+    for visit, record in enumerate(done):
+        if record.number not in series or (record is first and segments is not None):
+            continue
+        outlined = plan.read_lesions(record.number)
+        known = [lesion for lesion in record.lesions if not lesion.is_candidate]
+        findings = Findings(
+            lesion_ids=[lesion.id for lesion in known],
+            measured={lesion.id: lesion.measured for lesion in known if lesion.measured.is_there},
+            states={
+                lesion.id: _state(
+                    is_outside=lesion.is_outside,
+                    is_merged=lesion.merged_into is not None,
+                    is_present=lesion.is_present,
+                )
+                for lesion in known
+            },
+            course=None if course is None or visit == 0 else replace(course, assessments=course.assessments[:visit]),
+        )
+        write_time_point(
+            plan.folder / f"{record.number:02d}.dcm",
+            Outlined(series=series[record.number], lesions=replace(outlined, candidates=tuple(candidates))),
+            findings,
+            tracking,
+            number=record.number,
+        )
+
+
+def _state(*, is_outside: bool, is_merged: bool, is_present: bool) -> State:
+    if is_outside:
         return "outside"
-    if outcome.merged_into is not None:
+    if is_merged:
         return "merged"
-    return "not outlined" if outcome.is_present else "gone"
+    return "not outlined" if is_present else "gone"

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from longilesion.case import Case, LesionMap, Scan
-from longilesion.images import read_lesion_map, read_scan
+from longilesion.case import Case
+from longilesion.cli.course_run import Plan
 from longilesion.response import Lesion
 
 if TYPE_CHECKING:
@@ -57,12 +57,9 @@ def write_case_pages(
     _write(pages, course_of(records, facts)[0], [_shown(point) for point in points], model=model)
 
 
-def write_course_pages(pages: Pages, course: CourseRecord, scans: Sequence[Path], folder: Path, *, model: Path) -> None:
-    """Writes the pages of a course whose maps are in a folder; `scans` are those of all time points."""
-    loads = [
-        None if record.error is not None else _read(scans[record.number - 1], folder, record.number)
-        for record in course.time_points
-    ]
+def write_course_pages(pages: Pages, course: CourseRecord, plan: Plan, *, model: Path) -> None:
+    """Writes the pages of a course that has been gone through."""
+    loads = [None if record.error is not None else _read(plan, record.number) for record in course.time_points]
     _write(pages, course, loads, model=model)
 
 
@@ -92,11 +89,5 @@ def _shown(point: TimePoint) -> Load:
     return lambda: (point.visit.baselines["primary"].scan, point.lesions)
 
 
-def _read(path: Path, folder: Path, number: int) -> Load:
-    from longilesion.timeline_folder import map_path
-
-    def read() -> tuple[Scan, LesionMap]:
-        scan = read_scan(path)
-        return scan, read_lesion_map(map_path(folder, number), like=scan.grid)
-
-    return read
+def _read(plan: Plan, number: int) -> Load:
+    return lambda: (plan.read(number), plan.read_lesions(number))

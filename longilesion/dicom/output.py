@@ -1,15 +1,16 @@
-"""The results of a follow-up as DICOM files in one folder: segmentations of both time points, and a report."""
+"""Results as DICOM files in one folder: segmentation and report of a time point, and the baseline's segmentation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 from pydicom.dataset import Dataset
 
-from longilesion.case import Identity, LesionMap, lesion_regions
+from longilesion.case import LesionMap, lesion_regions
 from longilesion.dicom.files import is_dicom
 from longilesion.dicom.privacy import without_names
 from longilesion.dicom.reading import find_lesions
@@ -18,12 +19,16 @@ from longilesion.dicom.segmentation import Segment, read_segments
 from longilesion.dicom.segmentation_output import check_segmentation, make_segmentation, source_images
 from longilesion.dicom.series import Series
 from longilesion.dicom.stack import Stack
-from longilesion.dicom.tracking import tracking_of
+from longilesion.dicom.tracking import Tracking, tracking_of
 from longilesion.dicom.volume import identity_of
 from longilesion.files import Check, written_together
 from longilesion.response import Course, Measured
 
 BASELINE_SEG, FOLLOWUP_SEG, REPORT = "baseline_seg.dcm", "followup_seg.dcm", "followup_sr.dcm"
+TIME_POINT_SEG, TIME_POINT_REPORT = "seg.dcm", "sr.dcm"
+
+# Data sets to write, with the check of each file.
+_Made: TypeAlias = dict[Path, tuple[Dataset, Check]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -33,75 +38,122 @@ class Outlined:
     series: Series
     lesions: LesionMap
 
+    @property
+    def lesion_ids(self) -> set[int]:
+        """Those that have an outline."""
+        return set(lesion_regions(self.lesions.ids))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Findings:
+    """What a report says of a time point: measures and states of the lesions that were looked for, and the response.
+
+    `states` has what the lesions of `lesion_ids` are that are neither `measured` nor gone. Of the `course`, the last
+    visit is reported.
+    """
+
+    lesion_ids: Sequence[int]
+    measured: Mapping[int, Measured]
+    states: Mapping[int, State] = field(default_factory=dict)
+    course: Course | None = None
+
 
 def write_results(
     folder: Path,
     followup: Outlined,
-    measured: Mapping[int, Measured],
+    findings: Findings,
     *,
-    lesion_ids: Sequence[int],
-    course: Course | None,
-    states: Mapping[int, State] | None = None,
     baseline: Outlined | None = None,
     segments: Mapping[int, Segment] | None = None,
 ) -> list[Path]:
     """Writes the follow-up's segmentation and report, and the baseline's segmentation where it came from no DICOM.
 
-    `lesion_ids` are those that were looked for, `measured` those of them that are outlined; of the others, `states`
-    has what they are where they are not gone. `segments` are those of the baseline's own segmentation. Candidates of a
-    search are in the segmentation, not in the report. Without any outline there is no segmentation. Raises InputError
-    where a file cannot be written, or does not read back as what was written.
+    `segments` are those of the baseline's own segmentation. Candidates of a search are in the segmentation, not in the
+    report. Without any outline there is no segmentation. Raises InputError where a file cannot be written, or does not
+    read back as what was written.
     """
     with without_names():
-        made = _made(folder, followup, measured, lesion_ids, course, states or {}, baseline, segments)
+        outlines = [each for each in (baseline, followup) if each is not None]
+        tracking = tracking_of(
+            {*findings.lesion_ids, *findings.measured, *(each for one in outlines for each in one.lesion_ids)},
+            identity_of(outlines[0].series),
+            segments,
+            candidates=followup.lesions.candidates,
+        )
+        made: _Made = {}
+        if baseline is not None and segments is None:
+            images = source_images(baseline.series)
+            made |= _segmentation(folder / BASELINE_SEG, baseline, tracking, images, "Lesions at baseline")
+        made |= _time_point(
+            (folder / FOLLOWUP_SEG, folder / REPORT),
+            followup,
+            findings,
+            tracking,
+            ("Lesions at follow-up", "Response to therapy"),
+        )
+    return _write(made)
+
+
+def write_time_point(
+    folder: Path, outlined: Outlined, findings: Findings, tracking: Mapping[int, Tracking], *, number: int
+) -> list[Path]:
+    """Writes the segmentation and report of one of several time points; otherwise as `write_results`."""
+    with without_names():
+        made = _time_point(
+            (folder / TIME_POINT_SEG, folder / TIME_POINT_REPORT),
+            outlined,
+            findings,
+            tracking,
+            (f"Lesions at time point {number}", f"Response to therapy at time point {number}"),
+        )
+    return _write(made)
+
+
+def _write(made: _Made) -> list[Path]:
     with written_together({path: check for path, (_, check) in made.items()}) as temporaries, without_names():
         for temporary, (dataset, _) in zip(temporaries, made.values(), strict=True):
             dataset.save_as(temporary, enforce_file_format=True)
     return list(made)
 
 
-def _made(
-    folder: Path,
-    followup: Outlined,
-    measured: Mapping[int, Measured],
-    lesion_ids: Sequence[int],
-    course: Course | None,
-    states: Mapping[int, State],
-    baseline: Outlined | None,
-    segments: Mapping[int, Segment] | None,
-) -> dict[Path, tuple[Dataset, Check]]:
-    """What is to be written, with the check of each file."""
-    first: Identity = identity_of((baseline or followup).series)
-    outlines = [each.lesions for each in (baseline, followup) if each is not None]
-    ids = sorted({*lesion_ids, *measured, *(each for lesions in outlines for each in lesion_regions(lesions.ids))})
-    tracking = tracking_of(ids, first, segments, candidates=followup.lesions.candidates)
-    made: dict[Path, tuple[Dataset, Check]] = {}
-    images: list[Dataset] = []
-    for name, outlined, text in (
-        (BASELINE_SEG, baseline if segments is None else None, "Lesions at baseline (research use only)"),
-        (FOLLOWUP_SEG, followup, "Lesions at follow-up (research use only)"),
-    ):
-        if outlined is None:
-            continue
-        images = source_images(outlined.series)
-        segmented = make_segmentation(outlined.series, outlined.lesions, tracking, images, description=text)
-        if segmented is not None:
-            exact = Stack.of(outlined.series).is_regular
-            made[folder / name] = segmented, partial(check_segmentation, written=outlined.lesions, is_exact=exact)
-    segmentation = made[folder / FOLLOWUP_SEG][0] if folder / FOLLOWUP_SEG in made else None
+def _time_point(
+    paths: tuple[Path, Path],
+    outlined: Outlined,
+    findings: Findings,
+    tracking: Mapping[int, Tracking],
+    texts: tuple[str, str],
+) -> _Made:
+    """The segmentation, where there is any outline, and the report that refers to it."""
+    seg_path, report_path = paths
+    images = source_images(outlined.series)
+    made = _segmentation(seg_path, outlined, tracking, images, texts[0])
+    reported = sorted({*findings.lesion_ids, *findings.measured})
     report = make_report(
-        sorted({*lesion_ids, *measured}),
-        measured,
-        course,
+        reported,
+        findings.measured,
+        findings.course,
         tracking=tracking,
-        segmentation=segmentation,
-        states=states,
-        # Those of the follow-up, the last of both.
+        segmentation=made[seg_path][0] if made else None,
+        states=findings.states,
         images=images,
-        description="Response to therapy (research use only)",
+        description=_described(texts[1]),
     )
-    made[folder / REPORT] = report, partial(check_report, lesions=len({*lesion_ids, *measured}))
+    made[report_path] = report, partial(check_report, lesions=len(reported))
     return made
+
+
+def _segmentation(
+    path: Path, outlined: Outlined, tracking: Mapping[int, Tracking], images: list[Dataset], text: str
+) -> _Made:
+    segmented = make_segmentation(outlined.series, outlined.lesions, tracking, images, description=_described(text))
+    if segmented is None:
+        return {}
+    is_exact = Stack.of(outlined.series).is_regular
+    return {path: (segmented, partial(check_segmentation, written=outlined.lesions, is_exact=is_exact))}
+
+
+def _described(text: str) -> str:
+    return f"{text} (research use only)"
 
 
 def segments_of(path: Path | None) -> dict[int, Segment] | None:

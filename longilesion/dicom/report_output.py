@@ -12,7 +12,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 import longilesion
-from longilesion.dicom.segmentation_output import EQUIPMENT
+from longilesion.dicom.segmentation_output import EQUIPMENT, segment_label
 from longilesion.dicom.tracking import Tracking
 from longilesion.errors import InputError
 from longilesion.response import Course, Measured
@@ -63,14 +63,16 @@ def make_report(
 ) -> hd.sr.Comprehensive3DSR:
     """The report on all lesions that were looked for; of those that are not `measured`, `states` has what they are.
 
-    `segmentation` has a segment for each measured lesion, in the order of their ids, and for candidates after them.
+    The response is that of the last visit of the `course`.
+
+    `segmentation` has a segment for each measured lesion, and may have some for candidates.
     """
     groups: list[hd.sr.MeasurementsAndQualitativeEvaluations | hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations]
     groups = [
         _lesion(
             tracking[lesion_id], measured.get(lesion_id), states.get(lesion_id, "gone"), segment, segmentation, images
         )
-        for lesion_id, segment in zip(lesion_ids, _segments(lesion_ids, measured), strict=True)
+        for lesion_id, segment in zip(lesion_ids, _segments(lesion_ids, segmentation), strict=True)
     ]
     if course is not None:
         groups.append(_response(course, images))
@@ -119,9 +121,11 @@ def check_report(path: Path, *, lesions: int) -> None:
         raise InputError(f"{path}: report on {found} lesions; expected {lesions}")
 
 
-def _segments(lesion_ids: Sequence[int], measured: Mapping[int, Measured]) -> Iterable[int | None]:
-    numbers = {lesion_id: number for number, lesion_id in enumerate(sorted(measured), start=1)}
-    return (numbers.get(lesion_id) for lesion_id in lesion_ids)
+def _segments(lesion_ids: Sequence[int], segmentation: Dataset | None) -> Iterable[int | None]:
+    """The numbers of the lesions' segments; None where there is none."""
+    described = [] if segmentation is None else segmentation.SegmentSequence
+    numbers = {str(each.SegmentLabel): int(each.SegmentNumber) for each in described}
+    return (numbers.get(segment_label(lesion_id)) for lesion_id in lesion_ids)
 
 
 def _lesion(
@@ -182,7 +186,7 @@ def _lesion(
 
 
 def _response(course: Course, images: Sequence[Dataset]) -> hd.sr.MeasurementsAndQualitativeEvaluations:
-    (now,) = course.assessments
+    now = course.assessments[-1]
     evaluations = [
         hd.sr.QualitativeEvaluation(codes.DCM.ResponseEvaluationMethod, codes.DCM.RECIST1Point1),
         hd.sr.QualitativeEvaluation(_OVERALL, Code(now.overall, _SCHEME, _OVERALL_VALUES[now.overall])),

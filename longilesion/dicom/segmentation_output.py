@@ -119,7 +119,7 @@ def make_segmentation(
     segments = [
         hd.seg.SegmentDescription(
             segment_number=number,
-            segment_label=f"lesion {lesion_id}",
+            segment_label=segment_label(lesion_id),
             segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
             segmented_property_type=codes.SCT.Lesion,
             algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
@@ -147,6 +147,11 @@ def make_segmentation(
     )
     dataset.ImageComments = STATEMENT
     return dataset
+
+
+def segment_label(lesion_id: int) -> str:
+    """The label of a lesion's segment, from which its id is read."""
+    return f"lesion {lesion_id}"
 
 
 def check_segmentation(path: Path, *, written: LesionMap, is_exact: bool) -> None:

@@ -103,7 +103,7 @@ def chosen_series(path: Path, choice: str | None = None) -> Series:
     if len(of_ct) > 1:
         raise InputError(
             f"{path}: {len(of_ct)} CT volumes; expected one, or the choice of one by its number or UID "
-            f"(--baseline-series, --followup-series): {_listed(of_ct)}"
+            f"(--baseline-series, --followup-series, or --series of a time point): {_listed(of_ct)}"
         )
     rest = [series for series in everything if series is not of_ct[0]]
     if rest:

@@ -23,7 +23,7 @@ from longilesion.case import LesionMap
 from longilesion.case_files import SeriesChoice
 from longilesion.cli.scans import ScanSource
 from longilesion.dicom.archive import CREDENTIALS_FILE, PASSWORD, TOKEN, USER, connect, fetch_series, store_files
-from longilesion.dicom.output import FOLLOWUP_SEG, REPORT, Outlined, write_results
+from longilesion.dicom.output import FOLLOWUP_SEG, REPORT, Findings, Outlined, write_results
 from longilesion.dicom.segmentation import read_segments
 from longilesion.dicom.series import chosen_series
 from longilesion.errors import InputError
@@ -136,7 +136,7 @@ def outlined(folder: Path) -> dict[str, str]:
     lesions = LesionMap(ids=np.zeros(scan().hu.shape, np.uint16), grid=scan().grid)
     lesions.ids[2:4, 5:8, 6:10] = 7
     given = Outlined(series=chosen_series(folder / "baseline"), lesions=lesions)
-    write_results(folder / "outlines", given, {7: Measured(longest_mm=3)}, lesion_ids=[7], course=None)
+    write_results(folder / "outlines", given, Findings(measured={7: Measured(longest_mm=3)}, lesion_ids=[7]))
     (folder / "outlines" / REPORT).unlink()
     segmentation = pydicom.dcmread(folder / "outlines" / FOLLOWUP_SEG, stop_before_pixels=True)
     return {

@@ -18,7 +18,7 @@ import SimpleITK as sitk
 from longilesion import cli
 from longilesion.case import Click, LesionMap, LesionPrompt, OutsideLesion, Scan
 from longilesion.cli.dicom_output import state_of
-from longilesion.dicom.output import BASELINE_SEG, FOLLOWUP_SEG, REPORT, Outlined, segments_of, write_results
+from longilesion.dicom.output import BASELINE_SEG, FOLLOWUP_SEG, REPORT, Findings, Outlined, segments_of, write_results
 from longilesion.dicom.segmentation import Segment, read_segments
 from longilesion.dicom.series import chosen_series
 from longilesion.errors import InputError
@@ -66,9 +66,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_results(
         folder / "out",
         outlined(folder / "followup"),
-        MEASURED,
-        lesion_ids=[3, 5, 7, 300],
-        course=course(),
+        Findings(measured=MEASURED, lesion_ids=[3, 5, 7, 300], course=course()),
         baseline=outlined(folder / "baseline", (3,)),
     )
     return folder
@@ -112,9 +110,7 @@ def test_tracking_is_the_same_in_all_files_and_at_all_follow_ups(results: Path) 
     write_results(
         results / "out2",
         outlined(results / "second", (3,)),
-        {3: MEASURED[3]},
-        lesion_ids=[3],
-        course=None,
+        Findings(measured={3: MEASURED[3]}, lesion_ids=[3]),
         baseline=outlined(results / "baseline", (3,)),
     )
     files = [results / "out" / BASELINE_SEG, results / "out" / FOLLOWUP_SEG, results / "out2" / FOLLOWUP_SEG]
@@ -130,9 +126,7 @@ def test_tracking_of_the_input_segmentation_is_kept(results: Path) -> None:
     write_results(
         results / "kept",
         outlined(results / "followup", (7,)),
-        {7: MEASURED[7]},
-        lesion_ids=[7],
-        course=None,
+        Findings(measured={7: MEASURED[7]}, lesion_ids=[7]),
         baseline=outlined(results / "baseline", (7,)),
         segments={7: segment},
     )
@@ -146,7 +140,7 @@ def test_tracking_of_the_input_segmentation_is_kept(results: Path) -> None:
 
 
 def test_without_any_outline_there_is_a_report_alone(results: Path) -> None:
-    write_results(results / "none", outlined(results / "followup", ()), {}, lesion_ids=[3, 5], course=None)
+    write_results(results / "none", outlined(results / "followup", ()), Findings(measured={}, lesion_ids=[3, 5]))
     assert [file.name for file in (results / "none").iterdir()] == [REPORT]
     report = hd.sr.MeasurementReport.from_sequence([hd.sr.srread(results / "none" / REPORT)], is_root=True)
     assert [group.tracking_identifier for group in report.get_image_measurement_groups()] == ["lesion 3", "lesion 5"]
@@ -155,7 +149,7 @@ def test_without_any_outline_there_is_a_report_alone(results: Path) -> None:
 def test_candidates_are_outlined_and_not_reported(results: Path) -> None:
     made = outlined(results / "followup")
     searched = replace(made, lesions=replace(made.lesions, candidates=(300,)))
-    write_results(results / "found", searched, {3: MEASURED[3], 7: MEASURED[7]}, lesion_ids=[3, 7], course=None)
+    write_results(results / "found", searched, Findings(measured={3: MEASURED[3], 7: MEASURED[7]}, lesion_ids=[3, 7]))
     names = {segment.lesion_id: segment.tracking_id for segment in read_segments(results / "found" / FOLLOWUP_SEG)}
     assert names == {3: "lesion 3", 7: "lesion 7", 300: "candidate 300, not confirmed"}
     report = hd.sr.MeasurementReport.from_sequence([hd.sr.srread(results / "found" / REPORT)], is_root=True)
@@ -163,10 +157,24 @@ def test_candidates_are_outlined_and_not_reported(results: Path) -> None:
     assert [group.tracking_identifier for group in groups] == ["lesion 3", "lesion 7"]
 
 
+def test_report_refers_to_the_segments_of_its_lesions_among_those_of_candidates(results: Path) -> None:
+    made = outlined(results / "followup")
+    searched = replace(made, lesions=replace(made.lesions, candidates=(3,)))
+    findings = Findings(measured={7: MEASURED[7], 300: MEASURED[300]}, lesion_ids=[7, 300])
+    write_results(results / "among", searched, findings)
+    segments = {segment.lesion_id: segment.number for segment in read_segments(results / "among" / FOLLOWUP_SEG)}
+    report = hd.sr.MeasurementReport.from_sequence([hd.sr.srread(results / "among" / REPORT)], is_root=True)
+    referenced = {
+        group.tracking_identifier: group.referenced_segment.referenced_segment_numbers
+        for group in report.get_volumetric_roi_measurement_groups()
+    }
+    assert referenced == {f"lesion {each}": [segments[each]] for each in (7, 300)}
+
+
 def test_lesion_that_is_not_gone_is_not_reported_as_absent(results: Path) -> None:
     states = {3: "outside", 5: "gone", 7: "merged", 300: "not outlined"}
     made = outlined(results / "followup", ())
-    write_results(results / "states", made, {}, lesion_ids=[3, 5, 7, 300], course=None, states=states)
+    write_results(results / "states", made, Findings(measured={}, lesion_ids=[3, 5, 7, 300], states=states))
     report = hd.sr.MeasurementReport.from_sequence([hd.sr.srread(results / "states" / REPORT)], is_root=True)
     said = [group.get_qualitative_evaluations()[0].value.meaning for group in report.get_image_measurement_groups()]
     assert said == [
@@ -197,7 +205,7 @@ def test_states_are_those_of_the_outcomes() -> None:
 def test_multiframe_scan(tmp_path: Path) -> None:
     path = tmp_path / "ct.dcm"
     write_multiframe(path, scan())
-    write_results(tmp_path / "out", outlined(path), MEASURED, lesion_ids=[3, 7, 300], course=None)
+    write_results(tmp_path / "out", outlined(path), Findings(measured=MEASURED, lesion_ids=[3, 7, 300]))
     written = outlined(path).lesions
     read = read_lesion_map(tmp_path / "out" / FOLLOWUP_SEG, like=written.grid)
     np.testing.assert_array_equal(read.ids, written.ids)
@@ -214,7 +222,7 @@ def test_frames_of_another_volume_in_the_same_file_stay_empty(tmp_path: Path) ->
         frame.PlaneOrientationSequence = [turned]
     dataset.save_as(path)
     made = outlined(path, (7,))
-    write_results(tmp_path / "out", made, {7: MEASURED[7]}, lesion_ids=[7], course=None)
+    write_results(tmp_path / "out", made, Findings(measured={7: MEASURED[7]}, lesion_ids=[7]))
     read = read_lesion_map(tmp_path / "out" / FOLLOWUP_SEG, like=made.lesions.grid)
     np.testing.assert_array_equal(read.ids, made.lesions.ids)
 
@@ -226,7 +234,7 @@ def test_volume_in_several_multiframe_files_is_read_and_refused_for_results(tmp_
     write_multiframe(tmp_path / "ct" / "b.dcm", upper, visit=visit)
     assert read_scan(tmp_path / "ct").hu.shape == SHAPE_ZYX
     with pytest.raises(InputError, match="a volume in 2 multi-frame files; expected one"):
-        write_results(tmp_path / "out", outlined(tmp_path / "ct"), MEASURED, lesion_ids=[3], course=None)
+        write_results(tmp_path / "out", outlined(tmp_path / "ct"), Findings(measured=MEASURED, lesion_ids=[3]))
 
 
 HALVES = ((slice(0, 4), 0, 4), (slice(4, 7), 4, 7))
@@ -238,7 +246,7 @@ def test_outlines_on_a_tilted_scan_lie_on_its_own_images(tmp_path: Path) -> None
 
     write_series(tmp_path / "ct", scan(), shift_xyz_mm=shifted)
     made = outlined(tmp_path / "ct")
-    write_results(tmp_path / "out", made, MEASURED, lesion_ids=[3, 7, 300], course=None)
+    write_results(tmp_path / "out", made, Findings(measured=MEASURED, lesion_ids=[3, 7, 300]))
     dataset = pydicom.dcmread(tmp_path / "out" / FOLLOWUP_SEG)
     segments = dataset.PerFrameFunctionalGroupsSequence
     grid = made.lesions.grid
@@ -258,7 +266,7 @@ def test_files_that_cannot_be_written_leave_nothing(results: Path, monkeypatch: 
 
     monkeypatch.setattr("longilesion.dicom.output.check_report", fails)
     with pytest.raises(InputError, match=r"followup_sr.dcm"):
-        write_results(results / "half", outlined(results / "followup"), MEASURED, lesion_ids=[3], course=None)
+        write_results(results / "half", outlined(results / "followup"), Findings(measured=MEASURED, lesion_ids=[3]))
     assert list((results / "half").iterdir()) == []
 
 
@@ -295,7 +303,7 @@ def test_what_archives_do_to_headers_stops_no_result_and_is_not_repeated(
     made = outlined(tmp_path / "ct", (3,))
     recwarn.clear()
     caplog.clear()
-    write_results(tmp_path / "out", made, {3: MEASURED[3]}, lesion_ids=[3, 5], course=course())
+    write_results(tmp_path / "out", made, Findings(measured={3: MEASURED[3]}, lesion_ids=[3, 5], course=course()))
     for file in (FOLLOWUP_SEG, REPORT):
         assert pydicom.dcmread(tmp_path / "out" / file).StudyInstanceUID == made.series.header.study_uid
     if value == "ISO_IR 100":
@@ -307,7 +315,7 @@ def test_what_archives_do_to_headers_stops_no_result_and_is_not_repeated(
 def test_image_without_a_frame_of_reference_is_refused(tmp_path: Path) -> None:
     write_series(tmp_path / "ct", scan(), changed=lambda index, dataset: delattr(dataset, "FrameOfReferenceUID"))
     with pytest.raises(InputError, match="image without FrameOfReferenceUID"):
-        write_results(tmp_path / "out", outlined(tmp_path / "ct", (3,)), {}, lesion_ids=[3], course=None)
+        write_results(tmp_path / "out", outlined(tmp_path / "ct", (3,)), Findings(measured={}, lesion_ids=[3]))
 
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="needs dciodvfy, of Debian's dicom3tools")

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
+import highdicom as hd
 import numpy as np
+import pydicom
 import pytest
+from pydicom.sr.codedict import codes
 
 import longilesion.ensemble
 from longilesion import cli
 from longilesion.case import Case, Click, EarlierVisit, LesionMap
 from longilesion.course import CourseRecord, LesionRecord, TimePointRecord, course_of, record_of
 from longilesion.detection import Candidate
+from longilesion.dicom.output import TIME_POINT_REPORT, TIME_POINT_SEG
+from longilesion.dicom.segmentation import read_segments
 from longilesion.ensemble import Ensemble
 from longilesion.geometry import Triple
 from longilesion.images import read_lesion_map, read_scan
@@ -334,8 +340,12 @@ def test_backwards_in_time_the_course_is_still_in_order_of_time(scans: list[Path
         (["--dates", "2026-01-01", "x", "2026-01-01"], "--dates x: expected dates such as 2026-01-31"),
         (["--dates", "2026-01-02", "2026-01-01", "2026-01-03"], "scan 2 before scan 1"),
         (["--clicks", "4=clicks.json"], "with the number of a scan from 1 to 3"),
-        (["--clicks", "1=a.json", "1=b.json"], "a second file for scan 1"),
-        (["--clicks", "clicks.json"], "expected NUMBER=FILE"),
+        (["--clicks", "1=a.json", "1=b.json"], "--clicks 1=b.json: a second one for scan 1"),
+        (["--clicks", "clicks.json"], "expected NUMBER=VALUE"),
+        (["--series", "2="], "--series 2=: expected NUMBER=VALUE"),
+        (["--series", "2=1.2.3"], "no DICOM, so that series 1.2.3 cannot be chosen"),
+        (["--organs", "nowhere"], "nowhere: no such folder; expected one with a mask per organ"),
+        (["--dicom"], "--dicom without any scan in DICOM"),
         (["--clicks", "1=missing.json"], "missing.json"),
     ],
 )
@@ -343,7 +353,8 @@ def test_options_that_make_no_sense_are_refused(
     scans: list[Path], bundle: Path, capfd: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
     assert follow(bundle, scans, *options) == 1
-    assert message in capfd.readouterr().err
+    said = capfd.readouterr()
+    assert message in " ".join((said.out + said.err).split())
 
 
 def test_one_scan_or_no_lesion_is_refused(scans: list[Path], bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -375,6 +386,116 @@ def test_dates_and_patients_of_dicom(
     write_series(folders[2], read_scan(scans[2]), visit=of_patient(AcquisitionDate="20260501", PatientID="P2"))
     assert follow(bundle, folders, "--lesions", scans[0].parent / "lesions.mha", "--output", tmp_path / "out") == 1
     assert "scans of two patients" in " ".join(capfd.readouterr().out.split())
+
+
+@pytest.fixture
+def visits(tmp_path: Path, scans: list[Path]) -> list[Path]:
+    """The same scans as DICOM series, two months apart."""
+    folders = [tmp_path / f"visit{number}" for number in range(3)]
+    for number, (folder, source) in enumerate(zip(folders, scans, strict=True)):
+        write_series(folder, read_scan(source), visit=of_patient(AcquisitionDate=f"20260{1 + 2 * number}01"))
+    # Where --lesions and the clicks are looked for.
+    for name in ("lesions.mha", "clicks.json"):
+        assert (tmp_path / name).is_file()
+    return folders
+
+
+def reported(path: Path) -> hd.sr.MeasurementReport:
+    return hd.sr.MeasurementReport.from_sequence([hd.sr.srread(path)], is_root=True)
+
+
+def test_time_points_in_dicom(visits: list[Path], bundle: Path, tmp_path: Path) -> None:
+    assert follow(bundle, visits, "--dicom") == 0
+    out, course = tmp_path / "out", course_in(tmp_path)
+    uids: dict[int, set[str]] = {}
+    for record in course.time_points:
+        folder = out / f"{record.number:02d}.dcm"
+        lesions = read_lesion_map(out / f"{record.number:02d}_lesions.nii.gz")
+        written = read_lesion_map(folder / TIME_POINT_SEG, like=lesions.grid)
+        np.testing.assert_array_equal(written.ids, lesions.ids)
+        for segment in read_segments(folder / TIME_POINT_SEG):
+            uids.setdefault(segment.lesion_id, set()).add(segment.tracking_uid)
+        report = reported(folder / TIME_POINT_REPORT)
+        measured = {
+            group.tracking_identifier: group.get_measurements(name=codes.SCT.LongAxis)[0].value
+            for group in report.get_volumetric_roi_measurement_groups()
+        }
+        assert measured == {
+            f"lesion {each.id}": pytest.approx(each.longest_mm, rel=1e-3) for each in record.lesions if each.volume_ml
+        }
+        # The first time point has no response; of the others, each has its own.
+        responses = [
+            group
+            for group in report.get_image_measurement_groups()
+            if group.tracking_identifier == "response to therapy"
+        ]
+        sums = [group.get_measurements()[1].value for group in responses]
+        expected = [each.sum_mm for each in course.responses if each.number == record.number]
+        assert sums == [pytest.approx(each, rel=1e-3) for each in expected]
+        assert len(expected) == (record.number > 1)
+    # A lesion is the same one at all time points, and no other.
+    assert all(len(each) == 1 for each in uids.values())
+    assert len(set.union(*uids.values())) == len(uids)
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="needs dciodvfy, of Debian's dicom3tools")
+def test_outlines_given_in_dicom_keep_their_identifiers_and_are_not_written_again(
+    visits: list[Path], bundle: Path, tmp_path: Path
+) -> None:
+    assert follow(bundle, visits[:2], "--dicom") == 0
+    given = tmp_path / "out" / "01.dcm" / TIME_POINT_SEG
+    dataset = pydicom.dcmread(given)
+    for number, segment in enumerate(dataset.SegmentSequence):
+        segment.TrackingUID = f"1.2.3.{number}"
+    dataset.save_as(tmp_path / "given.dcm")
+    again = tmp_path / "again"
+    assert follow(bundle, visits, "--dicom", "--lesions", tmp_path / "given.dcm", "--output", again) == 0
+    assert not (again / "01.dcm").exists()
+    known = {each.lesion_id: each.tracking_uid for each in read_segments(tmp_path / "given.dcm")}
+    assert set(known.values()) == {"1.2.3.0", "1.2.3.1"}
+    for name in ("02.dcm", "03.dcm"):
+        found = {each.lesion_id: each.tracking_uid for each in read_segments(again / name / TIME_POINT_SEG)}
+        assert found
+        assert found.items() <= known.items()
+        for file in (again / name).iterdir():
+            checked = subprocess.run(["dciodvfy", file], capture_output=True, text=True, check=False)
+            assert "Error" not in checked.stderr
+
+
+def test_scan_of_another_format_has_no_results_in_dicom(
+    visits: list[Path], scans: list[Path], bundle: Path, tmp_path: Path
+) -> None:
+    assert follow(bundle, [scans[0], visits[1]], "--dicom") == 0
+    assert not (tmp_path / "out" / "01.dcm").exists()
+    assert (tmp_path / "out" / "02.dcm" / TIME_POINT_REPORT).is_file()
+
+
+def test_series_is_chosen_where_a_folder_has_several(
+    visits: list[Path], scans: list[Path], bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    hu = soft_tissue()
+    hu[2, 4:6, 4:6] = 500
+    other = read_scan(write_image(tmp_path / "other.mha", hu))
+    second = write_series(visits[1] / "other", other, visit=of_patient(AcquisitionDate="20260301", SeriesNumber="5"))
+    assert follow(bundle, visits, "--html", tmp_path / "report.html") == 1
+    assert "2 CT volumes; expected one, or the choice of one" in " ".join(capfd.readouterr().out.split())
+    chosen = f"2={second['SeriesInstanceUID']}"
+    options = ("--series", chosen, "--dicom", "--html", tmp_path / "report.html")
+    assert follow(bundle, visits, *options) == 0
+    dataset = pydicom.dcmread(tmp_path / "out" / "02.dcm" / TIME_POINT_SEG, stop_before_pixels=True)
+    assert dataset.ReferencedSeriesSequence[0].SeriesInstanceUID == second["SeriesInstanceUID"]
+    # Another choice is another result.
+    before = (tmp_path / "out" / "02.json").read_bytes()
+    assert follow(bundle, visits, "--series", "2=1") == 0
+    assert (tmp_path / "out" / "02.json").read_bytes() != before
+
+
+def test_organs_by_masks_are_those_of_the_response(scans: list[Path], bundle: Path, tmp_path: Path) -> None:
+    mask = np.ones(soft_tissue().shape, np.uint8)
+    write_image(tmp_path / "organs" / "lung_upper_lobe_left.nii.gz", mask)
+    (tmp_path / "about.csv").write_text("lesion,organ\n7,liver\n")
+    assert follow(bundle, scans, "--organs", tmp_path / "organs", "--about", tmp_path / "about.csv") == 0
+    assert course_in(tmp_path).organs == {7: "liver", 9: "lung"}
 
 
 def test_time_point_without_any_lesion_has_an_empty_map() -> None:

@@ -24,7 +24,7 @@ from longilesion.case import LesionPrediction
 from longilesion.cli.lesion_table import lesion_table
 from longilesion.config import InferenceSettings, MeasurementErrors
 from longilesion.course import CourseRecord, LesionRecord, TimePointRecord, course_of
-from longilesion.dicom.output import REPORT, write_results
+from longilesion.dicom.output import REPORT, Findings, write_results
 from longilesion.ensemble import Ensemble, load_ensemble
 from longilesion.errors import InputError
 from longilesion.geometry import Grid
@@ -209,7 +209,11 @@ def test_structured_report_has_the_ends_of_the_intervals(tmp_path: Path) -> None
     measured = replace(MEASURED[3], error_mm=2.5, volume_factor=1.6)
     before = Visit(measured={3: MEASURED[7]})
     course = assess([Lesion(lesion_id=3)], (before, Visit(measured={3: measured})))
-    write_results(tmp_path / "out", outlined(tmp_path / "followup", (3,)), {3: measured}, lesion_ids=[3], course=course)
+    write_results(
+        tmp_path / "out",
+        outlined(tmp_path / "followup", (3,)),
+        Findings(measured={3: measured}, lesion_ids=[3], course=course),
+    )
     dataset = hd.sr.srread(tmp_path / "out" / REPORT)
     # Read by pydicom alone: each measure, and what its properties say (TID 310).
     found: dict[str, dict[str, float]] = {}
