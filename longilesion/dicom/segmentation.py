@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from longilesion.case import HIGHEST_ID, LesionMap
 from longilesion.dicom.damage import refused_if_damaged
+from longilesion.dicom.segment_planes import segment_share
 from longilesion.errors import InputError
 from longilesion.geometry import Box, Grid, box_slices
 
@@ -58,7 +59,7 @@ def read_segmentation(path: Path, like: Grid, *, frame_of_reference_uid: str = "
     """A segmentation on the voxels of a scan.
 
     Voxels of two segments go to the smaller one. Raises InputError where the segmentation has another frame of
-    reference than the scan (where both have one), no regular planes, or lies outside the scan.
+    reference than the scan (where both have one), no evenly spaced planes, or lies outside the scan.
     """
     segmentation = _opened(path)
     own = str(segmentation.get("FrameOfReferenceUID", ""))
@@ -67,7 +68,7 @@ def read_segmentation(path: Path, like: Grid, *, frame_of_reference_uid: str = "
     masks: Masks = {}
     outside = []
     for segment in _segments(path, segmentation):
-        share, grid = _share(path, segmentation, segment.number)
+        share, grid = segment_share(path, segmentation, segment.number)
         if not share.any():
             continue
         found = _on_grid(share, grid, like)
@@ -124,21 +125,6 @@ def _segments(path: Path, segmentation: hd.seg.Segmentation) -> list[Segment]:
 def _opened(path: Path) -> hd.seg.Segmentation:
     with refused_if_damaged(path, "a complete segmentation"):
         return hd.seg.segread(path)
-
-
-def _share(path: Path, segmentation: hd.seg.Segmentation, number: int) -> tuple[Float32[np.ndarray, "z y x"], Grid]:
-    """How far each voxel belongs to a segment, from 0 to 1, and the segmentation's grid."""
-    try:
-        volume = segmentation.get_volume(segment_numbers=[number], combine_segments=False)
-    except (RuntimeError, ValueError) as error:
-        raise InputError(
-            f"{path}: planes that are no regular volume ({error}); expected evenly spaced ones above each other"
-        ) from error
-    array = np.asarray(volume.array[..., 0], np.float32)
-    # highdicom's indices are slice, row and column, in the same frame.
-    matrix = np.asarray(volume.affine)[:, [2, 1, 0, 3]]
-    z, y, x = array.shape
-    return array, Grid(shape_zyx=(z, y, x), world_from_voxel=matrix)
 
 
 def _on_grid(

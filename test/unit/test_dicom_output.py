@@ -14,6 +14,9 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
 
 from longilesion import cli
 from longilesion.case import Click, LesionMap, LesionPrompt, OutsideLesion, Scan
@@ -258,6 +261,30 @@ def test_outlines_on_a_tilted_scan_lie_on_its_own_images(tmp_path: Path) -> None
         for row, column in zip(rows, columns, strict=True):
             index = np.rint(grid.index_zyx(position + np.array([0.75 * column, 0.75 * row, 0]))).astype(int)
             assert made.lesions.ids[tuple(index)] == lesion_id
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    tilt=st.floats(-0.5, 0.5),
+    # Within all images, which are shifted by up to eleven rows against each other.
+    lesion=st.tuples(*(st.integers(low, high) for low, high in ((1, 4), (12, 17), (3, 14)))),
+    depth=st.integers(1, 2),
+)
+def test_outlines_on_a_tilted_scan_are_read_where_they_were(
+    tmp_path_factory: pytest.TempPathFactory, tilt: float, lesion: tuple[int, int, int], depth: int
+) -> None:
+    """What was written on tilted images is read on the grid with right angles, but for half a pixel."""
+    folder = tmp_path_factory.mktemp("tilted")
+    write_series(folder / "ct", scan(), shift_xyz_mm=lambda index: (0, 2.5 * index * np.tan(tilt), 0))
+    grid = read_scan(folder / "ct").grid
+    z, y, x = lesion
+    ids = np.zeros(grid.shape_zyx, np.uint16)
+    ids[z : z + depth, y : y + 5, x : x + 6] = 3
+    made = Outlined(series=chosen_series(folder / "ct"), lesions=LesionMap(ids=ids, grid=grid))
+    write_results(folder / "out", made, Findings(measured={3: MEASURED[3]}, lesion_ids=[3]))
+    read = read_lesion_map(folder / "out" / FOLLOWUP_SEG, like=grid).ids
+    assert not (read[ndimage.binary_dilation(ids, np.ones((1, 3, 3))) == 0]).any()
+    assert read[ndimage.binary_erosion(ids, np.ones((1, 3, 3)))].all()
 
 
 def test_files_that_cannot_be_written_leave_nothing(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
