@@ -14,6 +14,8 @@ from longilesion.components import connected_components, distances_mm, lesion_vo
 from longilesion.geometry import ZYX, Box, Grid, Triple, box_slices
 
 ScanName: TypeAlias = Literal["primary", "secondary"]
+# Why a lesion that was looked for has no outline of its own.
+Absence: TypeAlias = Literal["gone", "outside", "merged", "not outlined"]
 
 SCAN_NAMES: tuple[ScanName, ...] = ("primary", "secondary")
 AIR_HU = -1024

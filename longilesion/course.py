@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 import longilesion
 from longilesion.assessment import measured_lesions, with_uncertainty
-from longilesion.case import Click, LesionPrompt, OutsideLesion
+from longilesion.case import Absence, Click, LesionPrompt, OutsideLesion
 from longilesion.geometry import Triple
 from longilesion.lesion_facts import NO_FACTS, lesions_of, undecided
 from longilesion.pipeline import LesionOutcome
@@ -26,8 +26,8 @@ class LesionRecord(BaseModel):
 
     `error_mm` is half of the diameters' 95 % interval, `volume_low_ml` and `volume_high_ml` are the ends of the
     volume's; None where they are not known. `place_xyz_mm` is where it was looked for, None outside the scan.
-    `is_candidate`: found by a search, by nobody confirmed. The other fields are as those of the run report
-    (`longilesion.report.LesionReport`).
+    `absence` is why it has no outline. `is_candidate`: found by a search, by nobody confirmed. The other fields are as
+    those of the run report (`longilesion.report.LesionReport`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,7 +41,7 @@ class LesionRecord(BaseModel):
     volume_high_ml: float | None = None
     place_xyz_mm: Triple | None = None
     is_outside: bool = False
-    is_present: bool = False
+    absence: Absence | None = None
     is_candidate: bool = False
     presence: float | None = None
     probability: float | None = None
@@ -242,14 +242,15 @@ def _lesion(
         is_candidate=is_candidate,
     )
     if outcome is None:
-        return measures
+        # Given: what has no outline was clicked.
+        return measures if measured.is_there else measures.model_copy(update={"absence": "not outlined"})
     is_outside = isinstance(outcome.prompt, OutsideLesion)
     place = outcome.place_xyz_mm if isinstance(outcome.prompt, LesionPrompt) else None
     return measures.model_copy(
         update={
             "place_xyz_mm": place,
             "is_outside": is_outside,
-            "is_present": outcome.is_present,
+            "absence": outcome.absence,
             "presence": outcome.presence,
             "probability": outcome.probability,
             "confidence": outcome.prompt.confidence,

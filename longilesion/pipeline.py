@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 from longilesion.case import (
     LOW_CONFIDENCE,
     SCAN_NAMES,
+    Absence,
     Case,
     LesionMap,
     LesionPrediction,
@@ -70,6 +71,17 @@ class LesionOutcome:
     is_present: bool = False
     band: Band | None = None
     uncertainty: Uncertainty | None = None
+
+    @property
+    def absence(self) -> Absence | None:
+        """Why the lesion has no outline of its own; None where it has one."""
+        if self.volume_followup_ml > 0:
+            return None
+        if isinstance(self.prompt, OutsideLesion):
+            return "outside"
+        if self.merged_into is not None:
+            return "merged"
+        return "not outlined" if self.is_present else "gone"
 
     @property
     def is_unsure(self) -> bool:

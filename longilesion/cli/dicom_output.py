@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from longilesion.case import Case, OutsideLesion
+from longilesion.case import Case
 from longilesion.cli.course_run import Plan
 from longilesion.cli.scans import Scans
 from longilesion.dicom.files import is_dicom
@@ -18,8 +18,7 @@ from longilesion.labelling import Labels
 if TYPE_CHECKING:
     from longilesion.assessment import CaseResponse
     from longilesion.course import TimePointRecord
-    from longilesion.dicom.report_output import State
-    from longilesion.pipeline import LesionOutcome, Segmentation
+    from longilesion.pipeline import Segmentation
     from longilesion.response import Course
 
 
@@ -58,22 +57,13 @@ def write_dicom(
         lesion_ids=[outcome.prompt.lesion_id for outcome in segmentation.lesions],
         # Labels are ids: `check_dicom_output`.
         measured=response.followup or {},
-        states={outcome.prompt.lesion_id: state_of(outcome) for outcome in segmentation.lesions},
+        absences={each.prompt.lesion_id: each.absence for each in segmentation.lesions if each.absence is not None},
         course=response.course,
     )
     followup = Outlined(
         series=chosen_series(scans.followup, scans.series.followup), lesions=segmentation.maps["primary"]
     )
     return write_results(folder, followup, findings, baseline=baseline, segments=segments_of(scans.lesions))
-
-
-def state_of(outcome: LesionOutcome) -> State:
-    """What a lesion is where it has no outline of its own."""
-    return _state(
-        is_outside=isinstance(outcome.prompt, OutsideLesion),
-        is_merged=outcome.merged_into is not None,
-        is_present=outcome.is_present,
-    )
 
 
 def check_course_dicom(plan: Plan) -> None:
@@ -117,14 +107,7 @@ def write_course_dicom(
         findings = Findings(
             lesion_ids=[lesion.id for lesion in known],
             measured={lesion.id: lesion.measured for lesion in known if lesion.measured.is_there},
-            states={
-                lesion.id: _state(
-                    is_outside=lesion.is_outside,
-                    is_merged=lesion.merged_into is not None,
-                    is_present=lesion.is_present,
-                )
-                for lesion in known
-            },
+            absences={lesion.id: lesion.absence for lesion in known if lesion.absence is not None},
             course=None if course is None or visit == 0 else replace(course, assessments=course.assessments[:visit]),
         )
         write_time_point(
@@ -134,11 +117,3 @@ def write_course_dicom(
             tracking,
             number=record.number,
         )
-
-
-def _state(*, is_outside: bool, is_merged: bool, is_present: bool) -> State:
-    if is_outside:
-        return "outside"
-    if is_merged:
-        return "merged"
-    return "not outlined" if is_present else "gone"

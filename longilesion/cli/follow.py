@@ -107,7 +107,7 @@ def follow(
         from longilesion.timeline_folder import fingerprint, write_course
 
     settings = fingerprint(model, device, precision, find_new)
-    output_console = console(piped_width=120)
+    output_console = console()
     with output_console.status("loading the model") as status:
         tools = cache(lambda: _load(model, device, precision, find_new=find_new))
         records = {}

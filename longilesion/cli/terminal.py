@@ -14,7 +14,7 @@ from rich.text import Text
 LOOK_AT_IT = "low: look at it"
 
 
-def console(*, piped_width: int = 100) -> Console:
+def console(*, piped_width: int = 140) -> Console:
     """The standard output, with a fixed width where it is no terminal."""
     standard = Console()
     return standard if standard.is_terminal else Console(width=piped_width)

@@ -10,11 +10,11 @@ from typing import TypeAlias
 
 from pydicom.dataset import Dataset
 
-from longilesion.case import LesionMap, lesion_regions
+from longilesion.case import Absence, LesionMap, lesion_regions
 from longilesion.dicom.files import is_dicom
 from longilesion.dicom.privacy import without_names
 from longilesion.dicom.reading import find_lesions
-from longilesion.dicom.report_output import State, check_report, make_report
+from longilesion.dicom.report_output import check_report, make_report
 from longilesion.dicom.segmentation import Segment, read_segments
 from longilesion.dicom.segmentation_output import check_segmentation, make_segmentation, source_images
 from longilesion.dicom.series import Series
@@ -46,15 +46,15 @@ class Outlined:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Findings:
-    """What a report says of a time point: measures and states of the lesions that were looked for, and the response.
+    """What a report says of a time point: measures of the lesions that were looked for, and the response.
 
-    `states` has what the lesions of `lesion_ids` are that are neither `measured` nor gone. Of the `course`, the last
+    `absences` has why lesions of `lesion_ids` are not `measured`; by default they are gone. Of the `course`, the last
     visit is reported.
     """
 
     lesion_ids: Sequence[int]
     measured: Mapping[int, Measured]
-    states: Mapping[int, State] = field(default_factory=dict)
+    absences: Mapping[int, Absence] = field(default_factory=dict)
     course: Course | None = None
 
 
@@ -134,7 +134,7 @@ def _time_point(
         findings.course,
         tracking=tracking,
         segmentation=made[seg_path][0] if made else None,
-        states=findings.states,
+        absences=findings.absences,
         images=images,
         description=_described(texts[1]),
     )

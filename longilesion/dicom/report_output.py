@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 import highdicom as hd
 from pydicom.dataset import Dataset
@@ -12,6 +11,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 import longilesion
+from longilesion.case import Absence
 from longilesion.dicom.segmentation_output import EQUIPMENT, segment_label
 from longilesion.dicom.tracking import Tracking
 from longilesion.errors import InputError
@@ -26,9 +26,7 @@ _RESEARCH_ONLY = Code("research", _SCHEME, "Research use only, not confirmed by 
 _SUM_BASELINE = Code("sum-baseline", _SCHEME, "Sum of diameters of target lesions, baseline")
 _SUM_FOLLOWUP = Code("sum-followup", _SCHEME, "Sum of diameters of target lesions, follow-up")
 _OVERALL = Code("overall", _SCHEME, "Overall response (RECIST 1.1)")
-# Why a lesion has no outline of its own.
-State: TypeAlias = Literal["gone", "outside", "merged", "not outlined"]
-_STATES: Mapping[State, Code] = {
+_ABSENCES: Mapping[Absence, Code] = {
     "gone": codes.SCT.Absent,
     "outside": Code("outside", _SCHEME, "Outside the scan, not assessed"),
     "merged": Code("merged", _SCHEME, "In the outline of another lesion"),
@@ -55,13 +53,13 @@ def make_report(
     measured: Mapping[int, Measured],
     course: Course | None,
     *,
-    states: Mapping[int, State],
+    absences: Mapping[int, Absence],
     tracking: Mapping[int, Tracking],
     segmentation: Dataset | None,
     images: Sequence[Dataset],
     description: str,
 ) -> hd.sr.Comprehensive3DSR:
-    """The report on all lesions that were looked for; of those that are not `measured`, `states` has what they are.
+    """The report on all lesions that were looked for; of those that are not `measured`, `absences` has why.
 
     The response is that of the last visit of the `course`.
 
@@ -70,7 +68,7 @@ def make_report(
     groups: list[hd.sr.MeasurementsAndQualitativeEvaluations | hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations]
     groups = [
         _lesion(
-            tracking[lesion_id], measured.get(lesion_id), states.get(lesion_id, "gone"), segment, segmentation, images
+            tracking[lesion_id], measured.get(lesion_id), absences.get(lesion_id, "gone"), segment, segmentation, images
         )
         for lesion_id, segment in zip(lesion_ids, _segments(lesion_ids, segmentation), strict=True)
     ]
@@ -131,7 +129,7 @@ def _segments(lesion_ids: Sequence[int], segmentation: Dataset | None) -> Iterab
 def _lesion(
     tracking: Tracking,
     measured: Measured | None,
-    state: State,
+    absence: Absence,
     segment: int | None,
     segmentation: Dataset | None,
     images: Sequence[Dataset],
@@ -143,7 +141,7 @@ def _lesion(
             tracking_identifier=identifier,
             finding_type=codes.SCT.Lesion,
             algorithm_id=algorithm,
-            qualitative_evaluations=[hd.sr.QualitativeEvaluation(_PRESENCE, _STATES[state])],
+            qualitative_evaluations=[hd.sr.QualitativeEvaluation(_PRESENCE, _ABSENCES[absence])],
             source_images=[_source(images[0])],
         )
     return hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(

@@ -48,7 +48,8 @@ def curve(course: CourseRecord, lesion_id: int) -> str:
     other = axes.twinx()
     other.plot([at for at, _ in shown], [row.volume_ml for _, row in shown], "s--", color=_FAINT, label="ml")
     for each, text, colour in ((axes, "diameter, mm", _LINE), (other, "volume, ml", _FAINT)):
-        each.set_ylim(bottom=0)
+        # Room for the marker of the largest value.
+        each.set_ylim(0, 1.08 * each.get_ylim()[1])
         each.set_ylabel(text, fontsize=7, color=colour)
         each.tick_params(labelsize=7)
         each.spines[["top"]].set_visible(False)
@@ -86,7 +87,7 @@ def spider(course: CourseRecord) -> str | None:
     """The change of each lesion's diameter from its first time point, over time."""
     places, labels, name = times_of(course)
     figure = Figure(figsize=(5.6, 2.8))
-    axes = figure.add_axes((0.11, 0.16, 0.72, 0.78))
+    axes = figure.add_axes((0.11, 0.16, 0.66, 0.78))
     is_empty = True
     for number, lesion_id in enumerate(course.lesion_ids):
         rows = [

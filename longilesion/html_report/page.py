@@ -136,6 +136,7 @@ def _lesion(course: CourseRecord, lesion_id: int, made: Sequence[Picture | None]
         "lymph node": lesion_id in course.nodes,
         course.organs.get(lesion_id, ""): lesion_id in course.organs,
         "candidate, not confirmed": known[-1].is_candidate,
+        _absent(known[-1]): known[-1].absence is not None,
     }
     lengths = [f"{row.longest_mm:.1f}" for row in known]
     return LesionRow(
@@ -146,6 +147,13 @@ def _lesion(course: CourseRecord, lesion_id: int, made: Sequence[Picture | None]
         cells=tuple(cells),
         curve=curve(course, lesion_id),
         curve_text=f"Diameter of lesion {lesion_id} over time: {', '.join(lengths)} mm",
+    )
+
+
+def _absent(row: LesionRecord) -> str:
+    """Why a lesion has no outline in the last scan."""
+    return {"outside": "outside the scan", "merged": f"merged with {row.merged_into}"}.get(
+        row.absence or "", row.absence or ""
     )
 
 

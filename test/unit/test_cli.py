@@ -253,7 +253,7 @@ def test_piped_table_has_a_line_per_lesion(
     assert code == 0
     lines = [line for line in capfd.readouterr().out.splitlines() if line.startswith("│")]
     assert [line.split("│")[1].strip() for line in lines] == ["7", "9"]
-    assert all(len(line) <= 100 for line in lines)
+    assert all(len(line) <= 140 for line in lines)
 
 
 @pytest.mark.parametrize("clicks", ['{"points": []}', "id,x,y,z\n"])

@@ -20,7 +20,6 @@ from scipy import ndimage
 
 from longilesion import cli
 from longilesion.case import Click, LesionMap, LesionPrompt, OutsideLesion, Scan
-from longilesion.cli.dicom_output import state_of
 from longilesion.dicom.output import BASELINE_SEG, FOLLOWUP_SEG, REPORT, Findings, Outlined, segments_of, write_results
 from longilesion.dicom.segmentation import Segment, read_segments
 from longilesion.dicom.series import chosen_series
@@ -175,9 +174,9 @@ def test_report_refers_to_the_segments_of_its_lesions_among_those_of_candidates(
 
 
 def test_lesion_that_is_not_gone_is_not_reported_as_absent(results: Path) -> None:
-    states = {3: "outside", 5: "gone", 7: "merged", 300: "not outlined"}
+    absences = {3: "outside", 5: "gone", 7: "merged", 300: "not outlined"}
     made = outlined(results / "followup", ())
-    write_results(results / "states", made, Findings(measured={}, lesion_ids=[3, 5, 7, 300], states=states))
+    write_results(results / "states", made, Findings(measured={}, lesion_ids=[3, 5, 7, 300], absences=absences))
     report = hd.sr.MeasurementReport.from_sequence([hd.sr.srread(results / "states" / REPORT)], is_root=True)
     said = [group.get_qualitative_evaluations()[0].value.meaning for group in report.get_image_measurement_groups()]
     assert said == [
@@ -188,7 +187,7 @@ def test_lesion_that_is_not_gone_is_not_reported_as_absent(results: Path) -> Non
     ]
 
 
-def test_states_are_those_of_the_outcomes() -> None:
+def test_outcomes_say_why_they_have_no_outline() -> None:
     place = Click(scan_name="primary", point_xyz_mm=(0, 0, 0))
     outside = OutsideLesion(lesion_id=1, baseline=place, confidence=1.0)
     prompt = LesionPrompt(lesion_id=1, followup=place, baseline=None, propagated=False, confidence=1.0)
@@ -202,7 +201,8 @@ def test_states_are_those_of_the_outcomes() -> None:
         note="",
     )
     cases = [gone, replace(gone, prompt=outside), replace(gone, merged_into=2), replace(gone, is_present=True)]
-    assert [state_of(each) for each in cases] == ["gone", "outside", "merged", "not outlined"]
+    assert [each.absence for each in cases] == ["gone", "outside", "merged", "not outlined"]
+    assert replace(gone, volume_followup_ml=1.0).absence is None
 
 
 def test_multiframe_scan(tmp_path: Path) -> None:
