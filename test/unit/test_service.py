@@ -224,7 +224,7 @@ def test_only_this_machine_is_served_and_a_port_that_is_taken_is_said(
     assert line == f"127.0.0.1:{server.port}: Address already in use; expected an address that is free"
 
 
-# ----------------------------------------------------------------------------------------- jobs of any kind, in this one
+# ----------------------------------------------------------------------------------- jobs of any kind, in this process
 
 
 def serving(load: Callable[[], Callable[[], object]], client: Callable[[int], None], *, end: bool = True) -> int:
