@@ -32,11 +32,16 @@ COPY longilesion /opt/longilesion/longilesion/
 # can read; the user below is somebody else.
 RUN python -m compileall -q /opt/longilesion && chmod -R a+rX /opt/longilesion
 
+# How the platform runs the image: exec starts it for each case, invoke once, to serve any number of cases. The program
+# reads the variable, so that one image can be run in both ways.
+ARG API_METHOD=exec
+RUN case "$API_METHOD" in exec|invoke) ;; *) echo "API_METHOD is $API_METHOD; expected exec or invoke" >&2; exit 1 ;; esac
+
 # Lines have to arrive as they are said.
-ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp
+ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp LONGILESION_API_METHOD=${API_METHOD}
 
 ARG BASE_IMAGE
-LABEL org.grand-challenge.api-method=exec org.opencontainers.image.base.name=${BASE_IMAGE}
+LABEL org.grand-challenge.api-method=${API_METHOD} org.opencontainers.image.base.name=${BASE_IMAGE}
 
 WORKDIR /opt/longilesion
 USER longilesion

@@ -1,4 +1,4 @@
-"""Segments one case in the layout of Grand Challenge: from /input to /output, one process per case.
+"""Segments cases in the layout of Grand Challenge, from /input to /output: one, or with --serve one for each request.
 
 Progress is logged to stdout. Grand Challenge marks a job that writes to stderr with a warning, and shows the user the
 last line of stderr when the job fails (the exit code is not 0).
@@ -8,30 +8,25 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 from longilesion.program import run_program
 from longilesion.shipped import SHIPPED_MODEL
 from longilesion.startup import lasting_imports, wait_passively
 
 UPLOADED_MODEL = Path("/opt/ml/model")
-# Stands for the model's own bundle of lesion types.
-USUAL_TYPES = Path("(the model's own)")
-
-if TYPE_CHECKING:
-    from longilesion.case import Case, Scan, ScanName
-    from longilesion.diagnosis.bundle import DiagnosisModel
-    from longilesion.timing import Stopwatch
-
-_log = logging.getLogger("process")
+# The method by which the platform runs the image: exec, a process per case, or invoke.
+API_METHOD = "LONGILESION_API_METHOD"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one case and returns the exit code."""
+    """Runs one case, or serves, and returns the exit code."""
     wait_passively()
     # A case does not fail because its log cannot be printed.
     return run_program(partial(_load, arguments), needs_stdout=False)
@@ -40,98 +35,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _load(arguments: Sequence[str] | None) -> Callable[[], object]:
     # Imported here and below: signals are handled by now, and torch reads the wait policy of threads once, on import.
     with lasting_imports():
-        import longilesion.pipeline
-        import longilesion.report  # noqa: F401
+        import longilesion.case_run  # noqa: F401
 
     options = _options(arguments)
     _log_to_streams()
-    return partial(_run, options)
+    return partial(_serve if options.serve else _run, options)
 
 
 def _run(options: argparse.Namespace) -> None:
-    from longilesion.ensemble import load_detector, load_ensemble
+    """Runs one case, as the platform's method exec wants it."""
+    _load_job(options)()
+
+
+def _serve(options: argparse.Namespace) -> None:
+    """Runs a case for each request, as the platform's method invoke wants it."""
+    from longilesion.service import serve
+
+    serve(partial(_load_job, options), host=options.host, port=options.port)
+
+
+def _load_job(options: argparse.Namespace) -> Callable[[], None]:
+    """Loads the models, and returns what runs a case with them, any number of times."""
+    from longilesion.case_run import RunOptions, load_models, run_case
     from longilesion.errors import InputError
-    from longilesion.files import check_replaceable, check_writable
-    from longilesion.grand_challenge import check_outputs, read_case, write_outputs
-    from longilesion.organs import check_search_options, confined
-    from longilesion.pipeline import segment_case, with_types
-    from longilesion.report import make_report, write_report
     from longilesion.timing import Stopwatch
 
-    check_search_options(
-        find_new=options.find_new,
-        organs=options.organs,
-        organ=options.organ,
-        detector=options.detector,
-        types=options.types,
-    )
     if options.types is not None and options.report is None:
         raise InputError("--types without a report, where they are written; expected --report too")
-    check_writable(options.output)
-    if options.report is not None:
-        check_replaceable(options.report)
-    watch = Stopwatch()
-    with watch("load"):
-        ensemble = load_ensemble(options.model, device=options.device, precision=options.precision)
-    _log.info("loaded %d networks from %s in %.1f s", len(ensemble.networks), options.model, watch.seconds["load"])
-    with watch("read"):
-        case, followup_files = read_case(options.input)
-        check_outputs(options.output, followup_files)
-    counts = len(case.baselines), len(case.followups), len(case.clicks)
-    _log.info(
-        "read %d baseline scans, %d follow-up scans, %d clicked lesions in %.1f s", *counts, watch.seconds["read"]
-    )
-    typing = None if options.types is None else _typing(options, case, watch)
-    search = None
-    if options.find_new:
-        from longilesion.new_lesions import Search
+    chosen = RunOptions(**{field.name: getattr(options, field.name) for field in fields(RunOptions)})
+    loading = Stopwatch()
+    models = load_models(chosen, loading)
 
-        with watch("load"):
-            detector = load_detector(
-                ensemble, options.detector, model=options.model, device=options.device, precision=options.precision
-            )
-        search = Search(detector=detector)
-        if options.organs is not None:
-            with watch("read"):
-                case = confined(case, options.organs, options.organ)
-        _log.info("searching with %s in %s", detector.name, options.organs or "the whole body")
-    segmentation = segment_case(case, ensemble, refine_clicks=options.refine_clicks, search=search)
-    if typing is not None:
-        segmentation = with_types(segmentation, *typing)
-    outlined = sum(outcome.volume_followup_ml > 0 for outcome in segmentation.lesions)
-    spent = sum(segmentation.seconds.values())
-    _log.info("outlined %d of %d lesions in %.1f s", outlined, len(segmentation.lesions), spent)
-    with watch("write"):
-        write_outputs(options.output, segmentation.maps, followup_files=followup_files)
-    _log.info("wrote %d lesion maps to %s in %.1f s", len(segmentation.maps), options.output, watch.seconds["write"])
-    if options.report is None:
-        return
-    try:
-        write_report(options.report, make_report(case, segmentation, seconds=watch.seconds))
-    except InputError as error:
-        # A non-zero exit code would discard the lesion maps.
-        _log.warning("%s; the lesion maps are complete", error)
+    def run() -> None:
+        watch = Stopwatch()
+        watch.seconds |= loading.seconds
+        # Only the first case had to wait for them.
+        loading.seconds["load"] = 0.0
+        run_case(options.input, options.output, options.report, models=models, options=chosen, watch=watch)
 
-
-def _typing(
-    options: argparse.Namespace, case: Case, watch: Stopwatch
-) -> tuple[Mapping[ScanName, Scan], DiagnosisModel]:
-    """The follow-up scans with their livers, and the model of lesion types."""
-    from longilesion.diagnosis.bundle import load_diagnosis_bundle, usual_bundle
-    from longilesion.diagnosis_settings import STATEMENT
-    from longilesion.organs import LIVER, confined
-
-    with watch("load"):
-        folder = usual_bundle(options.model) if options.types == USUAL_TYPES else options.types
-        model = load_diagnosis_bundle(folder, options.device, options.precision)
-    with watch("read"):
-        livers = confined(case, options.organs, [LIVER]).followups
-    _log.info("telling types of liver lesions with %s: %s", model.name, STATEMENT)
-    return livers, model
+    return run
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     from longilesion.bundle import is_bundle
+    from longilesion.case_run import USUAL_TYPES
     from longilesion.config import Device, Precision
 
     parser = argparse.ArgumentParser(description="Segments the lesions of one Grand Challenge case.")
@@ -184,6 +131,17 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "synthetic lesions (default: off)",
     )
     parser.add_argument("--report", type=Path, help="JSON file for the run report (default: none)")
+    parser.add_argument(
+        "--serve",
+        action="store_true",
+        default=os.environ.get(API_METHOD) == "invoke",
+        help="load the models once and run a case for each POST /invoke; GET /health says when they are loaded "
+        f"(default: as {API_METHOD} says, invoke or exec)",
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to serve at (default: %(default)s, this machine alone)"
+    )
+    parser.add_argument("--port", type=int, default=4743, help="port to serve at (default: %(default)s)")
     return parser.parse_args(arguments)
 
 

@@ -45,7 +45,8 @@ run_image() {
     mkdir -m 777 "$work/output" # the image's user is nobody here
     engine run --rm --network none --read-only --tmpfs /tmp:rw,size=1g \
         --memory 16g --cap-drop ALL --security-opt no-new-privileges "${limits[@]}" \
-        --volume "$input:/input:ro" --volume "$work/output:/output" "$@" ${RUN_OPTIONS:-} "$IMAGE" ${PROGRAM_OPTIONS:-} \
+        --env LONGILESION_API_METHOD=exec --volume "$input:/input:ro" --volume "$work/output:/output" "$@" \
+        ${RUN_OPTIONS:-} "$IMAGE" ${PROGRAM_OPTIONS:-} \
         >"$work/stdout" 2>"$work/stderr" || status=$?
     echo "      $((SECONDS - started)) s, exit code $status"
     return $status
@@ -102,9 +103,13 @@ fails_cleanly() { # INPUT [option...]
     [ -z "$(find "$work/output" -type f)" ] || { echo "      /output is not empty" >&2; return 1; }
 }
 
+with_a_truncated_scan() { # FOLDER
+    cp -R "$cases/interface_1/input" "$1"
+    truncate --size=2K "$1"/images/primary-followup-ct/*
+}
+
 refuses_a_truncated_scan() {
-    cp -R "$cases/interface_1/input" "$work/broken"
-    truncate --size=2K "$work"/broken/images/primary-followup-ct/*
+    with_a_truncated_scan "$work/broken"
     fails_cleanly "$work/broken"
 }
 
@@ -115,13 +120,72 @@ refuses_a_damaged_mounted_bundle() {
     fails_cleanly "$cases/interface_1/input" --volume "$work/damaged:/opt/ml/model:ro"
 }
 
+# Started once, before there is an input; between two cases, a damaged one. Its folders are emptied, not replaced.
+serves_cases_one_after_another() {
+    local container status=0
+    rm -rf "$work/served" "$work/output"
+    mkdir -p "$work/served" && mkdir -m 777 "$work/output"
+    container=$(engine run --detach --network none --read-only --tmpfs /tmp:rw,size=1g \
+        --memory 16g --cap-drop ALL --security-opt no-new-privileges "${limits[@]}" \
+        --env LONGILESION_API_METHOD=invoke --volume "$work/served:/input:ro" --volume "$work/output:/output" \
+        ${RUN_OPTIONS:-} "$IMAGE") || return
+    serves_the_samples "$container" || { engine logs "$container"; status=1; }
+    engine stop --time 5 "$container" >/dev/null
+    # It had nothing to do: so the signal ends it at once, and there is nothing to say.
+    [ "$(engine inspect --format '{{.State.ExitCode}}' "$container")" = 0 ] || status=1
+    engine rm --force "$container" >/dev/null
+    return $status
+}
+
+serves_the_samples() { # CONTAINER
+    answers "$1" health 200 || return
+    serves "$1" "$cases/interface_1/input" 201 || return
+    "$python" test/container/compare_outputs.py "$work/output" "$cases/interface_1/expected" || return
+    with_a_truncated_scan "$work/served_broken"
+    serves "$1" "$work/served_broken" 500 || return
+    [ -z "$(find "$work/output" -type f)" ] || { echo "      /output is not empty" >&2; return 1; }
+    serves "$1" "$cases/interface_2/input" 201 || return
+    "$python" test/container/compare_outputs.py "$work/output" "$cases/interface_2/expected"
+}
+
+serves() { # CONTAINER INPUT STATUS
+    rm -rf "$work"/served/*
+    # What the image's user has written, only that one may remove.
+    engine exec "$1" sh -c 'rm -rf /output/*' || return
+    cp -R "$2"/* "$work/served"
+    answers "$1" invoke "$3"
+}
+
+answers() { # CONTAINER health|invoke STATUS
+    engine exec "$1" python -c '
+import sys, time, urllib.error, urllib.request
+path, expected = sys.argv[1:]
+request = urllib.request.Request(f"http://127.0.0.1:4743/{path}", method="POST" if path == "invoke" else "GET")
+until, status = time.monotonic() + 300, 0
+while True:
+    try:
+        status = urllib.request.urlopen(request).status
+    except urllib.error.HTTPError as error:
+        status = error.code
+    except urllib.error.URLError:
+        # Not listening yet.
+        pass
+    if status == int(expected) or path == "invoke" or time.monotonic() > until:
+        break
+    time.sleep(0.2)
+print(f"      {path}: {status}")
+sys.exit(status != int(expected))
+' "$2" "$3"
+}
+
 is_what_the_platform_accepts() {
     local user method architecture
     user=$(engine image inspect --format '{{.Config.User}}' "$IMAGE")
     method=$(engine image inspect --format '{{index .Config.Labels "org.grand-challenge.api-method"}}' "$IMAGE")
     architecture=$(engine image inspect --format '{{.Os}}/{{.Architecture}}' "$IMAGE")
     echo "      user '$user', api-method '$method', $architecture"
-    [ -n "$user" ] && [ "$user" != root ] && [ "$user" != 0 ] && [ "$method" = exec ] && [ "$architecture" = linux/amd64 ]
+    [ -n "$user" ] && [ "$user" != root ] && [ "$user" != 0 ] && [[ "$method" = exec || "$method" = invoke ]] \
+        && [ "$architecture" = linux/amd64 ]
 }
 
 adds_little_to_its_base() {
@@ -149,6 +213,7 @@ check "a mounted bundle with a member of every recipe" gives_maps_of_a_member_of
 check "types of lesions by a mounted bundle" reports_types_by_a_mounted_bundle
 check "a truncated scan is refused" refuses_a_truncated_scan
 check "a damaged mounted bundle is refused" refuses_a_damaged_mounted_bundle
+check "cases one after another, a damaged one between them, served" serves_cases_one_after_another
 
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

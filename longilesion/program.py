@@ -10,15 +10,18 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+Handler: TypeAlias = Callable[[int, FrameType | None], Any]
+
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Messages by which NumPy, PyTorch, ITK and the loader of shared libraries report lack of memory without a MemoryError.
 _OUT_OF_MEMORY = (
     "allocate memory",
@@ -43,59 +46,93 @@ def run_program(load: Callable[[], Callable[[], object]], *, needs_stdout: bool)
     that are closed or full do not stop the job; the code is then 1 only if `needs_stdout` and printed output was lost.
     SystemExit (of a command line that cannot be parsed, of --help) is passed on to the caller.
     """
-    reserve = bytearray(_RESERVED_BYTES)
-    with _lasting_streams() as stdout, _Stop() as stop:
+    stop = _Stop()
+    with _lasting_streams() as stdout, handling(dict.fromkeys(ENDING_SIGNALS, stop.handle)):
         try:
-            _check_memory()
-            job = load()
-            stop.is_loading = False
-            job()
-            sys.stdout.flush()
+            failure = failure_of(partial(_load_and_run, load, stop))
         except SystemExit as end:
+            failure = None
             sys.stdout.flush()
             if stop.signal is None and (stdout is None or stdout.failure is None or end.code):
                 raise
         except KeyboardInterrupt:
+            failure = None
             # `stop.signal` is not set where another handler, or a test, has raised the exception.
             stop.signal = stop.signal or signal.SIGINT
-        except BaseException as error:  # noqa: BLE001 - the last line on stderr has to report any error
-            del reserve
-            if stop.signal is None:
-                return _fail(_described(error))
         if stop.signal is not None:
-            return _fail(_stopped(stop.signal), code=128 + stop.signal)
+            return fail(_stopped(stop.signal), code=128 + stop.signal)
+        if failure is not None:
+            return fail(failure)
         if stdout is not None and stdout.failure is not None:
-            code = _fail(f"standard output: {stdout.failure.strerror}; what was printed is lost, files are complete")
+            code = fail(f"standard output: {stdout.failure.strerror}; what was printed is lost, files are complete")
             return code if needs_stdout else 0
     return 0
 
 
-class _Stop:
-    """Handles signals that end the program: exits at once during the imports, and raises an exception afterwards.
+def failure_of(job: Callable[[], object]) -> str | None:
+    """Runs a job and returns the line that says why it failed, None where it did not.
 
-    `signal` is kept, as a library may replace the exception by one of its own. Ignored signals stay ignored.
+    Memory is kept back to report a lack of it. KeyboardInterrupt and SystemExit are passed on to the caller.
+    """
+    reserve = bytearray(_RESERVED_BYTES)
+    try:
+        job()
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # noqa: BLE001 - the last line on stderr has to report any error
+        del reserve
+        return _described(error)
+    return None
+
+
+def fail(message: str, *, code: int = 1) -> int:
+    """Writes a message to stderr as one line, and returns the exit code."""
+    sys.stderr.write(" ".join(message.split()) + "\n")
+    sys.stderr.flush()
+    return code
+
+
+@contextmanager
+def handling(handlers: Mapping[signal.Signals, Handler]) -> Iterator[dict[int, Handler]]:
+    """Handles signals in this context, but for those that are ignored; yields the handlers of before.
+
+    Only the main thread may do so in Python; in others, nothing is changed.
+    """
+    before: dict[int, Any] = {}
+    try:
+        for number, handler in handlers.items() if threading.current_thread() is threading.main_thread() else ():
+            previous = signal.getsignal(number)
+            if previous is not signal.SIG_IGN:
+                before[number] = previous
+                signal.signal(number, handler)
+        yield before
+    finally:
+        for changed, previous in before.items():
+            signal.signal(changed, previous)
+
+
+def _load_and_run(load: Callable[[], Callable[[], object]], stop: _Stop) -> None:
+    _check_memory()
+    job = load()
+    stop.is_loading = False
+    job()
+    sys.stdout.flush()
+
+
+class _Stop:
+    """Ends the program on a signal: exits at once during the imports, and raises an exception afterwards.
+
+    `signal` is kept, as a library may replace the exception by one of its own.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
         self.is_loading = True
-        self._before: dict[int, object] = {}
 
-    def __enter__(self) -> _Stop:
-        # Python allows signal handlers in the main thread only.
-        for number in _SIGNALS if threading.current_thread() is threading.main_thread() else ():
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                self._before[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, before in self._before.items():
-            signal.signal(number, before)  # type: ignore[arg-type]
-
-    def _handle(self, number: int, _frame: FrameType | None) -> None:
+    def handle(self, number: int, _frame: FrameType | None) -> None:
         if self.is_loading:
             # An import may swallow an exception, and there is nothing to clean up.
-            _fail(_stopped(number))
+            fail(_stopped(number))
             os._exit(128 + number)
         self.signal = number
         raise KeyboardInterrupt
@@ -176,9 +213,3 @@ def _described(error: BaseException) -> str:
 
 def _stopped(number: int) -> str:
     return "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name} before the end"
-
-
-def _fail(message: str, *, code: int = 1) -> int:
-    sys.stderr.write(" ".join(message.split()) + "\n")
-    sys.stderr.flush()
-    return code

@@ -12,7 +12,7 @@ import pytest
 import SimpleITK as sitk
 
 import process
-from longilesion import grand_challenge, pipeline
+from longilesion import case_run, grand_challenge
 from longilesion.errors import InputError
 from longilesion.pipeline import Segmentation
 from test.unit.case_folders import (
@@ -281,7 +281,7 @@ def test_unexpected_error_is_one_line_too(
     def fail(*_: object, **__: object) -> Segmentation:
         raise ZeroDivisionError("first line\nsecond line")
 
-    monkeypatch.setattr(pipeline, "segment_case", fail)
+    monkeypatch.setattr(case_run, "segment_case", fail)
     assert run(write_case(tmp_path / "in"), tmp_path / "out", bundle) == 1
     captured = capfd.readouterr()
     (line,) = captured.err.splitlines()
@@ -293,7 +293,7 @@ def test_unexpected_error_is_one_line_too(
 def test_python_warnings_do_not_mark_the_job(
     tmp_path: Path, bundle: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    segment_case = pipeline.segment_case
+    segment_case = case_run.segment_case
 
     def warn(*arguments: object, **options: object) -> Segmentation:
         import warnings
@@ -303,7 +303,7 @@ def test_python_warnings_do_not_mark_the_job(
             warnings.warn("an option is deprecated", DeprecationWarning, stacklevel=1)
         return segment_case(*arguments, **options)
 
-    monkeypatch.setattr(pipeline, "segment_case", warn)
+    monkeypatch.setattr(case_run, "segment_case", warn)
     assert run(write_case(tmp_path / "in"), tmp_path / "out", bundle) == 0
     captured = capfd.readouterr()
     assert captured.err == ""
@@ -334,7 +334,7 @@ def test_time_limit_leaves_nothing_half_written(
 def test_another_image_in_an_output_folder_stops_the_case_before_the_network(
     tmp_path: Path, bundle: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("longilesion.pipeline.segment_case", None)
+    monkeypatch.setattr("longilesion.case_run.segment_case", None)
     case, other = write_case(tmp_path / "in"), (tmp_path / "out" / PRIMARY).with_name("mine.nii.gz")
     other.parent.mkdir(parents=True)
     other.write_bytes(b"mine")
@@ -350,7 +350,7 @@ def test_report_that_cannot_be_written_in_the_end_does_not_cost_the_maps(
     def fail(path: Path, _report: object) -> None:
         raise InputError(f"{path}: cannot be written (No space left on device)")
 
-    monkeypatch.setattr("longilesion.report.write_report", fail)
+    monkeypatch.setattr("longilesion.case_run.write_report", fail)
     case, output = write_case(tmp_path / "in"), tmp_path / "out"
     assert run(case, output, bundle, "--report", str(tmp_path / "report.json")) == 0
     expect_one_line(capfd, "No space left on device); the lesion maps are complete")
