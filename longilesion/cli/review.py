@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import secrets
+import signal
 import socket
 import webbrowser
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -25,7 +27,7 @@ from longilesion.startup import lasting_imports
 from longilesion.timing import Stopwatch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from rich.console import Console
     from starlette.types import ASGIApp
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
     from longilesion.review.session import Patient
 
 _NEEDED = ("fastapi", "uvicorn")
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# For requests that are being answered when the program is to end.
+_GRACE_S = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,14 +239,32 @@ def _listen(port: int) -> socket.socket:
 
 
 def _serve(app: ASGIApp, listening: socket.socket, output_console: Console, address: str, *, opens: bool) -> None:
-    """Until a signal ends it."""
+    """Until Ctrl-C or another signal ends it, which is how a review ends."""
     import uvicorn
+
+    class Server(uvicorn.Server):
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            # Uvicorn's own raises the signal again once the server has ended.
+            before = {number: signal.signal(number, self.handle_exit) for number in _SIGNALS}
+            try:
+                yield
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
 
     output_console.print(f"review: {address}", highlight=False, soft_wrap=True)
     output_console.print("Ctrl-C ends it; everything that was decided is kept", highlight=False)
     if opens:
         webbrowser.open(address)
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, date_header=False, ws="none", lifespan="off"
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        ws="none",
+        lifespan="off",
+        timeout_graceful_shutdown=_GRACE_S,
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    Server(config).run(sockets=[listening])

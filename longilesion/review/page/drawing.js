@@ -12,7 +12,7 @@ export class Drawing {
     this.part = null;
     this.lesion = null;
     this.before = null;
-    this.size = 0;
+    this.size = 1;
     this.isErasing = false;
     view.niivue.onDrawingChanged = (action) => { if (action === "draw") this.send(); };
   }

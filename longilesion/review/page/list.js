@@ -33,14 +33,14 @@ export function measures({ scan, volume_ml: volume, longest_mm: longest, short_m
 const verdictText = (lesion) => (lesion.verdict === "merged" ? `merged with ${lesion.merged_into}` : VERDICTS[lesion.verdict]);
 
 function row(lesion, isChosen, choose) {
-  const reasons = element("span", { class: "reasons" }, ...lesion.reasons.map((reason) => element("span", { class: "chip" }, reason)));
+  // Once it is decided, the reasons for doubt are not needed any more.
+  const chips = lesion.verdict === "untouched" ? lesion.reasons.map((reason) => element("span", { class: "chip" }, reason)) : [];
   const made = element(
     "button", { type: "button", class: "lesion", "data-lesion": lesion.id, "aria-current": String(isChosen) },
     element("span", { class: "id" }, String(lesion.id)),
-    element("span", { class: `verdict ${lesion.verdict}` }, verdictText(lesion)),
+    element("span", { class: `verdict ${lesion.verdict}` }, ...(chips.length ? chips : [verdictText(lesion)])),
     element("span", { class: "change" }, change(lesion)),
   );
-  if (lesion.reasons.length) made.append(reasons);
   made.addEventListener("click", () => choose(lesion.id));
   return element("li", {}, made);
 }

@@ -206,6 +206,7 @@ async function endDrawing() {
     texts();
     label();
     if (at) views.followup.place(at);
+    views.followup.zoom(shown.zoom);
   });
 }
 

@@ -9,6 +9,13 @@ export const WINDOWS = [
   { name: "liver", key: "4", range: [-15, 135] },
 ];
 
+// Of the cursor's lines, in the axial plane; thinner ones would vanish in the smaller planes.
+const CROSSHAIR_PIXELS = 1.8;
+// The axial plane is the largest.
+const THREE_PLANES = [
+  { sliceType: 0, position: [0, 0, 1, 0.56] }, { sliceType: 1, position: [0, 0.56, 0.56, 0.44] }, { sliceType: 2, position: [0.56, 0.56, 0.44, 0.44] },
+];
+
 // Values of voxels in the drawing: the chosen lesion, another one, a candidate.
 export const CHOSEN = 1;
 export const OTHER = 2;
@@ -25,7 +32,7 @@ export class View {
     this.onMoved = () => {};
     this.filled = 0.14;
     this.niivue = new Niivue({
-      logLevel: "warn", backColor: [0, 0, 0, 1], crosshairColor: [1, 1, 1, 0.55], crosshairWidth: 0.5, crosshairGap: 10, show3Dcrosshair: false,
+      logLevel: "warn", backColor: [0, 0, 0, 1], crosshairColor: [1, 1, 1, 0.55], crosshairWidthUnit: "mm", crosshairGap: 10, show3Dcrosshair: false,
       isOrientationTextVisible: true, isColorbar: false, multiplanarShowRender: 0, dragAndDropEnabled: false, viewModeHotKey: "", clipPlaneHotKey: "",
       fontMinPx: 11, fontSizeScaling: 0.3, isRuler: false,
     });
@@ -35,7 +42,7 @@ export class View {
   async start() {
     await this.niivue.attachToCanvas(document.getElementById(`canvas-${this.side}`));
     this.niivue.setRadiologicalConvention(true);
-    this.niivue.setSliceType(this.niivue.sliceTypeMultiplanar);
+    this.setPlane("all");
     this.niivue.drawRimOpacity = 1;
     this.niivue.drawOpacity = this.filled;
   }
@@ -67,6 +74,8 @@ export class View {
   }
 
   setPlane(plane) {
+    if (plane === "all") this.niivue.setCustomLayout(THREE_PLANES);
+    else this.niivue.clearCustomLayout();
     this.niivue.setSliceType({ all: 3, axial: 0, coronal: 1, sagittal: 2 }[plane]);
   }
 
@@ -106,12 +115,18 @@ export class View {
   // Magnifies around the cursor, or shows everything.
   zoom(factor) {
     if (!this.niivue.volumes.length) return;
-    const { dimsRAS, pixDimsRAS } = this.niivue.volumes[0];
     const centre = this.niivue.frac2mm([0.5, 0.5, 0.5]);
     const mm = this.mm;
-    const pan = [0, 1, 2].map((axis) => (factor === 1 || !dimsRAS || !pixDimsRAS ? 0 : centre[axis] - mm[axis]));
+    const pan = [0, 1, 2].map((axis) => (factor === 1 ? 0 : centre[axis] - factor * mm[axis]));
+    this.niivue.setCrosshairWidth((CROSSHAIR_PIXELS * this.extent) / (this.niivue.canvas.clientWidth * factor));
     this.niivue.scene.pan2Dxyzmm = [...pan, factor];
     this.niivue.drawScene();
+  }
+
+  // The width of the scan, in mm.
+  get extent() {
+    const [left, right] = [0, 1].map((part) => this.niivue.frac2mm([part, 0.5, 0.5])[0]);
+    return Math.abs(right - left);
   }
 
   get value() {
