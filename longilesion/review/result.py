@@ -10,7 +10,6 @@ from jaxtyping import Int64, UInt16
 
 from longilesion.case import Case, Click, LesionMap, LesionPrompt, OutsideLesion, ScanName
 from longilesion.ensemble import Ensemble
-from longilesion.geometry import Box
 from longilesion.new_lesions import NewLesion
 from longilesion.pipeline import (
     LesionOutcome,
@@ -169,17 +168,12 @@ def _outlines(
             lesion_id = candidate.lesion_id
             if candidate.scan_name != name or state.lesions[lesion_id].verdict in ABSENT:
                 continue
-            box = volume.box_of(candidate.candidate.grid.window(*_ends(candidate.candidate.box)))
+            box = volume.box_of(candidate.candidate.grid)
             voxels = volume.lesions(first.segmentation.maps[name].ids, [box]).get(lesion_id, NO_VOXELS)
             free = voxels[view[volume.positions(voxels)] == 0]
             view[volume.positions(free)] = lesion_id
             outlines[lesion_id] = Outline(scan=name, voxels=free)
     return outlines
-
-
-def _ends(box: Box) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    z, y, x = box
-    return (z.start, y.start, x.start), (z.stop, y.stop, x.stop)
 
 
 def _merged(

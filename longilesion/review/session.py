@@ -34,7 +34,7 @@ from longilesion.review.volume import RasVolume
 # What the page shows of a lesion: a preview, what segment would give, or neither, as it cannot be computed.
 Stage: TypeAlias = Literal["preview", "full", "failed"]
 _Key: TypeAlias = tuple[int, Click]
-# So long after the last decision nothing is computed in full, so that the next preview need not share the processor.
+# So long after a lesion was moved nothing is computed in full, so that the next preview need not share the processor.
 _QUIET_S = 1.0
 # What may go wrong while one lesion is computed; RuntimeError is torch's.
 _FAILURES = (LongilesionError, RuntimeError, MemoryError)
@@ -79,7 +79,7 @@ class Session:
         self.first: FirstSegmentation = segment_first(patient.case, ensemble, search)
         self.volumes = {name: RasVolume(scan) for name, scan in patient.case.followups.items()}
         self.revision = 0
-        self._decided_at = 0.0
+        self._moved_at = 0.0
         self.written: tuple[int, datetime] | None = None
         self._preview = preview_of(ensemble)
         self._full: dict[_Key, PredictedLesion] = {}
@@ -109,7 +109,6 @@ class Session:
         with self.lock:
             if self.is_read_only:
                 raise ReadOnlyError("the review is read-only; expected no decision")
-            self._decided_at = time.monotonic()
             self._check(action)
             now = datetime.now(UTC)
             # Once more than needed, so that nothing impossible gets into the journal.
@@ -209,10 +208,11 @@ class Session:
             except _FAILURES as error:
                 self._fail(key, error)
                 continue
+            self._moved_at = time.monotonic()
             self._pending[key] = self._workers[1].submit(self._complete, key)
 
     def _complete(self, key: _Key) -> None:
-        while (left_s := self._decided_at + _QUIET_S - time.monotonic()) > 0 and not self._hurried.wait(left_s):
+        while (left_s := self._moved_at + _QUIET_S - time.monotonic()) > 0 and not self._hurried.wait(left_s):
             pass
         with self.lock:
             if key not in self._clicked():
