@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from nibabel.nifti1 import Nifti1Image
 from starlette.testclient import TestClient
+from starlette.types import ASGIApp
 
 from longilesion.review.guard import MOST_BYTES
 from longilesion.review.server import make_app
@@ -28,12 +29,17 @@ CONFIRM = {"kind": "confirm", "lesion": 1}
 class Served:
     session: Session
     output: Path
-    # One that has opened the printed address, and one that has not.
+    app: ASGIApp
+    # One that has opened the printed address.
     known: TestClient
-    stranger: TestClient
+
+    @property
+    def stranger(self) -> TestClient:
+        """One that has not."""
+        return client(self.app)
 
 
-def client(app: object) -> TestClient:
+def client(app: ASGIApp) -> TestClient:
     return TestClient(app, base_url=ORIGIN, follow_redirects=False, raise_server_exceptions=True)
 
 
@@ -43,7 +49,7 @@ def serving(folder: Path, *, is_read_only: bool = False) -> Iterator[Served]:
     app = make_app(session, folder / "result", token=TOKEN, port=PORT)
     known = client(app)
     assert known.get(f"/?token={TOKEN}").status_code == 303
-    yield Served(session, folder / "result", known, client(app))
+    yield Served(session, folder / "result", app, known)
     session.close()
 
 
