@@ -6,7 +6,7 @@ import secrets
 import signal
 import socket
 import webbrowser
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -142,7 +142,6 @@ def review(
     if not read_only:
         check_writable(output)
     facts = read_lesion_facts(about)
-    listening = _listen(port)
     with lasting_imports():
         from longilesion import __version__
         from longilesion.ensemble import load_detector, load_ensemble
@@ -153,37 +152,38 @@ def review(
         from longilesion.timeline_folder import fingerprint
 
     output_console = console()
-    with output_console.status("reading the scans") as status:
-        options = (split_components, find_new, organ, files.series)
-        folders = [path for path in (organs, detector) if path is not None]
-        start = Start(
-            version=__version__,
-            at=datetime.now(UTC),
-            fingerprint=fingerprint(__version__, device, precision, *options, model, *folders, *files.paths),
-        )
-        # First of all, as it may be of another review, or be open in one.
-        journal = Journal(output, start, is_read_only=read_only)
-        watch = Stopwatch()
-        with watch("read"):
-            patient = _read(files, watch, facts)
-            if find_new and organs is not None:
-                patient = replace(patient, case=confined(patient.case, organs, organ))
-        status.update("loading the model")
-        with watch("load"):
-            ensemble = load_ensemble(model, device=device, precision=precision)
-            search = None
-            if find_new:
-                searching = load_detector(ensemble, detector, model=model, device=device, precision=precision)
-                search = Search(detector=searching, progress=progress(status, "searching"))
-        status.update("outlining the lesions")
-        session = Session(patient, ensemble, journal, search=search, reader=reader, is_read_only=read_only)
-    token = secrets.token_urlsafe(32)
-    bound = listening.getsockname()[1]
-    app = make_app(session, output, token=token, port=bound)
-    try:
+    with ExitStack() as stack:
+        listening = stack.enter_context(_listen(port))
+        with output_console.status("reading the scans") as status:
+            options = (split_components, find_new, organ, files.series)
+            folders = [path for path in (organs, detector) if path is not None]
+            start = Start(
+                version=__version__,
+                at=datetime.now(UTC),
+                fingerprint=fingerprint(__version__, device, precision, *options, model, *folders, *files.paths),
+            )
+            # First of all, as it may be of another review, or be open in one.
+            journal = Journal(output, start, is_read_only=read_only)
+            stack.callback(journal.close)
+            watch = Stopwatch()
+            with watch("read"):
+                patient = _read(files, watch, facts)
+                if find_new and organs is not None:
+                    patient = replace(patient, case=confined(patient.case, organs, organ))
+            status.update("loading the model")
+            with watch("load"):
+                ensemble = load_ensemble(model, device=device, precision=precision)
+                search = None
+                if find_new:
+                    searching = load_detector(ensemble, detector, model=model, device=device, precision=precision)
+                    search = Search(detector=searching, progress=progress(status, "searching"))
+            status.update("outlining the lesions")
+            session = Session(patient, ensemble, journal, search=search, reader=reader, is_read_only=read_only)
+            stack.callback(session.close)
+        token = secrets.token_urlsafe(32)
+        bound = listening.getsockname()[1]
+        app = make_app(session, output, token=token, port=bound)
         _serve(app, listening, output_console, f"http://127.0.0.1:{bound}/?token={token}", opens=not no_browser)
-    finally:
-        session.close()
 
 
 def _check_files(files: _Files, *, find_new: bool) -> None:

@@ -193,6 +193,9 @@ class Journal:
         try:
             if lines:
                 start = _start.validate_json(lines[0])
+                if len(lines) == 1 and start.fingerprint != self.start.fingerprint:
+                    # Nothing was decided, so that another review may begin here.
+                    return 0
                 self._check(start)
                 self.start = start
             self.entries = [_entry.validate_json(line) for line in lines[1:]]

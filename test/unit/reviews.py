@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,6 +23,8 @@ from longilesion.review.session import Patient, Session
 from test.unit.builders import ball, case_of, click, scan_with
 from test.unit.case_folders import write_image, write_points
 from test.unit.test_pipeline import bright_voxels
+
+ROOT = Path(__file__).parents[2]
 
 GRID = Grid.from_spacing((24, 56, 56), (3.0, 1.5, 1.5), origin_xyz_mm=(-40.0, -40.0, 500.0))
 # By id: place and radius in either scan. Lesion 3 is gone, and nobody knows of 4.
@@ -76,3 +82,28 @@ def session_in(folder: Path, *, search: Search | None = None, is_read_only: bool
     patient = Patient(case=own, scans=scan_files(folder / "input"))
     journal = journal_in(folder / "output", is_read_only=is_read_only)
     return Session(patient, bright_voxels(), journal, search=search, reader="A. Reader", is_read_only=is_read_only)
+
+
+class Program:
+    """`longilesion review` in a process of its own; `address` is what it has printed."""
+
+    def __init__(self, *arguments: object) -> None:
+        call = "from longilesion.cli import main; raise SystemExit(main())"
+        words = ["review", "--no-browser", "--device", "cpu", "--precision", "float32", *arguments]
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", call, *map(str, words)],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        lines = iter(self.process.stdout.readline, "")
+        self.address = next((found[0] for line in lines if (found := re.search(r"http://\S+", line))), "")
+
+    def ended(self, number: int) -> tuple[int, str]:
+        """Ends it by a signal; the exit code, and what it has said on stderr."""
+        self.process.send_signal(number)
+        _, said = self.process.communicate(timeout=60)
+        return self.process.returncode, said

@@ -209,8 +209,11 @@ def test_torn_line_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     assert "the last line, of 16 bytes, was torn" in caplog.text
 
 
-def test_journal_of_other_inputs_is_refused(tmp_path: Path) -> None:
-    journal_in(tmp_path).close()
+def test_journal_of_other_inputs_is_refused_unless_nothing_was_decided(tmp_path: Path) -> None:
+    journal_in(tmp_path, fingerprint="a mistake").close()
+    journal = journal_in(tmp_path)
+    journal.append(Confirm(lesion=1), at=NOW, reader="")
+    journal.close()
     before = (tmp_path / FILE_NAME).read_bytes()
     with pytest.raises(InputError, match="of a review of other scans, masks or clicks"):
         journal_in(tmp_path, fingerprint="another")
