@@ -88,6 +88,6 @@ export function showLesion(lesion) {
   const stage = document.getElementById("stage");
   stage.className = `stage ${lesion?.stage ?? ""}`;
   stage.textContent = {
-    preview: "preview: one view of the network", full: "full outline", failed: "cannot be computed",
+    preview: "preview by one view", full: "full outline", failed: "cannot be computed",
   }[lesion?.stage] ?? "";
 }

@@ -32,7 +32,7 @@ export class View {
     this.onMoved = () => {};
     this.filled = 0.14;
     this.niivue = new Niivue({
-      logLevel: "warn", backColor: [0, 0, 0, 1], crosshairColor: [1, 1, 1, 0.55], crosshairWidthUnit: "mm", crosshairGap: 10, show3Dcrosshair: false,
+      logLevel: "error", backColor: [0, 0, 0, 1], crosshairColor: [1, 1, 1, 0.55], crosshairWidthUnit: "mm", crosshairGap: 10, show3Dcrosshair: false,
       isOrientationTextVisible: true, isColorbar: false, multiplanarShowRender: 0, dragAndDropEnabled: false, viewModeHotKey: "", clipPlaneHotKey: "",
       fontMinPx: 11, fontSizeScaling: 0.3, isRuler: false,
     });
