@@ -65,13 +65,16 @@ def review_result(
 ) -> Reviewed:
     """Labels the predictions of all lesions that are there, then merges and draws as was decided.
 
-    Where nothing was decided this is the first segmentation. `predicted` has every lesion that is not outside the scans
-    or a candidate. For what is only shown, intervals are left out, as they take long.
+    Where nothing was decided this is the first segmentation. `predicted` has every lesion that has a place in the scans
+    and is no candidate. For what is only shown, intervals are left out, as they take long, and so is what is not a
+    lesion in the case's outlines.
     """
     of_lesions = {lesion_id: lesion for lesion_id, lesion in state.lesions.items() if not lesion.is_candidate}
     clicks = {lesion_id: lesion.click for lesion_id, lesion in of_lesions.items() if lesion.click is not None}
     strangers = {lesion_id for lesion_id, lesion in of_lesions.items() if lesion.verdict == "not_a_lesion"}
-    reported = _without(with_clicks(case, clicks), strangers)
+    reported = with_clicks(case, clicks)
+    if not is_shown_only:
+        reported = _without(reported, strangers)
     there = [
         _quick(predicted[lesion_id]) if is_shown_only else predicted[lesion_id]
         for lesion_id, lesion in of_lesions.items()
@@ -92,10 +95,11 @@ def review_result(
         for each in first.segmentation.candidates
         if state.lesions[each.lesion_id].verdict in ("confirmed", "drawn")
     ]
+    known = outside | dict(predicted)
     gone = [
-        _gone(case, predicted[lesion_id] if lesion_id in predicted else outside[lesion_id])
+        _gone(case, known[lesion_id])
         for lesion_id, lesion in of_lesions.items()
-        if lesion.verdict == "gone"
+        if lesion.verdict == "gone" and lesion_id in known
     ]
     outcomes = [_outcome(outcome, state.lesions, outlines, volumes) for outcome in labelled.lesions]
     segmentation = replace(
@@ -109,6 +113,7 @@ def review_result(
             for name, ids in maps.items()
         },
         lesions=tuple(sorted([*outcomes, *gone, *confirmed], key=lambda outcome: outcome.prompt.lesion_id)),
+        left_out=tuple(lesion_id for lesion_id in labelled.left_out if lesion_id not in known),
         candidates=candidates,
         seconds=first.segmentation.seconds,
     )

@@ -92,7 +92,7 @@ class Session:
         outcomes = self.first.segmentation
         self.state: ReviewState = replay(
             ReviewState.begin(
-                [outcome.prompt.lesion_id for outcome in outcomes.lesions],
+                [*(outcome.prompt.lesion_id for outcome in outcomes.lesions), *outcomes.left_out],
                 [candidate.lesion_id for candidate in outcomes.candidates],
             ),
             journal.entries,

@@ -190,9 +190,14 @@ class Viewer:
             added=0 if outline is None else outline.added,
             removed=0 if outline is None else outline.removed,
             merged_into=lesion.merged_into if outcome is None else outcome.merged_into,
-            notes=() if outcome is None else tuple(remarks(outcome.note)),
+            notes=self._notes(lesion_id, outcome),
             outline=_key(scan, voxels),
         )
+
+    def _notes(self, lesion_id: int, outcome: LesionOutcome | None) -> tuple[str, ...]:
+        if lesion_id in self.session.reviewed.segmentation.left_out:
+            return ("no place is known in the follow-up: move it to one",)
+        return () if outcome is None else tuple(remarks(outcome.note))
 
     def _outcome(self, lesion_id: int) -> LesionOutcome | None:
         """The lesion's outcome now, with the interval of the first one where nothing has changed since."""
@@ -210,11 +215,12 @@ class Viewer:
         for name, lesions in self._before.items():
             if lesion_id in lesions:
                 return self._measured(name, self.baselines[name], lesions[lesion_id], "baseline")
-        outcome = self._outcomes.get(lesion_id)
+        outcome = self._outcome(lesion_id)
+        volume_ml = None if outcome is None else outcome.volume_baseline_ml
         click = None if outcome is None else outcome.prompt.baseline
         if click is None or click.scan_name not in self.baselines:
-            return SideView()
-        return SideView(scan=click.scan_name, place_xyz_mm=click.point_xyz_mm)
+            return SideView(volume_ml=volume_ml)
+        return SideView(scan=click.scan_name, place_xyz_mm=click.point_xyz_mm, volume_ml=volume_ml)
 
     def _followup(self, lesion_id: int) -> SideView:
         scan, voxels = self._voxels(lesion_id)

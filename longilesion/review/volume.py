@@ -42,7 +42,9 @@ class RasVolume:
     @cached_property
     def nifti(self) -> bytes:
         """The whole scan with joined voxels, as a gzipped NIfTI file."""
-        hu: Int16[np.ndarray, "z y x"] = joined_hu(self._hu, self.factors)
+        hu: Int16[np.ndarray, "z y x"] = self._hu
+        if max(self.factors) > 1:
+            hu = joined_hu(hu, self.factors)
         return nifti_bytes(hu, self.shown_grid, level=_LEVEL)
 
     def part_nifti(self, box: Box) -> bytes:

@@ -37,7 +37,7 @@ UNKNOWN: Triple = (20.0, -20.0, 520.0)
 def case() -> Case:
     before, after = scan_with(BEFORE, GRID), scan_with(AFTER, GRID)
     return case_of(
-        [(lesion_id, click(CLICKS[lesion_id]), click(BEFORE[lesion_id][0])) for lesion_id in CLICKS],
+        [(lesion_id, click(BEFORE[lesion_id][0]), click(CLICKS[lesion_id])) for lesion_id in CLICKS],
         followups={"primary": after[0]},
         baselines={"primary": before},
     )

@@ -25,11 +25,11 @@ from longilesion.report import RunReport, make_report
 from longilesion.review.journal import Confirm, Draw, Gone, Merge, Move, New, NotALesion, Redo, Undo
 from longilesion.review.record import ReviewRecord
 from longilesion.review.runs import runs_of
-from longilesion.review.session import ReadOnlyError, Session
+from longilesion.review.session import Patient, ReadOnlyError, Session
 from longilesion.review.view import Viewer
 from longilesion.review.volume import RasVolume, ras_view
-from test.unit.builders import click
-from test.unit.reviews import AFTER, GRID, UNKNOWN, case, journal_in, session_in
+from test.unit.builders import case_of, click, scan_with
+from test.unit.reviews import AFTER, BEFORE, CLICKS, GRID, UNKNOWN, case, journal_in, scan_files, session_in
 from test.unit.test_pipeline import bright_voxels
 
 NEAR_2: Triple = (22.0, 13.0, 547.0)
@@ -145,6 +145,7 @@ def test_gone_and_not_a_lesion_leave_the_map_and_only_one_of_them_the_report(
     report = RunReport.model_validate_json((tmp_path / "result" / "report.json").read_bytes())
     assert [(row.id, row.volume_followup_ml) for row in report.lesions] == [(1, 0.0), (3, 0.0)]
     assert report.lesions[0].note == "gone, as the reader says"
+    assert report.left_out == []
     # A lesion that was none is no target of the response.
     assert report.response is not None
     assert 2 not in {*report.response.targets, *report.response.non_targets}
@@ -215,6 +216,56 @@ def test_candidates_are_apart_until_somebody_confirms_them(begun: Callable[..., 
     assert report.response.new == [candidate.lesion_id]
     session.decide(NotALesion(lesion=candidate.lesion_id))
     assert not (ids(session) == candidate.lesion_id).any()
+
+
+@pytest.fixture
+def two_scans(tmp_path: Path) -> Iterator[Session]:
+    """Lesion 1 in the primary scans, 2 in the secondary ones; the baseline of 5 is not there."""
+    (before, lesions), (after, _) = scan_with({1: BEFORE[1]}, GRID), scan_with({1: AFTER[1], 4: AFTER[4]}, GRID)
+    others, _ = scan_with({2: AFTER[2]}, GRID)
+    patient = Patient(
+        case=case_of(
+            [
+                (1, click(BEFORE[1][0]), click(CLICKS[1])),
+                (2, None, click(CLICKS[2], "secondary")),
+                (5, click(UNKNOWN, "secondary"), None),
+            ],
+            followups={"primary": after, "secondary": others},
+            baselines={"primary": (before, lesions)},
+        ),
+        scans=dict.fromkeys(("primary", "secondary"), scan_files(tmp_path / "input")["primary"]),
+    )
+    session = Session(patient, bright_voxels(), journal_in(tmp_path / "output"))
+    yield session
+    session.close()
+
+
+def test_lesions_may_lie_in_two_scans_and_move_from_one_to_the_other(two_scans: Session, tmp_path: Path) -> None:
+    view = Viewer(two_scans)
+    assert {row.id: row.followup.scan for row in view.review().lesions} == {1: "primary", 2: "secondary", 5: None}
+    with pytest.raises(InputError, match="in two scans"):
+        two_scans.decide(Merge(lesion=1, into=2))
+    two_scans.decide(Move(lesion=2, scan="primary", point_xyz_mm=UNKNOWN))
+    files = two_scans.write(tmp_path / "result")
+    assert [file.name for file in files] == ["lesions.mha", "lesions_secondary.mha", "report.json", "review.json"]
+    maps = [read_lesion_map(file).ids for file in files[:2]]
+    assert [set(np.unique(ids)) for ids in maps] == [{0, 1, 2}, {0}]
+
+
+def test_lesion_without_a_place_is_listed_until_somebody_gives_it_one(two_scans: Session, tmp_path: Path) -> None:
+    (row,) = (row for row in Viewer(two_scans).review().lesions if row.id == 5)
+    assert (row.followup.place_xyz_mm, row.notes) == (None, ("no place is known in the follow-up: move it to one",))
+    with pytest.raises(InputError, match="expected its place first"):
+        two_scans.decide(Draw(lesion=5, added=((3, 1),)))
+    two_scans.decide(Gone(lesion=5))
+    two_scans.write(tmp_path / "result")
+    assert json.loads((tmp_path / "result" / "report.json").read_text())["left_out"] == [5]
+    two_scans.decide(Move(lesion=5, scan="primary", point_xyz_mm=UNKNOWN))
+    two_scans.write(tmp_path / "result")
+    report = json.loads((tmp_path / "result" / "report.json").read_text())
+    assert report["left_out"] == []
+    assert report["lesions"][-1]["id"] == 5
+    assert report["lesions"][-1]["volume_followup_ml"] > 0
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,13 @@ const element = (name, attributes = {}, ...children) => {
 const ml = (volume) => (volume === null ? "-" : volume === 0 ? "0" : volume < 0.995 ? volume.toPrecision(2) : volume < 99.5 ? volume.toFixed(1) : volume.toFixed(0));
 const share = (number) => (number === null ? null : number.toFixed(2));
 
-function change({ baseline, followup, is_outside }) {
+function change({ baseline, followup, is_outside, notes }) {
   const [before, after] = [baseline.volume_ml, followup.volume_ml];
   if (is_outside) return "outside";
-  if (before === null) return after ? "new" : "-";
-  if (!after) return "-100 %";
+  if (before === null || after === null) return "-";
+  // A lesion that may have been missed is not gone.
+  if (!after) return before && notes.some((note) => note.startsWith("gone")) ? "-100 %" : "-";
+  if (!before) return "new";
   const percent = Math.max(Number((100 * (after / before - 1)).toPrecision(2)), -99);
   return `${percent > 0 ? "+" : ""}${percent.toFixed(0)} %`;
 }
