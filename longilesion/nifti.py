@@ -56,6 +56,8 @@ _GEOMETRY = (
 # Largest distance, in voxels, between the positions of a voxel by two forms that is not reported.
 _TOLERANCE_VOXELS = 0.1
 _SCANNER = 1
+# Of gzip's compression.
+_LEVEL = 6
 # A header extension of plain text.
 _COMMENT = 6
 _CANDIDATES = re.compile(rf"{CANDIDATES_ENTRY} = ([0-9 ]+)".encode())
@@ -139,21 +141,21 @@ def write_nifti(
             _write(file, header, ids)
 
 
-def nifti_bytes(values: Shaped[np.ndarray, "z y x"], grid: Grid) -> bytes:
-    """A gzipped NIfTI-1 file of a volume, in memory."""
+def nifti_bytes(values: Shaped[np.ndarray, "z y x"], grid: Grid, *, level: int = _LEVEL) -> bytes:
+    """A gzipped NIfTI-1 file of a volume, in memory; a lower level of compression is faster."""
     header = Nifti1Header()
     header.set_data_shape(values.shape[::-1])
     header.set_data_dtype(values.dtype)
     header.set_slope_inter(1, 0)
     _set_geometry(header, grid)
     content = BytesIO()
-    _write_compressed(content, header, values)
+    _write_compressed(content, header, values, level=level)
     return content.getvalue()
 
 
-def _write_compressed(file: Any, header: Header, values: NDArray[Any]) -> None:
+def _write_compressed(file: Any, header: Header, values: NDArray[Any], *, level: int = _LEVEL) -> None:
     # Without a file name and a time, so that equal volumes give identical files.
-    with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0) as compressed:
+    with gzip.GzipFile(filename="", mode="wb", compresslevel=level, fileobj=file, mtime=0) as compressed:
         _write(compressed, header, values)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
@@ -90,6 +90,16 @@ class LesionOutcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PredictedLesion:
+    """A lesion to segment and its prediction, and what its surroundings are like (as in `LesionOutcome`)."""
+
+    prompt: LesionPrompt
+    prediction: LesionPrediction
+    similarity: float | None
+    is_unlike: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Segmentation:
     """The label map of every follow-up scan, the outcomes of all lesions sorted by id, and the seconds of each stage.
 
@@ -124,7 +134,7 @@ def segment_case(
     watch = Stopwatch("propagate", "sample", "network", "label")
     with watch("propagate"):
         # A scan is compared by identity, so each pair is registered once.
-        register = cache(_register)
+        register = cache(register_pair)
         completed = complete_prompts(case, refine_clicks=refine_clicks, register=register)
     prompts = completed.lesions
     _log.info(
@@ -134,14 +144,44 @@ def segment_case(
         sum(prompt.confidence < LOW_CONFIDENCE for prompt in prompts),
         len(completed.outside),
     )
+    predicted = predict_prompts(case, prompts, ensemble, watch)
+    segmentation = label_predictions(case, predicted, completed.outside, ensemble, watch, labels=labels)
+    return segmentation if search is None else with_new_lesions(case, segmentation, search, watch, register=register)
+
+
+def predict_prompts(
+    case: Case, prompts: Sequence[LesionPrompt], ensemble: Ensemble, watch: Stopwatch
+) -> list[PredictedLesion]:
+    """Places and predicts lesions; logs those at whose given click nothing looks like the baseline."""
     by_group = place_lesions(case, prompts, ensemble, watch)
     placements = [own[0] for own in by_group]
     unlike = _unlike(prompts, placements)
     predictions = predict_lesions(case, prompts, by_group, ensemble, watch)
+    return [
+        PredictedLesion(
+            prompt=prompt,
+            prediction=prediction,
+            similarity=placement.similarity,
+            is_unlike=prompt.lesion_id in unlike,
+        )
+        for prompt, placement, prediction in zip(prompts, placements, predictions, strict=True)
+    ]
+
+
+def label_predictions(
+    case: Case,
+    predicted: Sequence[PredictedLesion],
+    outside: Sequence[OutsideLesion],
+    ensemble: Ensemble,
+    watch: Stopwatch,
+    *,
+    labels: Labels = "lesion_ids",
+) -> Segmentation:
+    """The maps of a case's follow-up scans, and the outcomes of all lesions, of which some lie outside the scans."""
     with watch("label"), threadpool_limits(1, user_api="blas"):
         labelled = {
             name: label_lesions(
-                [prediction for prediction in predictions if prediction.prompt.followup.scan_name == name],
+                [each.prediction for each in predicted if each.prompt.followup.scan_name == name],
                 case.followups[name].grid,
                 ensemble.thresholds,
                 labels=labels,
@@ -151,35 +191,53 @@ def segment_case(
         }
     looked_for = [
         replace(
-            _outcome(case, prompt, prediction, labelled[prompt.followup.scan_name], ensemble.errors),
-            similarity=placement.similarity,
-            is_unlike=prompt.lesion_id in unlike,
-            is_present=not prediction.is_gone(ensemble.thresholds.presence_threshold),
+            _outcome(case, each.prompt, each.prediction, labelled[each.prompt.followup.scan_name], ensemble.errors),
+            similarity=each.similarity,
+            is_unlike=each.is_unlike,
+            is_present=not each.prediction.is_gone(ensemble.thresholds.presence_threshold),
         )
-        for prompt, placement, prediction in zip(prompts, placements, predictions, strict=True)
+        for each in predicted
     ]
-    outside = [_outcome_outside(case, lesion) for lesion in completed.outside]
-    outcomes = tuple(sorted([*looked_for, *outside], key=lambda outcome: outcome.prompt.lesion_id))
+    outcomes = tuple(
+        sorted(
+            [*looked_for, *(_outcome_outside(case, lesion) for lesion in outside)],
+            key=lambda outcome: outcome.prompt.lesion_id,
+        )
+    )
     found = sum(outcome.volume_followup_ml > 0 for outcome in outcomes)
     _log.info("%d lesions outlined, %d empty", found, len(outcomes) - found)
-    maps = {name: result.lesions for name, result in labelled.items()}
-    candidates: tuple[NewLesion, ...] = ()
-    if search is not None:
-        # Imported late, as few runs search.
-        from longilesion.new_lesions import find_new_lesions
-
-        with watch("search"):
-            maps, candidates = find_new_lesions(case, maps, _places(outcomes), search, register=register, labels=labels)
     placed = {outcome.prompt.lesion_id for outcome in outcomes}
-    left_out = tuple(pair.lesion_id for pair in case.clicks if pair.lesion_id not in placed)
     return Segmentation(
-        maps=maps,
+        maps={name: result.lesions for name, result in labelled.items()},
         lesions=outcomes,
-        left_out=left_out,
+        left_out=tuple(pair.lesion_id for pair in case.clicks if pair.lesion_id not in placed),
         seconds=watch.seconds,
-        candidates=candidates,
         labels=labels,
     )
+
+
+def with_new_lesions(
+    case: Case,
+    segmentation: Segmentation,
+    search: Search,
+    watch: Stopwatch,
+    *,
+    register: Callable[[Scan, Scan], Registration],
+) -> Segmentation:
+    """The segmentation with the lesions that a search has found and no known lesion explains."""
+    # Imported late, as few runs search.
+    from longilesion.new_lesions import find_new_lesions
+
+    with watch("search"):
+        maps, candidates = find_new_lesions(
+            case,
+            segmentation.maps,
+            _places(segmentation.lesions),
+            search,
+            register=register,
+            labels=segmentation.labels,
+        )
+    return replace(segmentation, maps=maps, candidates=candidates, seconds=watch.seconds)
 
 
 def remarks(note: str) -> list[str]:
@@ -205,7 +263,8 @@ def with_types(segmentation: Segmentation, livers: Mapping[ScanName, Scan], mode
     return replace(segmentation, types=types, seconds={**segmentation.seconds, **watch.seconds})
 
 
-def _register(baseline: Scan, followup: Scan) -> Registration:
+def register_pair(baseline: Scan, followup: Scan) -> Registration:
+    """Registers two scans."""
     # Imported late: the libraries of registration take long to load, and a case with clicks needs none of them.
     from longilesion.registration.register import register_scans
 
@@ -265,7 +324,7 @@ def _outcome(
         place_xyz_mm=prediction.prompt.followup.point_xyz_mm,
         presence=prediction.presence,
         probability=labelled.probabilities.get(lesion_id, 0.0),
-        volume_baseline_ml=_baseline_volume_ml(case, prompt),
+        volume_baseline_ml=baseline_volume_ml(case, prompt),
         volume_followup_ml=labelled.volumes_ml.get(lesion_id, 0.0),
         note="; ".join(note for note in notes if note),
         merged_into=labelled.merged_into.get(lesion_id),
@@ -280,13 +339,13 @@ def _outcome_outside(case: Case, lesion: OutsideLesion) -> LesionOutcome:
         place_xyz_mm=None,
         presence=None,
         probability=0.0,
-        volume_baseline_ml=_baseline_volume_ml(case, lesion),
+        volume_baseline_ml=baseline_volume_ml(case, lesion),
         volume_followup_ml=0.0,
         note=f"outside the follow-up's field of view, with confidence {lesion.confidence:.2f}",
     )
 
 
-def _baseline_volume_ml(case: Case, prompt: LesionPrompt | OutsideLesion) -> float | None:
+def baseline_volume_ml(case: Case, prompt: LesionPrompt | OutsideLesion) -> float | None:
     """Volume of the outlined lesion: 0 where the baseline's map lacks it, None where there is no map."""
     if prompt.baseline is None:
         return 0.0 if any(prior.lesions is not None for prior in case.baselines.values()) else None

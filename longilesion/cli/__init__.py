@@ -1,6 +1,7 @@
 """The command `longilesion`, for use on image files.
 
-`segment` outlines lesions in a follow-up scan, `follow` in any number of scans, `diagnose` tells the types of liver
+`segment` outlines lesions in a follow-up scan, `follow` in any number of scans, `review` lets a person confirm and
+correct them in the browser, `diagnose` tells the types of liver
 lesions, `register` registers two scans and draws the result, `evaluate` scores outlines, `evaluate-diagnosis` types of
 liver lesions, `fetch` and `store` go to an archive.
 """
@@ -40,6 +41,7 @@ def _load(arguments: Sequence[str] | None) -> Callable[[], object]:
     from longilesion.cli.evaluate_diagnosis import evaluate_diagnosis
     from longilesion.cli.follow import follow
     from longilesion.cli.register import register
+    from longilesion.cli.review import review
     from longilesion.cli.segment import segment
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
@@ -48,6 +50,7 @@ def _load(arguments: Sequence[str] | None) -> Callable[[], object]:
         {
             "segment": segment,
             "follow": follow,
+            "review": review,
             "diagnose": diagnose,
             "register": register,
             "evaluate": evaluate,

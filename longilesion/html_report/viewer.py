@@ -13,23 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int16, UInt8, UInt16
+from jaxtyping import UInt8, UInt16
 from scipy.ndimage import maximum_filter, minimum_filter
 
 from longilesion.case import LesionMap, Scan, lesion_regions
 from longilesion.course import CourseRecord, LesionRecord
+from longilesion.display import joined_grid, joined_hu, joined_ids, joining_factors
 from longilesion.errors import InputError
 from longilesion.files import check_text, written_together
 from longilesion.geometry import Grid, Triple
 from longilesion.html_report.page import Load, environment, measures_text
 from longilesion.nifti import nifti_bytes
 from longilesion.shipped import VIEWER_FILE
-
-# Rounded to so many Hounsfield units, and clipped: files of a third of the size.
-_STEP_HU = 4
-_RANGE_HU = (-1024, 2048)
-# Scans with more voxels are halved along their shorter voxels until they have fewer.
-_MOST_VOXELS = 24_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,45 +105,14 @@ def _text(row: LesionRecord) -> str:
 def _embedded(scan: Scan, lesions: LesionMap, *, number: int, title: str) -> _Embedded:
     hu, grid = scan.grid.lps_view(scan.hu)
     ids, _ = lesions.grid.lps_view(lesions.ids)
-    factors = _factors(grid)
-    small = _means(hu, factors)
-    z, y, x = small.shape
-    coarse = grid.lattice(start_zyx=(np.array(factors) - 1) / 2, step_zyx=factors, shape_zyx=(z, y, x))
+    factors = joining_factors(grid)
+    coarse = joined_grid(grid, factors)
     return _Embedded(
         number=number,
         title=title,
-        scan=_base64(small, coarse),
-        outlines=_base64(_edges(_largest(ids, factors)), coarse),
+        scan=_base64(joined_hu(hu, factors), coarse),
+        outlines=_base64(_edges(joined_ids(ids, factors)), coarse),
     )
-
-
-def _factors(grid: Grid) -> tuple[int, int, int]:
-    """By how much the voxels of each axis are joined."""
-    factors = [1, 1, 1]
-    while np.prod([count // factor for count, factor in zip(grid.shape_zyx, factors, strict=True)]) > _MOST_VOXELS:
-        steps_mm = np.array(grid.spacing_zyx_mm) * factors
-        is_short = steps_mm < 1.5 * steps_mm.min()
-        factors = [factor * (1 + short) for factor, short in zip(factors, is_short.tolist(), strict=True)]
-    z, y, x = factors
-    return z, y, x
-
-
-def _blocks(values: np.ndarray, factors: tuple[int, int, int]) -> np.ndarray:
-    """The voxels that are joined, along axes 1, 3 and 5; what is left over at the end is left out."""
-    counts = [count // factor for count, factor in zip(values.shape, factors, strict=True)]
-    whole = values[tuple(slice(0, count * factor) for count, factor in zip(counts, factors, strict=True))]
-    return whole.reshape([size for pair in zip(counts, factors, strict=True) for size in pair])
-
-
-def _means(hu: Int16[np.ndarray, "z y x"], factors: tuple[int, int, int]) -> Int16[np.ndarray, "a b c"]:
-    means = _blocks(hu, factors).mean(axis=(1, 3, 5), dtype=np.float32)
-    rounded = _STEP_HU * np.rint(np.clip(means, *_RANGE_HU) / _STEP_HU)
-    return np.asarray(rounded, np.int16)
-
-
-def _largest(ids: UInt16[np.ndarray, "z y x"], factors: tuple[int, int, int]) -> UInt16[np.ndarray, "a b c"]:
-    """The highest id in each block, so that no lesion is lost."""
-    return np.asarray(_blocks(ids, factors).max(axis=(1, 3, 5)), np.uint16)
 
 
 def _edges(ids: UInt16[np.ndarray, "z y x"]) -> UInt8[np.ndarray, "z y x"]:

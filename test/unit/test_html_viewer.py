@@ -19,11 +19,11 @@ from nibabel.nifti1 import Nifti1Image
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
+from longilesion import display
 from longilesion.case import LesionMap
 from longilesion.cli.page import Pages, _address
 from longilesion.errors import InputError
 from longilesion.geometry import Grid
-from longilesion.html_report import viewer
 from longilesion.html_report.viewer import make_viewer, write_viewer
 from test.unit.builders import scan_with
 from test.unit.test_html_report import course
@@ -81,7 +81,7 @@ def test_page_holds_the_scans_and_the_outlines_of_their_lesions_where_they_are()
 
 
 def test_large_scans_are_halved_and_keep_their_lesions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(viewer, "_MOST_VOXELS", 20_000)
+    monkeypatch.setattr(display, "_MOST_VOXELS", 20_000)
     made, loads = course()
     grid = Grid.from_spacing((21, 61, 61), (3.0, 1.0, 1.0))
     scan, _ = scan_with({}, grid)

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 # What registration, drawing, scoring and training need, and a case with clicks does not.
 UNUSED = {
+    "fastapi",
     "matplotlib",
     "monai",
     "nibabel",
@@ -30,6 +31,7 @@ UNUSED = {
     "skimage",
     "sklearn",
     "tyro",
+    "uvicorn",
 }
 
 LIST_MODULES = """
@@ -91,7 +93,7 @@ def test_registration_imports_neither_signal_processing_nor_torch() -> None:
 def test_help_comes_without_waiting_for_libraries() -> None:
     program = """
 from longilesion.cli import main
-for command in ([], ["segment"], ["follow"], ["register"], ["evaluate"], ["evaluate-diagnosis"]):
+for command in ([], ["segment"], ["follow"], ["review"], ["register"], ["evaluate"], ["evaluate-diagnosis"]):
     try:
         main([*command, "--help"])
     except SystemExit as end:

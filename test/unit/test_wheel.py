@@ -61,6 +61,7 @@ def test_wheel_holds_the_package_with_model_and_layout_and_nothing_of_the_reposi
     modules = [path for path in (REPOSITORY / "longilesion").rglob("*.py") if "__pycache__" not in path.parts]
     expected = {str(path.relative_to(REPOSITORY)) for path in modules} | {"longilesion/py.typed"}
     expected |= {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "longilesion").rglob("*.j2")}
+    expected |= {f"longilesion/review/page/{path.name}" for path in (REPOSITORY / "longilesion/review/page").iterdir()}
     for folder in ("model", "resources"):
         files = (path for path in (REPOSITORY / folder).rglob("*") if path.is_file())
         expected |= {f"longilesion/{path.relative_to(REPOSITORY)}" for path in files}

@@ -1,0 +1,270 @@
+"""`longilesion review`: a page in the browser in which a person confirms or corrects where each lesion is."""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import socket
+import webbrowser
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from longilesion.case_files import SeriesChoice, check_outputs
+from longilesion.cli.terminal import console, progress
+from longilesion.config import Device, Precision
+from longilesion.errors import InputError
+from longilesion.files import check_writable
+from longilesion.lesion_facts import read_lesion_facts
+from longilesion.organs import check_search_options, confined
+from longilesion.shipped import SHIPPED_MODEL
+from longilesion.startup import lasting_imports
+from longilesion.timing import Stopwatch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from rich.console import Console
+    from starlette.types import ASGIApp
+
+    from longilesion.response import Lesion
+    from longilesion.review.session import Patient
+
+_NEEDED = ("fastapi", "uvicorn")
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# For requests that are being answered when the program is to end.
+_GRACE_S = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Files:
+    """Where the patient's files are: a case in the layout of /input, or single files."""
+
+    case: Path | None
+    followup: Path | None
+    baseline: Path | None
+    lesions: Path | None
+    baseline_clicks: Path | None
+    followup_clicks: Path | None
+    series: SeriesChoice
+    split_components: bool
+    same_patient: bool
+
+    @property
+    def paths(self) -> list[Path]:
+        """All that are given."""
+        given = (self.case, self.followup, self.baseline, self.lesions, self.baseline_clicks, self.followup_clicks)
+        return [path for path in given if path is not None]
+
+
+def review(
+    case: tyro.conf.Positional[Path | None] = None,
+    /,
+    *,
+    output: Path,
+    followup: Path | None = None,
+    baseline: Path | None = None,
+    lesions: Path | None = None,
+    baseline_clicks: Path | None = None,
+    followup_clicks: Path | None = None,
+    baseline_series: str | None = None,
+    followup_series: str | None = None,
+    same_patient: bool = False,
+    split_components: bool = False,
+    find_new: bool = False,
+    organs: Path | None = None,
+    organ: tuple[str, ...] = (),
+    detector: Path | None = None,
+    about: Path | None = None,
+    model: Path = SHIPPED_MODEL,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    reader: str = "",
+    read_only: bool = False,
+    port: int = 0,
+    no_browser: bool = False,
+) -> None:
+    """Review the lesions of a follow-up scan in the browser: confirm or move each, draw, add and remove.
+
+    The page is for this machine alone; its address has a secret. Every decision is on the disk before the page shows
+    it. Started again with the same output, a review goes on where it was. For research use only.
+
+    Args:
+        case: Folder of a case in the layout of Grand Challenge's /input, in place of single files.
+        output: Folder for the journal of decisions and, once the review is finished, the lesion map, the run report and
+            review.json.
+        followup: Scan to outline the lesions in, as for `longilesion segment`; so are the other files.
+        baseline: Earlier scan of the same patient.
+        lesions: Lesions outlined in the baseline scan.
+        baseline_clicks: A point on each lesion in the baseline scan.
+        followup_clicks: A point on or near each lesion in the follow-up scan.
+        baseline_series: Number or UID of the baseline's DICOM series, where its folder has several.
+        followup_series: The same of the follow-up scan.
+        same_patient: Accept DICOM scans whose PatientIDs differ, or whose dates run backwards.
+        split_components: Give each connected component of --lesions its own id, the largest 1.
+        find_new: Search the follow-up scan for lesions that nobody clicked; they are listed apart.
+        organs: Folder of organ masks on the follow-up scan's voxels, to which the search is confined.
+        organ: Names of the masks to use; all where none is given.
+        detector: Folder of the model that searches.
+        about: Table (.csv) of what is known of lesions, for the response.
+        model: Folder with the model's settings and weights.
+        device: Where the networks run; auto takes a GPU if there is one.
+        precision: Number format of the networks; auto takes the fastest that the device has.
+        reader: Who decides, for the record.
+        read_only: Show a review without changing anything.
+        port: Of the server on this machine; 0 takes a free one.
+        no_browser: Print the address and open no browser.
+    """
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"longilesion review needs {' and '.join(missing)}; expected `pip install 'longilesion[review]'` first"
+        )
+    files = _Files(
+        case=case,
+        followup=followup,
+        baseline=baseline,
+        lesions=lesions,
+        baseline_clicks=baseline_clicks,
+        followup_clicks=followup_clicks,
+        series=SeriesChoice(baseline=baseline_series, followup=followup_series),
+        split_components=split_components,
+        same_patient=same_patient,
+    )
+    _check_files(files, find_new=find_new)
+    check_outputs([output], inputs=files.paths)
+    check_search_options(find_new=find_new, organs=organs, organ=organ, detector=detector, types=None)
+    if not read_only:
+        check_writable(output)
+    facts = read_lesion_facts(about)
+    with lasting_imports():
+        from longilesion import __version__
+        from longilesion.ensemble import load_detector, load_ensemble
+        from longilesion.new_lesions import Search
+        from longilesion.review.journal import Journal, Start
+        from longilesion.review.server import make_app
+        from longilesion.review.session import Session
+        from longilesion.timeline_folder import fingerprint
+
+    output_console = console()
+    with ExitStack() as stack:
+        listening = stack.enter_context(_listen(port))
+        with output_console.status("reading the scans") as status:
+            options = (split_components, find_new, organ, files.series)
+            folders = [path for path in (organs, detector) if path is not None]
+            start = Start(
+                version=__version__,
+                at=datetime.now(UTC),
+                fingerprint=fingerprint(__version__, device, precision, *options, model, *folders, *files.paths),
+            )
+            # First of all, as it may be of another review, or be open in one.
+            journal = Journal(output, start, is_read_only=read_only)
+            stack.callback(journal.close)
+            watch = Stopwatch()
+            with watch("read"):
+                patient = _read(files, watch, facts)
+                if find_new and organs is not None:
+                    patient = replace(patient, case=confined(patient.case, organs, organ))
+            status.update("loading the model")
+            with watch("load"):
+                ensemble = load_ensemble(model, device=device, precision=precision)
+                search = None
+                if find_new:
+                    searching = load_detector(ensemble, detector, model=model, device=device, precision=precision)
+                    search = Search(detector=searching, progress=progress(status, "searching"))
+            status.update("outlining the lesions")
+            session = Session(patient, ensemble, journal, search=search, reader=reader, is_read_only=read_only)
+            stack.callback(session.close)
+        token = secrets.token_urlsafe(32)
+        bound = listening.getsockname()[1]
+        app = make_app(session, output, token=token, port=bound)
+        _serve(app, listening, output_console, f"http://127.0.0.1:{bound}/?token={token}", opens=not no_browser)
+
+
+def _check_files(files: _Files, *, find_new: bool) -> None:
+    if files.case is not None:
+        if len(files.paths) > 1:
+            raise InputError(f"{files.case}: a case, and {files.paths[1]}; expected a case or single files")
+        return
+    if files.followup is None:
+        raise InputError("nothing to review; expected a case, or --followup with --lesions or clicks")
+    if not find_new and files.lesions is None and files.baseline_clicks is None and files.followup_clicks is None:
+        raise InputError("nothing to look for; expected --lesions, --baseline-clicks, --followup-clicks or --find-new")
+
+
+def _read(files: _Files, watch: Stopwatch, facts: Mapping[int, Lesion]) -> Patient:
+    from longilesion import case_files, grand_challenge
+    from longilesion.images import open_image
+    from longilesion.review.session import Patient
+
+    if files.case is not None:
+        case, scans = grand_challenge.read_case(files.case)
+        return Patient(
+            case=case,
+            scans={name: open_image(path) for name, path in scans.items()},
+            seconds=watch.seconds,
+            facts=facts,
+        )
+    assert files.followup is not None
+    case = case_files.read_case(
+        files.followup,
+        files.baseline,
+        files.lesions,
+        baseline_clicks=files.baseline_clicks,
+        followup_clicks=files.followup_clicks,
+        split_components=files.split_components,
+        series=files.series,
+        same_patient=files.same_patient,
+    )
+    scan = open_image(files.followup, files.series.followup)
+    return Patient(case=case, scans={"primary": scan}, seconds=watch.seconds, facts=facts)
+
+
+def _listen(port: int) -> socket.socket:
+    """Before the model is loaded, so that a port that is taken is said at once."""
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind(("127.0.0.1", port))
+    except (OSError, OverflowError) as error:
+        listening.close()
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"--port {port}: {reason}; expected a free one, or 0 for any") from error
+    return listening
+
+
+def _serve(app: ASGIApp, listening: socket.socket, output_console: Console, address: str, *, opens: bool) -> None:
+    """Until Ctrl-C or another signal ends it, which is how a review ends."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            # Uvicorn's own raises the signal again once the server has ended.
+            before = {number: signal.signal(number, self.handle_exit) for number in _SIGNALS}
+            try:
+                yield
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+
+    output_console.print(f"review: {address}", highlight=False, soft_wrap=True)
+    output_console.print("Ctrl-C ends it; everything that was decided is kept", highlight=False)
+    if opens:
+        webbrowser.open(address)
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        ws="none",
+        lifespan="off",
+        timeout_graceful_shutdown=_GRACE_S,
+    )
+    Server(config).run(sockets=[listening])

@@ -1,0 +1,323 @@
+"""What a review makes of decisions: the result of `segment` with its clicks, and what was drawn, merged and removed."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nibabel.nifti1 import Nifti1Image
+from nibabel.orientations import aff2axcodes
+
+from longilesion.case import ClickPair, Scan
+from longilesion.errors import InputError
+from longilesion.geometry import Grid, Triple
+from longilesion.images import read_lesion_map
+from longilesion.new_lesions import Search
+from longilesion.pipeline import segment_case
+from longilesion.report import RunReport, make_report
+from longilesion.review.journal import Confirm, Draw, Gone, Merge, Move, New, NotALesion, Redo, Undo
+from longilesion.review.record import ReviewRecord
+from longilesion.review.runs import runs_of
+from longilesion.review.session import Patient, ReadOnlyError, Session
+from longilesion.review.view import Viewer
+from longilesion.review.volume import RasVolume, ras_view
+from test.unit.builders import case_of, click, scan_with
+from test.unit.reviews import AFTER, BEFORE, CLICKS, GRID, UNKNOWN, case, journal_in, scan_files, session_in
+from test.unit.test_pipeline import bright_voxels
+
+NEAR_2: Triple = (22.0, 13.0, 547.0)
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> Iterator[Callable[..., Session]]:
+    """Begins reviews in a folder, or goes on with what is there."""
+    sessions: list[Session] = []
+
+    def begin(**options: object) -> Session:
+        while sessions:
+            sessions.pop().close()
+        sessions.append(session_in(tmp_path, **options))
+        return sessions[-1]
+
+    yield begin
+    for session in sessions:
+        session.close()
+
+
+def ids(session: Session) -> np.ndarray:
+    return session.reviewed.segmentation.maps["primary"].ids
+
+
+def test_review_without_a_decision_is_what_segment_gives(begun: Callable[..., Session], tmp_path: Path) -> None:
+    session, expected = begun(), segment_case(case(), bright_voxels())
+    session.write(tmp_path / "result")
+    written = read_lesion_map(tmp_path / "result" / "lesions.mha")
+    np.testing.assert_array_equal(written.ids, expected.maps["primary"].ids)
+    assert set(np.unique(written.ids)) == {0, 1, 2}
+    report = RunReport.model_validate_json((tmp_path / "result" / "report.json").read_bytes())
+    of_segment = make_report(case(), expected, seconds={})
+    assert report.lesions == of_segment.lesions
+    assert report.response == of_segment.response
+    record = ReviewRecord.model_validate_json((tmp_path / "result" / "review.json").read_bytes())
+    assert [(row.id, row.decision, row.decided_by) for row in record.lesions] == [
+        (number, "untouched", "program") for number in (1, 2, 3)
+    ]
+    assert not record.is_complete
+    for row in record.lesions:
+        assert row.voxels == (written.ids == row.id).sum()
+
+
+def test_moved_and_new_lesions_are_as_segment_outlines_them_at_these_clicks(begun: Callable[..., Session]) -> None:
+    session = begun()
+    session.decide(Move(lesion=2, scan="primary", point_xyz_mm=NEAR_2))
+    session.decide(New(scan="primary", point_xyz_mm=UNKNOWN))
+    session.wait()
+    pairs = {pair.lesion_id: pair for pair in case().clicks}
+    pairs[2] = replace(pairs[2], followup=click(NEAR_2))
+    pairs[4] = ClickPair(lesion_id=4, baseline=None, followup=click(UNKNOWN))
+    expected = segment_case(replace(case(), clicks=tuple(pairs.values())), bright_voxels())
+    np.testing.assert_array_equal(ids(session), expected.maps["primary"].ids)
+    assert set(np.unique(ids(session))) == {0, 1, 2, 4}
+    final = session._review(is_shown_only=False).segmentation
+    for found, wanted in zip(final.lesions, expected.lesions, strict=True):
+        assert found.prompt == wanted.prompt
+        assert found.note == wanted.note
+        assert found.volume_followup_ml == wanted.volume_followup_ml
+        assert found.probability == pytest.approx(wanted.probability, abs=1e-6)
+
+
+def test_moved_lesion_is_a_preview_until_it_is_computed_in_full(begun: Callable[..., Session]) -> None:
+    session = begun()
+    session.decide(Move(lesion=1, scan="primary", point_xyz_mm=AFTER[1][0]))
+    assert session.stage(1) == "preview"
+    assert Viewer(session).review().pending == 1
+    assert (ids(session) == 1).any()
+    session.wait()
+    assert session.stage(1) == "full"
+    session.decide(Undo())
+    assert session.stage(1) == "full"
+    # Back at a click that has been computed.
+    session.decide(Redo())
+    assert session.stage(1) == "full"
+
+
+def test_review_that_was_ended_goes_on_with_the_same_result(begun: Callable[..., Session], tmp_path: Path) -> None:
+    session = begun()
+    for decision in (
+        Move(lesion=2, scan="primary", point_xyz_mm=NEAR_2),
+        Confirm(lesion=1),
+        New(scan="primary", point_xyz_mm=UNKNOWN),
+        Gone(lesion=1),
+        Undo(),
+    ):
+        session.decide(decision)
+    session.wait()
+    before, state = ids(session).copy(), session.state
+    again = begun()
+    assert again.state == state
+    np.testing.assert_array_equal(ids(again), before)
+    # Looking is allowed at any time, and changes nothing.
+    looking = session_in(tmp_path, is_read_only=True)
+    np.testing.assert_array_equal(ids(looking), before)
+    with pytest.raises(ReadOnlyError):
+        looking.decide(Confirm(lesion=2))
+    with pytest.raises(ReadOnlyError):
+        looking.finish(tmp_path / "result")
+    looking.close()
+
+
+def test_gone_and_not_a_lesion_leave_the_map_and_only_one_of_them_the_report(
+    begun: Callable[..., Session], tmp_path: Path
+) -> None:
+    session = begun()
+    whole = ids(session).copy()
+    session.decide(Gone(lesion=1))
+    session.decide(NotALesion(lesion=2))
+    session.finish(tmp_path / "result")
+    assert not ids(session).any()
+    report = RunReport.model_validate_json((tmp_path / "result" / "report.json").read_bytes())
+    assert [(row.id, row.volume_followup_ml) for row in report.lesions] == [(1, 0.0), (3, 0.0)]
+    assert report.lesions[0].note == "gone, as the reader says"
+    assert report.left_out == []
+    # A lesion that was none is no target of the response.
+    assert report.response is not None
+    assert 2 not in {*report.response.targets, *report.response.non_targets}
+    session.decide(Undo())
+    session.decide(Undo())
+    np.testing.assert_array_equal(ids(session), whole)
+    assert not Viewer(session).review().is_written
+
+
+def test_merged_lesion_gives_its_voxels_to_the_other(begun: Callable[..., Session], tmp_path: Path) -> None:
+    session = begun()
+    whole = ids(session).copy()
+    session.decide(Merge(lesion=1, into=2))
+    np.testing.assert_array_equal(ids(session), np.where(whole == 1, 2, whole))
+    session.write(tmp_path / "result")
+    report = json.loads((tmp_path / "result" / "report.json").read_text())
+    first, second, _ = report["lesions"]
+    assert (first["merged_into"], first["volume_followup_ml"]) == (2, 0.0)
+    assert second["volume_followup_ml"] == pytest.approx(np.count_nonzero(whole) * GRID.voxel_volume_ml)
+    assert "includes lesion 1" in second["note"]
+    # Another diameter than that of the networks' outline: their interval is not its.
+    assert second["volume_low_ml"] is None
+
+
+def test_drawn_voxels_are_in_the_map_and_those_of_other_lesions_stay_theirs(
+    begun: Callable[..., Session], tmp_path: Path
+) -> None:
+    session = begun()
+    whole = ids(session).copy()
+    view, _ = ras_view(whole, GRID)
+    first, second = (np.flatnonzero(view == lesion_id) for lesion_id in (1, 2))
+    free = np.flatnonzero(view == 0)[:5]
+    # Some of its own, some of nobody's, and some of another lesion's.
+    draw = Draw(lesion=1, added=runs_of([*free, *second[:3]]), removed=runs_of([*first[:4], *second[3:6]]))
+    session.decide(draw)
+    session.finish(tmp_path / "result")
+    now, _ = ras_view(read_lesion_map(tmp_path / "result" / "lesions.mha").ids, GRID)
+    expected = view.copy().ravel()
+    expected[free], expected[first[:4]] = 1, 0
+    np.testing.assert_array_equal(now.ravel(), expected)
+    record = ReviewRecord.model_validate_json((tmp_path / "result" / "review.json").read_bytes())
+    row = record.lesions[0]
+    assert (row.decision, row.decided_by, row.reader) == ("drawn", "person", "A. Reader")
+    assert (row.voxels_added, row.voxels_removed, row.voxels) == (5, 4, len(first) + 1)
+    assert row.volume_ml == pytest.approx(row.voxels * GRID.voxel_volume_ml)
+    assert record.lesions[1].decision == "untouched"
+    session.decide(Move(lesion=1, scan="primary", point_xyz_mm=AFTER[1][0]))
+    assert not (ids(session).ravel()[free] == 1).any()
+
+
+def test_candidates_are_apart_until_somebody_confirms_them(begun: Callable[..., Session], tmp_path: Path) -> None:
+    session = begun(search=Search(detector=bright_voxels()))
+    (candidate,) = session.first.segmentation.candidates
+    np.testing.assert_array_equal(ids(session), session.first.segmentation.maps["primary"].ids)
+    assert session.reviewed.segmentation.maps["primary"].candidates == (candidate.lesion_id,)
+    view = Viewer(session).review()
+    assert (view.lesions[-1].id, view.lesions[-1].is_candidate, view.undecided) == (candidate.lesion_id, True, 3)
+    with pytest.raises(InputError, match="a candidate"):
+        session.decide(Move(lesion=candidate.lesion_id, scan="primary", point_xyz_mm=UNKNOWN))
+    session.decide(Confirm(lesion=candidate.lesion_id))
+    session.finish(tmp_path / "result")
+    written = read_lesion_map(tmp_path / "result" / "lesions.mha")
+    assert written.candidates == ()
+    report = RunReport.model_validate_json((tmp_path / "result" / "report.json").read_bytes())
+    assert candidate.lesion_id in [row.id for row in report.lesions]
+    assert report.candidates == []
+    assert report.response is not None
+    assert report.response.new == [candidate.lesion_id]
+    session.decide(NotALesion(lesion=candidate.lesion_id))
+    assert not (ids(session) == candidate.lesion_id).any()
+
+
+@pytest.fixture
+def two_scans(tmp_path: Path) -> Iterator[Session]:
+    """Lesion 1 in the primary scans, 2 in the secondary ones; the baseline of 5 is not there."""
+    (before, lesions), (after, _) = scan_with({1: BEFORE[1]}, GRID), scan_with({1: AFTER[1], 4: AFTER[4]}, GRID)
+    others, _ = scan_with({2: AFTER[2]}, GRID)
+    patient = Patient(
+        case=case_of(
+            [
+                (1, click(BEFORE[1][0]), click(CLICKS[1])),
+                (2, None, click(CLICKS[2], "secondary")),
+                (5, click(UNKNOWN, "secondary"), None),
+            ],
+            followups={"primary": after, "secondary": others},
+            baselines={"primary": (before, lesions)},
+        ),
+        scans=dict.fromkeys(("primary", "secondary"), scan_files(tmp_path / "input")["primary"]),
+    )
+    session = Session(patient, bright_voxels(), journal_in(tmp_path / "output"))
+    yield session
+    session.close()
+
+
+def test_lesions_may_lie_in_two_scans_and_move_from_one_to_the_other(two_scans: Session, tmp_path: Path) -> None:
+    view = Viewer(two_scans)
+    assert {row.id: row.followup.scan for row in view.review().lesions} == {1: "primary", 2: "secondary", 5: None}
+    with pytest.raises(InputError, match="in two scans"):
+        two_scans.decide(Merge(lesion=1, into=2))
+    two_scans.decide(Move(lesion=2, scan="primary", point_xyz_mm=UNKNOWN))
+    files = two_scans.write(tmp_path / "result")
+    assert [file.name for file in files] == ["lesions.mha", "lesions_secondary.mha", "report.json", "review.json"]
+    maps = [read_lesion_map(file).ids for file in files[:2]]
+    assert [set(np.unique(ids)) for ids in maps] == [{0, 1, 2}, {0}]
+
+
+def test_lesion_without_a_place_is_listed_until_somebody_gives_it_one(two_scans: Session, tmp_path: Path) -> None:
+    (row,) = (row for row in Viewer(two_scans).review().lesions if row.id == 5)
+    assert (row.followup.place_xyz_mm, row.notes) == (None, ("no place is known in the follow-up: move it to one",))
+    with pytest.raises(InputError, match="expected its place first"):
+        two_scans.decide(Draw(lesion=5, added=((3, 1),)))
+    two_scans.decide(Gone(lesion=5))
+    two_scans.write(tmp_path / "result")
+    assert json.loads((tmp_path / "result" / "report.json").read_text())["left_out"] == [5]
+    two_scans.decide(Move(lesion=5, scan="primary", point_xyz_mm=UNKNOWN))
+    two_scans.write(tmp_path / "result")
+    report = json.loads((tmp_path / "result" / "report.json").read_text())
+    assert report["left_out"] == []
+    assert report["lesions"][-1]["id"] == 5
+    assert report["lesions"][-1]["volume_followup_ml"] > 0
+
+
+@pytest.mark.parametrize(
+    ("decision", "finding"),
+    [
+        (Move(lesion=1, scan="primary", point_xyz_mm=(900.0, 0.0, 0.0)), "outside the primary scan"),
+        (New(scan="secondary", point_xyz_mm=UNKNOWN), "there is none"),
+        (Draw(lesion=1, added=((GRID.shape_zyx[0] * 56 * 56 - 1, 2),)), "voxels outside its scan"),
+        (Confirm(lesion=9), "unknown"),
+    ],
+)
+def test_impossible_decision_is_not_in_the_journal(
+    begun: Callable[..., Session], decision: Move | New | Draw | Confirm, finding: str
+) -> None:
+    session = begun()
+    with pytest.raises(InputError, match=finding):
+        session.decide(decision)
+    assert session.journal.entries == []
+
+
+def test_decisions_do_not_wait_for_results_of_another_fingerprint(
+    begun: Callable[..., Session], tmp_path: Path
+) -> None:
+    session = begun()
+    session.decide(Confirm(lesion=1))
+    session.close()
+    with pytest.raises(InputError, match="of a review of other scans"):
+        journal_in(tmp_path / "output", fingerprint="changed")
+
+
+@settings(max_examples=25)
+@given(st.permutations([0, 1, 2]), st.tuples(*(st.sampled_from([-1.0, 1.0]),) * 3), st.data())
+def test_page_sees_scans_of_any_orientation_alike(
+    axes: list[int], signs: tuple[float, float, float], data: st.DataObject
+) -> None:
+    direction = np.zeros((3, 3))
+    for column, (row, sign) in enumerate(zip(axes, signs, strict=True)):
+        direction[row, column] = sign
+    grid = Grid.from_spacing((5, 6, 7), (3.0, 2.0, 1.0), origin_xyz_mm=(10.0, -20.0, 30.0), direction=direction)
+    hu = np.arange(5 * 6 * 7, dtype=np.int16).reshape(grid.shape_zyx) * 4
+    volume = RasVolume(Scan(hu=hu, grid=grid))
+    shown = Nifti1Image.from_bytes(gzip.decompress(volume.nifti))
+    assert aff2axcodes(shown.affine) == ("R", "A", "S")
+    index = data.draw(st.tuples(*(st.integers(0, size - 1) for size in grid.shape_zyx)))
+    x, y, z = grid.world_xyz_mm(index)
+    place = np.rint(np.linalg.inv(shown.affine) @ [-x, -y, z, 1])[:3].astype(int)
+    assert shown.dataobj[tuple(place)] == hu[index]
+    # Its index, by NIfTI's order.
+    flat = int(place[0] + shown.shape[0] * (place[1] + shown.shape[1] * place[2]))
+    ids_of_one = np.zeros(grid.shape_zyx, np.uint16)
+    ids_of_one[index] = 3
+    whole = tuple(slice(0, size) for size in volume.grid.shape_zyx)
+    assert volume.lesions(ids_of_one, [whole])[3].tolist() == [flat]
+    assert volume.shown_runs(np.array([flat])) == ((flat, 1),)
+    assert volume.place_xyz_mm(np.array([flat])) == pytest.approx((x, y, z))
