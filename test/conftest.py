@@ -6,12 +6,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxtyping import install_import_hook
-
-import test.type_checking
+from test.type_checking import check_types
 
 # Before anything imports the library.
-install_import_hook(["longilesion", "training"], f"{test.type_checking.__name__}.typechecked")
+check_types(["longilesion", "training"])
 
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
