@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from test.type_checking import check_types
+
+# What is imported stays, and need not be looked through for garbage: neither while it is, nor by each later collection.
+gc.disable()
 
 # Before anything imports the library.
 check_types(["longilesion", "training"])
@@ -22,6 +26,11 @@ torch.set_num_threads(1)
 # The same examples at every run; no limit on a single one's time, as machines are shared.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60)
 hypothesis.settings.load_profile("repeatable")
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
