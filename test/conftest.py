@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxtyping import install_import_hook
+from test.type_checking import check_types
 
-import test.type_checking
+# What is imported stays, and need not be looked through for garbage: neither while it is, nor by each later collection.
+gc.disable()
 
 # Before anything imports the library.
-install_import_hook(["longilesion", "training"], f"{test.type_checking.__name__}.typechecked")
+check_types(["longilesion", "training"])
 
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
@@ -24,6 +26,11 @@ torch.set_num_threads(1)
 # The same examples at every run; no limit on a single one's time, as machines are shared.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60)
 hypothesis.settings.load_profile("repeatable")
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

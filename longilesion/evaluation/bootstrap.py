@@ -8,7 +8,6 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float
 from pydantic import BaseModel, ConfigDict
-from sklearn.metrics import roc_auc_score
 
 CONFIDENCE = 0.95
 # Largest number of values of a statistic in memory at once (8 MB), for any number of draws.
@@ -83,25 +82,17 @@ class Bootstrap:
     ) -> Estimate:
         """The area under the ROC curve of a confidence; not defined where all or none are positive."""
         return self.estimate(
-            lambda weights: np.array([roc_area(is_positive, certainty, drawn[patient_of]) for drawn in weights]),
+            lambda weights: roc_areas(is_positive, certainty, weights[:, patient_of]),
             count=len(certainty),
             contributors=len(np.unique(patient_of)),
+            width=len(certainty),
         )
-
-
-def roc_area(
-    is_positive: Bool[np.ndarray, " n"], certainty: Float[np.ndarray, " n"], weights: Float[np.ndarray, " n"]
-) -> float:
-    """The area under the weighted ROC curve; NaN where all or none are positive."""
-    if not weights[is_positive].any() or not weights[~is_positive].any():
-        return float(np.nan)
-    return float(roc_auc_score(is_positive, certainty, sample_weight=weights))
 
 
 def roc_areas(
     is_positive: Bool[np.ndarray, " n"], certainty: Float[np.ndarray, " n"], weights: Float[np.ndarray, "draws n"]
 ) -> Float[np.ndarray, " draws"]:
-    """`roc_area` of many draws at once; a division by zero, to NaN, where all or none are positive.
+    """The area under the weighted ROC curve of each draw; a division by zero, to NaN, where all or none are positive.
 
     It is the weighted share of the pairs of a positive and a negative in which the positive has the higher certainty;
     equal ones count half.

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from pydantic import BaseModel, ConfigDict
 
-from longilesion.evaluation.bootstrap import Bootstrap, Estimate, Statistic, roc_area
+from longilesion.evaluation.bootstrap import Bootstrap, Estimate, Statistic, roc_areas
 
 MATCH_IOU = 0.1
 # The mean average precision is the mean over these overlaps.
@@ -103,7 +103,7 @@ def detection_statistics(exams: Sequence[ExamLesions], *, over_mm: float) -> Map
         "mean_average_precision": lambda weights: np.asarray(
             np.mean([average_precision(ranking, weights) for ranking in rankings], axis=0)
         ),
-        "exam_auc": lambda weights: np.array([roc_area(is_ill, surest, drawn) for drawn in weights]),
+        "exam_auc": partial(roc_areas, is_ill, surest),
         **{
             f"sensitivity_{rate:g}": partial(sensitivity_at, rankings[0], rate=rate)
             for rate in FALSE_POSITIVES_PER_EXAM

@@ -9,7 +9,6 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict
-from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
 from longilesion.evaluation.bootstrap import Bootstrap, Estimate
 from longilesion.evaluation.exam import FATES
@@ -194,39 +193,36 @@ def confusion(
     pairs: Sequence[tuple[int, str, str]], categories: Sequence[str], bootstrap: Bootstrap, *, is_ordered: bool
 ) -> Confusion:
     """Confusion of categories given as (patient, truth, prediction)."""
-    patient_of = np.array([place for place, _, _ in pairs], np.int64)
-    true, predicted = [pair[1] for pair in pairs], [pair[2] for pair in pairs]
+    size, patient_of = len(categories), np.array([place for place, _, _ in pairs], np.int64)
+    # The confusion matrix of each pair alone.
+    of_pair = np.zeros((len(pairs), size, size))
+    for matrix, (_, true, predicted) in zip(of_pair, pairs, strict=True):
+        matrix[categories.index(true), categories.index(predicted)] = 1.0
+    steps = np.abs(np.subtract.outer(np.arange(size), np.arange(size))).astype(np.float64)
 
-    def kappa(scheme: str | None) -> Estimate:
+    def kappa(disagreement: Float[np.ndarray, "k k"]) -> Estimate:
         return bootstrap.estimate(
-            lambda weights: np.array(
-                [_kappa(true, predicted, categories, drawn[patient_of], scheme) for drawn in weights]
-            ),
+            lambda weights: kappas(np.tensordot(weights[:, patient_of], of_pair, axes=1), disagreement),
             count=len(pairs),
             contributors=len(np.unique(patient_of)),
+            width=max(len(pairs), size**2),
         )
 
-    counts = confusion_matrix(true, predicted, labels=list(categories)) if pairs else np.zeros((len(categories),) * 2)
     return Confusion(
         categories=tuple(categories),
-        counts=counts.astype(int).tolist(),
-        kappa=kappa(None),
-        weighted_kappa=kappa("linear") if is_ordered else None,
+        counts=of_pair.sum(axis=0).astype(int).tolist(),
+        kappa=kappa(np.minimum(steps, 1.0)),
+        weighted_kappa=kappa(steps) if is_ordered else None,
     )
 
 
-def _kappa(
-    true: Sequence[str],
-    predicted: Sequence[str],
-    categories: Sequence[str],
-    weights: Float[np.ndarray, " n"],
-    scheme: str | None,
-) -> float:
-    drawn = weights > 0
-    # With a single category, there is no agreement beyond chance.
-    if len({*np.array(true)[drawn], *np.array(predicted)[drawn]}) < 2:
-        return float(np.nan)
-    return float(cohen_kappa_score(true, predicted, labels=list(categories), weights=scheme, sample_weight=weights))
+def kappas(
+    counts: Float[np.ndarray, "draws k k"], disagreement: Float[np.ndarray, "k k"]
+) -> Float[np.ndarray, " draws"]:
+    """Cohen's kappa of each draw's confusion matrix; a division by zero, to NaN, where there is a single category."""
+    rows, columns = counts.sum(axis=2), counts.sum(axis=1)
+    expected = rows[:, :, None] * columns[:, None, :] / rows.sum(axis=1)[:, None, None]
+    return np.asarray(1.0 - (disagreement * counts).sum(axis=(1, 2)) / (disagreement * expected).sum(axis=(1, 2)))
 
 
 def _response(rows: Sequence[LesionScore], *, has_unknown: bool) -> PatientResponse:

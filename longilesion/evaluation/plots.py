@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
-from sklearn.metrics import roc_curve
 
 from longilesion.evaluation.detection import (
     FALSE_POSITIVES_PER_EXAM,
@@ -44,6 +43,7 @@ from longilesion.evaluation.strata import strata_of
 from longilesion.evaluation.summary import Evaluation
 
 Points: TypeAlias = tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]
+Curves: TypeAlias = tuple[Float[np.ndarray, "draws steps"], Float[np.ndarray, "draws steps"]]
 
 PLOTS = ("dice_by_diameter", "volume_bland_altman", "froc", "presence_roc", "strata")
 FEWEST_FOR_MEDIAN = 20
@@ -194,7 +194,8 @@ def _presence_roc(methods: Sequence[Method]) -> Figure | None:
         edge = {**method.look, "marker": None, "linewidth": 0.7, "alpha": 0.8, "label": f"{method.label}, band"}
         axes.plot(rates, low, **edge)
         axes.plot(rates, high, **edge)
-        axes.plot(*_roc(rows, np.ones(len(rows))), **method.look, markevery=0.12, label=method.label)
+        (false,), (true,) = _roc(rows, np.ones((1, len(rows))))
+        axes.plot(false, true, **method.look, markevery=0.12, label=method.label)
     axes.set(xlabel="gone lesions taken for present (share)", ylabel="lesions recognised as present (share)")
     axes.set(xlim=(0.0, 1.0), ylim=(0.0, 1.02), aspect="equal")
     add_legend(
@@ -212,10 +213,17 @@ def _has_both(rows: Iterable[LesionScore]) -> bool:
     return len({row.is_present for row in rows}) == 2
 
 
-def _roc(rows: Sequence[LesionScore], weights: Float[np.ndarray, " rows"]) -> Points:
-    is_present, presence = [row.is_present for row in rows], [row.presence for row in rows]
-    false, true, _ = roc_curve(is_present, presence, sample_weight=weights, drop_intermediate=False)
-    return false, true
+def _roc(rows: Sequence[LesionScore], weights: Float[np.ndarray, "draws rows"]) -> Curves:
+    """The curve of each draw, from no lesion taken for present to all; each draw has lesions of both kinds."""
+    is_present = np.array([row.is_present is True for row in rows])
+    presence = np.array([row.presence for row in rows], np.float64)
+    order = np.argsort(-presence, kind="stable")
+    ends = np.flatnonzero(np.diff(presence[order], append=-np.inf))
+    false, true = (
+        np.pad(np.cumsum(weights[:, order] * side[order], axis=1)[:, ends], ((0, 0), (1, 0)))
+        for side in (~is_present, is_present)
+    )
+    return false / false[:, -1:], true / true[:, -1:]
 
 
 def _roc_band(rows: Sequence[LesionScore], rates: Float[np.ndarray, " rates"]) -> Float[np.ndarray, "2 rates"]:
@@ -225,7 +233,9 @@ def _roc_band(rows: Sequence[LesionScore], rates: Float[np.ndarray, " rates"]) -
     even = np.full(patients, 1 / patients)
     draws = np.random.default_rng(0).multinomial(patients, even, size=DRAWS if patients > 1 else 0)
     weighted = [drawn for drawn in draws[:, patient_of].astype(np.float64) if _has_both(compress(rows, drawn))]
-    curves = [np.interp(rates, *_roc(rows, weights)) for weights in weighted] or [np.full(len(rates), np.nan)]
+    if not weighted:
+        return np.full((2, len(rates)), np.nan)
+    curves = [np.interp(rates, *curve) for curve in zip(*_roc(rows, np.array(weighted)), strict=True)]
     return np.asarray(np.quantile(curves, [0.025, 0.975], axis=0))
 
 

@@ -11,6 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 import process
+from longilesion.grand_challenge import read_case
 from longilesion.shipped import SHIPPED_MODEL
 from test.cases import CASES, NAMES
 from test.container.compare_outputs import MINIMUM_DICE, compare_layout, compare_lesions, find_maps
@@ -84,17 +85,28 @@ def one_view(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("points", [{"points": []}, {"points": None}, {}])
-def test_empty_followup_clicks_are_replaced_by_propagated_ones(points, tmp_path, one_view):
-    folder = tmp_path / "input"
+def with_followup_points(folder: Path, points: dict) -> Path:
+    """A copy of the first case, its follow-up clicks with these points, or without the key."""
     shutil.copytree(CASES / "interface_1" / "input", folder)
     clicks = folder / "primary-followup-lesion-clicks.json"
     kept = {key: value for key, value in json.loads(clicks.read_text()).items() if key != "points"}
     clicks.write_text(json.dumps(kept | points))
-    run(folder, tmp_path / "output", "--model", one_view)
+    return folder
+
+
+@pytest.mark.slow
+def test_empty_followup_clicks_are_replaced_by_propagated_ones(tmp_path, one_view):
+    run(with_followup_points(tmp_path / "input", {"points": []}), tmp_path / "output", "--model", one_view)
     assert files_in(tmp_path / "output") == files_in(CASES / "interface_1" / "expected")
     report = json.loads((tmp_path / "output.json").read_text())
     assert len(report["lesions"]) == 8
     assert all(lesion["propagated"] and lesion["confidence"] < 1 for lesion in report["lesions"])
     assert any(lesion["volume_followup_ml"] > 0 for lesion in report["lesions"])
+
+
+@pytest.mark.parametrize("points", [{"points": None}, {}])
+def test_followup_clicks_without_points_are_empty_ones(points, tmp_path):
+    empty, _ = read_case(with_followup_points(tmp_path / "empty", {"points": []}))
+    without, _ = read_case(with_followup_points(tmp_path / "without", points))
+    assert len(empty.clicks) == 8
+    assert without.clicks == empty.clicks

@@ -139,12 +139,6 @@ def methods(count: int, *, lesions: int = 30) -> list[Evaluation]:
     return [evaluation(some_lesions(lesions, seed=place), f"method {place}") for place in range(count)]
 
 
-@pytest.fixture
-def _few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draws few patients for the bands of ROC curves, which are most of the work, where nobody looks at them."""
-    monkeypatch.setattr("longilesion.evaluation.plots.DRAWS", 20)
-
-
 def test_gone_lesions_are_not_in_the_dice_plot() -> None:
     rows = [lesion(0.7, true_diameter_mm=8.0), lesion(None, diameter_mm=20.0), lesion(0.9, true_diameter_mm=30.0)]
     figure = drawn(evaluation(rows))["dice_by_diameter"]
@@ -345,7 +339,6 @@ def test_without_measured_lesions_there_are_no_strata() -> None:
     assert "strata" not in drawn(evaluation([lesion(None), lesion(None, exam="ben")]))
 
 
-@pytest.mark.usefixtures("_few_draws")
 def test_methods_differ_in_marker_and_line_style_and_hatch() -> None:
     figures = drawn(*methods(6), exams=[detection([0.9], [[0.5]])])
     for stem, suffix in (("dice_by_diameter", ", median"), ("froc", ""), ("presence_roc", "")):
@@ -357,7 +350,6 @@ def test_methods_differ_in_marker_and_line_style_and_hatch() -> None:
     assert len(hatches) == 6
 
 
-@pytest.mark.usefixtures("_few_draws")
 def test_four_methods_differ_in_grey_print() -> None:
     axes = drawn(*methods(4))["dice_by_diameter"].axes[0]
     colors = [to_rgb(line(axes, f"method {place}").get_color()) for place in range(4)]
@@ -366,7 +358,6 @@ def test_four_methods_differ_in_grey_print() -> None:
     assert max(greys) < 0.75, "too pale for white paper"
 
 
-@pytest.mark.usefixtures("_few_draws")
 @pytest.mark.parametrize("count", range(1, 7))
 def test_up_to_six_methods_get_a_panel_each(count: int) -> None:
     axes = drawn(*methods(count))["volume_bland_altman"].axes
@@ -375,7 +366,6 @@ def test_up_to_six_methods_get_a_panel_each(count: int) -> None:
     ]
 
 
-@pytest.mark.usefixtures("_few_draws")
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
@@ -427,7 +417,6 @@ def test_whatever_the_lesions_are_figures_are_drawn_without_warning(
     assert saved(evaluation(rows), exams=exams).keys() == stems
 
 
-@pytest.mark.usefixtures("_few_draws")
 def test_all_writing_is_large_enough_to_be_read_on_white() -> None:
     for stem, figure in drawn(*methods(2)).items():
         written = [text for text in figure.findobj(Text) if text.get_text().strip()]

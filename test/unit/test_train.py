@@ -33,6 +33,16 @@ def recipe(tmp_path: Path) -> Path:
     return write_recipe(tmp_path / "tiny.toml")
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run without a break."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        few_pairs(patch)
+        train(arguments(write_recipe(folder / "tiny.toml"), folder / "run"))
+    return folder / "run"
+
+
 @pytest.fixture
 def _few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     few_pairs(monkeypatch)
@@ -130,11 +140,10 @@ def library_shape(side: int) -> LibraryShape:
 
 @pytest.mark.usefixtures("_few_pairs")
 def test_run_stopped_after_its_minutes_resumes_to_the_same_end(
-    recipe: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    recipe: Path, whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train(arguments(recipe, whole))
+    parts = tmp_path / "parts"
     train(arguments(recipe, parts, minutes=0.0))
     assert "stopped at step 1" in caplog.text
     stopped = read_manifest(parts / "last").provenance
@@ -196,18 +205,28 @@ def test_run_with_a_pool_learns_from_it(recipe: Path, tmp_path: Path, monkeypatc
     assert sizes == [1, 2, 3, 4, 4, 4, 4, 4]
 
 
+@pytest.fixture(scope="module")
+def killed_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, int]]:
+    """A run that ended by each death, and its exit code; one process imports everything for all of them."""
+    folder = tmp_path_factory.mktemp("killed")
+    recipe = write_recipe(folder / "tiny.toml")
+    command = [sys.executable, "-m", "test.unit.training_runs", str(recipe), str(folder)]
+    ended = subprocess.run(
+        command, check=True, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    codes = json.loads(ended.stdout.splitlines()[-1])
+    return {death: (folder / death, codes[death]) for death in DEATHS}
+
+
 @pytest.mark.usefixtures("_few_pairs")
 @pytest.mark.parametrize("death", DEATHS)
-def test_killed_run_resumes_with_the_same_data_and_the_same_curve(recipe: Path, tmp_path: Path, death: str) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    command = [sys.executable, "-m", "test.unit.training_runs", str(recipe), str(killed), death]
-    ended = subprocess.run(
-        command, check=False, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
+def test_killed_run_resumes_with_the_same_data_and_the_same_curve(
+    recipe: Path, whole: Path, killed_runs: dict[str, tuple[Path, int]], death: str
+) -> None:
+    killed, code = killed_runs[death]
+    assert code == -signal.SIGKILL
     assert torch.load(killed / "checkpoint.pt", weights_only=True)["progress"]["step"] in (4, 6)
-    for run in (whole, killed):
-        train(arguments(recipe, run, checkpoint_every=2))
+    train(arguments(recipe, killed, checkpoint_every=2))
     assert_same_run(whole, killed)
     for name in ("best", "last"):
         assert sorted(path.name for path in (killed / name).iterdir()) == ["fold_0.safetensors", "settings.json"]
@@ -216,7 +235,7 @@ def test_killed_run_resumes_with_the_same_data_and_the_same_curve(recipe: Path, 
 
 @pytest.mark.usefixtures("_few_pairs")
 def test_run_that_is_asked_to_stop_writes_a_checkpoint_first(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = LesionLearner.step
 
@@ -230,8 +249,7 @@ def test_run_that_is_asked_to_stop_writes_a_checkpoint_first(
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["progress"]["step"] == 3
     monkeypatch.setattr(LesionLearner, "step", step)
     train(arguments(recipe, tmp_path / "run"))
-    train(arguments(recipe, tmp_path / "whole"))
-    assert_same_run(tmp_path / "whole", tmp_path / "run")
+    assert_same_run(whole, tmp_path / "run")
 
 
 @pytest.mark.gpu

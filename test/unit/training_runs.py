@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -133,8 +135,21 @@ DEATHS = {
     "while it writes the log": lambda: setattr(training.run_log, "draw_curve", _dying_curve),
 }
 
+
+def _killed(recipe: Path, output: Path, death: str) -> int | None:
+    """The exit code of a run that is killed in a process of its own."""
+
+    def run() -> None:
+        few_pairs(Patch())
+        DEATHS[death]()
+        training.train.train(arguments(recipe, output, checkpoint_every=2))
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    process.join()
+    return process.exitcode
+
+
 if __name__ == "__main__":
-    # A run that is killed: recipe, output, how.
-    few_pairs(Patch())
-    DEATHS[sys.argv[3]]()
-    training.train.train(arguments(Path(sys.argv[1]), Path(sys.argv[2]), checkpoint_every=2))
+    # Runs that are killed, one by each death in a folder of its name: recipe, folder.
+    print(json.dumps({death: _killed(Path(sys.argv[1]), Path(sys.argv[2]) / death, death) for death in DEATHS}))
