@@ -92,7 +92,8 @@ def follow(
     check_replaceable(*pages.wanted)
     with lasting_imports():
         from longilesion.course import course_of
-        from longilesion.timeline_folder import fingerprint, write_course
+        from longilesion.fingerprint import fingerprint
+        from longilesion.timeline_folder import write_course
 
     plan = Plan(
         scans=scans,
@@ -154,7 +155,8 @@ class _Run:
     def go_through(self, number: int) -> TimePointRecord:
         """The record of a scan, from before or made now; one that fails says why."""
         from longilesion.course import TimePointRecord
-        from longilesion.timeline_folder import fingerprint, finished, write_failure
+        from longilesion.fingerprint import fingerprint
+        from longilesion.timeline_folder import finished, write_failure
 
         path = self.plan.scans[number - 1]
         try:
@@ -173,7 +175,7 @@ class _Run:
 
     def _fingerprint(self, number: int, path: Path) -> str:
         from longilesion import __version__
-        from longilesion.timeline_folder import fingerprint
+        from longilesion.fingerprint import fingerprint
 
         if not path.exists():
             raise InputError(f"{path}: no such file; expected a scan")

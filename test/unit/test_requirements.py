@@ -99,6 +99,7 @@ def test_container_holds_what_a_case_without_followup_clicks_imports_and_no_more
     ("extra", "files"),
     [
         (None, ("requirements.txt", "requirements-evaluate.txt")),
+        ("cohort", ("requirements-cohort.txt",)),
         ("train", ("requirements-train.txt",)),
         ("dev", ("requirements-dev.txt",)),
     ],
