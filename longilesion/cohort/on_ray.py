@@ -145,8 +145,8 @@ class OnRay:
     def description(self) -> str:
         """How many workers of which kind there are, for people."""
         count, needs = self._room()
-        each = f"{needs['num_gpus']} GPU" if needs["num_gpus"] else f"{needs['num_cpus']} cores"
-        return f"{count} workers with {each} each"
+        gpu = "a GPU and " if needs["num_gpus"] else ""
+        return f"workers: {count}, each with {gpu}{needs['num_cpus']} cores"
 
     def run(self, cases: Sequence[CohortCase], *, read_ahead: bool) -> Iterator[Outcome]:
         """As `Workers`."""

@@ -58,7 +58,7 @@ def schema() -> pa.Schema:
         "flag": pa.bool_(),
         "id": pa.uint16(),
         "number": pa.float64(),
-        "point": pa.list_(pa.float64(), 3),
+        "point": pa.list_(pa.field("element", pa.float64()), 3),
     }
     return pa.schema(
         [pa.field(each.name, kinds[each.kind], nullable=each.is_nullable, metadata=_about(each)) for each in COLUMNS]
@@ -105,4 +105,4 @@ def _groups(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any
 
 def _text(value: object) -> object:
     """A cell: points as three numbers with spaces, nothing for what is not known."""
-    return " ".join(f"{each:g}" for each in value) if isinstance(value, tuple) else value
+    return " ".join(map(str, value)) if isinstance(value, tuple) else value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from longilesion.cohort.plan import CohortCase
 from longilesion.cohort.record import Outcome
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from longilesion.cohort.worker import Worker
 
 
+@runtime_checkable
 class Workers(Protocol):
     """Runs cases in any order; with `read_ahead`, a worker reads its next case while it computes one.
 
