@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,7 +23,7 @@ from longilesion.startup import lasting_imports
 if TYPE_CHECKING:
     from longilesion.cohort.plan import Task
     from longilesion.cohort.record import CaseRecord, Outcome
-    from longilesion.cohort.workers import Workers
+    from longilesion.cohort.workers import Layout, Workers
 
 _log = logging.getLogger(__name__)
 
@@ -76,6 +75,7 @@ def cohort(
         from longilesion.cohort.page import PAGE
         from longilesion.cohort.plan import Task, find_cases
         from longilesion.cohort.tables import CASES, LESIONS, LESIONS_PARQUET
+        from longilesion.cohort.workers import Layout, run_cases
         from longilesion.fingerprint import fingerprint
         from longilesion.organs import check_search_options
 
@@ -97,9 +97,8 @@ def cohort(
     to = console(piped_width=120)
     records: dict[str, CaseRecord] = {}
     kept = 0
-    with _workers(task, to, layout=(address, cores_per_worker, workers), one_process=one_process) as running:
-        from longilesion.cohort.workers import run_cases
-
+    layout = Layout(address=address, cores=cores_per_worker, workers=workers)
+    with _workers(task, to, layout, in_one_process=one_process) as running:
         for outcome in _shown(run_cases(found, running), len(found), to):
             records[outcome.record.case] = outcome.record
             kept += outcome.is_kept
@@ -107,34 +106,21 @@ def cohort(
 
 
 @contextmanager
-def _workers(
-    task: Task, to: Console, *, layout: tuple[str | None, int | None, int | None], one_process: bool
-) -> Iterator[Workers]:
+def _workers(task: Task, to: Console, layout: Layout, *, in_one_process: bool) -> Iterator[Workers]:
     """Workers on Ray; one in this process where that is wished, or where Ray is missing."""
-    from longilesion.cohort.workers import OneProcess
+    from longilesion.cohort.start import has_ray, on_ray, one_process
 
-    if not one_process and importlib.util.find_spec("ray") is None:
-        if layout[0] is not None:
-            raise InputError(f"--address {layout[0]} without Ray; expected it: pip install longilesion[cohort]")
+    if not (in_one_process or has_ray()):
+        if layout.address is not None:
+            raise InputError(f"--address {layout.address} without Ray; expected it: pip install longilesion[cohort]")
         to.print("Ray is not installed: all cases are run in this process, one after another", highlight=False)
-        one_process = True
-    if one_process:
-        from longilesion.cohort.worker import Worker
-
-        with closing(Worker(task)) as worker:
-            yield OneProcess(worker)
-        return
-    from longilesion.cohort.on_ray import Layout, OnRay
-
-    address, cores, count = layout
-    with to.status("starting workers"):
-        running = OnRay(task, Layout(address=address, cores=cores, workers=count))
-        running.__enter__()
-    try:
-        to.print(running.description, highlight=False)
-        yield running
-    finally:
-        running.__exit__()
+        in_one_process = True
+    with ExitStack() as stack:
+        with to.status("starting workers"):
+            workers = stack.enter_context(one_process(task) if in_one_process else on_ray(task, layout))
+        if workers.description:
+            to.print(workers.description, highlight=False)
+        yield workers
 
 
 def _shown(outcomes: Iterator[Outcome], count: int, to: Console) -> Iterator[Outcome]:

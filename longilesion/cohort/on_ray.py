@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-# Before Ray is imported: no telemetry, and on this machine alone no address but its own.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
 from ray.exceptions import RayError
 
 from longilesion.cohort.plan import CohortCase, Task
 from longilesion.cohort.record import CaseRecord, Outcome
+from longilesion.cohort.workers import Layout
 from longilesion.errors import BundleError, InputError
 from longilesion.startup import wait_passively
 
@@ -32,15 +29,6 @@ _CONNECT_S = 10.0
 # Starts of a worker in a row that may fail.
 _MOST_STARTS = 3
 _STORE_BYTES = 100 << 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """How many workers there are, and what each of them has; None for as many as there is room for."""
-
-    address: str | None = None
-    cores: int | None = None
-    workers: int | None = None
 
 
 class _Actor:
@@ -79,28 +67,20 @@ class _Slot:
     starts: int = 0
 
 
-@dataclass(slots=True, kw_only=True)
-class _Round:
-    """Cases that wait, and what is awaited of which worker."""
-
-    waiting: deque[CohortCase]
-    read_ahead: bool
-    awaited: dict[Any, _Slot] = field(default_factory=dict)
-
-
 class OnRay:
     """A context with workers on Ray; they are stopped at its end. Raises InputError where Ray does not start."""
 
     def __init__(self, task: Task, layout: Layout) -> None:
         self._task, self._layout = task, layout
         self._slots: list[_Slot] = []
+        # What is awaited of which worker: that it is loaded, or an outcome.
+        self._awaited: dict[Any, _Slot] = {}
+        self._has_started = False
         self._ends = threading.Event()
         self._failure: BaseException | None = None
 
     def __enter__(self) -> OnRay:
-        if self._layout.address is None:
-            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        else:
+        if self._layout.address is not None:
             _check_address(self._layout.address)
         # Ray's processes end with the thread that starts them. In a thread of its own, it can be given up, and leaves
         # the program's signals alone.
@@ -124,6 +104,8 @@ class OnRay:
     def _hold(self, started: threading.Event) -> None:
         try:
             logging.getLogger("ray").setLevel(logging.CRITICAL)
+            # The only switch for what Ray prints of processes that end; that of a worker is in its case's record.
+            ray._private.worker._worker_logs_enabled = False
             quiet: dict[str, Any] = {
                 "configure_logging": False,
                 "log_to_driver": False,
@@ -149,33 +131,42 @@ class OnRay:
         return f"workers: {count}, each with {gpu}{needs['num_cpus']} cores"
 
     def run(self, cases: Sequence[CohortCase], *, read_ahead: bool) -> Iterator[Outcome]:
-        """As `Workers`."""
-        cohort = _Round(waiting=deque(cases), read_ahead=read_ahead)
-        count, needs = self._room()
-        make = ray.remote(max_restarts=0, max_task_retries=0, **needs)(_Actor)
-        while len(self._slots) < min(count, len(cases)):
-            self._slots.append(_Slot(actor=make.remote(self._task)))
-        for slot in self._slots:
-            self._next(slot, cohort)
-        computed = time.monotonic()
-        while cohort.awaited:
-            ready, _ = ray.wait(list(cohort.awaited), num_returns=1, timeout=1.0)
-            if any(slot.case is not None for slot in cohort.awaited.values()):
-                computed = time.monotonic()
-            elif time.monotonic() - computed > START_S:
-                raise InputError(f"no worker has started within {START_S:.0f} s; expected room for {self.description}")
+        """As `Workers`. Raises InputError where no worker starts at all."""
+        waiting = deque(cases)
+        self._begin(waiting, read_ahead=read_ahead)
+        last = time.monotonic()
+        # A worker that is being started is waited for only where there is something to do.
+        while self._awaited and (waiting or self._is_computing()):
+            ready, _ = ray.wait(list(self._awaited), num_returns=1, timeout=1.0)
+            if ready or self._is_computing():
+                last = time.monotonic()
+            elif time.monotonic() - last > START_S:
+                break
             for reference in ready:
-                slot = cohort.awaited.pop(reference)
-                try:
-                    yield from self._taken(slot, ray.get(reference))
-                except RayError as error:
-                    yield from self._lost(slot, cohort, error)
-                    slot.actor = make.remote(self._task)
+                slot = self._awaited.pop(reference)
+                yield from self._taken(slot, reference, waiting)
                 if slot.starts < _MOST_STARTS:
-                    self._next(slot, cohort)
-        # Where no worker starts any more.
-        for case in cohort.waiting:
-            yield _failed(case, "no worker could be started")
+                    self._next(slot, waiting, read_ahead=read_ahead)
+        if waiting and not self._has_started:
+            raise InputError(f"no worker has started within {START_S:.0f} s; expected room for {self.description}")
+        for case in waiting:
+            yield _failed(case, "its workers were lost, and no other one could be started")
+
+    def _begin(self, waiting: deque[CohortCase], *, read_ahead: bool) -> None:
+        """Starts as many workers as can be used, and gives those of before something to do."""
+        count, _ = self._room()
+        while len(self._slots) < min(count, len(waiting)):
+            self._slots.append(_Slot(actor=self._actor()))
+        for slot in self._slots:
+            if slot not in self._awaited.values():
+                self._next(slot, waiting, read_ahead=read_ahead)
+
+    def _actor(self) -> Any:
+        _, needs = self._room()
+        return ray.remote(max_restarts=0, max_task_retries=0, **needs)(_Actor).remote(self._task)
+
+    def _is_computing(self) -> bool:
+        return any(slot.case is not None for slot in self._slots)
 
     def _room(self) -> tuple[int, dict[str, Any]]:
         """How many workers there is room for, and what each needs."""
@@ -187,39 +178,46 @@ class OnRay:
         count = max(1, min(gpus, cores // each) if gpus else cores // each)
         return min(count, self._layout.workers or count), {"num_cpus": each, "num_gpus": int(gpus > 0)}
 
-    def _next(self, slot: _Slot, cohort: _Round) -> None:
+    def _next(self, slot: _Slot, waiting: deque[CohortCase], *, read_ahead: bool) -> None:
         """Gives a worker something to do, if there is anything."""
         if not slot.is_loaded:
-            if cohort.waiting:
-                cohort.awaited[slot.actor.load.remote()] = slot
+            self._awaited[slot.actor.load.remote()] = slot
             return
-        slot.case, slot.ahead = slot.ahead or (cohort.waiting.popleft() if cohort.waiting else None), None
+        slot.case, slot.ahead = slot.ahead or (waiting.popleft() if waiting else None), None
         if slot.case is None:
             return
         # The last cases are left to whoever is free first.
-        if cohort.read_ahead and len(cohort.waiting) >= len(self._slots):
-            slot.ahead = cohort.waiting.popleft()
-        cohort.awaited[slot.actor.run.remote(slot.case, slot.ahead)] = slot
+        if read_ahead and len(waiting) >= len(self._slots):
+            slot.ahead = waiting.popleft()
+        self._awaited[slot.actor.run.remote(slot.case, slot.ahead)] = slot
 
-    def _taken(self, slot: _Slot, value: Outcome | str | None) -> Iterator[Outcome]:
+    def _taken(self, slot: _Slot, reference: Any, waiting: deque[CohortCase]) -> Iterator[Outcome]:
+        """What a worker has come to; one that is lost is replaced."""
+        try:
+            value: Outcome | str | None = ray.get(reference)
+        except RayError as error:
+            yield from self._lost(slot, waiting, error)
+            return
         if isinstance(value, Outcome):
             slot.case = None
             yield value
         elif value is not None:
             raise BundleError(value)
         else:
-            slot.is_loaded, slot.starts = True, 0
+            slot.is_loaded, slot.starts, self._has_started = True, 0, True
 
-    def _lost(self, slot: _Slot, cohort: _Round, error: RayError) -> Iterator[Outcome]:
+    def _lost(self, slot: _Slot, waiting: deque[CohortCase], error: RayError) -> Iterator[Outcome]:
         """A worker that was killed, or whose machine is gone: only the case that it was computing counts as failed."""
         if slot.ahead is not None:
-            cohort.waiting.appendleft(slot.ahead)
-        if slot.case is not None:
-            yield _failed(slot.case, _reason(error))
+            waiting.appendleft(slot.ahead)
+        case, slot.case, slot.ahead = slot.case, None, None
+        slot.starts += not slot.is_loaded
+        slot.is_loaded = False
         # It lives on where Ray itself failed.
         ray.kill(slot.actor)
-        slot.starts += not slot.is_loaded
-        slot.case, slot.ahead, slot.is_loaded = None, None, False
+        slot.actor = self._actor()
+        if case is not None:
+            yield _failed(case, _reason(error))
 
 
 def _failed(case: CohortCase, reason: str) -> Outcome:

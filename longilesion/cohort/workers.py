@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from longilesion.cohort.plan import CohortCase
@@ -12,12 +13,25 @@ if TYPE_CHECKING:
     from longilesion.cohort.worker import Worker
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """How many workers there are, and what each of them has; None for as many as there is room for."""
+
+    address: str | None = None
+    cores: int | None = None
+    workers: int | None = None
+
+
 @runtime_checkable
 class Workers(Protocol):
     """Runs cases in any order; with `read_ahead`, a worker reads its next case while it computes one.
 
-    A worker that is lost costs the case that it computes and no other.
+    A worker that is lost costs the case that it computes and no other. `description` is for people, and may be empty.
     """
+
+    @property
+    def description(self) -> str:
+        """How many workers of which kind there are."""
 
     def run(self, cases: Sequence[CohortCase], *, read_ahead: bool) -> Iterator[Outcome]:
         """The outcome of each case, as soon as it is known; raises BundleError where the model cannot be used."""
@@ -25,6 +39,8 @@ class Workers(Protocol):
 
 class OneProcess:
     """Runs cases in this process, one after another."""
+
+    description = ""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker

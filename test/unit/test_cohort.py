@@ -164,7 +164,7 @@ def test_bad_case_is_said_in_a_line_and_stops_no_other(
     assert last == f"{tmp_path}: 1 of 5 cases failed (see above, and cases.csv); expected none"
     # No progress where there is no terminal.
     assert captured.out.splitlines() == ["4 of 5 cases done; 8 lesions"]
-    table = list(csv.DictReader((tmp_path / "cases.csv").open()))
+    table = list(csv.DictReader((tmp_path / "cases.csv").read_text().splitlines()))
     assert [row["state"] for row in table] == ["done"] * 4 + ["failed"]
     assert "truncated" in table[-1]["error"]
     assert table[-1]["lesions"] == ""
