@@ -5,7 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 
-REQUIREMENTS := requirements.txt requirements-evaluate.txt requirements-review.txt requirements-train.txt requirements-dev.txt
+REQUIREMENTS := requirements.txt requirements-evaluate.txt requirements-review.txt requirements-cohort.txt \
+	requirements-train.txt requirements-dev.txt
 
 # One thread for each of the test workers: torch would otherwise start one per core in every worker. Workers and the
 # programs that they start read each other's compiled modules, whatever the environment says of these.

@@ -56,8 +56,9 @@ def _serve(options: argparse.Namespace) -> None:
 
 def _load_job(options: argparse.Namespace) -> Callable[[], None]:
     """Loads the models, and returns what runs a case with them, any number of times."""
-    from longilesion.case_run import RunOptions, load_models, run_case
+    from longilesion.case_run import load_models, run_case
     from longilesion.errors import InputError
+    from longilesion.run_options import RunOptions
     from longilesion.timing import Stopwatch
 
     if options.types is not None and options.report is None:
@@ -78,8 +79,8 @@ def _load_job(options: argparse.Namespace) -> Callable[[], None]:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     from longilesion.bundle import is_bundle
-    from longilesion.case_run import USUAL_TYPES
     from longilesion.config import Device, Precision
+    from longilesion.run_options import USUAL_TYPES
 
     parser = argparse.ArgumentParser(description="Segments the lesions of one Grand Challenge case.")
     parser.add_argument("--input", type=Path, default=Path("/input"), help="folder of the case (default: %(default)s)")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from longilesion.case import Case, Scan, ScanName
-from longilesion.config import Device, Precision
 from longilesion.diagnosis_settings import STATEMENT
 from longilesion.ensemble import Ensemble, load_detector, load_ensemble
 from longilesion.errors import InputError
@@ -18,32 +17,14 @@ from longilesion.grand_challenge import check_outputs, read_case, write_outputs
 from longilesion.organs import LIVER, check_search_options, confined
 from longilesion.pipeline import Segmentation, segment_case, with_types
 from longilesion.report import make_report, write_report
-from longilesion.shipped import SHIPPED_MODEL
+from longilesion.run_options import USUAL_TYPES, RunOptions
 from longilesion.timing import Stopwatch
 
 if TYPE_CHECKING:
     from longilesion.diagnosis.bundle import DiagnosisModel
     from longilesion.new_lesions import Search
 
-# Stands for the model's own bundle of lesion types.
-USUAL_TYPES = Path("(the model's own)")
-
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
-    """What is done with a case besides its files, as the options of `process.py` of the same names."""
-
-    model: Path = SHIPPED_MODEL
-    device: Device = "auto"
-    precision: Precision = "auto"
-    refine_clicks: bool = False
-    find_new: bool = False
-    organs: Path | None = None
-    organ: Collection[str] = ()
-    detector: Path | None = None
-    types: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -1,4 +1,4 @@
-"""Fingerprints of files: hashes of their contents, without dates."""
+"""Fingerprints: hashes of the contents of files, without dates, and of what a result depends on besides."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from longilesion.errors import InputError
+from longilesion.itk_file import voxel_file
 
 
 def file_fingerprint(path: Path) -> str:
@@ -24,3 +25,18 @@ def folder_fingerprint(folder: Path) -> str:
     for path in sorted(Path(place) / name for place, _, names in os.walk(folder, followlinks=True) for name in names):
         found.update(f"{path.relative_to(folder).as_posix()}\0{file_fingerprint(path)}\n".encode())
     return found.hexdigest()
+
+
+def fingerprint(*parts: object) -> str:
+    """A hash of everything that a result depends on: texts, and the contents of files and folders (paths)."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(f"{_content(part) if isinstance(part, Path) else part}\n".encode())
+    return found.hexdigest()
+
+
+def _content(path: Path) -> str:
+    if path.is_dir():
+        return folder_fingerprint(path)
+    # The voxels of some images lie in a file of their own.
+    return " ".join(file_fingerprint(file) for file in sorted({path, voxel_file(path)}))

@@ -83,12 +83,17 @@ def read_case(directory: Path) -> tuple[Case, dict[ScanName, Path]]:
     return Case(baselines=baselines, followups=followups, clicks=clicks), followup_files
 
 
+def output_paths(directory: Path) -> dict[ScanName, Path]:
+    """Where the lesion map of each follow-up scan is written in a folder of outputs."""
+    return {name: folder / OUTPUT_NAME for name, folder in _output_folders(directory).items()}
+
+
 def check_outputs(directory: Path, followups: Collection[ScanName]) -> None:
     """Raises InputError where a map of these scans would not be the only image in its folder of outputs.
 
     Maps of an earlier run that new ones replace are allowed.
     """
-    paths = {name: folder / OUTPUT_NAME for name, folder in _output_folders(directory).items()}
+    paths = output_paths(directory)
     for name, path in paths.items():
         for other in _visible(path.parent):
             if name not in followups:
@@ -107,8 +112,8 @@ def write_outputs(
     map would not be the only image in its folder.
     """
     check_outputs(directory, maps)
-    folders = _output_folders(directory)
-    checks = {folders[name] / OUTPUT_NAME: partial(check_lesion_map, written=each) for name, each in maps.items()}
+    paths = output_paths(directory)
+    checks = {paths[name]: partial(check_lesion_map, written=each) for name, each in maps.items()}
     with written_together(checks) as temporaries:
         for name, temporary in zip(maps, temporaries, strict=True):
             write_lesion_map(temporary, maps[name], like=followup_files[name])

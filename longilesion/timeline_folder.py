@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 from functools import partial
 from pathlib import Path
@@ -13,28 +12,11 @@ from pydantic import ValidationError
 from longilesion.case import Baseline, Click, EarlierVisit, LesionMap, Scan
 from longilesion.course import CourseRecord, LesionRecord, TimePointRecord
 from longilesion.files import Check, check_text, valid, written_together
-from longilesion.fingerprint import file_fingerprint, folder_fingerprint
 from longilesion.image_file import ImageFile
 from longilesion.images import check_lesion_map, read_lesion_map, write_lesion_map
-from longilesion.itk_file import voxel_file
 from longilesion.timeline import TimePoint
 
 COURSE, TABLE = "course.json", "lesions.csv"
-
-
-def fingerprint(*parts: object) -> str:
-    """A hash of everything that a result depends on: texts, and the contents of files and folders (paths)."""
-    found = hashlib.sha256()
-    for part in parts:
-        found.update(f"{_content(part) if isinstance(part, Path) else part}\n".encode())
-    return found.hexdigest()
-
-
-def _content(path: Path) -> str:
-    if path.is_dir():
-        return folder_fingerprint(path)
-    # The voxels of some images lie in a file of their own.
-    return " ".join(file_fingerprint(file) for file in sorted({path, voxel_file(path)}))
 
 
 def map_path(folder: Path, number: int) -> Path:

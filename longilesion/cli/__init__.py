@@ -1,9 +1,9 @@
 """The command `longilesion`, for use on image files.
 
-`segment` outlines lesions in a follow-up scan, `follow` in any number of scans, `review` lets a person confirm and
-correct them in the browser, `diagnose` tells the types of liver
-lesions, `register` registers two scans and draws the result, `evaluate` scores outlines, `evaluate-diagnosis` types of
-liver lesions, `fetch` and `store` go to an archive.
+`segment` outlines lesions in a follow-up scan, `follow` in any number of scans, `cohort` in many cases; `review` lets
+a person confirm and correct them in the browser; `diagnose` tells the types of liver lesions, `register` registers two
+scans and draws the result, `evaluate` scores outlines, `evaluate-diagnosis` types of liver lesions, `fetch` and
+`store` go to an archive.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def _load(arguments: Sequence[str] | None) -> Callable[[], object]:
     import tyro
 
     from longilesion.cli.archive import fetch, store
+    from longilesion.cli.cohort import cohort
     from longilesion.cli.diagnose import diagnose
     from longilesion.cli.evaluate import evaluate
     from longilesion.cli.evaluate_diagnosis import evaluate_diagnosis
@@ -50,6 +51,7 @@ def _load(arguments: Sequence[str] | None) -> Callable[[], object]:
         {
             "segment": segment,
             "follow": follow,
+            "cohort": cohort,
             "review": review,
             "diagnose": diagnose,
             "register": register,

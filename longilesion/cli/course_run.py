@@ -71,7 +71,8 @@ class CourseRun:
     def go_through(self, number: int) -> TimePointRecord:
         """The record of a scan, from before or made now; one that fails says why."""
         from longilesion.course import TimePointRecord
-        from longilesion.timeline_folder import fingerprint, finished, write_failure
+        from longilesion.fingerprint import fingerprint
+        from longilesion.timeline_folder import finished, write_failure
 
         try:
             self.made_of = self._fingerprint(number)
@@ -90,7 +91,7 @@ class CourseRun:
 
     def _fingerprint(self, number: int) -> str:
         from longilesion import __version__
-        from longilesion.timeline_folder import fingerprint
+        from longilesion.fingerprint import fingerprint
 
         path = self.plan.path(number)
         if not path.exists():

@@ -104,7 +104,8 @@ def follow(
         check_course_dicom(plan)
     with lasting_imports():
         from longilesion.course import course_of
-        from longilesion.timeline_folder import fingerprint, write_course
+        from longilesion.fingerprint import fingerprint
+        from longilesion.timeline_folder import write_course
 
     settings = fingerprint(model, device, precision, find_new)
     output_console = console()

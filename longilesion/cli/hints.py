@@ -21,7 +21,7 @@ _MEANT: Mapping[str, str] = {
     }.items()
     for option in options.split()
 }
-_WITHOUT_HINTS = ("evaluate", "evaluate-diagnosis", "fetch", "store")
+_WITHOUT_HINTS = ("cohort", "evaluate", "evaluate-diagnosis", "fetch", "store")
 _OWN: Mapping[str, frozenset[str]] = {
     "register": frozenset({"points"}),
     "follow": frozenset({"clicks"}),

@@ -145,11 +145,11 @@ def review(
     with lasting_imports():
         from longilesion import __version__
         from longilesion.ensemble import load_detector, load_ensemble
+        from longilesion.fingerprint import fingerprint
         from longilesion.new_lesions import Search
         from longilesion.review.journal import Journal, Start
         from longilesion.review.server import make_app
         from longilesion.review.session import Session
-        from longilesion.timeline_folder import fingerprint
 
     output_console = console()
     with ExitStack() as stack:

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from longilesion.case import LesionMap, Scan, lesion_regions
 from longilesion.course import CourseRecord, LesionRecord
 from longilesion.files import check_text, written_together
 from longilesion.html_report.charts import curve, spider, waterfall
 from longilesion.html_report.picture import PIXELS, Picture, Shown, pictures
+from longilesion.html_report.templates import environment
 from longilesion.pipeline import remarks
 from longilesion.volume_text import volume_text
 
@@ -83,20 +82,6 @@ def make_page(course: CourseRecord, loads: Sequence[Load | None], *, model: str,
         .render(course=course, lesions=lesions, charts=charts, pixels=PIXELS, model=model, viewer=viewer)
     )
     return page + "\n"
-
-
-def environment() -> Environment:
-    """That of this folder's templates, which escape all text."""
-    made = Environment(
-        loader=PackageLoader("longilesion.html_report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters["volume"] = volume_text
-    made.filters["percent"] = lambda share: "-" if share is None else f"{100 * share:+.0f} %"
-    return made
 
 
 def _pictures(course: CourseRecord, loads: Sequence[Load | None]) -> dict[int, list[Picture | None]]:

@@ -22,7 +22,8 @@ from longilesion.display import joined_grid, joined_hu, joined_ids, joining_fact
 from longilesion.errors import InputError
 from longilesion.files import check_text, written_together
 from longilesion.geometry import Grid, Triple
-from longilesion.html_report.page import Load, environment, measures_text
+from longilesion.html_report.page import Load, measures_text
+from longilesion.html_report.templates import environment
 from longilesion.nifti import nifti_bytes
 from longilesion.shipped import VIEWER_FILE
 

@@ -100,6 +100,7 @@ def test_container_holds_what_a_case_without_followup_clicks_imports_and_no_more
     [
         (None, ("requirements.txt", "requirements-evaluate.txt")),
         ("review", ("requirements-review.txt",)),
+        ("cohort", ("requirements-cohort.txt",)),
         ("train", ("requirements-train.txt",)),
         ("dev", ("requirements-dev.txt",)),
     ],

@@ -24,13 +24,13 @@ from longilesion.detection import Candidate
 from longilesion.dicom.output import TIME_POINT_REPORT, TIME_POINT_SEG
 from longilesion.dicom.segmentation import read_segments
 from longilesion.ensemble import Ensemble
+from longilesion.fingerprint import fingerprint
 from longilesion.geometry import Triple
 from longilesion.images import read_lesion_map, read_scan
 from longilesion.new_lesions import NewLesion, Search
 from longilesion.pipeline import Segmentation
 from longilesion.response import Measured
 from longilesion.timeline import TimePoint, next_time_point
-from longilesion.timeline_folder import fingerprint
 from test.dicom_series import of_patient, write_series
 from test.unit.builders import ball
 from test.unit.case_folders import lesion_ids, soft_tissue, write_image, write_points
