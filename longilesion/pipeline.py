@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
-from threadpoolctl import threadpool_limits
-
 from longilesion.case import (
     LOW_CONFIDENCE,
     SCAN_NAMES,
@@ -26,7 +24,7 @@ from longilesion.diagnosis_settings import LesionType
 from longilesion.ensemble import Ensemble
 from longilesion.geometry import Triple
 from longilesion.labelling import LabelledScan, Labels, label_lesions
-from longilesion.prediction import place_lesions, predict_lesions
+from longilesion.prediction import one_matrix_thread, place_lesions, predict_lesions
 from longilesion.prompts import complete_prompts
 from longilesion.timing import Stopwatch
 from longilesion.uncertainty import Band, Uncertainty, uncertainty_of
@@ -126,7 +124,7 @@ def segment_case(
     placements = [own[0] for own in by_group]
     unlike = _unlike(prompts, placements)
     predictions = predict_lesions(case, prompts, by_group, ensemble, watch)
-    with watch("label"), threadpool_limits(1, user_api="blas"):
+    with watch("label"), one_matrix_thread():
         labelled = {
             name: label_lesions(
                 [prediction for prediction in predictions if prediction.prompt.followup.scan_name == name],
