@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
-from threadpoolctl import threadpool_limits
-
 from longilesion.case import (
     LOW_CONFIDENCE,
     SCAN_NAMES,
@@ -27,7 +25,7 @@ from longilesion.diagnosis_settings import LesionType
 from longilesion.ensemble import Ensemble
 from longilesion.geometry import Triple
 from longilesion.labelling import LabelledScan, Labels, label_lesions
-from longilesion.prediction import place_lesions, predict_lesions
+from longilesion.prediction import one_matrix_thread, place_lesions, predict_lesions
 from longilesion.prompts import complete_prompts
 from longilesion.timing import Stopwatch
 from longilesion.uncertainty import Band, Uncertainty, uncertainty_of
@@ -178,7 +176,7 @@ def label_predictions(
     labels: Labels = "lesion_ids",
 ) -> Segmentation:
     """The maps of a case's follow-up scans, and the outcomes of all lesions, of which some lie outside the scans."""
-    with watch("label"), threadpool_limits(1, user_api="blas"):
+    with watch("label"), one_matrix_thread():
         labelled = {
             name: label_lesions(
                 [each.prediction for each in predicted if each.prompt.followup.scan_name == name],

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 from jaxtyping import Float32
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from longilesion.alignment import place_vois
 from longilesion.bundle import Member
@@ -162,7 +162,7 @@ def predict_pairs(
     outlines, squares = np.zeros((2, len(pairs), *pairs[0].followup.hu.shape), np.float32)
     presences, judging_weight = np.zeros(len(pairs)), 0.0
     for member in group:
-        with watch("sample"), threadpool_limits(1, user_api="blas"):
+        with watch("sample"), one_matrix_thread():
             encoded = encode(pairs, member.settings.encoding)
         with watch("network"):
             outline, presence, deviation = ensemble.predict(encoded, member)
@@ -235,9 +235,22 @@ def mean_probability(
 
 
 @contextmanager
+def one_matrix_thread() -> Iterator[None]:
+    """Lets NumPy multiply matrices in one thread."""
+    with _blas().limit(limits=1):
+        yield
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """NumPy's library of matrix products; to look for it takes as long as to encode a small window."""
+    return ThreadpoolController().select(user_api="blas")
+
+
+@contextmanager
 def lesion_threads() -> Iterator[ThreadPoolExecutor]:
     """A pool with one lesion per thread: a lesion's matrices are too small for several threads to share."""
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor() as pool:
+    with one_matrix_thread(), ThreadPoolExecutor() as pool:
         yield pool
 
 

@@ -59,28 +59,31 @@ def checked(target: Any) -> Any:
 
 
 def _checked_function(function: FunctionType) -> Callable[..., Any]:
+    # At once, as tests put other things in the place of the names.
+    function.__annotations__ = _evaluated(function)
     check: Callable[..., Any] | None = None
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         nonlocal check
         if check is None:
-            check = _typed(_with_hints(function))
+            # Now there are names that stand below the function; those that static checkers alone import never are.
+            later = _evaluated(function)
+            function.__annotations__ = {name: Any if isinstance(hint, str) else hint for name, hint in later.items()}
+            check = _typed(function)
         with _one_call:
             return check(*args, **kwargs)
 
     return wrapper
 
 
-def _with_hints(function: FunctionType) -> FunctionType:
-    """The function, its annotations evaluated; those of names that only static checkers import are left out."""
-    given = function.__annotations__
-    function.__annotations__ = {name: _hint(given[name], function.__globals__) for name in given}
-    return function
+def _evaluated(function: FunctionType) -> dict[str, Any]:
+    """The function's annotations; text where they name something that is not there."""
+    return {name: _hint(given, function.__globals__) for name, given in function.__annotations__.items()}
 
 
 def _hint(annotation: Any, names: dict[str, Any]) -> Any:
     try:
         return get_type_hints(SimpleNamespace(__annotations__={"it": annotation}), names, include_extras=True)["it"]
     except NameError:
-        return Any
+        return annotation

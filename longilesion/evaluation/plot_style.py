@@ -9,6 +9,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import cycle
 from typing import Any
 
@@ -89,9 +90,15 @@ def tidy(axes: Axes) -> Axes:
 
 def add_legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
     """Puts the legend below the axes, in as many columns as fit."""
-    widest = max(TextPath((0.0, 0.0), label, size=9).get_extents().width for label in labels) / 72
+    widest = max(map(_width_inches, labels))
     columns = min(3, max(1, int(figure.get_figwidth() / (0.9 + widest))))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9, handlelength=4)
+
+
+@cache
+def _width_inches(label: str) -> float:
+    """The width of a label in a legend; most labels are in several figures, and measuring takes as long as drawing."""
+    return float(TextPath((0.0, 0.0), label, size=9).get_extents().width) / 72
 
 
 def scale_log(axes: Axes, values: Sequence[float], ticks: Sequence[float]) -> None:

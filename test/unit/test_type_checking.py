@@ -93,6 +93,17 @@ def test_right_calls_pass() -> None:
     assert read("what only static checkers import", 3) == 3
 
 
+def test_types_are_those_of_the_code_whatever_a_test_puts_in_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    @checked
+    def length(of: Line) -> int:
+        return len(of)
+
+    monkeypatch.setitem(globals(), "Line", str)
+    assert length(THREE) == 3
+    with pytest.raises(jaxtyping.TypeCheckError):
+        length("three")
+
+
 @pytest.mark.parametrize(
     "call",
     [
