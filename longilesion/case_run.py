@@ -14,6 +14,7 @@ from longilesion.ensemble import Ensemble, load_detector, load_ensemble
 from longilesion.errors import InputError
 from longilesion.files import check_replaceable, check_writable
 from longilesion.grand_challenge import check_outputs, read_case, write_outputs
+from longilesion.labelling import Labels
 from longilesion.organs import LIVER, check_search_options, confined
 from longilesion.pipeline import Segmentation, segment_case, with_types
 from longilesion.report import make_report, write_report
@@ -122,12 +123,16 @@ def with_masks(case: Case, followup_files: Mapping[ScanName, Path], options: Run
     return Inputs(case=case, followup_files=followup_files, livers=livers)
 
 
-def segment_inputs(inputs: Inputs, *, models: Models, options: RunOptions) -> Segmentation:
+def segment_inputs(
+    inputs: Inputs, *, models: Models, options: RunOptions, labels: Labels = "lesion_ids"
+) -> Segmentation:
     """Outlines the lesions of a case, and tells their types where the options ask for them."""
     if models.types is not None:
         _log.info("telling types of liver lesions with %s: %s", models.types.name, STATEMENT)
     if models.search is not None:
         where = options.organs or "the whole body"
         _log.info("searching with %s in %s", models.search.detector.name, where)
-    segmentation = segment_case(inputs.case, models.ensemble, refine_clicks=options.refine_clicks, search=models.search)
+    segmentation = segment_case(
+        inputs.case, models.ensemble, labels=labels, refine_clicks=options.refine_clicks, search=models.search
+    )
     return segmentation if models.types is None else with_types(segmentation, inputs.livers, models.types)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import tyro
 
-from longilesion.case import Case, LesionMap, Scan, ScanName
+from longilesion.case import Case, LesionMap
 from longilesion.case_files import SeriesChoice, check_outputs, read_case
 from longilesion.cli.course_table import response_text
 from longilesion.cli.dicom_output import check_dicom_output, write_dicom
@@ -25,8 +25,9 @@ from longilesion.files import check_replaceable, written_together
 from longilesion.images import check_lesion_map, check_writable_format, open_image, write_lesion_map
 from longilesion.labelling import Labels
 from longilesion.lesion_facts import read_lesion_facts, warn_of_strangers
-from longilesion.organs import LIVER, check_search_options, confined
+from longilesion.organs import check_search_options
 from longilesion.response import Lesion
+from longilesion.run_options import RunOptions
 from longilesion.shipped import SHIPPED_MODEL
 from longilesion.startup import lasting_imports
 from longilesion.timing import Stopwatch
@@ -34,9 +35,7 @@ from longilesion.timing import Stopwatch
 if TYPE_CHECKING:
     from rich.status import Status
 
-    from longilesion.diagnosis.bundle import DiagnosisModel
-    from longilesion.ensemble import Ensemble
-    from longilesion.pipeline import Segmentation
+    from longilesion.case_run import Models
 
 OutputFormat: TypeAlias = Literal["auto", "image", "dicom"]
 
@@ -146,9 +145,21 @@ def segment(
     if not (source.has_lesions or baseline_clicks or followup_clicks or find_new):
         raise InputError("nothing to look for; expected --lesions, --baseline-clicks, --followup-clicks or --find-new")
     facts = read_lesion_facts(about)
+    options = RunOptions(
+        model=model,
+        device=device,
+        precision=precision,
+        refine_clicks=refine_clicks,
+        find_new=find_new,
+        organs=organs,
+        organ=organ,
+        detector=detector,
+        types=types,
+    )
     # Imported late: torch takes a second to load, and --help, or an invalid option, does not need it.
     with lasting_imports():
         from longilesion.assessment import case_response
+        from longilesion.case_run import load_models, segment_inputs, with_masks
         from longilesion.course import ResponseRecord
         from longilesion.report import make_report, write_report
 
@@ -156,8 +167,7 @@ def segment(
     # The spinner shows in a terminal only.
     with output_console.status(source.first_step) as status, source.opened() as scans:
         watch = Stopwatch()
-        with watch("load"):
-            models = _load(model, device, precision, find_new=find_new, detector=detector, types=types)
+        models = load_models(options, watch)
         status.update("reading the scans")
         with watch("read"):
             case = read_case(
@@ -170,11 +180,11 @@ def segment(
                 series=scans.series,
                 same_patient=same_patient,
             )
-            livers = confined(case, organs, [LIVER]).followups if organs is not None and types is not None else {}
-            if organs is not None and find_new:
-                case = confined(case, organs, organ)
+            inputs = with_masks(case, {"primary": scans.followup}, options)
             facts = _with_organs(facts, case, baseline_organs)
-        segmentation = _outlined(case, models, livers, status, labels=labels, refine_clicks=refine_clicks)
+        status.update("outlining the lesions")
+        segmentation = segment_inputs(inputs, models=_shown(models, status), options=options, labels=labels)
+        case = inputs.case
         response = case_response(case, segmentation, facts)
         with watch("write"):
             if as_dicom:
@@ -188,7 +198,7 @@ def segment(
     if response.assessment is not None:
         text = response_text(ResponseRecord.of(response.assessment, number=2, on=None))
         output_console.print(f"response by RECIST 1.1: {text}; research use only", highlight=False, soft_wrap=True)
-    if models.typing is not None:
+    if models.types is not None:
         output_console.print(f"types: {STATEMENT}", highlight=False)
     looked_for = [each.prompt.lesion_id for each in segmentation.lesions]
     warn_of_strangers(about, facts, [*looked_for, *segmentation.left_out])
@@ -217,54 +227,11 @@ def _check_tells_lesions_apart(**given: Path | None) -> None:
             )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Models:
-    """What outlines lesions, what searches for others, and what tells their types."""
-
-    outlining: Ensemble
-    searching: Ensemble | None
-    typing: DiagnosisModel | None
-
-
-def _load(
-    model: Path, device: Device, precision: Precision, *, find_new: bool, detector: Path | None, types: Path | None
-) -> _Models:
-    from longilesion.ensemble import load_detector, load_ensemble
-
-    ensemble = load_ensemble(model, device=device, precision=precision)
-    searching = typing = None
-    if find_new:
-        searching = load_detector(ensemble, detector, model=model, device=device, precision=precision)
-    if types is not None:
-        # Imported late, as few runs ask for types.
-        from longilesion.diagnosis.bundle import load_diagnosis_bundle
-
-        typing = load_diagnosis_bundle(types, device, precision)
-    return _Models(outlining=ensemble, searching=searching, typing=typing)
-
-
-def _outlined(
-    case: Case,
-    models: _Models,
-    livers: Mapping[ScanName, Scan],
-    status: Status,
-    *,
-    labels: Labels,
-    refine_clicks: bool,
-) -> Segmentation:
-    from longilesion.pipeline import segment_case, with_types
-
-    status.update("outlining the lesions")
-    search = None
-    if models.searching is not None:
-        from longilesion.new_lesions import Search
-
-        search = Search(detector=models.searching, progress=progress(status, "searching"))
-    segmentation = segment_case(case, models.outlining, labels=labels, refine_clicks=refine_clicks, search=search)
-    if models.typing is None:
-        return segmentation
-    status.update("telling types")
-    return with_types(segmentation, livers, models.typing)
+def _shown(models: Models, status: Status) -> Models:
+    """The models, whose search shows in the terminal how far it is."""
+    if models.search is None:
+        return models
+    return replace(models, search=replace(models.search, progress=progress(status, "searching")))
 
 
 def _with_organs(facts: Mapping[int, Lesion], case: Case, folder: Path | None) -> Mapping[int, Lesion]:
