@@ -14,10 +14,10 @@ TEST_WORKERS ?= 2
 PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-all check bench bench-training bench-registration container runner clean
+.PHONY: help setup demo test test-slow test-all check bench bench-training bench-registration bench-cohort container runner clean
 
 help:
-	@echo "make setup | demo | check | test | test-slow | test-all | container | runner | bench | bench-training | bench-registration | clean"
+	@echo "make setup | demo | check | test | test-slow | test-all | container | runner | bench | bench-training | bench-registration | bench-cohort | clean"
 
 setup: $(STAMP)
 
@@ -67,6 +67,9 @@ bench-training: setup
 
 bench-registration: setup
 	$(BIN)/python -m benchmarks.registration
+
+bench-cohort: setup
+	$(BIN)/python -m benchmarks.cohort
 
 # With a docker engine the image stands on its official base; without one, on a small Debian base made here.
 container: setup

@@ -28,7 +28,7 @@ _SITES = (
 )
 _RADII_MM = (6.0, 10.0, 8.0, 5.0, 7.0)
 _FATES: tuple[Fate, ...] = ("persists", "grows", "shrinks")
-_WIDTH_MM = 384.0
+WIDTH_MM = 384.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ class PairSize:
     def view(self) -> View:
         """The scan in the phantom's terms."""
         half = self.slices * self.spacing_zyx_mm[0] / 2
-        return View(heights_mm=(-half, half), spacing_zyx_mm=self.spacing_zyx_mm, width_xy_mm=(_WIDTH_MM, _WIDTH_MM))
+        return View(heights_mm=(-half, half), spacing_zyx_mm=self.spacing_zyx_mm, width_xy_mm=(WIDTH_MM, WIDTH_MM))
 
 
 def torso_pair(size: PairSize, *, seed: int = 0) -> Case:

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tarfile
@@ -26,6 +25,7 @@ import SimpleITK as sitk
 from longilesion.shipped import SHIPPED_MODEL
 from test.cases import CASES
 from test.container.compare_outputs import MINIMUM_DICE, compare_layout, compare_lesions, find_maps
+from test.unit.serving import free_port
 
 REPOSITORY = Path(__file__).parents[2]
 BUCKET = "case"
@@ -96,12 +96,6 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Path:
     install = ("install", "--quiet", "--no-deps", "--requirement", REPOSITORY / "requirements-runner.txt")
     subprocess.run([environment / "bin" / "pip", *install], check=True)
     return environment / "bin"
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

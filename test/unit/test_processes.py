@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,18 +12,13 @@ import torch
 
 from longilesion.ensemble import load_ensemble
 from test.unit.prepared_data import RECIPE, write_prepared
+from test.unit.serving import free_port
 from training.run_log import read_log
 from training.train import Arguments, train
 
 STEPS = 6
 # Sums in another order, in float32; the differences grow from step to step.
 TOLERANCE = 1e-4
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(

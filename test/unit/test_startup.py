@@ -93,9 +93,9 @@ def test_registration_imports_neither_signal_processing_nor_torch() -> None:
 def test_help_comes_without_waiting_for_libraries() -> None:
     program = """
 from longilesion.cli import main
-for command in ([], ["segment"], ["follow"], ["review"], ["register"], ["evaluate"], ["evaluate-diagnosis"]):
+for command in ("", "segment", "follow", "cohort", "review", "register", "evaluate", "evaluate-diagnosis"):
     try:
-        main([*command, "--help"])
+        main([*command.split(), "--help"])
     except SystemExit as end:
         assert not end.code
 """
