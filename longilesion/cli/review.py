@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import signal
 import socket
+import threading
 import webbrowser
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -255,8 +256,11 @@ def _serve(app: ASGIApp, listening: socket.socket, output_console: Console, addr
 
     output_console.print(f"review: {address}", highlight=False, soft_wrap=True)
     output_console.print("Ctrl-C ends it; everything that was decided is kept", highlight=False)
+    # From here on a browser may connect, and waits until it is served.
+    listening.listen()
     if opens:
-        webbrowser.open(address)
+        # Some browsers only return when they are closed.
+        threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
     config = uvicorn.Config(
         app,
         log_level="warning",

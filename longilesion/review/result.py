@@ -85,8 +85,10 @@ def review_result(
     labelled = label_predictions(reported, there, asked, ensemble, Stopwatch())
     maps = {name: each.ids for name, each in labelled.maps.items()}
     outlines = _outlines(maps, state, first, predicted, volumes)
+    # What was drawn of a lesion before it merged goes with it; the other one's may include it.
+    outlines = _drawn(outlines, maps, state, volumes, of_merged=True)
     outlines = _merged(outlines, maps, state, volumes)
-    outlines = _drawn(outlines, maps, state, volumes)
+    outlines = _drawn(outlines, maps, state, volumes, of_merged=False)
     candidates = tuple(
         each for each in first.segmentation.candidates if state.lesions[each.lesion_id].verdict == "untouched"
     )
@@ -215,11 +217,15 @@ def _drawn(
     maps: Mapping[ScanName, UInt16[np.ndarray, "z y x"]],
     state: ReviewState,
     volumes: Mapping[ScanName, RasVolume],
+    *,
+    of_merged: bool,
 ) -> dict[int, Outline]:
     """The outlines with what was drawn by hand, in the maps as well; voxels of other lesions stay theirs."""
     drawn = dict(outlines)
     for lesion_id, lesion in state.lesions.items():
-        if not (lesion.added or lesion.removed) or not lesion.has_outline or lesion_id not in outlines:
+        if not (lesion.added or lesion.removed) or lesion.verdict in ABSENT or lesion_id not in outlines:
+            continue
+        if (lesion.verdict == "merged") != of_merged:
             continue
         own = drawn[lesion_id]
         volume = volumes[own.scan]

@@ -87,6 +87,7 @@ class Session:
         self._failed: dict[_Key, str] = {}
         self._pending: dict[_Key, Future[None]] = {}
         self._hurried = threading.Event()
+        self._is_closing = False
         # A thread each, that keep their computing threads: a preview does not wait for what is computed in full.
         self._workers = ThreadPoolExecutor(1, "preview"), ThreadPoolExecutor(1, "full")
         outcomes = self.first.segmentation
@@ -172,6 +173,8 @@ class Session:
 
     def close(self) -> None:
         """Ends the background work, and lets other programs open the journal."""
+        self._is_closing = True
+        self._hurried.set()
         for workers in self._workers:
             workers.shutdown(cancel_futures=True)
         self.journal.close()
@@ -215,7 +218,7 @@ class Session:
         while (left_s := self._moved_at + _QUIET_S - time.monotonic()) > 0 and not self._hurried.wait(left_s):
             pass
         with self.lock:
-            if key not in self._clicked():
+            if self._is_closing or key not in self._clicked():
                 # Moved again meanwhile, or undone.
                 del self._pending[key]
                 return

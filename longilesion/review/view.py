@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import numpy as np
@@ -16,6 +16,7 @@ from longilesion.diameter import axial_diameters
 from longilesion.geometry import Box, Triple
 from longilesion.pipeline import LesionOutcome, remarks
 from longilesion.review.doubt import Doubt, doubt
+from longilesion.review.journal import Entry
 from longilesion.review.record import moved_mm
 from longilesion.review.result import NO_VOXELS
 from longilesion.review.runs import Runs, runs_of
@@ -67,7 +68,10 @@ class LesionView(_View):
 
 
 class ReviewView(_View):
-    """A review; `last` and `next` say what undo and redo would do, None where there is nothing."""
+    """A review, and the names of its scans.
+
+    `last` and `next` say what undo and redo would do, None where there is nothing; the lesion of a new one is None.
+    """
 
     revision: int
     is_read_only: bool
@@ -77,7 +81,11 @@ class ReviewView(_View):
     undecided: int
     pending: int
     last: str | None
+    last_lesion: int | None
     next: str | None
+    next_lesion: int | None
+    baselines: tuple[ScanName, ...]
+    followups: tuple[ScanName, ...]
     written: datetime | None
     is_written: bool
 
@@ -112,6 +120,7 @@ class Viewer:
             lesions = [self._lesion(lesion_id) for lesion_id in state.lesions]
             lesions.sort(key=lambda lesion: (lesion.is_candidate, lesion.is_new, -lesion.doubt, lesion.id))
             written = session.written
+            last, following = (_named(entries) for entries in (state.applied[-1:], state.undone[:1]))
             return ReviewView(
                 revision=session.revision,
                 is_read_only=session.is_read_only,
@@ -120,8 +129,12 @@ class Viewer:
                 lesions=tuple(lesions),
                 undecided=len(state.undecided),
                 pending=sum(lesion.stage == "preview" for lesion in lesions),
-                last=_named(state.applied[-1].action) if state.applied else None,
-                next=_named(state.undone[0].action) if state.undone else None,
+                last=last[0],
+                last_lesion=last[1],
+                next=following[0],
+                next_lesion=following[1],
+                baselines=tuple(self.baselines),
+                followups=tuple(session.volumes),
                 written=None if written is None else written[1],
                 is_written=written is not None and written[0] == len(session.journal.entries),
             )
@@ -269,8 +282,11 @@ def _key(scan: ScanName | None, voxels: Int64[np.ndarray, " n"]) -> str:
     return hashlib.blake2b(str(scan).encode() + voxels.tobytes(), digest_size=8).hexdigest()
 
 
-def _named(action: BaseModel) -> str:
-    """A decision in a few words."""
-    words = str(getattr(action, "kind", "")).replace("_", " ")
-    lesion = getattr(action, "lesion", None)
-    return words if lesion is None else f"{words}, lesion {lesion}"
+def _named(entries: Sequence[Entry]) -> tuple[str | None, int | None]:
+    """The decision of the first entry in a few words, and its lesion."""
+    if not entries:
+        return None, None
+    action = entries[0].action
+    words = action.kind.replace("_", " ")
+    lesion: int | None = getattr(action, "lesion", None)
+    return (words if lesion is None else f"{words}, lesion {lesion}"), lesion

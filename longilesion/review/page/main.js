@@ -46,7 +46,7 @@ async function fetchOutlines() {
 
 function label() {
   const lesion = lesionOf(chosen);
-  const scan = lesion?.followup.scan;
+  const scan = scanOf("followup");
   const own = review.lesions.filter((each) => each.followup.scan === scan && each.id !== chosen);
   const named = own.map((each) => [each.is_candidate && each.verdict === "untouched" ? CANDIDATE : OTHER, outlines.get(each.id)]);
   if (lesion) named.push([CHOSEN, outlines.get(chosen)]);
@@ -55,7 +55,7 @@ function label() {
 }
 
 async function labelBaseline() {
-  const scan = lesionOf(chosen)?.baseline.scan;
+  const scan = scanOf("baseline");
   if (!scan) return;
   if (!baselines.has(scan)) baselines.set(scan, await get(`api/baseline/${scan}/outlines`));
   const all = Object.entries(baselines.get(scan)).filter(([id]) => Number(id) !== chosen).map(([, runs]) => [OTHER, runs]);
@@ -86,22 +86,24 @@ async function update(next) {
   label();
 }
 
+// The scan of the chosen lesion; of one that has none there, the first.
+const scanOf = (side) => lesionOf(chosen)?.[side].scan ?? review[`${side}s`][0] ?? null;
+
 async function showScans() {
-  const lesion = lesionOf(chosen);
-  const scan = (side) => lesion?.[side].scan ?? null;
-  const addresses = sides.map((side) => (scan(side) ? `api/${side}/${scan(side)}/scan.nii.gz` : null));
-  if (addresses[1] === null && views.followup.address !== null) addresses[1] = views.followup.address;
-  if (addresses[1] === null) addresses[1] = "api/followup/primary/scan.nii.gz";
-  for (const [number, side] of sides.entries()) await views[side].show(addresses[number], shown.window.range);
+  for (const side of sides) {
+    const scan = scanOf(side);
+    await views[side].show(scan && `api/${side}/${scan}/scan.nii.gz`, shown.window.range);
+  }
 }
 
 function goToLesion() {
   const lesion = lesionOf(chosen);
-  if (!lesion) return;
-  const [before, after] = sides.map((side) => lesion[side].place_xyz_mm && turned(lesion[side].place_xyz_mm));
+  const [before, after] = sides.map((side) => lesion?.[side].place_xyz_mm && turned(lesion[side].place_xyz_mm));
   if (before && after) offset = after.map((mm, axis) => mm - before[axis]);
-  if (before) views.baseline.place(before);
-  if (after) views.followup.place(after);
+  if (before || after) {
+    views.baseline.place(before ?? after.map((mm, axis) => mm - offset[axis]));
+    views.followup.place(after ?? before.map((mm, axis) => mm + offset[axis]));
+  }
   for (const side of sides) views[side].zoom(shown.zoom);
   position();
 }
@@ -155,6 +157,12 @@ async function decide(action) {
   label();
 }
 
+// And shows the lesion that it is about.
+async function goBack(kind, id) {
+  await decide({ kind });
+  if (lesionOf(id) && id !== chosen) await choose(id);
+}
+
 const drawing = new Drawing(views.followup, decide);
 
 const ofChosen = () => lesionOf(chosen);
@@ -166,9 +174,7 @@ async function decideAndGoOn(kind) {
 }
 
 function cursor() {
-  const mm = views.followup.mm;
-  const scan = /followup\/(\w+)\//.exec(views.followup.address ?? "")?.[1] ?? ofChosen()?.followup.scan;
-  return { scan, point_xyz_mm: turned(mm) };
+  return { scan: scanOf("followup"), point_xyz_mm: turned(views.followup.mm) };
 }
 
 async function addNew() {
@@ -315,8 +321,8 @@ const cursorKeys = [
 ].map(([key, run]) => ({ name: key, key, run }));
 
 const history = [
-  { name: "undo", key: "Ctrl+z", label: "undo", isPossible: () => !byId("undo").disabled, run: () => decide({ kind: "undo" }) },
-  { name: "redo", key: "Ctrl+y", keys: ["Ctrl+Shift+z"], label: "redo", isPossible: () => !byId("redo").disabled, run: () => decide({ kind: "redo" }) },
+  { name: "undo", key: "Ctrl+z", label: "undo", isPossible: () => !byId("undo").disabled, run: () => goBack("undo", review.last_lesion) },
+  { name: "redo", key: "Ctrl+y", keys: ["Ctrl+Shift+z"], label: "redo", isPossible: () => !byId("redo").disabled, run: () => goBack("redo", review.next_lesion) },
 ];
 
 async function finish() {
