@@ -14,12 +14,13 @@ from starlette.types import ASGIApp
 
 from longilesion.case import ScanName
 from longilesion.errors import InputError
+from longilesion.review.decisions import Action
 from longilesion.review.guard import Guard
-from longilesion.review.journal import Action
 from longilesion.review.output import RECORD, REPORT, map_names
 from longilesion.review.runs import Runs
 from longilesion.review.session import ReadOnlyError, Session
-from longilesion.review.view import OutlineView, ReviewView, Viewer
+from longilesion.review.view import OutlineView, ReviewView
+from longilesion.review.viewer import Viewer
 from longilesion.review.volume import RasVolume
 from longilesion.shipped import VIEWER_FILE
 

@@ -20,7 +20,8 @@ from longilesion.config import AlignmentSettings
 from longilesion.ensemble import load_ensemble
 from longilesion.grand_challenge import read_case
 from longilesion.images import open_image, read_lesion_map
-from longilesion.review.journal import FILE_NAME, Journal, Start
+from longilesion.review.decisions import Start
+from longilesion.review.journal import FILE_NAME, Journal
 from longilesion.review.record import ReviewRecord
 from longilesion.review.session import Patient, Session
 from test.unit.reviews import Program, write_review_case

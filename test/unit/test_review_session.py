@@ -24,12 +24,12 @@ from longilesion.images import read_lesion_map
 from longilesion.new_lesions import Search
 from longilesion.pipeline import segment_case
 from longilesion.report import RunReport, make_report
-from longilesion.review.journal import Confirm, Decision, Draw, Entry, Gone, Merge, Move, New, NotALesion, Redo, Undo
+from longilesion.review.decisions import Confirm, Decision, Draw, Entry, Gone, Merge, Move, New, NotALesion, Redo, Undo
 from longilesion.review.record import ReviewRecord
 from longilesion.review.result import review_result
 from longilesion.review.runs import runs_of
 from longilesion.review.session import Patient, ReadOnlyError, Session
-from longilesion.review.view import Viewer
+from longilesion.review.viewer import Viewer
 from longilesion.review.volume import RasVolume, ras_view
 from test.unit.builders import case_of, click, scan_with
 from test.unit.reviews import AFTER, BEFORE, CLICKS, GRID, UNKNOWN, case, journal_in, scan_files, session_in
