@@ -25,7 +25,7 @@ from longilesion.review.volume import RasVolume
 from longilesion.shipped import VIEWER_FILE
 
 _PAGE = Path(__file__).parent / "page"
-_SCRIPTS = ("main.js", "actions.js", "drawing.js", "list.js", "server.js", "views.js")
+_SCRIPTS = ("main.js", "actions.js", "dialogs.js", "drawing.js", "list.js", "review.js", "server.js", "views.js")
 _TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",

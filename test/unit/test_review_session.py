@@ -20,17 +20,19 @@ from nibabel.orientations import aff2axcodes
 from longilesion.case import ClickPair, Scan
 from longilesion.errors import InputError
 from longilesion.geometry import Grid, Triple
-from longilesion.images import read_lesion_map
+from longilesion.images import open_image, read_lesion_map
 from longilesion.new_lesions import Search
 from longilesion.pipeline import segment_case
 from longilesion.report import RunReport, make_report
 from longilesion.review.decisions import Confirm, Decision, Draw, Entry, Gone, Merge, Move, New, NotALesion, Redo, Undo
+from longilesion.review.output import map_names
 from longilesion.review.record import ReviewRecord
 from longilesion.review.result import review_result
 from longilesion.review.runs import runs_of
 from longilesion.review.session import Patient, ReadOnlyError, Session
 from longilesion.review.viewer import Viewer
 from longilesion.review.volume import RasVolume, ras_view
+from test.dicom_series import write_series
 from test.unit.builders import case_of, click, scan_with
 from test.unit.reviews import AFTER, BEFORE, CLICKS, GRID, UNKNOWN, case, journal_in, scan_files, session_in
 from test.unit.test_pipeline import bright_voxels
@@ -331,6 +333,28 @@ def test_lesions_may_lie_in_two_scans_and_move_from_one_to_the_other(two_scans: 
     assert [file.name for file in files] == ["lesions.mha", "lesions_secondary.mha", "report.json", "review.json"]
     maps = [read_lesion_map(file).ids for file in files[:2]]
     assert [set(np.unique(ids)) for ids in maps] == [{0, 1, 2}, {0}]
+
+
+def test_map_of_a_dicom_scan_is_nifti_on_its_voxels(begun: Callable[..., Session], tmp_path: Path) -> None:
+    session = begun()
+    write_series(tmp_path / "dicom", case().followups["primary"])
+    image = open_image(tmp_path / "dicom")
+    session.patient = replace(session.patient, scans={"primary": image})
+    files = session.write(tmp_path / "result")
+    assert files[0].name == "lesions.nii.gz"
+    np.testing.assert_array_equal(read_lesion_map(files[0], like=image.grid).ids, ids(session))
+
+
+@pytest.mark.parametrize(
+    ("scan", "name"),
+    [("a.nii", ".nii"), ("a.NII.GZ", ".nii.gz"), ("a.mhd", ".mha"), ("a.nrrd", ".nrrd"), ("folder", ".nii.gz")],
+)
+def test_map_has_the_format_of_its_scan(searched: Session, scan: str, name: str) -> None:
+    image = replace(searched.patient.scans["primary"], path=Path(scan))
+    assert map_names({"primary": image, "secondary": image}) == {
+        "primary": f"lesions{name}",
+        "secondary": f"lesions_secondary{name}",
+    }
 
 
 def test_lesion_without_a_place_is_listed_until_somebody_gives_it_one(two_scans: Session, tmp_path: Path) -> None:
