@@ -23,7 +23,8 @@ from longilesion.ensemble import load_ensemble
 from longilesion.geometry import Triple
 from longilesion.grand_challenge import read_case
 from longilesion.images import open_image
-from longilesion.review.journal import Journal, Start
+from longilesion.review.decisions import Start
+from longilesion.review.journal import Journal
 from longilesion.review.server import make_app
 from longilesion.review.session import Patient, Session
 from longilesion.shipped import SHIPPED_MODEL

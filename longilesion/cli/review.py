@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import secrets
-import signal
-import socket
-import webbrowser
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -27,18 +24,12 @@ from longilesion.startup import lasting_imports
 from longilesion.timing import Stopwatch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from rich.console import Console
-    from starlette.types import ASGIApp
+    from collections.abc import Mapping
 
     from longilesion.response import Lesion
     from longilesion.review.session import Patient
 
 _NEEDED = ("fastapi", "uvicorn")
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# For requests that are being answered when the program is to end.
-_GRACE_S = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,13 +138,16 @@ def review(
         from longilesion.ensemble import load_detector, load_ensemble
         from longilesion.fingerprint import fingerprint
         from longilesion.new_lesions import Search
-        from longilesion.review.journal import Journal, Start
+        from longilesion.review.decisions import Start
+        from longilesion.review.guard import HOST
+        from longilesion.review.journal import Journal
         from longilesion.review.server import make_app
+        from longilesion.review.serving import listen, serve
         from longilesion.review.session import Session
 
     output_console = console()
     with ExitStack() as stack:
-        listening = stack.enter_context(_listen(port))
+        listening = stack.enter_context(listen(port))
         with output_console.status("reading the scans") as status:
             options = (split_components, find_new, organ, files.series)
             folders = [path for path in (organs, detector) if path is not None]
@@ -183,7 +177,10 @@ def review(
         token = secrets.token_urlsafe(32)
         bound = listening.getsockname()[1]
         app = make_app(session, output, token=token, port=bound)
-        _serve(app, listening, output_console, f"http://127.0.0.1:{bound}/?token={token}", opens=not no_browser)
+        address = f"http://{HOST}:{bound}/?token={token}"
+        output_console.print(f"review: {address}", highlight=False, soft_wrap=True)
+        output_console.print("Ctrl-C ends it; everything that was decided is kept", highlight=False)
+        serve(app, listening, opens=None if no_browser else address)
 
 
 def _check_files(files: _Files, *, find_new: bool) -> None:
@@ -223,48 +220,3 @@ def _read(files: _Files, watch: Stopwatch, facts: Mapping[int, Lesion]) -> Patie
     )
     scan = open_image(files.followup, files.series.followup)
     return Patient(case=case, scans={"primary": scan}, seconds=watch.seconds, facts=facts)
-
-
-def _listen(port: int) -> socket.socket:
-    """Before the model is loaded, so that a port that is taken is said at once."""
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind(("127.0.0.1", port))
-    except (OSError, OverflowError) as error:
-        listening.close()
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"--port {port}: {reason}; expected a free one, or 0 for any") from error
-    return listening
-
-
-def _serve(app: ASGIApp, listening: socket.socket, output_console: Console, address: str, *, opens: bool) -> None:
-    """Until Ctrl-C or another signal ends it, which is how a review ends."""
-    import uvicorn
-
-    class Server(uvicorn.Server):
-        @contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            # Uvicorn's own raises the signal again once the server has ended.
-            before = {number: signal.signal(number, self.handle_exit) for number in _SIGNALS}
-            try:
-                yield
-            finally:
-                for number, handler in before.items():
-                    signal.signal(number, handler)
-
-    output_console.print(f"review: {address}", highlight=False, soft_wrap=True)
-    output_console.print("Ctrl-C ends it; everything that was decided is kept", highlight=False)
-    if opens:
-        webbrowser.open(address)
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        ws="none",
-        lifespan="off",
-        timeout_graceful_shutdown=_GRACE_S,
-    )
-    Server(config).run(sockets=[listening])

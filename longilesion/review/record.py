@@ -14,8 +14,9 @@ from longilesion.case import ScanName
 from longilesion.course import STATEMENT
 from longilesion.geometry import Triple
 from longilesion.review.journal import Journal
+from longilesion.review.outlines import Outline
 from longilesion.review.predictions import FirstSegmentation
-from longilesion.review.result import Outline, Reviewed
+from longilesion.review.result import Reviewed
 from longilesion.review.state import LesionState, ReviewState, Verdict
 from longilesion.review.volume import RasVolume
 

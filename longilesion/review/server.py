@@ -14,17 +14,18 @@ from starlette.types import ASGIApp
 
 from longilesion.case import ScanName
 from longilesion.errors import InputError
+from longilesion.review.decisions import Action
 from longilesion.review.guard import Guard
-from longilesion.review.journal import Action
 from longilesion.review.output import RECORD, REPORT, map_names
 from longilesion.review.runs import Runs
 from longilesion.review.session import ReadOnlyError, Session
-from longilesion.review.view import OutlineView, ReviewView, Viewer
+from longilesion.review.view import OutlineView, ReviewView
+from longilesion.review.viewer import Viewer
 from longilesion.review.volume import RasVolume
 from longilesion.shipped import VIEWER_FILE
 
 _PAGE = Path(__file__).parent / "page"
-_SCRIPTS = ("main.js", "actions.js", "drawing.js", "list.js", "server.js", "views.js")
+_SCRIPTS = ("main.js", "actions.js", "dialogs.js", "drawing.js", "list.js", "review.js", "server.js", "views.js")
 _TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",

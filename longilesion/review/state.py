@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 from longilesion.case import HIGHEST_ID, Click
 from longilesion.errors import InputError
-from longilesion.review.journal import (
+from longilesion.review.decisions import (
     Confirm,
     Decision,
     Draw,

@@ -18,7 +18,8 @@ from longilesion.geometry import Grid, Triple
 from longilesion.image_file import ImageFile
 from longilesion.images import open_image
 from longilesion.new_lesions import Search
-from longilesion.review.journal import Journal, Start
+from longilesion.review.decisions import Start
+from longilesion.review.journal import Journal
 from longilesion.review.session import Patient, Session
 from test.unit.builders import ball, case_of, click, scan_with
 from test.unit.case_folders import write_image, write_points

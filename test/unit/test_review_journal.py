@@ -16,14 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longilesion.errors import InputError
-from longilesion.review.journal import (
-    FILE_NAME,
+from longilesion.review.decisions import (
     Confirm,
     Decision,
     Draw,
     Entry,
     Gone,
-    Journal,
     Merge,
     Move,
     New,
@@ -31,6 +29,7 @@ from longilesion.review.journal import (
     Redo,
     Undo,
 )
+from longilesion.review.journal import FILE_NAME, Journal
 from longilesion.review.runs import indices_of, runs_of
 from longilesion.review.state import ReviewState, decided, replay
 from test.unit.reviews import journal_in

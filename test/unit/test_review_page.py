@@ -20,7 +20,8 @@ from longilesion.config import AlignmentSettings
 from longilesion.ensemble import load_ensemble
 from longilesion.grand_challenge import read_case
 from longilesion.images import open_image, read_lesion_map
-from longilesion.review.journal import FILE_NAME, Journal, Start
+from longilesion.review.decisions import Start
+from longilesion.review.journal import FILE_NAME, Journal
 from longilesion.review.record import ReviewRecord
 from longilesion.review.session import Patient, Session
 from test.unit.reviews import Program, write_review_case
@@ -134,8 +135,10 @@ def test_lesions_are_confirmed_moved_and_gone_by_key(review: Review) -> None:
     review.choose(3)
     review.press("g")
     review.page.locator('[data-lesion="3"] .verdict.gone').wait_for(timeout=10_000)
+    review.choose(1)
     review.page.locator("#undo").click()
-    review.status("^undone")
+    # What was undone is shown.
+    review.status("^Lesion 3:")
     assert review.verdict(3) == "untouched"
     review.press("Control+y")
     review.status("^done again")
@@ -180,6 +183,9 @@ def test_new_lesion_is_added_at_the_cursor(review: Review) -> None:
     review.press(*["ArrowUp"] * 8, "n")
     review.status("^Lesion 4:")
     assert review.verdict(4) == "new"
+    # Beside it, the place in the baseline that corresponds.
+    assert review.page.locator("#empty-baseline").is_hidden()
+    assert review.page.text_content("#text-baseline") == ""
     assert review.said == []
 
 

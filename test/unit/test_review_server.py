@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from starlette.types import ASGIApp
 
 from longilesion.review.guard import MOST_BYTES
-from longilesion.review.server import make_app
+from longilesion.review.server import _PAGE, _SCRIPTS, make_app
 from longilesion.review.session import Session
 from test.unit.reviews import AFTER, GRID, session_in
 
@@ -87,7 +87,8 @@ def test_printed_address_gives_a_cookie_that_no_script_and_no_other_site_has(unt
 
 
 def test_page_names_nothing_elsewhere(untouched: Served) -> None:
-    for name in ("", "style.css", "main.js", "actions.js", "drawing.js", "list.js", "server.js", "views.js"):
+    assert {path.name for path in _PAGE.iterdir()} == {"index.html", "style.css", *_SCRIPTS}
+    for name in ("", "style.css", *_SCRIPTS):
         answer = untouched.known.get(f"/{name}")
         assert answer.status_code == 200
         assert "http:" not in answer.text

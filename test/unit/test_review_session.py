@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +20,19 @@ from nibabel.orientations import aff2axcodes
 from longilesion.case import ClickPair, Scan
 from longilesion.errors import InputError
 from longilesion.geometry import Grid, Triple
-from longilesion.images import read_lesion_map
+from longilesion.images import open_image, read_lesion_map
 from longilesion.new_lesions import Search
 from longilesion.pipeline import segment_case
 from longilesion.report import RunReport, make_report
-from longilesion.review.journal import Confirm, Draw, Gone, Merge, Move, New, NotALesion, Redo, Undo
+from longilesion.review.decisions import Confirm, Decision, Draw, Entry, Gone, Merge, Move, New, NotALesion, Redo, Undo
+from longilesion.review.output import map_names
 from longilesion.review.record import ReviewRecord
+from longilesion.review.result import review_result
 from longilesion.review.runs import runs_of
 from longilesion.review.session import Patient, ReadOnlyError, Session
-from longilesion.review.view import Viewer
+from longilesion.review.viewer import Viewer
 from longilesion.review.volume import RasVolume, ras_view
+from test.dicom_series import write_series
 from test.unit.builders import case_of, click, scan_with
 from test.unit.reviews import AFTER, BEFORE, CLICKS, GRID, UNKNOWN, case, journal_in, scan_files, session_in
 from test.unit.test_pipeline import bright_voxels
@@ -196,6 +201,20 @@ def test_drawn_voxels_are_in_the_map_and_those_of_other_lesions_stay_theirs(
     assert not (ids(session).ravel()[free] == 1).any()
 
 
+def test_what_was_drawn_of_a_merged_lesion_and_of_the_other_is_in_the_other(begun: Callable[..., Session]) -> None:
+    session = begun()
+    view, _ = ras_view(ids(session).copy(), GRID)
+    first, second = (np.flatnonzero(view == lesion_id) for lesion_id in (1, 2))
+    free = np.flatnonzero(view == 0)[:4]
+    session.decide(Draw(lesion=1, added=runs_of(free), removed=runs_of(first[:2])))
+    session.decide(Merge(lesion=1, into=2))
+    # Of what is the other's by now.
+    session.decide(Draw(lesion=2, removed=runs_of([*first[2:5], *second[:3]])))
+    now, _ = ras_view(ids(session), GRID)
+    assert np.flatnonzero(now == 2).tolist() == sorted([*free, *first[5:], *second[3:]])
+    assert set(np.unique(now)) == {0, 2}
+
+
 def test_candidates_are_apart_until_somebody_confirms_them(begun: Callable[..., Session], tmp_path: Path) -> None:
     session = begun(search=Search(detector=bright_voxels()))
     (candidate,) = session.first.segmentation.candidates
@@ -216,6 +235,70 @@ def test_candidates_are_apart_until_somebody_confirms_them(begun: Callable[..., 
     assert report.response.new == [candidate.lesion_id]
     session.decide(NotALesion(lesion=candidate.lesion_id))
     assert not (ids(session) == candidate.lesion_id).any()
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    """Three lesions and a candidate, of which nothing is decided."""
+    session = session_in(tmp_path_factory.mktemp("review"), search=Search(detector=bright_voxels()))
+    yield session
+    session.close()
+
+
+lesion_ids = st.integers(1, 4)
+# Around all lesions, so that many are drawn over.
+drawn = st.sets(st.integers(0, 75263), max_size=30).map(lambda voxels: tuple((voxel, 1) for voxel in sorted(voxels)))
+decisions = st.one_of(
+    st.builds(Confirm, lesion=lesion_ids),
+    st.builds(Gone, lesion=lesion_ids),
+    st.builds(NotALesion, lesion=lesion_ids),
+    st.builds(Merge, lesion=lesion_ids, into=lesion_ids),
+    st.builds(Draw, lesion=lesion_ids, added=drawn),
+    st.builds(Draw, lesion=lesion_ids, removed=st.just(((0, 75264),))),
+    st.just(Undo()),
+)
+
+
+@settings(max_examples=40)
+@given(decided=st.lists(decisions, max_size=8))
+def test_map_outlines_and_report_agree_and_no_lesion_is_lost(searched: Session, decided: list[Decision | Undo]) -> None:
+    state = searched.state
+    for number, action in enumerate(decided, start=1):
+        entry = Entry(number=number, at=datetime(2026, 1, 31, tzinfo=UTC), reader="", action=action)
+        with suppress(InputError):
+            state = state.after(entry)
+    reviewed = review_result(
+        searched.patient.case, state, searched.first, searched.predicted(), searched.ensemble, searched.volumes
+    )
+    ids = reviewed.segmentation.maps["primary"]
+    view, _ = ras_view(ids.ids, ids.grid)
+    for lesion_id, outline in reviewed.outlines.items():
+        np.testing.assert_array_equal(outline.voxels, np.flatnonzero(view == lesion_id))
+        assert state.lesions[lesion_id].has_outline or not len(outline.voxels)
+    assert {int(lesion_id) for lesion_id in np.unique(ids.ids)} <= {0, *reviewed.outlines}
+    # Every lesion is somewhere, and in one place.
+    listed = [each.prompt.lesion_id for each in reviewed.segmentation.lesions]
+    candidates = [each.lesion_id for each in reviewed.segmentation.candidates]
+    strangers = [lesion_id for lesion_id, lesion in state.lesions.items() if lesion.verdict == "not_a_lesion"]
+    others = [
+        lesion_id
+        for lesion_id, lesion in state.lesions.items()
+        if lesion.is_candidate and lesion.verdict in ("gone", "merged")
+    ]
+    assert sorted([*listed, *candidates, *strangers, *others]) == sorted(state.lesions)
+    assert tuple(candidates) == ids.candidates
+    assert reviewed.segmentation.left_out == ()
+    for each in reviewed.segmentation.lesions:
+        voxels = np.count_nonzero(view == each.prompt.lesion_id)
+        assert each.volume_followup_ml == pytest.approx(voxels * GRID.voxel_volume_ml)
+        # Every empty lesion says why.
+        assert voxels or each.note
+    # What nobody has decided is as it was, but for what was merged with it or lost to nobody.
+    whole, _ = ras_view(searched.first.segmentation.maps["primary"].ids, GRID)
+    for lesion_id, lesion in state.lesions.items():
+        if lesion.verdict in ("untouched", "confirmed") and not lesion.added and not lesion.removed:
+            assert (view[whole == lesion_id] == lesion_id).all()
+    make_report(reviewed.case, reviewed.segmentation, seconds={})
 
 
 @pytest.fixture
@@ -250,6 +333,28 @@ def test_lesions_may_lie_in_two_scans_and_move_from_one_to_the_other(two_scans: 
     assert [file.name for file in files] == ["lesions.mha", "lesions_secondary.mha", "report.json", "review.json"]
     maps = [read_lesion_map(file).ids for file in files[:2]]
     assert [set(np.unique(ids)) for ids in maps] == [{0, 1, 2}, {0}]
+
+
+def test_map_of_a_dicom_scan_is_nifti_on_its_voxels(begun: Callable[..., Session], tmp_path: Path) -> None:
+    session = begun()
+    write_series(tmp_path / "dicom", case().followups["primary"])
+    image = open_image(tmp_path / "dicom")
+    session.patient = replace(session.patient, scans={"primary": image})
+    files = session.write(tmp_path / "result")
+    assert files[0].name == "lesions.nii.gz"
+    np.testing.assert_array_equal(read_lesion_map(files[0], like=image.grid).ids, ids(session))
+
+
+@pytest.mark.parametrize(
+    ("scan", "name"),
+    [("a.nii", ".nii"), ("a.NII.GZ", ".nii.gz"), ("a.mhd", ".mha"), ("a.nrrd", ".nrrd"), ("folder", ".nii.gz")],
+)
+def test_map_has_the_format_of_its_scan(searched: Session, scan: str, name: str) -> None:
+    image = replace(searched.patient.scans["primary"], path=Path(scan))
+    assert map_names({"primary": image, "secondary": image}) == {
+        "primary": f"lesions{name}",
+        "secondary": f"lesions_secondary{name}",
+    }
 
 
 def test_lesion_without_a_place_is_listed_until_somebody_gives_it_one(two_scans: Session, tmp_path: Path) -> None:
