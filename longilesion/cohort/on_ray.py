@@ -29,6 +29,8 @@ _CONNECT_S = 10.0
 # Starts of a worker in a row that may fail.
 _MOST_STARTS = 3
 _STORE_BYTES = 100 << 20
+# Cores of a worker without a GPU, where nothing else is said.
+_USUAL_CORES = 4
 
 
 class _Actor:
@@ -169,14 +171,21 @@ class OnRay:
         return any(slot.case is not None for slot in self._slots)
 
     def _room(self) -> tuple[int, dict[str, Any]]:
-        """How many workers there is room for, and what each needs."""
-        there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        cores, gpus = int(there.get("CPU", 1)), int(there.get("GPU", 0))
-        if self._task.options.device == "cpu":
-            gpus = 0
-        each = self._layout.cores or (max(1, cores // gpus) if gpus else min(4, cores))
-        count = max(1, min(gpus, cores // each) if gpus else cores // each)
-        return min(count, self._layout.workers or count), {"num_cpus": each, "num_gpus": int(gpus > 0)}
+        """How many workers there is room for, and what each needs; raises InputError where there is none."""
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        there = [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes]
+        on_gpu = self._task.options.device != "cpu" and any(gpus for _, gpus in there)
+        if on_gpu:
+            there = [(cores, gpus) for cores, gpus in there if gpus]
+            each = self._layout.cores or max(1, min(cores // gpus for cores, gpus in there))
+            count = sum(min(gpus, cores // each) for cores, gpus in there)
+        else:
+            most = max((cores for cores, _ in there), default=0)
+            each = self._layout.cores or max(1, min(_USUAL_CORES, most))
+            count = sum(cores // each for cores, _ in there)
+        if count == 0:
+            raise InputError(f"--cores-per-worker {each}: no machine has as many; expected fewer")
+        return min(count, self._layout.workers or count), {"num_cpus": each, "num_gpus": int(on_gpu)}
 
     def _next(self, slot: _Slot, waiting: deque[CohortCase], *, read_ahead: bool) -> None:
         """Gives a worker something to do, if there is anything."""

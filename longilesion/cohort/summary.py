@@ -118,6 +118,8 @@ def _report(path: Path) -> RunReport:
     try:
         return RunReport.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; expected the report of a case that is done") from error
+        raise InputError(
+            f"{path}: {error.strerror}; expected the report of a case, where all machines write"
+        ) from error
     except ValidationError as error:
         raise InputError(f"{path}: {first_error(error)}; expected the report of a case that is done") from error

@@ -205,6 +205,13 @@ def test_model_that_cannot_be_loaded_is_one_line(
     assert line.startswith(f"{damaged}/settings.json: ")
 
 
+def test_more_cores_than_any_machine_has_are_refused(
+    cluster: Any, cases: Path, bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert on(cluster, cases, tmp_path, bundle, "--cores-per-worker", 3) == 1
+    assert capfd.readouterr().err == "--cores-per-worker 3: no machine has as many; expected fewer\n"
+
+
 def test_address_where_nobody_listens_is_one_line(
     cases: Path, bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
