@@ -12,8 +12,6 @@ from datetime import timedelta
 from typing import Any, Generic, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -21,12 +19,17 @@ from longilesion.config import Device
 from longilesion.ensemble import find_device, find_precision
 from longilesion.errors import InputError, LongilesionError
 from longilesion.networks.interface import LesionNetwork
+from longilesion.startup import lasting_imports
 from training.batch import Batch
 from training.losses import counted_samples
 from training.optimisation import Objective, averaged, build_optimizer
 from training.recipe import LossSettings, OptimizerSettings, Precision, Recipe
 from training.shallow import ShallowInFloat32
 from training.sharpness import sharpness_aware_gradients
+
+with lasting_imports():
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies.ddp import DDPStrategy
 
 _log = logging.getLogger("training")
 
