@@ -95,6 +95,12 @@ class OnRay:
         if self._failure is not None:
             reason = str(self._failure).splitlines()[0] if str(self._failure) else type(self._failure).__name__
             raise InputError(f"{where}: Ray does not start ({reason}); expected it to, or --one-process")
+        try:
+            # Kept, as a machine may be lost: a worker that follows another one is of the same kind.
+            self._count, self._needs = self._room()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -128,14 +134,15 @@ class OnRay:
     @property
     def description(self) -> str:
         """How many workers of which kind there are, for people."""
-        count, needs = self._room()
-        gpu = "a GPU and " if needs["num_gpus"] else ""
-        return f"workers: {count}, each with {gpu}{needs['num_cpus']} cores"
+        gpu = "a GPU and " if self._needs["num_gpus"] else ""
+        return f"workers: {self._count}, each with {gpu}{self._needs['num_cpus']} cores"
 
     def run(self, cases: Sequence[CohortCase], *, read_ahead: bool) -> Iterator[Outcome]:
         """As `Workers`. Raises InputError where no worker starts at all."""
         waiting = deque(cases)
-        self._begin(waiting, read_ahead=read_ahead)
+        while len(self._slots) < min(self._count, len(cases)):
+            self._slots.append(_Slot(actor=self._actor()))
+        self._occupy(waiting, read_ahead=read_ahead)
         last = time.monotonic()
         # A worker that is being started is waited for only where there is something to do.
         while self._awaited and (waiting or self._is_computing()):
@@ -145,27 +152,22 @@ class OnRay:
             elif time.monotonic() - last > START_S:
                 break
             for reference in ready:
-                slot = self._awaited.pop(reference)
-                yield from self._taken(slot, reference, waiting)
-                if slot.starts < _MOST_STARTS:
-                    self._next(slot, waiting, read_ahead=read_ahead)
+                yield from self._taken(self._awaited.pop(reference), reference, waiting)
+            # All that are idle, not only this one: a worker that is lost gives back what it was to do next.
+            self._occupy(waiting, read_ahead=read_ahead)
         if waiting and not self._has_started:
             raise InputError(f"no worker has started within {START_S:.0f} s; expected room for {self.description}")
         for case in waiting:
             yield _failed(case, "its workers were lost, and no other one could be started")
 
-    def _begin(self, waiting: deque[CohortCase], *, read_ahead: bool) -> None:
-        """Starts as many workers as can be used, and gives those of before something to do."""
-        count, _ = self._room()
-        while len(self._slots) < min(count, len(waiting)):
-            self._slots.append(_Slot(actor=self._actor()))
+    def _occupy(self, waiting: deque[CohortCase], *, read_ahead: bool) -> None:
+        """Gives all idle workers something to do."""
         for slot in self._slots:
-            if slot not in self._awaited.values():
+            if slot not in self._awaited.values() and slot.starts < _MOST_STARTS:
                 self._next(slot, waiting, read_ahead=read_ahead)
 
     def _actor(self) -> Any:
-        _, needs = self._room()
-        return ray.remote(max_restarts=0, max_task_retries=0, **needs)(_Actor).remote(self._task)
+        return ray.remote(max_restarts=0, max_task_retries=0, **self._needs)(_Actor).remote(self._task)
 
     def _is_computing(self) -> bool:
         return any(slot.case is not None for slot in self._slots)
