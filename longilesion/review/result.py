@@ -150,7 +150,10 @@ def _outcome(
         return outcome
     volume_ml = len(outline.voxels) * volumes[outline.scan].grid.voxel_volume_ml
     parts = [other for other, state in lesions.items() if state.merged_into == lesion_id]
-    notes = [outcome.note]
+    is_found = len(outline.voxels) > 0
+    # Why the networks have found nothing is no reason any more where there is something now.
+    was_empty = is_found and outcome.volume_followup_ml == 0
+    notes = [f"by the networks {outcome.note}" if was_empty else outcome.note]
     if parts:
         notes.append(f"includes lesion {', '.join(map(str, parts))}, as the reader says")
     if outline.added or outline.removed:
@@ -159,6 +162,8 @@ def _outcome(
         outcome,
         volume_followup_ml=volume_ml,
         note="; ".join(note for note in notes if note),
+        merged_into=None if is_found else outcome.merged_into,
+        is_present=outcome.is_present or is_found,
         band=None,
         uncertainty=None,
     )

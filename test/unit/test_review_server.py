@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,12 +13,14 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import uvicorn
 from nibabel.nifti1 import Nifti1Image
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp
 
 from longilesion.review.guard import MOST_BYTES
 from longilesion.review.server import _PAGE, _SCRIPTS, make_app
+from longilesion.review.serving import listen
 from longilesion.review.session import Session
 from test.unit.reviews import AFTER, GRID, session_in
 
@@ -295,3 +299,50 @@ def test_result_that_cannot_be_written_is_said(served: Served) -> None:
     assert answer.status_code == 409
     assert str(served.output) in answer.json()["detail"]
     assert served.known.get("/api/review").json()["is_written"] is False
+
+
+@pytest.fixture(scope="module")
+def listening(untouched: Served) -> Iterator[int]:
+    """The port of a real server."""
+    with listen(0) as taken:
+        port = taken.getsockname()[1]
+        app = make_app(untouched.session, untouched.output, token=TOKEN, port=port)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", ws="none"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]})
+        taken.listen()
+        thread.start()
+        yield port
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("request_lines", "status"),
+    [
+        (["GET /?token=TOKEN HTTP/1.1", "Host: 127.0.0.1:PORT"], 303),
+        (["GET /api/review HTTP/1.1", "Host: 127.0.0.1:PORT", "Cookie: longilesion-review-PORT=TOKEN"], 200),
+        (["GET /?token=TOKEN HTTP/1.1"], 400),
+        (["GET /?token=TOKEN HTTP/1.0"], 400),
+        (["GET /?token=TOKEN HTTP/1.1", "Host: 127.0.0.1:PORT", "Host: evil.example"], 400),
+        (["GET http://evil.example/?token=TOKEN HTTP/1.1", "Host: evil.example"], 400),
+        (["GET /../../etc/passwd HTTP/1.1", "Host: 127.0.0.1:PORT", "Cookie: longilesion-review-PORT=TOKEN"], 404),
+        (["GET /%00 HTTP/1.1", "Host: 127.0.0.1:PORT", "Cookie: longilesion-review-PORT=TOKEN"], 404),
+        (["NONSENSE"], 400),
+        (
+            [
+                "POST /api/decisions HTTP/1.1",
+                "Host: 127.0.0.1:PORT",
+                "Origin: http://127.0.0.1:PORT",
+                "Cookie: longilesion-review-PORT=TOKEN",
+                "Content-Length: 5000000",
+            ],
+            413,
+        ),
+    ],
+)
+def test_raw_requests_to_a_real_server(listening: int, request_lines: list[str], status: int) -> None:
+    text = "\r\n".join([*request_lines, "Connection: close", "", ""])
+    with socket.create_connection(("127.0.0.1", listening), timeout=10) as connection:
+        connection.sendall(text.replace("PORT", str(listening)).replace("TOKEN", TOKEN).encode())
+        answer = connection.makefile("rb").readline().decode()
+    assert answer.split()[1] == str(status)

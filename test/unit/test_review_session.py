@@ -201,6 +201,17 @@ def test_drawn_voxels_are_in_the_map_and_those_of_other_lesions_stay_theirs(
     assert not (ids(session).ravel()[free] == 1).any()
 
 
+def test_lesion_that_the_networks_call_gone_may_be_drawn(begun: Callable[..., Session], tmp_path: Path) -> None:
+    session = begun()
+    free = np.flatnonzero(ras_view(ids(session), GRID)[0] == 0)[:7]
+    session.decide(Draw(lesion=3, added=runs_of(free)))
+    session.write(tmp_path / "result")
+    row = json.loads((tmp_path / "result" / "report.json").read_text())["lesions"][2]
+    assert row["volume_followup_ml"] == pytest.approx(7 * GRID.voxel_volume_ml)
+    assert row["note"].startswith("by the networks gone: presence")
+    assert row["diameter_followup_mm"] > 0
+
+
 def test_what_was_drawn_of_a_merged_lesion_and_of_the_other_is_in_the_other(begun: Callable[..., Session]) -> None:
     session = begun()
     view, _ = ras_view(ids(session).copy(), GRID)

@@ -72,7 +72,7 @@ export function showLesion(lesion) {
       "after": `${ml(lesion.followup.volume_ml)} ml${lesion.interval_ml ? ` (${lesion.interval_ml.map(ml).join(" to ")})` : ""}`,
       "change": change(lesion),
       "presence": share(lesion.presence),
-      "confidence of the place": share(lesion.confidence),
+      "confidence": share(lesion.confidence),
       "similarity": share(lesion.similarity),
       "moved": lesion.moved_mm === null ? null : `${lesion.moved_mm.toFixed(1)} mm`,
       "drawn": lesion.added || lesion.removed ? `+${lesion.added} -${lesion.removed} voxels` : null,

@@ -9,8 +9,8 @@ export const WINDOWS = [
   { name: "liver", key: "4", range: [-15, 135] },
 ];
 
-// Of the cursor's lines, in the axial plane; thinner ones would vanish in the smaller planes.
-const CROSSHAIR_PIXELS = 1.8;
+// The cursor's lines are to have at least so many pixels in the smallest plane, and at most so many in the axial one.
+const LINE_PIXELS = [1.1, 2.2];
 // The axial plane is the largest.
 const THREE_PLANES = [
   { sliceType: 0, position: [0, 0, 1, 0.56] }, { sliceType: 1, position: [0, 0.56, 0.56, 0.44] }, { sliceType: 2, position: [0.56, 0.56, 0.44, 0.44] },
@@ -118,15 +118,20 @@ export class View {
     const centre = this.niivue.frac2mm([0.5, 0.5, 0.5]);
     const mm = this.mm;
     const pan = [0, 1, 2].map((axis) => (factor === 1 ? 0 : centre[axis] - factor * mm[axis]));
-    this.niivue.setCrosshairWidth((CROSSHAIR_PIXELS * this.extent) / (this.niivue.canvas.clientWidth * factor));
+    this.niivue.setCrosshairWidth(this.lineMm / factor);
     this.niivue.scene.pan2Dxyzmm = [...pan, factor];
     this.niivue.drawScene();
   }
 
-  // The width of the scan, in mm.
-  get extent() {
-    const [left, right] = [0, 1].map((part) => this.niivue.frac2mm([part, 0.5, 0.5])[0]);
-    return Math.abs(right - left);
+  // The width of the cursor's lines where nothing is magnified: all planes share it.
+  get lineMm() {
+    const [low, high] = [0, 1].map((part) => this.niivue.frac2mm([part, part, part]));
+    const [x, y, z] = [0, 1, 2].map((axis) => Math.abs(high[axis] - low[axis]));
+    const { clientWidth: width, clientHeight: height } = this.niivue.canvas;
+    const [axial, coronal] = THREE_PLANES.map(({ position }) => [position[2] * width, position[3] * height]);
+    const axialScale = Math.min(axial[0] / x, axial[1] / y);
+    const smallestScale = Math.min(axialScale, coronal[0] / x, coronal[1] / z);
+    return Math.min(LINE_PIXELS[0] / smallestScale, LINE_PIXELS[1] / axialScale);
   }
 
   get value() {
