@@ -24,14 +24,7 @@ from longilesion.cohort.record import Outcome
 from test.unit.cohorts import cohort, left_behind, lesions_of, maps, record, tables, write_cases
 from test.unit.serving import free_port
 
-# Warnings of Ray's own code.
-pytestmark = [
-    pytest.mark.usefixtures("restored_logging"),
-    pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = pytest.mark.usefixtures("restored_logging")
 
 # In each process of the cluster: a worker kills itself at the beginning of a stage of a case for which there is a file.
 KILL = """
