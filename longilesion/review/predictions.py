@@ -19,25 +19,28 @@ from longilesion.pipeline import (
     register_pair,
     with_new_lesions,
 )
-from longilesion.prompts import complete_prompts
+from longilesion.prompts import Prompts, complete_prompts
 from longilesion.timing import Stopwatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FirstSegmentation:
-    """What `segment` gives, and the predictions that it was made of."""
+    """What `segment` gives, and the prompts and predictions that it was made of."""
 
     segmentation: Segmentation
     predicted: Mapping[int, PredictedLesion]
     outside: Mapping[int, OutsideLesion]
+    prompts: Prompts
 
 
-def segment_first(case: Case, ensemble: Ensemble, search: Search | None = None) -> FirstSegmentation:
-    """Segments a case by the steps of `segment_case`, and keeps the predictions."""
+def segment_first(
+    case: Case, ensemble: Ensemble, search: Search | None = None, *, prompts: Prompts | None = None
+) -> FirstSegmentation:
+    """Segments a case by the steps of `segment_case`, and keeps the predictions; prompts may be known already."""
     watch = Stopwatch("propagate", "sample", "network", "label")
     with watch("propagate"):
         register = cache(register_pair)
-        completed = complete_prompts(case, register=register)
+        completed = prompts or complete_prompts(case, register=register)
     predicted = predict_prompts(case, completed.lesions, ensemble, watch)
     segmentation = label_predictions(case, predicted, completed.outside, ensemble, watch)
     if search is not None:
@@ -46,6 +49,7 @@ def segment_first(case: Case, ensemble: Ensemble, search: Search | None = None) 
         segmentation=segmentation,
         predicted={each.prompt.lesion_id: each for each in predicted},
         outside={lesion.lesion_id: lesion for lesion in completed.outside},
+        prompts=completed,
     )
 
 

@@ -24,6 +24,7 @@ from longilesion.review.journal import Journal
 from longilesion.review.outliner import Key, Outliner, Stage
 from longilesion.review.output import write_results
 from longilesion.review.predictions import FirstSegmentation, segment_first
+from longilesion.review.prompts_file import read_prompts, write_prompts
 from longilesion.review.record import make_record
 from longilesion.review.result import Reviewed, review_result, scan_of
 from longilesion.review.state import ReviewState, replay
@@ -63,7 +64,7 @@ class Session:
         self.patient, self.ensemble, self.journal = patient, ensemble, journal
         self.reader, self.is_read_only = reader, is_read_only
         self.lock = threading.RLock()
-        self.first: FirstSegmentation = segment_first(patient.case, ensemble, search)
+        self.first: FirstSegmentation = self._begin(search)
         self.volumes = {name: RasVolume(scan) for name, scan in patient.case.followups.items()}
         self.revision = 0
         self.written: tuple[int, datetime] | None = None
@@ -156,6 +157,15 @@ class Session:
             if each is not None:
                 found[lesion_id] = each
         return found
+
+    def _begin(self, search: Search | None) -> FirstSegmentation:
+        """The first segmentation, from the same places as when the review began."""
+        folder, fingerprint = self.journal.path.parent, self.journal.start.fingerprint
+        kept = read_prompts(folder, fingerprint)
+        first = segment_first(self.patient.case, self.ensemble, search, prompts=kept)
+        if kept is None and not self.is_read_only:
+            write_prompts(folder, fingerprint, first.prompts)
+        return first
 
     def _clicked(self) -> list[Key]:
         return [

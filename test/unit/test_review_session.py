@@ -26,6 +26,7 @@ from longilesion.pipeline import segment_case
 from longilesion.report import RunReport, make_report
 from longilesion.review.decisions import Confirm, Decision, Draw, Entry, Gone, Merge, Move, New, NotALesion, Redo, Undo
 from longilesion.review.output import map_names
+from longilesion.review.prompts_file import read_prompts
 from longilesion.review.record import ReviewRecord
 from longilesion.review.result import review_result
 from longilesion.review.runs import runs_of
@@ -136,6 +137,21 @@ def test_review_that_was_ended_goes_on_with_the_same_result(begun: Callable[...,
     with pytest.raises(ReadOnlyError):
         looking.finish(tmp_path / "result")
     looking.close()
+
+
+def test_review_that_goes_on_looks_where_it_looked_first(begun: Callable[..., Session], tmp_path: Path) -> None:
+    session = begun()
+    path = tmp_path / "output" / "prompts.json"
+    assert read_prompts(path.parent, "the same") == session.first.prompts
+    assert read_prompts(path.parent, "another") is None
+    # As if registration had found another place then.
+    stored = json.loads(path.read_text())
+    stored["prompts"]["lesions"][0]["followup"]["point_xyz_mm"] = UNKNOWN
+    path.write_text(json.dumps(stored))
+    assert begun().first.prompts.lesions[0].followup.point_xyz_mm == UNKNOWN
+    path.write_text("{}")
+    with pytest.raises(InputError, match="expected the prompts of a review"):
+        begun()
 
 
 def test_gone_and_not_a_lesion_leave_the_map_and_only_one_of_them_the_report(
