@@ -112,7 +112,7 @@ def _workers(task: Task, to: Console, layout: Layout, *, in_one_process: bool) -
 
     if not (in_one_process or has_ray()):
         if layout.address is not None:
-            raise InputError(f"--address {layout.address} without Ray; expected it: pip install longilesion[cohort]")
+            raise InputError(f"--address {layout.address} without Ray; expected it: pip install 'longilesion[cohort]'")
         to.print("Ray is not installed: all cases are run in this process, one after another", highlight=False)
         in_one_process = True
     with ExitStack() as stack:

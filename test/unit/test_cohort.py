@@ -251,7 +251,7 @@ def test_without_ray_one_process_does_the_same(
     assert tables(tmp_path) == tables(done)
     assert cohort(cases, tmp_path, bundle, "--address", "127.0.0.1:6379") == 1
     assert capfd.readouterr().err == (
-        "--address 127.0.0.1:6379 without Ray; expected it: pip install longilesion[cohort]\n"
+        "--address 127.0.0.1:6379 without Ray; expected it: pip install 'longilesion[cohort]'\n"
     )
 
 
