@@ -110,20 +110,12 @@ class Session:
 
     def write(self, folder: Path) -> list[Path]:
         """Writes the result as it stands into a folder, completely or not at all, and returns the files."""
-        self.wait()
-        with self.lock:
-            reviewed = self._review(is_shown_only=False)
-            record = make_record(
-                self.journal, self.state, self.first, reviewed, self.volumes, written=datetime.now(UTC)
-            )
-            return write_results(
-                folder,
-                reviewed,
-                record,
-                self.patient.scans,
-                seconds=self.patient.seconds,
-                facts=self.patient.facts,
-            )
+        while True:
+            self.wait()
+            with self.lock:
+                # A lesion may have been moved meanwhile.
+                if all(self.stage(lesion_id) == "full" for lesion_id in self.state.lesions):
+                    return self._write(folder)
 
     def finish(self, folder: Path) -> list[Path]:
         """Writes the result, as `write`, and remembers when."""
@@ -157,6 +149,18 @@ class Session:
             if each is not None:
                 found[lesion_id] = each
         return found
+
+    def _write(self, folder: Path) -> list[Path]:
+        reviewed = self._review(is_shown_only=False)
+        record = make_record(self.journal, self.state, self.first, reviewed, self.volumes, written=datetime.now(UTC))
+        return write_results(
+            folder,
+            reviewed,
+            record,
+            self.patient.scans,
+            seconds=self.patient.seconds,
+            facts=self.patient.facts,
+        )
 
     def _begin(self, search: Search | None) -> FirstSegmentation:
         """The first segmentation, from the same places as when the review began."""

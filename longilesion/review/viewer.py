@@ -181,7 +181,7 @@ class Viewer:
     def _measured(self, scan: ScanName, volume: RasVolume, voxels: Int64[np.ndarray, " n"], side: str) -> SideView:
         key = f"{side} {_key(scan, voxels)}"
         if key not in self._measures:
-            mask, grid, _ = volume.mask(voxels)
+            mask, grid = volume.mask(voxels)
             found = axial_diameters(mask, grid)
             self._measures[key] = SideView(
                 scan=scan,

@@ -75,13 +75,13 @@ class RasVolume:
         inside = joined[(joined < shape).all(axis=1)]
         return runs_of(np.ravel_multi_index(tuple(inside.T), shape))
 
-    def mask(self, indices: Int64[np.ndarray, " n"]) -> tuple[Bool[np.ndarray, "a b c"], Grid, Float[np.ndarray, "3"]]:
-        """A set of voxels, of which there are some, in its bounding box, the box's grid and its first voxel."""
+    def mask(self, indices: Int64[np.ndarray, " n"]) -> tuple[Bool[np.ndarray, "a b c"], Grid]:
+        """A set of voxels, of which there are some, in its bounding box, and the box's grid."""
         found = np.stack(self.positions(indices), axis=1)
         start, stop = found.min(axis=0), found.max(axis=0) + 1
         mask = np.zeros(stop - start, np.bool_)
         mask[tuple((found - start).T)] = True
-        return mask, self.grid.window(voxel_index(start), voxel_index(stop)), start.astype(float)
+        return mask, self.grid.window(voxel_index(start), voxel_index(stop))
 
     def place_xyz_mm(self, indices: Int64[np.ndarray, " n"]) -> Triple:
         """The voxel of a set that is nearest to its centre of gravity."""
