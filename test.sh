@@ -206,8 +206,9 @@ check "the image is at most 600 MB larger than its base" adds_little_to_its_base
 check "the image holds its base's packages, those of requirements.txt and no others" holds_the_packages_that_a_case_needs
 for case in interface_1 interface_2 interface_3 interface_4; do
     check "$case, weights of the image" gives_the_expected_maps "$case"
-    check "$case, weights mounted" gives_the_expected_maps "$case" --volume "$work/model:/opt/ml/model:ro"
 done
+# Where weights come from has nothing to do with what there is to segment.
+check "interface_4, weights mounted" gives_the_expected_maps interface_4 --volume "$work/model:/opt/ml/model:ro"
 check "no follow-up clicks" gives_maps_without_followup_clicks
 check "a mounted bundle with a member of every recipe" gives_maps_of_a_member_of_every_recipe
 check "types of lesions by a mounted bundle" reports_types_by_a_mounted_bundle
