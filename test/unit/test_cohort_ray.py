@@ -26,6 +26,8 @@ from test.unit.serving import free_port
 
 pytestmark = pytest.mark.usefixtures("restored_logging")
 
+STAGES = ("reading", "outlining", "writing")
+
 # In each process of the cluster: a worker kills itself at the beginning of a stage of a case for which there is a file.
 KILL = """
 import os, signal, sys
@@ -131,35 +133,36 @@ def test_workers_make_what_one_process_makes(
     assert "4 of them by an earlier run" in capfd.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "stage",
-    ["writing", pytest.param("reading", marks=pytest.mark.slow), pytest.param("outlining", marks=pytest.mark.slow)],
-)
-def test_worker_that_is_killed_costs_no_case(
-    cluster: Any, kill: Path, cases: Path, bundle: Path, done: Path, tmp_path: Path, stage: str
+@pytest.mark.slow
+def test_workers_that_are_killed_in_any_stage_cost_no_case(
+    cluster: Any, kill: Path, cases: Path, bundle: Path, done: Path, tmp_path: Path
 ) -> None:
-    (kill / f"{stage}.case1.once").touch()
+    for number, stage in enumerate(STAGES, start=1):
+        (kill / f"{stage}.case{number}.once").touch()
     assert on(cluster, cases, tmp_path, bundle, "--cores-per-worker", 2) == 1
+    # Each has been killed.
     assert list(kill.iterdir()) == []
     assert_same(tmp_path, done)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["reading", "outlining"])
-def test_case_that_always_costs_its_worker_is_the_only_one_that_fails(
-    cluster: Any, kill: Path, cases: Path, bundle: Path, done: Path, tmp_path: Path, stage: str
+def test_cases_that_always_cost_their_worker_are_the_only_ones_that_fail(
+    cluster: Any, kill: Path, cases: Path, bundle: Path, done: Path, tmp_path: Path
 ) -> None:
-    """Where it is read ahead, it costs the worker of another case, which has to be done all the same."""
-    marker = kill / f"{stage}.case2.always"
-    marker.touch()
+    """Where one is read ahead, it costs the worker of another case, which has to be done all the same."""
+    markers = [kill / "reading.case2.always", kill / "outlining.case3.always"]
+    for marker in markers:
+        marker.touch()
     try:
         assert on(cluster, cases, tmp_path, bundle, "--workers", 1) == 1
     finally:
-        marker.unlink()
-    assert maps(tmp_path) == {name: content for name, content in maps(done).items() if not name.startswith("case2/")}
+        for marker in markers:
+            marker.unlink()
+    lost = ("case2/", "case3/")
+    assert maps(tmp_path) == {name: content for name, content in maps(done).items() if not name.startswith(lost)}
     table = (tmp_path / "cases.csv").read_text().splitlines()
-    assert [line.split(",")[1] for line in table[1:]] == ["done", "done", "failed", "done", "failed"]
-    assert "its worker was killed" in table[3]
+    assert [line.split(",")[1] for line in table[1:]] == ["done", "done", "failed", "failed", "failed"]
+    assert all("its worker was killed" in line for line in table[3:5])
     assert on(cluster, cases, tmp_path, bundle, "--workers", 1) == 1
     assert_same(tmp_path, done)
 
