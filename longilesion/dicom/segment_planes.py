@@ -17,17 +17,18 @@ _DEPTH_TOLERANCE, _PLANE_TOLERANCE = 0.1, 0.5
 
 
 def segment_share(
-    path: Path, segmentation: hd.seg.Segmentation, number: int
+    path: Path, segmentation: hd.seg.Segmentation, number: int, like: Grid
 ) -> tuple[Float32[np.ndarray, "z y x"], Grid]:
     """How far each voxel belongs to a segment, from 0 to 1, and the segmentation's grid.
 
-    On images of a tilted gantry, the grid's z axis is not at right angles to the others. Raises InputError where the
-    planes are not evenly spaced along one line.
+    On images of a tilted gantry, the grid's z axis is not at right angles to the others; its planes are as far apart as
+    the slices of the scan `like`, as those without any segment are often left out. Raises InputError where the planes
+    are not evenly spaced along one line.
     """
     try:
         volume = segmentation.get_volume(segment_numbers=[number], combine_segments=False)
     except (RuntimeError, ValueError) as error:
-        oblique = _oblique(segmentation, number)
+        oblique = _oblique(segmentation, number, like.spacing_zyx_mm[0])
         if oblique is None:
             raise InputError(
                 f"{path}: planes that are no regular volume ({error}); expected evenly spaced ones along a line"
@@ -40,7 +41,9 @@ def segment_share(
     return array, Grid(shape_zyx=(z, y, x), world_from_voxel=matrix)
 
 
-def _oblique(segmentation: hd.seg.Segmentation, number: int) -> tuple[Float32[np.ndarray, "z y x"], Grid] | None:
+def _oblique(
+    segmentation: hd.seg.Segmentation, number: int, step_mm: float
+) -> tuple[Float32[np.ndarray, "z y x"], Grid] | None:
     """The same from planes that are shifted against each other; None where they are no lattice."""
     frames = list(segmentation.PerFrameFunctionalGroupsSequence)
     shared = segmentation.SharedFunctionalGroupsSequence[0]
@@ -49,7 +52,7 @@ def _oblique(segmentation: hd.seg.Segmentation, number: int) -> tuple[Float32[np
         return None
     along_rows, along_columns = np.array(orientations.pop(), float).reshape(2, 3)
     positions = np.array([_of(frame, shared, "PlanePositionSequence").ImagePositionPatient for frame in frames], float)
-    line = _line(positions, np.cross(along_rows, along_columns))
+    line = _line(positions, np.cross(along_rows, along_columns), step_mm)
     y_mm, x_mm = map(float, _of(frames[0], shared, "PixelMeasuresSequence").PixelSpacing)
     if line is None:
         return None
@@ -71,7 +74,7 @@ def _oblique(segmentation: hd.seg.Segmentation, number: int) -> tuple[Float32[np
 
 
 def _line(
-    positions: Float64[np.ndarray, "n 3"], normal: Float64[np.ndarray, "3"]
+    positions: Float64[np.ndarray, "n 3"], normal: Float64[np.ndarray, "3"], step_mm: float
 ) -> tuple[np.ndarray, Float64[np.ndarray, "3"], Float64[np.ndarray, "3"]] | None:
     """The places of planes on the straight line that fits them best, its origin, and its step from place to place.
 
@@ -81,10 +84,14 @@ def _line(
     apart = np.diff(np.unique(np.round(depths - depths.min(), 3)))
     if not len(apart):
         return None
-    places = np.rint((depths - depths.min()) / apart.min()).astype(int)
+    least = float(apart.min())
+    between = round(least / step_mm)
+    if between > 1 and abs(least - between * step_mm) <= _DEPTH_TOLERANCE * step_mm:
+        least /= between
+    places = np.rint((depths - depths.min()) / least).astype(int)
     (step, origin), *_ = np.linalg.lstsq(np.stack([places, np.ones_like(places)], axis=1).astype(float), positions)
     off = np.abs((positions - origin - places[:, None] * step) @ normal).max()
-    return (places, origin, step) if off <= _DEPTH_TOLERANCE * apart.min() else None
+    return (places, origin, step) if off <= _DEPTH_TOLERANCE * least else None
 
 
 def _of(frame: Dataset, shared: Dataset, name: str) -> Dataset:

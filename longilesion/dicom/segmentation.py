@@ -68,7 +68,7 @@ def read_segmentation(path: Path, like: Grid, *, frame_of_reference_uid: str = "
     masks: Masks = {}
     outside = []
     for segment in _segments(path, segmentation):
-        share, grid = segment_share(path, segmentation, segment.number)
+        share, grid = segment_share(path, segmentation, segment.number, like)
         if not share.any():
             continue
         found = _on_grid(share, grid, like)

@@ -14,7 +14,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
@@ -269,22 +269,32 @@ def test_outlines_on_a_tilted_scan_lie_on_its_own_images(tmp_path: Path) -> None
     # Within all images, which are shifted by up to eleven rows against each other.
     lesion=st.tuples(*(st.integers(low, high) for low, high in ((1, 4), (12, 17), (3, 14)))),
     depth=st.integers(1, 2),
+    other=st.integers(0, 6),
 )
+@example(tilt=0.3, lesion=(1, 13, 4), depth=1, other=3)
+@example(tilt=0.0, lesion=(1, 13, 4), depth=1, other=3)
+@example(tilt=0.0, lesion=(1, 13, 4), depth=1, other=6)
 def test_outlines_on_a_tilted_scan_are_read_where_they_were(
-    tmp_path_factory: pytest.TempPathFactory, tilt: float, lesion: tuple[int, int, int], depth: int
+    tmp_path_factory: pytest.TempPathFactory, tilt: float, lesion: tuple[int, int, int], depth: int, other: int
 ) -> None:
-    """What was written on tilted images is read on the grid with right angles, but for half a pixel."""
+    """What was written on tilted images is read on the grid with right angles, but for half a pixel.
+
+    Images between two lesions have no frame, and are none of theirs.
+    """
     folder = tmp_path_factory.mktemp("tilted")
     write_series(folder / "ct", scan(), shift_xyz_mm=lambda index: (0, 2.5 * index * np.tan(tilt), 0))
     grid = read_scan(folder / "ct").grid
     z, y, x = lesion
     ids = np.zeros(grid.shape_zyx, np.uint16)
     ids[z : z + depth, y : y + 5, x : x + 6] = 3
+    ids[other, 14:19, 22:27] = 7
     made = Outlined(series=chosen_series(folder / "ct"), lesions=LesionMap(ids=ids, grid=grid))
-    write_results(folder / "out", made, Findings(measured={3: MEASURED[3]}, lesion_ids=[3]))
+    write_results(folder / "out", made, Findings(measured=MEASURED, lesion_ids=[3, 7]))
     read = read_lesion_map(folder / "out" / FOLLOWUP_SEG, like=grid).ids
-    assert not (read[ndimage.binary_dilation(ids, np.ones((1, 3, 3))) == 0]).any()
-    assert read[ndimage.binary_erosion(ids, np.ones((1, 3, 3)))].all()
+    for lesion_id in (3, 7):
+        mask, found = ids == lesion_id, read == lesion_id
+        assert not found[~ndimage.binary_dilation(mask, np.ones((1, 3, 3)))].any()
+        assert found[ndimage.binary_erosion(mask, np.ones((1, 3, 3)))].all()
 
 
 def test_files_that_cannot_be_written_leave_nothing(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
