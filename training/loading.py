@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from math import prod
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TypeAlias
 
@@ -49,6 +52,7 @@ def batches(lesions: Lesions, recipe: Recipe, share: Share, *, steps: range) -> 
     prefetched = _PREFETCHED if lesions.drawn_together > 1 else _FEW
     if share.workers:
         _check_shared_memory(recipe, share, prefetched=prefetched)
+        _end_workers_with_the_program()
     loader: DataLoader[Sample] = DataLoader(
         lesions,
         batch_sampler=(sample_indices(lesions.drawn_together, recipe.batch_size, share, step=step) for step in steps),
@@ -111,6 +115,20 @@ def _check_shared_memory(recipe: Recipe, share: Share, *, prefetched: int) -> No
             f"{_SHARED_MEMORY}: {room / 1e6:.0f} MB for the batches of {workers}; expected "
             f"{wanted / 1e6:.0f} MB (docker run --shm-size), or fewer --workers (0 needs none)"
         )
+
+
+@cache
+def _end_workers_with_the_program() -> None:
+    """Where a program ends by an error, workers of an open stream are waited for, and ignore the signal to end."""
+    Finalize(None, _kill_workers, exitpriority=0)
+
+
+def _kill_workers() -> None:
+    # torch reports killed workers as an error.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for worker in multiprocessing.active_children():
+        if worker.daemon:
+            worker.kill()
 
 
 def _begin_worker(_worker: int) -> None:

@@ -71,18 +71,20 @@ class ScanSource:
         """Stores results in the archive; raises InputError where it does not keep all of them."""
         from longilesion.dicom.archive import connect, store_files
 
+        assert self.archive is not None
         try:
-            store_files(connect(self.archive or ""), files)
+            store_files(connect(self.archive), files)
         except InputError as error:
             raise InputError(f"{error}; the results are complete in {files[0].parent}") from error
 
     @contextmanager
     def opened(self) -> Iterator[Scans]:
-        """The files; those of an archive are there until the context ends.
+        """The files, once `check` has passed; those of an archive are there until the context ends.
 
         Raises InputError where the archive does not give all of them.
         """
-        if self.followup is not None:
+        if self.archive is None:
+            assert self.followup is not None
             paths = [path for path in (self.baseline, self.followup) if path is not None]
             yield Scans(
                 followup=self.followup,
@@ -95,17 +97,18 @@ class ScanSource:
         # Imported late: requests takes a while to load.
         from longilesion.dicom.archive import connect, fetch_series
 
-        client = connect(self.archive or "")
-        wanted = {"baseline": self.series.baseline, "lesions": self.lesions_series, "followup": self.series.followup}
+        client = connect(self.archive)
+        asked = {"baseline": self.series.baseline, "lesions": self.lesions_series, "followup": self.series.followup}
+        uids = {role: uid for role, uid in asked.items() if uid is not None}
         with TemporaryDirectory(prefix="longilesion-") as name:
-            folders = {role: Path(name) / role for role, uid in wanted.items() if uid is not None}
+            folders = {role: Path(name) / role for role in uids}
             for role, folder in folders.items():
-                fetch_series(client, wanted[role] or "", folder)
+                fetch_series(client, uids[role], folder)
             yield Scans(
                 followup=folders["followup"],
                 baseline=folders.get("baseline"),
                 lesions=folders.get("lesions", self.lesions),
                 # A series is one volume, or the choice among those in it is listed.
                 series=SeriesChoice(),
-                names=tuple(f"{self.archive} {wanted[role]}" for role in ("baseline", "followup") if role in folders),
+                names=tuple(f"{self.archive} {uids[role]}" for role in ("baseline", "followup") if role in uids),
             )

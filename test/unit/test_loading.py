@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -122,6 +124,25 @@ def test_bug_in_a_worker_shows_its_traceback() -> None:
     assert "Traceback" in str(caught.value)
     assert "in __getitem__" in str(caught.value)
     assert "run again to resume" not in str(caught.value)
+
+
+PROGRAM = """
+from test.unit.test_loading import RECIPE, Numbers, Share, all_samples, batches
+
+if __name__ == "__main__":
+    stream = batches(Numbers(all_samples()[0][1]), RECIPE, Share(workers=1), steps=range(8))
+    next(stream)
+    raise RuntimeError("a bug in a step")
+"""
+
+
+def test_program_that_fails_while_its_stream_is_open_ends(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, tmp_path / "program.py"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1] == "RuntimeError: a bug in a step"
 
 
 @pytest.mark.slow
