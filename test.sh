@@ -179,12 +179,15 @@ sys.exit(status != int(expected))
 }
 
 is_what_the_platform_accepts() {
-    local user method architecture
+    local user method mode architecture
     user=$(engine image inspect --format '{{.Config.User}}' "$IMAGE")
     method=$(engine image inspect --format '{{index .Config.Labels "org.grand-challenge.api-method"}}' "$IMAGE")
+    mode=$(engine image inspect --format '{{range .Config.Env}}{{println .}}{{end}}' "$IMAGE" \
+        | sed -n 's/^LONGILESION_API_METHOD=//p')
     architecture=$(engine image inspect --format '{{.Os}}/{{.Architecture}}' "$IMAGE")
-    echo "      user '$user', api-method '$method', $architecture"
+    echo "      user '$user', api-method '$method', started for '$mode', $architecture"
     [ -n "$user" ] && [ "$user" != root ] && [ "$user" != 0 ] && [[ "$method" = exec || "$method" = invoke ]] \
+        && [ "$mode" = "$method" ] \
         && [ "$architecture" = linux/amd64 ]
 }
 

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from benchmarks.cohort_simulation import Machines, Stages, simulate
 from benchmarks.pairs import WIDTH_MM, PairSize, torso_pair, write_case
-from benchmarks.runs import measured
+from benchmarks.runs import COMMAND, measured
 from longilesion.shipped import SHIPPED_MODEL
 
 FULL = PairSize(slices=150, spacing_zyx_mm=(3.0, 1.5, 1.5), lesions=4)
@@ -27,7 +27,6 @@ QUICK = PairSize(slices=50, spacing_zyx_mm=(6.0, 4.0, 4.0), lesions=2)
 SIMULATED_VOXELS = 512 * 512 * 300
 # The stage of a case's record that a GPU shortens; the others are work of the cores.
 NETWORK = "network"
-COMMAND = "import sys; from longilesion.cli import main; sys.exit(main())"
 
 
 @dataclass
@@ -106,7 +105,7 @@ def _cohort(folder: Path, arguments: Arguments, *options: str) -> tuple[float, f
     """Seconds of the command, and of those the ones without any case: start, results, end."""
     name = "one" if options == ("--one-process",) else "-".join(options)
     words = ["cohort", str(folder / "cases"), "--output", str(folder / name), "--model", str(arguments.model), *options]
-    command = [sys.executable, "-c", COMMAND, *words]
+    command = [*COMMAND, *words]
     seconds, _ = measured(command)
     # Once more: every case is done.
     start, _ = measured(command)

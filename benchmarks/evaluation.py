@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.runs import measured, print_target
+from benchmarks.runs import COMMAND, measured, print_target
 from longilesion.case import LesionMap
 from longilesion.evaluation.challenge import challenge_entries, challenge_score
 from longilesion.evaluation.exam import Exam, LesionFact, Prediction, ScoringSettings
@@ -30,7 +29,6 @@ SECONDS_TARGET = 10.0
 MEMORY_TARGET_BYTES = 2e9
 # Target: a lesion added to many costs at most this multiple of one added to few.
 GROWTH_TARGET = 1.2
-_COMMAND = "import sys; from longilesion.cli import main; sys.exit(main())"
 _SPACING_ZYX_MM = (1.5, 0.75, 0.75)
 _RADII_MM = (4.0, 6.0, 9.0, 14.0, 20.0)
 
@@ -100,7 +98,7 @@ def _print_command(console: Console, truth: LesionMap, predicted: LesionMap, rep
             (folder / place).mkdir()
             sitk.WriteImage(image, str(folder / place / "exam.mha"), useCompression=True)
         options = ["evaluate", folder / "predicted", folder / "truth", "--output", folder / "output"]
-        runs = [measured([sys.executable, "-c", _COMMAND, *map(str, options)]) for _ in range(repeats)]
+        runs = [measured([*COMMAND, *map(str, options)]) for _ in range(repeats)]
     straightforward = [_seconds(lambda: _straightforward(truth, predicted)) for _ in range(repeats)]
     ours = [_seconds(lambda: _challenge(truth, predicted)) for _ in range(repeats)]
     table = Table("", "min", "median", title="Seconds", title_justify="left")

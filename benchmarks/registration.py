@@ -231,7 +231,7 @@ def print_cost(size: PairSize, console: Console) -> None:
         grids = {f"grid_{k}": scan.grid.world_from_voxel for k, scan in enumerate(scans)}
         np.savez(stored, points=np.array(points), **arrays, **grids)
         measured([sys.executable, "-c", _COST_PROGRAM, str(stored), str(printed)])
-        seconds, held_bytes = (float(number) for number in printed.read_text().split())
+        seconds, held_bytes = (float(number) for number in printed.read_text(encoding="utf-8").split())
     shape = " x ".join(str(length) for length in scans[0].grid.shape_zyx[::-1])
     print_target(
         console,

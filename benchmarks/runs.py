@@ -15,6 +15,8 @@ from pathlib import Path
 from rich.console import Console
 
 ROOT = Path(__file__).parent.parent
+# The command in a process of its own; its words follow.
+COMMAND = (sys.executable, "-c", "import sys; from longilesion.cli import main; sys.exit(main())")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +73,7 @@ def measured(command: Sequence[str]) -> tuple[float, resource.struct_rusage]:
 
 def peak_bytes() -> int:
     """The peak memory of this process; that of getrusage may include the parent's before this process' start."""
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 

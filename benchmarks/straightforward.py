@@ -68,7 +68,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def _clicks(path: Path) -> dict[int, list[float]]:
-    return {int(entry["name"]): entry["point"] for entry in json.loads(path.read_text())["points"]}
+    return {int(entry["name"]): entry["point"] for entry in json.loads(path.read_text(encoding="utf-8"))["points"]}
 
 
 def _resampled(image: sitk.Image, voi: VoiSettings, interpolator: int, fill: int) -> sitk.Image:

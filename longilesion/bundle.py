@@ -136,7 +136,7 @@ def save_members(
     with written_together(checks) as (*parts, described):
         for halved, part in zip(tensors, parts, strict=True):
             write_weights(part, halved)
-        described.write_text(manifest.model_dump_json(indent=2) + "\n")
+        described.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     for stale in set(directory.glob(_FOLDS)) - set(folds):
         stale.unlink()
 

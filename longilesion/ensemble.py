@@ -256,7 +256,7 @@ def find_precision(precision: Precision, device: torch.device) -> torch.dtype:
 def _has_cpu_bfloat16() -> bool:
     """Whether the CPU has instructions for bfloat16; without them it is slower than float32."""
     flags = Path("/proc/cpuinfo")
-    text = flags.read_text() if os.name == "posix" and flags.exists() else ""
+    text = flags.read_text(encoding="utf-8") if os.name == "posix" and flags.exists() else ""
     return "avx512_bf16" in text or "amx_bf16" in text
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 import longilesion
 from longilesion.assessment import CaseResponse, case_response
-from longilesion.case import Case, LesionPrompt, ScanName
+from longilesion.case import Absence, Case, LesionPrompt, ScanName
 from longilesion.diagnosis_settings import STATEMENT, LesionType, likeliest
 from longilesion.files import valid, written_together
 from longilesion.geometry import Triple
@@ -40,11 +40,12 @@ class LesionReport(BaseModel):
     outline, whose centre was used. `similarity` is the correlation of the lesion's surroundings in both scans, None
     where there is nothing to compare; `unsure` is true where the position may be wrong.
     `presence` is the probability that the lesion is still there, `probability` the mean one inside its outline. `note`
-    gives the reason for an empty outline; `merged_into` is the lesion whose outline includes this one. A lesion
-    outside the follow-up's field of view has no scan, no click and no presence; its confidence is that it is outside.
-    Diameters are the longest axial one and the one perpendicular to it, 0 where there is no outline, None in a binary
-    map, which tells no lesions apart. 95 % intervals, None without an outline or where the model's errors are not
-    known: of the follow-up's volume from `volume_low_ml` to `volume_high_ml`, of its diameters +- `diameter_error_mm`.
+    gives the reason for an empty outline, `absence` its kind: "not outlined" is a lesion that is there, but without a
+    voxel; `merged_into` is the lesion whose outline includes this one. A lesion outside the follow-up's field of view
+    has no scan, no click and no presence; its confidence is that it is outside. Diameters are the longest axial one and
+    the one perpendicular to it, 0 where there is no outline, None in a binary map, which tells no lesions apart. 95 %
+    intervals, None without an outline or where the model's errors are not known: of the follow-up's volume from
+    `volume_low_ml` to `volume_high_ml`, of its diameters +- `diameter_error_mm`.
     `type` is the most probable type of a lesion in the liver, with the probabilities of all types; None for other
     lesions, and where no types were asked for.
     """
@@ -74,6 +75,7 @@ class LesionReport(BaseModel):
     volume_high_ml: float | None = None
     diameter_error_mm: float | None = None
     note: str
+    absence: Absence | None = None
     merged_into: int | None = None
     type: LesionType | None = None
     type_probabilities: dict[LesionType, float] | None = None
@@ -179,7 +181,7 @@ def make_report(
 def write_report(path: Path, report: RunReport) -> None:
     """Writes the report; raises InputError where writing fails."""
     with written_together({path: valid(RunReport)}) as (temporary,):
-        temporary.write_text(report.model_dump_json(indent=2) + "\n")
+        temporary.write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def _response_report(course: Course, facts: Mapping[int, Lesion]) -> ResponseReport:
@@ -229,6 +231,7 @@ def _lesion_report(case: Case, outcome: LesionOutcome, types: _Types, response: 
         short_axis_followup_mm=None if after is None else round(after.short_mm, 2),
         **_intervals(outcome),
         note=outcome.note,
+        absence=outcome.absence,
         merged_into=outcome.merged_into,
         **_typed(prompt.lesion_id, types),
     )

@@ -48,13 +48,13 @@ def write_time_point(folder: Path, record: TimePointRecord, lesions: LesionMap, 
     }
     with written_together(paths) as (map_file, record_file):
         write_lesion_map(map_file, lesions, like=like)
-        record_file.write_text(record.model_dump_json(indent=1) + "\n")
+        record_file.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 def write_failure(folder: Path, record: TimePointRecord) -> None:
     """Writes the record of a time point that could not be gone through, and removes a map of before."""
     with written_together({record_path(folder, record.number): valid(TimePointRecord)}) as (temporary,):
-        temporary.write_text(record.model_dump_json(indent=1) + "\n")
+        temporary.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
     map_path(folder, record.number).unlink(missing_ok=True)
 
 
@@ -84,5 +84,5 @@ def write_course(folder: Path, course: CourseRecord) -> None:
             writer.writerow({"time_point": record.number, "on": record.on or "", **values})
     paths = {folder / COURSE: valid(CourseRecord), folder / TABLE: check_text}
     with written_together(paths) as (course_file, table_file):
-        course_file.write_text(course.model_dump_json(indent=1) + "\n")
-        table_file.write_text(table.getvalue())
+        course_file.write_text(course.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        table_file.write_text(table.getvalue(), encoding="utf-8")

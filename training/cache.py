@@ -186,7 +186,9 @@ def _cut_case(case: PreparedCase, folder: Path, recipe: Recipe) -> list[str]:
         path.unlink()
     # Last, as it marks the case as complete.
     with written_together({entry / _INDEX: check_json}) as (temporary,):
-        temporary.write_text(_Index(made_of=made_of, lesions=lesions).model_dump_json(indent=1) + "\n")
+        temporary.write_text(
+            _Index(made_of=made_of, lesions=lesions).model_dump_json(indent=1) + "\n", encoding="utf-8"
+        )
     return warnings
 
 

@@ -107,7 +107,7 @@ def evaluate_detectors(arguments: Arguments) -> list[Scored]:
     if arguments.output is not None:
         arguments.output.mkdir(parents=True, exist_ok=True)
         with written_together({arguments.output / "detection.md": check_text}) as (temporary,):
-            temporary.write_text("\n".join(map(to_markdown, tables)))
+            temporary.write_text("\n".join(map(to_markdown, tables)), encoding="utf-8")
     console = Console() if Console().is_terminal else Console(width=200)
     for table in tables:
         console.print(to_rich(table))

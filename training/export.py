@@ -79,7 +79,7 @@ def export(arguments: Arguments) -> Path:
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=arguments.output.parent) as name:
         staged = Path(name)
         save_members(staged, [each.member for each in members], thresholds, provenance=provenance)
-        (staged / CARD_FILE).write_text(model_card(model))
+        (staged / CARD_FILE).write_text(model_card(model), encoding="utf-8")
         files = sorted(staged.iterdir(), key=lambda path: (path.name == SETTINGS_FILE, path.name))
         paths = [arguments.output / path.name for path in files]
         checks = {path: partial(check_copy, of=file) for path, file in zip(paths, files, strict=True)}

@@ -35,7 +35,7 @@ def _entries(path: Path, *, above: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in (each.resolve() for each in above):
         raise InputError(f"{where}, which extends {above[-1].name}; expected a recipe that does not extend itself")
     try:
-        own = tomllib.loads(path.read_text())
+        own = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"{where}: {reason}; expected a TOML recipe") from error

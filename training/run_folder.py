@@ -99,7 +99,7 @@ def begin_or_resume(folder: RunFolder, record: AnyRunRecord) -> None:
                 f"{folder.checkpoint}: a checkpoint without {folder.record.name}; expected an empty folder"
             )
         with written_together({folder.record: valid(type(record))}) as (temporary,):
-            temporary.write_text(record.model_dump_json(indent=1) + "\n")
+            temporary.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
         return
     # Versions may change while a run is interrupted.
     known, asked = (
@@ -127,7 +127,7 @@ def record_of(folder: RunFolder, kind: type[_Record]) -> _Record:
 def write_summary(folder: RunFolder, summary: RunSummary) -> None:
     """Writes a run's summary; raises InputError where that is impossible."""
     with written_together({folder.summary: valid(RunSummary)}) as (temporary,):
-        temporary.write_text(summary.model_dump_json(indent=1) + "\n")
+        temporary.write_text(summary.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 def read_summary(folder: RunFolder) -> RunSummary:

@@ -56,7 +56,7 @@ class RunLog:
 
     def _append(self, path: Path, group: str, step: int, figures: Mapping[str, float]) -> None:
         is_new = not path.exists()
-        with path.open("a", newline="") as file:
+        with path.open("a", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             if is_new:
                 writer.writerow(["step", *figures])
@@ -79,7 +79,7 @@ def read_log(path: Path) -> list[dict[str, float]]:
     if not path.exists():
         return []
     try:
-        with path.open(newline="") as file:
+        with path.open(encoding="utf-8", newline="") as file:
             return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: {error}; expected rows of numbers") from error
@@ -111,7 +111,7 @@ def _drop_later(path: Path, step: int) -> None:
     if not path.exists():
         return
     try:
-        with path.open(newline="") as file:
+        with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.reader(file))
         # The last line of a killed process may be incomplete.
         kept = [row for row in rows[1:] if len(row) == len(rows[0]) and int(row[0]) <= step]
@@ -120,5 +120,8 @@ def _drop_later(path: Path, step: int) -> None:
     if not kept:
         path.unlink()
         return
-    with written_together({path: check_text}) as (temporary,), temporary.open("w", newline="") as file:
+    with (
+        written_together({path: check_text}) as (temporary,),
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
         csv.writer(file).writerows([rows[0], *kept])

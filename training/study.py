@@ -106,7 +106,7 @@ def study(arguments: Arguments) -> list[Section] | None:
     tables = _detections(ordered, arguments) if detects else _outlines(ordered, arguments)
     tables.append(ends({folder.name: _runs(folder, arguments) for folder in ordered}))
     with written_together({arguments.output / "study.md": check_text}) as (temporary,):
-        temporary.write_text("\n".join(map(to_markdown, tables)))
+        temporary.write_text("\n".join(map(to_markdown, tables)), encoding="utf-8")
     console = Console() if Console().is_terminal else Console(width=200)
     for table in tables:
         console.print(to_rich(table))

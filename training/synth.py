@@ -104,7 +104,7 @@ def preview(arguments: Arguments) -> None:
     if arguments.statistics is not None:
         text = as_json(rows, numbers) if arguments.statistics.suffix == ".json" else as_markdown(rows)
         with written_together({arguments.statistics: check_text}) as (temporary,):
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")
 
 
 def _preview_phases(arguments: Arguments) -> None:

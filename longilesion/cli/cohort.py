@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -91,8 +92,7 @@ def cohort(
         find_new=find_new,
         detector=None if detector is None else detector.absolute(),
     )
-    parts = [part for part in (options.model, options.detector) if part is not None]
-    made_of = fingerprint(__version__, *parts, device, precision, refine_clicks, find_new)
+    made_of = fingerprint(__version__, *(getattr(options, option.name) for option in fields(options)))
     task = Task(options=options, output=output, made_of=made_of)
     to = console(piped_width=120)
     records: dict[str, CaseRecord] = {}

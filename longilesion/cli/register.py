@@ -90,7 +90,7 @@ def register(
             figure.savefig(picture, format="png")
             for path in lists:
                 clicks = {lesion.lesion_id: lesion.followup for lesion in prompts.lesions}
-                path.write_text(json.dumps(point_list(clicks, after.grid), indent=1) + "\n")
+                path.write_text(json.dumps(point_list(clicks, after.grid), indent=1) + "\n", encoding="utf-8")
     if prompts.lesions or prompts.outside:
         output_console.print(lesion_table(prompts, before.grid, after.grid))
     output_console.print(summary(registration), highlight=False, soft_wrap=True)

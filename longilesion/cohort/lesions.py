@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from longilesion.report import CandidateReport, LesionReport, RunReport
 
-Fate: TypeAlias = Literal["persists", "new", "gone", "merged", "outside", "candidate", "left out"]
+Fate: TypeAlias = Literal["persists", "new", "gone", "merged", "outside", "not outlined", "candidate", "left out"]
 Kind: TypeAlias = Literal["text", "category", "flag", "id", "number", "point"]
 
-FATES: tuple[Fate, ...] = ("persists", "new", "gone", "merged", "outside", "candidate", "left out")
+FATES: tuple[Fate, ...] = get_args(Fate)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,9 +31,9 @@ COLUMNS = (
     Column(
         name="fate",
         kind="category",
-        meaning="persists; new: without voxels in the baseline's map; gone: not outlined; merged: in another one's "
-        "outline; outside: of all follow-up scans; candidate: found by a search, by nobody confirmed; left out: its "
-        "only click is in a scan that is missing",
+        meaning="persists; new: without voxels in the baseline's map; gone; merged: in another one's outline; "
+        "outside: of all follow-up scans; not outlined: there, but without a voxel; candidate: found by a search, by "
+        "nobody confirmed; left out: its only click is in a scan that is missing",
         is_nullable=False,
     ),
     Column(name="scan", kind="category", meaning="follow-up scan that it lies in: primary or secondary"),
@@ -63,12 +63,8 @@ COLUMNS = (
 
 def fate_of(lesion: LesionReport) -> Fate:
     """What has become of a lesion, by the outlines."""
-    if lesion.merged_into is not None:
-        return "merged"
-    if lesion.scan is None:
-        return "outside"
-    if lesion.volume_followup_ml == 0:
-        return "gone"
+    if lesion.absence is not None:
+        return lesion.absence
     # Without a baseline's map nobody knows whether it is new.
     return "new" if lesion.volume_baseline_ml == 0 else "persists"
 

@@ -120,7 +120,8 @@ class OnRay:
                 "logging_level": logging.CRITICAL,
             }
             if self._layout.address is None:
-                ray.init(include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet)
+                # Also where an address is set in the environment.
+                ray.init("local", include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet)
             else:
                 ray.init(self._layout.address, **quiet)
         except BaseException as error:  # noqa: BLE001 - told in the other thread

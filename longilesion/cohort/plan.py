@@ -94,29 +94,28 @@ def find_cases(source: Path, output: Path, *, reserved: tuple[str, ...] = ()) ->
 
 
 def _cases_in(root: Path) -> Iterator[CohortCase]:
-    if _is_case(root):
-        yield CohortCase(name=root.name, folder=root)
+    alone = _case_folder(root)
+    if alone is not None:
+        yield CohortCase(name=root.name, folder=alone)
         return
     for folder in _subfolders(root):
         for found in _below(folder, _DEPTH):
-            # Prepared data and samples have the input beside the truth.
-            case = found / "input" if (found / "input").is_dir() else found
-            yield CohortCase(name=found.relative_to(root).as_posix(), folder=case)
+            yield CohortCase(name=found.relative_to(root).as_posix(), folder=_case_folder(found) or found)
 
 
 def _below(folder: Path, depth: int) -> list[Path]:
     """The folders of the cases in a folder; the folder itself where there is none, so that none is overlooked."""
-    if depth == 0 or _is_case(folder) or (folder / "input").is_dir():
+    if depth == 0 or _case_folder(folder) is not None:
         return [folder]
-    groups = [_below(each, depth - 1) for each in _subfolders(folder)]
-    found = [case for group in groups for case in group if _is_case(case) or (case / "input").is_dir()]
-    if not found:
-        return [folder]
-    return [case for group in groups for case in group]
+    found = [case for each in _subfolders(folder) for case in _below(each, depth - 1)]
+    return found if any(_case_folder(case) is not None for case in found) else [folder]
 
 
-def _is_case(folder: Path) -> bool:
-    return (folder / "images").is_dir() or (folder / "inputs.json").is_file()
+def _case_folder(folder: Path) -> Path | None:
+    """The folder of a case's input: this one, or, as in prepared data and samples, `input` beside the truth."""
+    if (folder / "images").is_dir() or (folder / "inputs.json").is_file():
+        return folder
+    return folder / "input" if (folder / "input").is_dir() else None
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -144,7 +143,7 @@ def _cases_of(table: Path) -> Iterator[CohortCase]:
 
 def _case_of(table: Path, row: Row) -> CohortCase:
     name, parts = row.text("case"), PurePosixPath(row.text("case")).parts
-    if not parts or name.startswith("/") or any(part in ("..", ".") or part.startswith(".") for part in parts):
+    if not parts or name.startswith("/") or any(part.startswith(".") for part in parts):
         raise InputError(f"{table}: line {row.line}: case {name!r}; expected a name that can be that of a folder")
     if not row.text("followup"):
         raise InputError(f"{table}: line {row.line}: case {name} has no followup; expected a scan")

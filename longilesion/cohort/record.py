@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from longilesion.errors import InputError
 from longilesion.files import valid, written_together
 from longilesion.fingerprint import file_fingerprint
+from longilesion.grand_challenge import output_paths
 
 RECORD, REPORT = "case.json", "report.json"
 
@@ -47,8 +48,11 @@ class Outcome:
 
 def finished(folder: Path, fingerprint: str) -> CaseRecord | None:
     """The record of a case that is done, of the same things, and whose files are as they were written; else None."""
-    record = _read(folder)
-    if record is None or record.error is not None or record.fingerprint != fingerprint or REPORT not in record.outputs:
+    try:
+        record = CaseRecord.model_validate_json((folder / RECORD).read_bytes())
+    except (OSError, ValidationError):
+        return None
+    if record.error is not None or record.fingerprint != fingerprint or REPORT not in record.outputs:
         return None
     try:
         is_whole = all(file_fingerprint(folder / name) == wanted for name, wanted in record.outputs.items())
@@ -60,23 +64,11 @@ def finished(folder: Path, fingerprint: str) -> CaseRecord | None:
 def write_record(folder: Path, record: CaseRecord) -> None:
     """Writes the record of a case that is done; raises InputError where that fails."""
     with written_together({folder / RECORD: valid(CaseRecord)}) as (temporary,):
-        temporary.write_text(record.model_dump_json(indent=1) + "\n")
+        temporary.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
-def clear(folder: Path, *outputs: Path) -> None:
-    """Removes the results of a case: those of its record, and `outputs` of this run.
-
-    The record goes first: what is left if this is interrupted belongs to none.
-    """
-    record = _read(folder)
-    named = [] if record is None else [folder / name for name in record.outputs]
-    for path in (folder / RECORD, *named, *outputs):
+def clear(folder: Path) -> None:
+    """Removes the results of a case; the record goes first, so what is left if this is interrupted belongs to none."""
+    for path in (folder / RECORD, folder / REPORT, *output_paths(folder).values()):
         with suppress(OSError):
             path.unlink(missing_ok=True)
-
-
-def _read(folder: Path) -> CaseRecord | None:
-    try:
-        return CaseRecord.model_validate_json((folder / RECORD).read_bytes())
-    except (OSError, ValidationError):
-        return None

@@ -42,10 +42,13 @@ def write_lesions(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def write_cases(folder: Path, cases: Sequence[CaseSummary]) -> None:
     """Writes the rows of all cases; raises InputError where writing fails."""
-    with written_together({folder / CASES: check_text}) as (temporary,), temporary.open("w", newline="") as text:
+    with (
+        written_together({folder / CASES: check_text}) as (temporary,),
+        temporary.open("w", encoding="utf-8", newline="") as text,
+    ):
         table = csv.DictWriter(text, CASE_COLUMNS, lineterminator="\n")
         table.writeheader()
-        table.writerows({name: _text(value) for name, value in case.row().items()} for case in cases)
+        table.writerows(case.row() for case in cases)
 
 
 def schema() -> pa.Schema:

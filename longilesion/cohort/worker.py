@@ -68,8 +68,7 @@ class Worker:
                 failure = failure_of(lambda: done.append(self._segment(read)))
         if failure is None:
             return Outcome(record=done[0])
-        folder = self._task.folder(case.name)
-        clear(folder, folder / REPORT, *output_paths(folder).values())
+        clear(self._task.folder(case.name))
         # Errors refer to frames, and these to the case, in circles.
         gc.collect()
         return Outcome(
@@ -99,12 +98,13 @@ class Worker:
         segmentation = segment_inputs(read.inputs, models=self._models, options=self._task.options)
         with watch("write"):
             write_outputs(folder, segmentation.maps, followup_files=read.inputs.followup_files)
-        write_report(folder / REPORT, make_report(read.inputs.case, segmentation, seconds=watch.seconds))
+        report = make_report(read.inputs.case, segmentation, seconds=watch.seconds)
+        write_report(folder / REPORT, report)
         written = [folder / REPORT, *(output_paths(folder)[name] for name in segmentation.maps)]
         record = CaseRecord(
             case=read.case.name,
             fingerprint=read.made_of,
-            seconds={**watch.seconds, **segmentation.seconds},
+            seconds=report.seconds,
             warnings=read.warnings,
             outputs={path.relative_to(folder).as_posix(): file_fingerprint(path) for path in written},
         )

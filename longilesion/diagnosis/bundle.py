@@ -98,7 +98,7 @@ def save_diagnosis_bundle(
     checks = {weights: check_weights, folder / SETTINGS_FILE: valid(DiagnosisManifest)}
     with written_together(checks) as (part, described):
         write_weights(part, tensors)
-        described.write_text(manifest.model_dump_json(indent=2) + "\n")
+        described.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def load_diagnosis_bundle(

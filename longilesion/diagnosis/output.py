@@ -42,7 +42,7 @@ def write_diagnosis(
     with written_together(dict(zip(files, checks, strict=False))) as (lesions, table, described, *drawn):
         write_lesion_map(lesions, found.lesions, like=like, description=STATEMENT)
         _write_table(table, found)
-        described.write_text(report.model_dump_json(indent=2) + "\n")
+        described.write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
         for path in drawn:
             if draw is not None:
                 draw(path)

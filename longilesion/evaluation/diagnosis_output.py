@@ -55,8 +55,8 @@ def write_diagnosis_evaluation(directory: Path, evaluation: DiagnosisEvaluation)
         **{directory / name: check_text for name in ("figures.md", "patients.csv", "lesions.csv")},
     }
     with written_together(checks) as (as_json, as_markdown, patients, lesions):
-        as_json.write_text(evaluation.model_dump_json(indent=1) + "\n")
-        as_markdown.write_text(_markdown(evaluation))
+        as_json.write_text(evaluation.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        as_markdown.write_text(_markdown(evaluation), encoding="utf-8")
         write_rows(patients, (row for method in evaluation.methods for row in _patient_rows(method)))
         write_rows(lesions, (row for method in evaluation.methods for row in _lesion_rows(method)))
     return list(checks)

@@ -40,8 +40,8 @@ def write_evaluation(directory: Path, run: EvaluationRun) -> list[Path]:
         **{directory / f"{stem}.png": check_picture for stem in figures},
     }
     with written_together(checks) as (as_json, as_markdown, exams, lesions, *pictures):
-        as_json.write_text(run.report.model_dump_json(indent=1) + "\n")
-        as_markdown.write_text(_markdown(run.report, figures))
+        as_json.write_text(run.report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        as_markdown.write_text(_markdown(run.report, figures), encoding="utf-8")
         write_rows(exams, ({"method": each.name, **row.model_dump()} for each in evaluations for row in each.exams))
         write_rows(lesions, ({"method": each.name, **row.model_dump()} for each in evaluations for row in each.lesions))
         for picture, figure in zip(pictures, figures.values(), strict=True):

@@ -14,7 +14,7 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     found = dict.fromkeys(heading for row in flat for heading in row)
     # A group of values that is None in some rows appears there as one column with the group's name, which is left out.
     headings = [heading for heading in found if not any(other.startswith(f"{heading}_") for other in found)]
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, headings, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(flat)

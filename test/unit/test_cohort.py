@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import logging
 import re
 import shutil
 import signal
@@ -58,7 +59,11 @@ def test_cases_are_found_in_groups_and_beside_their_truth_and_none_is_overlooked
     assert names(root, tmp_path / "out") == ["empty", "one", "site/a", "site/b", "site/forgotten", "two"]
     folders = {case.name: case.folder for case in find_cases(root, tmp_path / "out")}
     assert folders["two"] == root / "two" / "input"
+    # The folder of one case, with what else may lie in it.
     assert names(root / "one", tmp_path / "out") == ["one"]
+    write_case(root / "two" / "expected")
+    (alone,) = find_cases(root / "two", tmp_path / "out")
+    assert (alone.name, alone.folder) == ("two", root / "two" / "input")
 
 
 def test_table_names_files_beside_it(tmp_path: Path) -> None:
@@ -320,14 +325,26 @@ def test_table_of_files_is_run_as_folders_are(bundle: Path, tmp_path: Path) -> N
     assert '<a href="site/1/report.json">' in (tmp_path / "out" / "summary.html").read_text()
 
 
-def test_what_a_case_warns_of_is_kept_with_it(bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """A click outside the scan is found when the case is read, a place unlike the baseline's when it is outlined."""
+def test_what_a_case_warns_of_is_kept_with_it(
+    bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A click outside the scan is found when the case is read; each case says its name when it is outlined."""
+    segment_inputs = worker.segment_inputs
+
+    def said(inputs: worker.Inputs, **options: Any) -> object:
+        logging.getLogger("longilesion.test").warning("outlines %s", inputs.followup_files["primary"])
+        return segment_inputs(inputs, **options)
+
+    monkeypatch.setattr(worker, "segment_inputs", said)
     write_case(tmp_path / "cases" / "good")
     write_case(tmp_path / "cases" / "outside", followup_clicks={"1": (500, 4, 3)})
     assert cohort(tmp_path / "cases", tmp_path / "out", bundle, "--one-process") == 0
     assert capfd.readouterr().err == ""
-    assert any("outside its scan" in line for line in record(tmp_path / "out", "outside").warnings)
-    assert not any("outside its scan" in line for line in record(tmp_path / "out", "good").warnings)
+    for case in ("good", "outside"):
+        warnings = record(tmp_path / "out", case).warnings
+        (outlines,) = [line for line in warnings if line.startswith("outlines ")]
+        assert f"/{case}/" in outlines
+        assert any("outside its scan" in line for line in warnings) == (case == "outside")
 
 
 @pytest.mark.parametrize(
@@ -424,9 +441,11 @@ def test_fate_is_told_by_the_outlines() -> None:
     lesions = [
         lesion(1),
         lesion(2, volume_baseline_ml=0.0),
-        lesion(3, volume_followup_ml=0.0),
-        lesion(4, volume_followup_ml=0.0, merged_into=1),
-        lesion(5, volume_followup_ml=0.0, scan=None),
+        lesion(3, volume_followup_ml=0.0, absence="gone"),
+        lesion(4, volume_followup_ml=0.0, absence="merged", merged_into=1),
+        lesion(5, volume_followup_ml=0.0, absence="outside", scan=None),
+        # Its part belongs to another one: where it is seen, nothing is left of it, though it is there.
+        lesion(7, volume_followup_ml=0.0, absence="not outlined"),
         # Without a map of the baseline.
         lesion(6, volume_baseline_ml=None),
     ]
@@ -435,7 +454,8 @@ def test_fate_is_told_by_the_outlines() -> None:
     )
     rows = list(lesion_rows("a", report))
     assert [(row["lesion"], row["fate"]) for row in rows] == [
-        (1, "persists"), (2, "new"), (3, "gone"), (4, "merged"), (5, "outside"), (6, "persists"), (9, "left out"),
+        (1, "persists"), (2, "new"), (3, "gone"), (4, "merged"), (5, "outside"), (7, "not outlined"), (6, "persists"),
+        (9, "left out"),
     ]  # fmt: skip
 
 

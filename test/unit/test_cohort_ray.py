@@ -6,6 +6,8 @@ import logging
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -216,6 +218,40 @@ def test_address_where_nobody_listens_is_one_line(
     assert capfd.readouterr().err == (
         f"{address}: Connection refused; expected the address of a Ray cluster, such as HOST:6379\n"
     )
+
+
+# In a process of its own, as Ray reads its settings once; prints where Ray runs, beside what the command says.
+LOCAL = """
+import sys
+from longilesion import cli
+from longilesion.cohort import workers
+
+run_cases = workers.run_cases
+
+def shown(cases, running):
+    import ray
+    print(*(node["NodeManagerAddress"] for node in ray.nodes()))
+    yield from run_cases(cases, running)
+
+workers.run_cases = shown
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_ray_of_this_machine_alone_listens_to_no_other(cases: Path, bundle: Path, done: Path, tmp_path: Path) -> None:
+    """Also where the environment names a cluster."""
+    words = ["cohort", cases, "--output", tmp_path, "--model", bundle, "--device", "cpu", "--precision", "float32"]
+    settings = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "LONGILESION_"))}
+    settings |= {"RAY_ADDRESS": f"127.0.0.1:{free_port()}", "PYTHONPATH": str(Path(__file__).parents[2])}
+    ended = subprocess.run(
+        [sys.executable, "-c", LOCAL, *map(str, words), "--workers", "1"],
+        env=settings, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert ended.returncode == 1, ended.stderr
+    where, done_line = ended.stdout.splitlines()[-2:]
+    assert (where, done_line) == ("127.0.0.1", "4 of 5 cases done; 8 lesions")
+    assert_same(tmp_path, done)
 
 
 def test_ray_that_does_not_start_is_given_up(

@@ -48,4 +48,6 @@ def test_workers_that_share_nothing_are_busy_all_the_time(workers: int, gpu_s: f
 
 
 def test_fewer_cases_than_workers_are_all_run() -> None:
-    assert simulate(stages(gpu_s=1.0), FAST, workers=5, cases=2, seed=0).seconds > 0.3
+    """Two of five workers have one, and the last is done when the longer one is."""
+    result = simulate(stages(gpu_s=1.0), FAST, workers=5, cases=2, seed=0)
+    assert 1 < 5 * result.busy["GPU"] <= 2

@@ -43,9 +43,17 @@ def test_click_is_reported_as_voxel_index_of_its_scan() -> None:
 
 def test_lesion_without_outline_says_why() -> None:
     case = flipped_case()
-    (lesion,) = make_report(case, segmentation(case), seconds={}).lesions
-    assert lesion.volume_followup_ml == 0.0
-    assert lesion.note == "not recognised in the follow-up"
+    seen = segmentation(case)
+    kinds = {
+        "gone": {},
+        "not outlined": {"is_present": True},
+        "merged": {"merged_into": 2},
+        None: {"volume_followup_ml": 1.0},
+    }
+    outcomes = tuple(replace(seen.lesions[0], **changed) for changed in kinds.values())
+    lesions = make_report(case, replace(seen, lesions=outcomes), seconds={}).lesions
+    assert [lesion.absence for lesion in lesions] == list(kinds)
+    assert all(lesion.note == "not recognised in the follow-up" for lesion in lesions)
 
 
 def test_lesion_outside_the_field_of_view_has_no_place_and_no_presence() -> None:
@@ -63,6 +71,7 @@ def test_lesion_outside_the_field_of_view_has_no_place_and_no_presence() -> None
     seen = segmentation(case)
     (_, row) = make_report(case, replace(seen, lesions=(*seen.lesions, outcome)), seconds={}).lesions
     assert (row.id, row.scan, row.click, row.click_xyz_mm, row.presence) == (5, None, None, None, None)
+    assert row.absence == "outside"
     assert (row.propagated, row.refined, row.confidence) == (True, False, 0.9)
     assert row.volume_baseline_ml == 2.5
 

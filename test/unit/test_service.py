@@ -101,11 +101,6 @@ def without_seconds(lines: list[str]) -> list[str]:
     return [re.sub(r"[\d.]+ s\b", "S", line) for line in lines]
 
 
-def run_once(case: Path, output: Path, bundle: Path) -> int:
-    paths = ["--input", str(case), "--output", str(output), "--model", str(bundle)]
-    return process.main([*paths, *OPTIONS])
-
-
 def test_served_cases_are_those_of_a_process_each(
     server: Server, bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,7 +120,7 @@ def test_served_cases_are_those_of_a_process_each(
         link = tmp_path / "input"
         link.unlink(missing_ok=True)
         link.symlink_to(case)
-        code = run_once(link, tmp_path / "output", bundle)
+        code = process.main(words(link, tmp_path / "output", bundle))
         captured = capfd.readouterr()
         assert status == (201 if code == 0 else 500), number
         expected = [

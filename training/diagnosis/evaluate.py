@@ -160,7 +160,7 @@ def _show(tables: Sequence[Section], output: Path | None) -> None:
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
         with written_together({output / "diagnosis.md": check_text}) as (temporary,):
-            temporary.write_text("\n".join(map(to_markdown, tables)))
+            temporary.write_text("\n".join(map(to_markdown, tables)), encoding="utf-8")
     console = Console() if Console().is_terminal else Console(width=200)
     for table in tables:
         console.print(to_rich(table))

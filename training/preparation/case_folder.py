@@ -85,7 +85,7 @@ def write_input(
         entries.append(_write_clicks(folder, f"{name}-followup-lesion-clicks", clicks, name=name, scan=scan))
     if manifest_key is not None:
         manifest = [{manifest_key: entry.pop("socket"), **entry} for entry in entries]
-        (folder / "inputs.json").write_text(json.dumps(manifest, indent=1) + "\n")
+        (folder / "inputs.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
 
 def write_truth(
@@ -101,7 +101,7 @@ def write_truth(
         path = folder / "images" / f"{name}-followup-ct-tumor-lesion-seg" / "output.mha"
         header = (headers or {}).get(name)
         save_image(path, lesion_map.compact_ids, lesion_map.grid, header=header, compression_level=compression_level)
-    (folder / "lesions.json").write_text(json.dumps(lesions, indent=1) + "\n")
+    (folder / "lesions.json").write_text(json.dumps(lesions, indent=1) + "\n", encoding="utf-8")
 
 
 def write_organs(case: Case, organ: str, folder: Path) -> None:
@@ -129,7 +129,7 @@ def _write_clicks(
 ) -> dict[str, Any]:
     own = {lesion_id: click for lesion_id, click in clicks.items() if click is not None and click.scan_name == name}
     value = point_list(own, scan.grid)
-    (folder / f"{slug}.json").write_text(json.dumps(value, indent=1) + "\n")
+    (folder / f"{slug}.json").write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     return _entry(slug, f"{slug}.json", kind="Multiple points", super_kind="Value", value=value)
 
 

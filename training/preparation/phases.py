@@ -133,7 +133,7 @@ def write_exam(exam: SyntheticExam, entry: ExamEntry, folder: Path) -> None:
             }
             for lesion_id, lesion in exam.lesions.items()
         }
-        (partial_folder / "lesions.json").write_text(json.dumps(described, indent=1) + "\n")
+        (partial_folder / "lesions.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
         write_json(partial_folder / ENTRY_FILE, entry)
         partial_folder.rename(folder)
     except OSError as error:

@@ -190,4 +190,6 @@ def read_dataset_file(folder: Path) -> DatasetFile:
 def write_json(path: Path, model: BaseModel) -> None:
     """Writes a file of a prepared data set, completely or not at all."""
     with written_together({path: valid(type(model))}) as (temporary,):
-        temporary.write_text(json.dumps(model.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
+        temporary.write_text(
+            json.dumps(model.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )

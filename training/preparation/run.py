@@ -178,8 +178,8 @@ def _quiet_library() -> Iterator[None]:
 def _write_report(report: Report, output: Path) -> None:
     checks = {output / REPORT_JSON: valid(Report), output / REPORT_MARKDOWN: check_text}
     with written_together(checks) as (as_json, as_markdown):
-        as_json.write_text(report.model_dump_json(indent=1) + "\n")
-        as_markdown.write_text(to_markdown(report))
+        as_json.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        as_markdown.write_text(to_markdown(report), encoding="utf-8")
 
 
 def _check_errors(records: Sequence[Record], source: DataSource, options: Options) -> None:
