@@ -191,6 +191,51 @@ def test_merged_lesion_gives_its_voxels_to_the_other(begun: Callable[..., Sessio
     assert second["volume_low_ml"] is None
 
 
+def test_lesion_that_merged_through_another_names_the_one_that_has_its_voxels(begun: Callable[..., Session]) -> None:
+    session = begun()
+    whole = ids(session).copy()
+    session.decide(Merge(lesion=1, into=2))
+    session.decide(Merge(lesion=2, into=3))
+    np.testing.assert_array_equal(ids(session), np.where(whole > 0, 3, whole))
+    outcomes = session.reviewed.segmentation.lesions
+    assert [each.merged_into for each in outcomes] == [3, 3, None]
+    assert "includes lesion 1, 2" in outcomes[2].note
+
+
+def test_lesion_that_the_networks_merged_goes_where_a_person_merges_the_other(begun: Callable[..., Session]) -> None:
+    session = begun()
+    # Both in one outline.
+    session.decide(Move(lesion=2, scan="primary", point_xyz_mm=AFTER[1][0]))
+    session.wait()
+    (part, whole) = next(
+        (each.prompt.lesion_id, each.merged_into) for each in session.reviewed.segmentation.lesions if each.merged_into
+    )
+    assert {part, whole} == {1, 2}
+    session.decide(Merge(lesion=whole, into=3))
+    assert [each.merged_into for each in session.reviewed.segmentation.lesions] == [3, 3, None]
+    session.decide(Undo())
+    session.decide(Merge(lesion=whole, into=part))
+    into = {each.prompt.lesion_id: each.merged_into for each in session.reviewed.segmentation.lesions}
+    assert into == {whole: part, part: None, 3: None}
+
+
+@pytest.mark.parametrize(("of", "to"), [(1, 2), (2, 1)])
+def test_voxel_erased_of_one_lesion_and_painted_as_another_is_the_others(
+    begun: Callable[..., Session], of: int, to: int
+) -> None:
+    session = begun()
+    view, _ = ras_view(ids(session).copy(), GRID)
+    voxels = np.flatnonzero(view == of)[:3]
+    session.decide(Draw(lesion=of, removed=runs_of(voxels)))
+    session.decide(Draw(lesion=to, added=runs_of(voxels)))
+    expected = view.ravel().copy()
+    expected[voxels] = to
+    now, _ = ras_view(ids(session), GRID)
+    np.testing.assert_array_equal(now.ravel(), expected)
+    outlines = session.reviewed.outlines
+    assert (outlines[of].removed, outlines[to].added) == (3, 3)
+
+
 def test_drawn_voxels_are_in_the_map_and_those_of_other_lesions_stay_theirs(
     begun: Callable[..., Session], tmp_path: Path
 ) -> None:
@@ -320,6 +365,9 @@ def test_map_outlines_and_report_agree_and_no_lesion_is_lost(searched: Session, 
         assert each.volume_followup_ml == pytest.approx(voxels * GRID.voxel_volume_ml)
         # Every empty lesion says why.
         assert voxels or each.note
+    # A merged lesion names the one that has its voxels.
+    into = {each.prompt.lesion_id: each.merged_into for each in reviewed.segmentation.lesions}
+    assert all(into[host] is None for host in into.values() if host is not None)
     # What nobody has decided is as it was, but for what was merged with it or lost to nobody.
     whole, _ = ras_view(searched.first.segmentation.maps["primary"].ids, GRID)
     for lesion_id, lesion in state.lesions.items():
@@ -356,6 +404,11 @@ def test_lesions_may_lie_in_two_scans_and_move_from_one_to_the_other(two_scans: 
     with pytest.raises(InputError, match="in two scans"):
         two_scans.decide(Merge(lesion=1, into=2))
     two_scans.decide(Move(lesion=2, scan="primary", point_xyz_mm=UNKNOWN))
+    two_scans.decide(Merge(lesion=1, into=2))
+    # Its outline would be in another scan than that of lesion 1.
+    with pytest.raises(InputError, match="lesion 1 is merged with it; expected that one to be decided first"):
+        two_scans.decide(Move(lesion=2, scan="secondary", point_xyz_mm=CLICKS[2]))
+    two_scans.decide(Undo())
     files = two_scans.write(tmp_path / "result")
     assert [file.name for file in files] == ["lesions.mha", "lesions_secondary.mha", "report.json", "review.json"]
     maps = [read_lesion_map(file).ids for file in files[:2]]
@@ -416,16 +469,6 @@ def test_impossible_decision_is_not_in_the_journal(
     with pytest.raises(InputError, match=finding):
         session.decide(decision)
     assert session.journal.entries == []
-
-
-def test_decisions_do_not_wait_for_results_of_another_fingerprint(
-    begun: Callable[..., Session], tmp_path: Path
-) -> None:
-    session = begun()
-    session.decide(Confirm(lesion=1))
-    session.close()
-    with pytest.raises(InputError, match="of a review of other scans"):
-        journal_in(tmp_path / "output", fingerprint="changed")
 
 
 @settings(max_examples=25)
