@@ -24,7 +24,7 @@ from longilesion.review.journal import Journal
 from longilesion.review.outliner import Key, Outliner, Stage
 from longilesion.review.output import write_results
 from longilesion.review.predictions import FirstSegmentation, segment_first
-from longilesion.review.prompts_file import read_prompts, write_prompts
+from longilesion.review.prompts_file import Beginning, read_beginning, write_beginning
 from longilesion.review.record import make_record
 from longilesion.review.result import Reviewed, review_result, scan_of
 from longilesion.review.state import ReviewState, check_alone, replay
@@ -164,12 +164,15 @@ class Session:
         )
 
     def _begin(self, search: Search | None) -> FirstSegmentation:
-        """The first segmentation, from the same places as when the review began."""
+        """The first segmentation, from the same places as when the review began, and with the same candidates."""
         folder, fingerprint = self.journal.path.parent, self.journal.start.fingerprint
-        kept = read_prompts(folder, fingerprint)
-        first = segment_first(self.patient.case, self.ensemble, search, prompts=kept)
-        if kept is None and not self.is_read_only:
-            write_prompts(folder, fingerprint, first.prompts)
+        kept = read_beginning(folder, fingerprint)
+        first = segment_first(self.patient.case, self.ensemble, search, prompts=None if kept is None else kept.prompts)
+        now = Beginning.of(fingerprint, first.prompts, first.segmentation.candidates)
+        if kept is not None and self.journal.entries:
+            kept.check(now)
+        elif not self.is_read_only:
+            write_beginning(folder, now)
         return first
 
     def _clicked(self) -> list[Key]:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -24,9 +25,10 @@ from longilesion.images import open_image, read_lesion_map
 from longilesion.new_lesions import Search
 from longilesion.pipeline import segment_case
 from longilesion.report import RunReport, make_report
+from longilesion.review import outliner
 from longilesion.review.decisions import Confirm, Decision, Draw, Entry, Gone, Merge, Move, New, NotALesion, Redo, Undo
 from longilesion.review.output import map_names
-from longilesion.review.prompts_file import read_prompts
+from longilesion.review.prompts_file import read_beginning
 from longilesion.review.record import ReviewRecord
 from longilesion.review.result import review_result
 from longilesion.review.runs import runs_of
@@ -107,7 +109,11 @@ def test_moved_lesion_is_a_preview_until_it_is_computed_in_full(begun: Callable[
     assert (ids(session) == 1).any()
     session.wait()
     assert session.stage(1) == "full"
+    view = Viewer(session)
+    shown = view.review()
+    assert view.review() is shown
     session.decide(Undo())
+    assert view.review().lesions[0].verdict == "untouched"
     assert session.stage(1) == "full"
     # Back at a click that has been computed.
     session.decide(Redo())
@@ -139,11 +145,34 @@ def test_review_that_was_ended_goes_on_with_the_same_result(begun: Callable[...,
     looking.close()
 
 
+def test_click_that_fails_keeps_no_review_from_starting(
+    begun: Callable[..., Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = begun()
+    session.decide(Move(lesion=2, scan="primary", point_xyz_mm=NEAR_2))
+    session.wait()
+
+    def fail(*_: object) -> NoReturn:
+        raise MemoryError("no memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(outliner, "predict_at", fail)
+        session = begun()
+    assert session.stage(2) == "failed"
+    with pytest.raises(InputError, match="lesion 2: no memory; expected an outline of it"):
+        session.write(tmp_path / "result")
+    assert not session.outliner._hurried.is_set()
+    session.decide(Undo())
+    session.write(tmp_path / "result")
+
+
 def test_review_that_goes_on_looks_where_it_looked_first(begun: Callable[..., Session], tmp_path: Path) -> None:
     session = begun()
     path = tmp_path / "output" / "prompts.json"
-    assert read_prompts(path.parent, "the same") == session.first.prompts
-    assert read_prompts(path.parent, "another") is None
+    kept = read_beginning(path.parent, "the same")
+    assert kept is not None
+    assert kept.prompts == session.first.prompts
+    assert read_beginning(path.parent, "another") is None
     # As if registration had found another place then.
     stored = json.loads(path.read_text())
     stored["prompts"]["lesions"][0]["followup"]["point_xyz_mm"] = UNKNOWN
@@ -307,6 +336,29 @@ def test_candidates_are_apart_until_somebody_confirms_them(begun: Callable[..., 
     assert report.response.new == [candidate.lesion_id]
     session.decide(NotALesion(lesion=candidate.lesion_id))
     assert not (ids(session) == candidate.lesion_id).any()
+
+
+def test_decisions_are_not_taken_for_those_on_other_candidates(begun: Callable[..., Session], tmp_path: Path) -> None:
+    search = Search(detector=bright_voxels())
+    session = begun(search=search)
+    (candidate,) = session.first.segmentation.candidates
+    session.decide(Confirm(lesion=candidate.lesion_id))
+    assert begun(search=search).state == session.state
+    # As if registration had explained another one then.
+    path = tmp_path / "output" / "prompts.json"
+    kept = path.read_text()
+    stored = json.loads(kept)
+    stored["candidates"][0]["centre_xyz_mm"] = AFTER[2][0]
+    path.write_text(json.dumps(stored))
+    with pytest.raises(InputError, match=r"finds candidate 4 in the primary scan at .*; expected candidate 4 .* at 20"):
+        session_in(tmp_path, search=search, is_read_only=True)
+    stored["candidates"] = []
+    path.write_text(json.dumps(stored))
+    with pytest.raises(InputError, match="expected none, as when the review began"):
+        session_in(tmp_path, search=search, is_read_only=True)
+    path.write_text(kept)
+    with pytest.raises(InputError, match="finds no candidate 4; expected candidate 4 in"):
+        session_in(tmp_path, is_read_only=True)
 
 
 @pytest.fixture(scope="module")
