@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 import tyro
 
 from longilesion.case_files import SeriesChoice, check_outputs
-from longilesion.cli.terminal import console, progress
+from longilesion.cli.terminal import console, with_progress
 from longilesion.config import Device, Precision
 from longilesion.errors import InputError
 from longilesion.files import check_writable
-from longilesion.lesion_facts import read_lesion_facts
-from longilesion.organs import check_search_options, confined
+from longilesion.lesion_facts import read_lesion_facts, warn_of_strangers
+from longilesion.organs import check_search_options
+from longilesion.run_options import RunOptions
 from longilesion.shipped import SHIPPED_MODEL
 from longilesion.startup import lasting_imports
 from longilesion.timing import Stopwatch
@@ -47,10 +48,14 @@ class _Files:
     same_patient: bool
 
     @property
+    def by_role(self) -> tuple[Path | None, ...]:
+        """All in a fixed order, None for those that are not given."""
+        return self.case, self.followup, self.baseline, self.lesions, self.baseline_clicks, self.followup_clicks
+
+    @property
     def paths(self) -> list[Path]:
         """All that are given."""
-        given = (self.case, self.followup, self.baseline, self.lesions, self.baseline_clicks, self.followup_clicks)
-        return [path for path in given if path is not None]
+        return [path for path in self.by_role if path is not None]
 
 
 def review(
@@ -130,14 +135,23 @@ def review(
     _check_files(files, find_new=find_new)
     check_outputs([output], inputs=files.paths)
     check_search_options(find_new=find_new, organs=organs, organ=organ, detector=detector, types=None)
+    _check_apart(output, [*files.paths, *(path for path in (model, organs, detector) if path is not None)])
     if not read_only:
         check_writable(output)
     facts = read_lesion_facts(about)
+    options = RunOptions(
+        model=model,
+        device=device,
+        precision=precision,
+        find_new=find_new,
+        organs=organs,
+        organ=organ,
+        detector=detector,
+    )
     with lasting_imports():
         from longilesion import __version__
-        from longilesion.ensemble import load_detector, load_ensemble
+        from longilesion.case_run import load_models, with_masks
         from longilesion.fingerprint import fingerprint
-        from longilesion.new_lesions import Search
         from longilesion.review.decisions import Start
         from longilesion.review.guard import HOST
         from longilesion.review.journal import Journal
@@ -149,12 +163,12 @@ def review(
     with ExitStack() as stack:
         listening = stack.enter_context(listen(port))
         with output_console.status("reading the scans") as status:
-            options = (split_components, find_new, organ, files.series)
-            folders = [path for path in (organs, detector) if path is not None]
+            named = (device, precision, split_components, find_new, organ, files.series)
             start = Start(
                 version=__version__,
                 at=datetime.now(UTC),
-                fingerprint=fingerprint(__version__, device, precision, *options, model, *folders, *files.paths),
+                # A file in another role is another review.
+                fingerprint=fingerprint(__version__, *named, model, organs, detector, *files.by_role),
             )
             # First of all, as it may be of another review, or be open in one.
             journal = Journal(output, start, is_read_only=read_only)
@@ -162,18 +176,16 @@ def review(
             watch = Stopwatch()
             with watch("read"):
                 patient = _read(files, watch, facts)
-                if find_new and organs is not None:
-                    patient = replace(patient, case=confined(patient.case, organs, organ))
+                scans = {name: scan.path for name, scan in patient.scans.items()}
+                patient = replace(patient, case=with_masks(patient.case, scans, options).case)
             status.update("loading the model")
-            with watch("load"):
-                ensemble = load_ensemble(model, device=device, precision=precision)
-                search = None
-                if find_new:
-                    searching = load_detector(ensemble, detector, model=model, device=device, precision=precision)
-                    search = Search(detector=searching, progress=progress(status, "searching"))
+            models = with_progress(load_models(options, watch), status)
             status.update("outlining the lesions")
-            session = Session(patient, ensemble, journal, search=search, reader=reader, is_read_only=read_only)
+            session = Session(
+                patient, models.ensemble, journal, search=models.search, reader=reader, is_read_only=read_only
+            )
             stack.callback(session.close)
+        warn_of_strangers(about, facts, session.state.lesions)
         token = secrets.token_urlsafe(32)
         bound = listening.getsockname()[1]
         app = make_app(session, output, token=token, port=bound)
@@ -192,6 +204,14 @@ def _check_files(files: _Files, *, find_new: bool) -> None:
         raise InputError("nothing to review; expected a case, or --followup with --lesions or clicks")
     if not find_new and files.lesions is None and files.baseline_clicks is None and files.followup_clicks is None:
         raise InputError("nothing to look for; expected --lesions, --baseline-clicks, --followup-clicks or --find-new")
+
+
+def _check_apart(output: Path, inputs: list[Path]) -> None:
+    """Raises InputError where the journal would be among the files by which a review is known."""
+    inside = output.resolve()
+    for path in inputs:
+        if path.is_dir() and path.resolve() in (inside, *inside.parents):
+            raise InputError(f"{output}: lies in {path}, one of the inputs; expected a folder outside")
 
 
 def _read(files: _Files, watch: Stopwatch, facts: Mapping[int, Lesion]) -> Patient:
