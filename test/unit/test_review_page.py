@@ -148,7 +148,7 @@ def test_lesions_are_confirmed_moved_and_gone_by_key(review: Review) -> None:
     # The second one before the first is answered.
     review.choose(1)
     review.page.evaluate("for (const key of ['g', 'c']) dispatchEvent(new KeyboardEvent('keydown', { key }))")
-    review.page.locator('[data-lesion="1"] .verdict.confirmed').wait_for(timeout=10_000)
+    review.page.locator('#undo[title^="Undo: confirm, lesion 1"]').wait_for(timeout=10_000)
     kept = [
         json.loads(line)["action"]["kind"] for line in (review.folder / "out" / FILE_NAME).read_text().splitlines()[1:]
     ]
