@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import secrets
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import tyro
 
 from longilesion.case_files import SeriesChoice, check_outputs
+from longilesion.cli.review_files import ReviewFiles, check_apart
 from longilesion.cli.terminal import console, with_progress
 from longilesion.config import Device, Precision
 from longilesion.errors import InputError
@@ -24,38 +24,7 @@ from longilesion.shipped import SHIPPED_MODEL
 from longilesion.startup import lasting_imports
 from longilesion.timing import Stopwatch
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from longilesion.response import Lesion
-    from longilesion.review.session import Patient
-
 _NEEDED = ("fastapi", "uvicorn")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Files:
-    """Where the patient's files are: a case in the layout of /input, or single files."""
-
-    case: Path | None
-    followup: Path | None
-    baseline: Path | None
-    lesions: Path | None
-    baseline_clicks: Path | None
-    followup_clicks: Path | None
-    series: SeriesChoice
-    split_components: bool
-    same_patient: bool
-
-    @property
-    def by_role(self) -> tuple[Path | None, ...]:
-        """All in a fixed order, None for those that are not given."""
-        return self.case, self.followup, self.baseline, self.lesions, self.baseline_clicks, self.followup_clicks
-
-    @property
-    def paths(self) -> list[Path]:
-        """All that are given."""
-        return [path for path in self.by_role if path is not None]
 
 
 def review(
@@ -121,7 +90,7 @@ def review(
         raise InputError(
             f"longilesion review needs {' and '.join(missing)}; expected `pip install 'longilesion[review]'` first"
         )
-    files = _Files(
+    files = ReviewFiles(
         case=case,
         followup=followup,
         baseline=baseline,
@@ -132,10 +101,10 @@ def review(
         split_components=split_components,
         same_patient=same_patient,
     )
-    _check_files(files, find_new=find_new)
+    files.check(find_new=find_new)
     check_outputs([output], inputs=files.paths)
     check_search_options(find_new=find_new, organs=organs, organ=organ, detector=detector, types=None)
-    _check_apart(output, [*files.paths, *(path for path in (model, organs, detector) if path is not None)])
+    check_apart(output, [*files.paths, *(path for path in (model, organs, detector) if path is not None)])
     if not read_only:
         check_writable(output)
     facts = read_lesion_facts(about)
@@ -175,7 +144,7 @@ def review(
             stack.callback(journal.close)
             watch = Stopwatch()
             with watch("read"):
-                patient = _read(files, watch, facts)
+                patient = files.read(watch, facts)
                 scans = {name: scan.path for name, scan in patient.scans.items()}
                 patient = replace(patient, case=with_masks(patient.case, scans, options).case)
             status.update("loading the model")
@@ -193,50 +162,3 @@ def review(
         output_console.print(f"review: {address}", highlight=False, soft_wrap=True)
         output_console.print("Ctrl-C ends it; everything that was decided is kept", highlight=False)
         serve(app, listening, opens=None if no_browser else address)
-
-
-def _check_files(files: _Files, *, find_new: bool) -> None:
-    if files.case is not None:
-        if len(files.paths) > 1:
-            raise InputError(f"{files.case}: a case, and {files.paths[1]}; expected a case or single files")
-        return
-    if files.followup is None:
-        raise InputError("nothing to review; expected a case, or --followup with --lesions or clicks")
-    if not find_new and files.lesions is None and files.baseline_clicks is None and files.followup_clicks is None:
-        raise InputError("nothing to look for; expected --lesions, --baseline-clicks, --followup-clicks or --find-new")
-
-
-def _check_apart(output: Path, inputs: list[Path]) -> None:
-    """Raises InputError where the journal would be among the files by which a review is known."""
-    inside = output.resolve()
-    for path in inputs:
-        if path.is_dir() and path.resolve() in (inside, *inside.parents):
-            raise InputError(f"{output}: lies in {path}, one of the inputs; expected a folder outside")
-
-
-def _read(files: _Files, watch: Stopwatch, facts: Mapping[int, Lesion]) -> Patient:
-    from longilesion import case_files, grand_challenge
-    from longilesion.images import open_image
-    from longilesion.review.session import Patient
-
-    if files.case is not None:
-        case, scans = grand_challenge.read_case(files.case)
-        return Patient(
-            case=case,
-            scans={name: open_image(path) for name, path in scans.items()},
-            seconds=watch.seconds,
-            facts=facts,
-        )
-    assert files.followup is not None
-    case = case_files.read_case(
-        files.followup,
-        files.baseline,
-        files.lesions,
-        baseline_clicks=files.baseline_clicks,
-        followup_clicks=files.followup_clicks,
-        split_components=files.split_components,
-        series=files.series,
-        same_patient=files.same_patient,
-    )
-    scan = open_image(files.followup, files.series.followup)
-    return Patient(case=case, scans={"primary": scan}, seconds=watch.seconds, facts=facts)

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from nibabel.nifti1 import Nifti1Image
 from nibabel.orientations import aff2axcodes
@@ -385,6 +385,7 @@ decisions = st.one_of(
 
 @settings(max_examples=40)
 @given(decided=st.lists(decisions, max_size=8))
+@example(decided=[Merge(lesion=1, into=2), Merge(lesion=2, into=3)])
 def test_map_outlines_and_report_agree_and_no_lesion_is_lost(searched: Session, decided: list[Decision | Undo]) -> None:
     state = searched.state
     for number, action in enumerate(decided, start=1):
