@@ -18,7 +18,9 @@ from longilesion.response import Assessment, Course, Lesion, Measured, Visit, as
 from longilesion.timeline import TimePoint
 from longilesion.uncertainty import volume_interval_ml
 
-STATEMENT = "Research use only. Outlined by a program and measured from its outlines; not confirmed by a reader."
+# Of results that a person may have reviewed, and of those that nobody has.
+OUTLINED = "Research use only. Outlined by a program and measured from its outlines"
+STATEMENT = f"{OUTLINED}; not confirmed by a reader."
 
 
 class LesionRecord(BaseModel):

@@ -76,6 +76,16 @@ def check_writable(folder: Path) -> None:
         raise InputError(f"{folder}: {error.strerror}; expected a folder that can be written to") from error
 
 
+def flush_names(folder: Path) -> None:
+    """Has the names of a folder's files on the disk, where the file system supports that."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def check_text(path: Path) -> None:
     """Check for text files: the last line is complete."""
     if not path.read_text(encoding="utf-8").endswith("\n"):
@@ -157,17 +167,7 @@ def _rename(temporaries: Mapping[Path, Path]) -> None:
         with suppress(OSError):
             previous.unlink(missing_ok=True)
     for folder in {path.parent for path in temporaries}:
-        _flush_names(folder)
-
-
-def _flush_names(folder: Path) -> None:
-    # Not every file system supports it; the content is on the disk already.
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        flush_names(folder)
 
 
 def _unwritable(error: OSError, path: Path) -> str:

@@ -4,53 +4,27 @@ from __future__ import annotations
 
 import secrets
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import tyro
 
 from longilesion.case_files import SeriesChoice, check_outputs
-from longilesion.cli.terminal import console, progress
+from longilesion.cli.review_files import ReviewFiles, check_apart
+from longilesion.cli.terminal import console, with_progress
 from longilesion.config import Device, Precision
 from longilesion.errors import InputError
 from longilesion.files import check_writable
-from longilesion.lesion_facts import read_lesion_facts
-from longilesion.organs import check_search_options, confined
+from longilesion.lesion_facts import read_lesion_facts, warn_of_strangers
+from longilesion.organs import check_search_options
+from longilesion.run_options import RunOptions
 from longilesion.shipped import SHIPPED_MODEL
 from longilesion.startup import lasting_imports
 from longilesion.timing import Stopwatch
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from longilesion.response import Lesion
-    from longilesion.review.session import Patient
-
 _NEEDED = ("fastapi", "uvicorn")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Files:
-    """Where the patient's files are: a case in the layout of /input, or single files."""
-
-    case: Path | None
-    followup: Path | None
-    baseline: Path | None
-    lesions: Path | None
-    baseline_clicks: Path | None
-    followup_clicks: Path | None
-    series: SeriesChoice
-    split_components: bool
-    same_patient: bool
-
-    @property
-    def paths(self) -> list[Path]:
-        """All that are given."""
-        given = (self.case, self.followup, self.baseline, self.lesions, self.baseline_clicks, self.followup_clicks)
-        return [path for path in given if path is not None]
 
 
 def review(
@@ -116,7 +90,7 @@ def review(
         raise InputError(
             f"longilesion review needs {' and '.join(missing)}; expected `pip install 'longilesion[review]'` first"
         )
-    files = _Files(
+    files = ReviewFiles(
         case=case,
         followup=followup,
         baseline=baseline,
@@ -127,17 +101,26 @@ def review(
         split_components=split_components,
         same_patient=same_patient,
     )
-    _check_files(files, find_new=find_new)
+    files.check(find_new=find_new)
     check_outputs([output], inputs=files.paths)
     check_search_options(find_new=find_new, organs=organs, organ=organ, detector=detector, types=None)
+    check_apart(output, [*files.paths, *(path for path in (model, organs, detector) if path is not None)])
     if not read_only:
         check_writable(output)
     facts = read_lesion_facts(about)
+    options = RunOptions(
+        model=model,
+        device=device,
+        precision=precision,
+        find_new=find_new,
+        organs=organs,
+        organ=organ,
+        detector=detector,
+    )
     with lasting_imports():
         from longilesion import __version__
-        from longilesion.ensemble import load_detector, load_ensemble
+        from longilesion.case_run import load_models, with_masks
         from longilesion.fingerprint import fingerprint
-        from longilesion.new_lesions import Search
         from longilesion.review.decisions import Start
         from longilesion.review.guard import HOST
         from longilesion.review.journal import Journal
@@ -149,31 +132,29 @@ def review(
     with ExitStack() as stack:
         listening = stack.enter_context(listen(port))
         with output_console.status("reading the scans") as status:
-            options = (split_components, find_new, organ, files.series)
-            folders = [path for path in (organs, detector) if path is not None]
+            named = (device, precision, split_components, find_new, organ, files.series)
             start = Start(
                 version=__version__,
                 at=datetime.now(UTC),
-                fingerprint=fingerprint(__version__, device, precision, *options, model, *folders, *files.paths),
+                # A file in another role is another review.
+                fingerprint=fingerprint(__version__, *named, model, organs, detector, *files.by_role),
             )
             # First of all, as it may be of another review, or be open in one.
             journal = Journal(output, start, is_read_only=read_only)
             stack.callback(journal.close)
             watch = Stopwatch()
             with watch("read"):
-                patient = _read(files, watch, facts)
-                if find_new and organs is not None:
-                    patient = replace(patient, case=confined(patient.case, organs, organ))
+                patient = files.read(watch, facts)
+                scans = {name: scan.path for name, scan in patient.scans.items()}
+                patient = replace(patient, case=with_masks(patient.case, scans, options).case)
             status.update("loading the model")
-            with watch("load"):
-                ensemble = load_ensemble(model, device=device, precision=precision)
-                search = None
-                if find_new:
-                    searching = load_detector(ensemble, detector, model=model, device=device, precision=precision)
-                    search = Search(detector=searching, progress=progress(status, "searching"))
+            models = with_progress(load_models(options, watch), status)
             status.update("outlining the lesions")
-            session = Session(patient, ensemble, journal, search=search, reader=reader, is_read_only=read_only)
+            session = Session(
+                patient, models.ensemble, journal, search=models.search, reader=reader, is_read_only=read_only
+            )
             stack.callback(session.close)
+        warn_of_strangers(about, facts, session.state.lesions)
         token = secrets.token_urlsafe(32)
         bound = listening.getsockname()[1]
         app = make_app(session, output, token=token, port=bound)
@@ -181,42 +162,3 @@ def review(
         output_console.print(f"review: {address}", highlight=False, soft_wrap=True)
         output_console.print("Ctrl-C ends it; everything that was decided is kept", highlight=False)
         serve(app, listening, opens=None if no_browser else address)
-
-
-def _check_files(files: _Files, *, find_new: bool) -> None:
-    if files.case is not None:
-        if len(files.paths) > 1:
-            raise InputError(f"{files.case}: a case, and {files.paths[1]}; expected a case or single files")
-        return
-    if files.followup is None:
-        raise InputError("nothing to review; expected a case, or --followup with --lesions or clicks")
-    if not find_new and files.lesions is None and files.baseline_clicks is None and files.followup_clicks is None:
-        raise InputError("nothing to look for; expected --lesions, --baseline-clicks, --followup-clicks or --find-new")
-
-
-def _read(files: _Files, watch: Stopwatch, facts: Mapping[int, Lesion]) -> Patient:
-    from longilesion import case_files, grand_challenge
-    from longilesion.images import open_image
-    from longilesion.review.session import Patient
-
-    if files.case is not None:
-        case, scans = grand_challenge.read_case(files.case)
-        return Patient(
-            case=case,
-            scans={name: open_image(path) for name, path in scans.items()},
-            seconds=watch.seconds,
-            facts=facts,
-        )
-    assert files.followup is not None
-    case = case_files.read_case(
-        files.followup,
-        files.baseline,
-        files.lesions,
-        baseline_clicks=files.baseline_clicks,
-        followup_clicks=files.followup_clicks,
-        split_components=files.split_components,
-        series=files.series,
-        same_patient=files.same_patient,
-    )
-    scan = open_image(files.followup, files.series.followup)
-    return Patient(case=case, scans={"primary": scan}, seconds=watch.seconds, facts=facts)

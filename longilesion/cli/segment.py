@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import tyro
 
@@ -17,7 +16,7 @@ from longilesion.cli.dicom_output import check_dicom_output, write_dicom
 from longilesion.cli.lesion_table import lesion_table
 from longilesion.cli.page import Pages, write_case_pages
 from longilesion.cli.scans import Scans, ScanSource
-from longilesion.cli.terminal import console, progress
+from longilesion.cli.terminal import console, with_progress
 from longilesion.config import Device, Precision
 from longilesion.diagnosis_settings import STATEMENT
 from longilesion.errors import InputError
@@ -31,11 +30,6 @@ from longilesion.run_options import RunOptions
 from longilesion.shipped import SHIPPED_MODEL
 from longilesion.startup import lasting_imports
 from longilesion.timing import Stopwatch
-
-if TYPE_CHECKING:
-    from rich.status import Status
-
-    from longilesion.case_run import Models
 
 OutputFormat: TypeAlias = Literal["auto", "image", "dicom"]
 
@@ -183,7 +177,7 @@ def segment(
             inputs = with_masks(case, {"primary": scans.followup}, options)
             facts = _with_organs(facts, case, baseline_organs)
         status.update("outlining the lesions")
-        segmentation = segment_inputs(inputs, models=_shown(models, status), options=options, labels=labels)
+        segmentation = segment_inputs(inputs, models=with_progress(models, status), options=options, labels=labels)
         case = inputs.case
         response = case_response(case, segmentation, facts)
         with watch("write"):
@@ -225,13 +219,6 @@ def _check_tells_lesions_apart(**given: Path | None) -> None:
             raise InputError(
                 f"--{name} with --labels binary, which tell no lesions apart; expected --labels lesion_ids"
             )
-
-
-def _shown(models: Models, status: Status) -> Models:
-    """The models, whose search shows in the terminal how far it is."""
-    if models.search is None:
-        return models
-    return replace(models, search=replace(models.search, progress=progress(status, "searching")))
 
 
 def _with_organs(facts: Mapping[int, Lesion], case: Case, folder: Path | None) -> Mapping[int, Lesion]:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress_bar import ProgressBar
 from rich.status import Status
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from longilesion.case_run import Models
 
 # Note on a lesion whose position may be wrong.
 LOOK_AT_IT = "low: look at it"
@@ -43,3 +48,10 @@ def progress(status: Status, doing: str) -> Callable[[int, int], None]:
         status.update(bar)
 
     return show
+
+
+def with_progress(models: Models, status: Status) -> Models:
+    """The models, whose search shows how far it is."""
+    if models.search is None:
+        return models
+    return replace(models, search=replace(models.search, progress=progress(status, "searching")))

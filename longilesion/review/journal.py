@@ -9,13 +9,14 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from longilesion.errors import InputError, first_error
-from longilesion.files import check_writable
+from longilesion.files import check_writable, flush_names
 from longilesion.review.decisions import Decision, Entry, Redo, Start, Undo
 
 FILE_NAME = "journal.jsonl"
@@ -39,12 +40,17 @@ class Journal:
         self.start = start
         self.entries: list[Entry] = []
         self._file: int | None = None
+        # Of its complete lines, in bytes.
+        self._length = 0
         if is_read_only:
             if self.path.exists():
                 self._read(_content(self.path))
             return
         check_writable(folder)
-        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise InputError(f"{self.path}: {error.strerror}; expected a journal that can be written to") from error
         try:
             self._begin()
         except BaseException:
@@ -72,13 +78,11 @@ class Journal:
             raise InputError(f"{self.path}: open in another review; expected to be the only one to write to it") from (
                 error
             )
-        complete = self._read(_content(self.path))
-        os.ftruncate(self._file, complete)
-        if not complete:
+        self._length = self._read(_content(self.path))
+        os.ftruncate(self._file, self._length)
+        if not self._length:
             self._write(self.start)
-            folder = os.open(self.path.parent, os.O_RDONLY)
-            os.fsync(folder)
-            os.close(folder)
+            flush_names(self.path.parent)
 
     def _read(self, content: bytes) -> int:
         """Takes the entries of a journal's content, and returns the length of its complete lines."""
@@ -114,18 +118,21 @@ class Journal:
     def _write(self, record: BaseModel) -> None:
         if self._file is None:
             raise InputError(f"{self.path}: not open for writing; expected a review that is not --read-only")
-        length = os.fstat(self._file).st_size
         line = record.model_dump_json().encode() + b"\n"
         try:
+            # Of a line that was neither written nor taken back.
+            os.ftruncate(self._file, self._length)
             written = os.write(self._file, line)
             if written < len(line):
                 raise OSError(0, f"only {written} of {len(line)} bytes fit")
             os.fsync(self._file)
         except OSError as error:
-            os.ftruncate(self._file, length)
+            with suppress(OSError):
+                os.ftruncate(self._file, self._length)
             raise InputError(
                 f"{self.path}: cannot be written ({error.strerror}); not kept; expected a disk with room"
             ) from error
+        self._length += len(line)
 
 
 def _content(path: Path) -> bytes:

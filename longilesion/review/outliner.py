@@ -59,9 +59,12 @@ class Outliner:
         self._workers = ThreadPoolExecutor(1, "preview"), ThreadPoolExecutor(1, "full")
 
     def complete(self) -> None:
-        """Computes all wanted clicks in full, now."""
+        """Computes all wanted clicks in full, now, but for those that fail."""
         for key in self._wanted():
-            self._full[key] = self._predict(key, self._ensemble)
+            try:
+                self._full[key] = self._predict(key, self._ensemble)
+            except _FAILURES as error:
+                self._fail(key, error)
 
     def catch_up(self) -> None:
         """Previews the wanted clicks that are new, and has them computed in full."""
@@ -69,7 +72,9 @@ class Outliner:
             if key in self._full or key in self._pending or key in self._failed:
                 continue
             try:
-                self._quick[key] = self._workers[0].submit(self._predict, key, self._preview).result()
+                # A click that was given up before it was computed in full may come back.
+                if key not in self._quick:
+                    self._quick[key] = self._workers[0].submit(self._predict, key, self._preview).result()
             except _FAILURES as error:
                 self._fail(key, error)
                 continue
@@ -87,18 +92,12 @@ class Outliner:
     def wait(self) -> None:
         """Waits, without the lock, until all wanted clicks are computed in full; raises InputError where one fails."""
         self._hurried.set()
-        while True:
-            with self._lock:
-                left = [key for key in self._wanted() if key not in self._full]
-                for key in left:
-                    if key in self._failed:
-                        raise InputError(f"lesion {key[0]}: {self._failed[key]}; expected an outline of it")
-                futures = [self._pending[key] for key in left]
-            if not futures:
-                self._hurried.clear()
-                return
-            for future in futures:
-                future.result()
+        try:
+            while futures := self._left():
+                for future in futures:
+                    future.result()
+        finally:
+            self._hurried.clear()
 
     def close(self) -> None:
         """Ends the background work."""
@@ -106,6 +105,14 @@ class Outliner:
         self._hurried.set()
         for workers in self._workers:
             workers.shutdown(cancel_futures=True)
+
+    def _left(self) -> list[Future[None]]:
+        with self._lock:
+            left = [key for key in self._wanted() if key not in self._full]
+            for key in left:
+                if key in self._failed:
+                    raise InputError(f"lesion {key[0]}: {self._failed[key]}; expected an outline of it")
+            return [self._pending[key] for key in left]
 
     def _predict(self, key: Key, ensemble: Ensemble) -> PredictedLesion:
         return predict_at(self._case, prompt_at(self._case, self._first, *key), ensemble)

@@ -11,7 +11,7 @@ from jaxtyping import Int64, UInt16
 from longilesion.case import ScanName
 from longilesion.pipeline import PredictedLesion
 from longilesion.review.predictions import FirstSegmentation
-from longilesion.review.state import LesionState, ReviewState
+from longilesion.review.state import ReviewState, root
 from longilesion.review.volume import RasVolume, ras_view
 
 # A lesion without voxels, and the verdicts that leave one without any.
@@ -70,7 +70,7 @@ def merge_outlines(
     """The outlines with those of merged lesions added to the ones that these have merged with, in the maps as well."""
     merged = dict(outlines)
     for lesion_id, lesion in state.lesions.items():
-        into = _root(lesion_id, state.lesions)
+        into = root(lesion_id, state.merged)
         if lesion.verdict != "merged" or lesion_id not in outlines:
             continue
         own = outlines[lesion_id]
@@ -78,16 +78,8 @@ def merge_outlines(
         view[volumes[own.scan].positions(own.voxels)] = into
         merged[lesion_id] = replace(own, voxels=NO_VOXELS)
         target = merged.get(into, Outline(scan=own.scan, voxels=NO_VOXELS))
-        if target.scan == own.scan:
-            merged[into] = replace(target, voxels=np.union1d(target.voxels, own.voxels))
+        merged[into] = replace(target, voxels=np.union1d(target.voxels, own.voxels))
     return merged
-
-
-def _root(lesion_id: int, lesions: Mapping[int, LesionState]) -> int:
-    """The lesion that one has merged with, directly or through others; itself where it has not."""
-    while (into := lesions[lesion_id].merged_into) is not None:
-        lesion_id = into
-    return lesion_id
 
 
 def draw_outlines(
@@ -99,21 +91,26 @@ def draw_outlines(
     of_merged: bool,
 ) -> dict[int, Outline]:
     """The outlines with what was drawn by hand, in the maps as well; voxels of other lesions stay theirs."""
+    by_hand = {
+        lesion_id: lesion
+        for lesion_id, lesion in state.lesions.items()
+        if (lesion.added or lesion.removed) and lesion.verdict not in ABSENT and lesion_id in outlines
+        if (lesion.verdict == "merged") == of_merged
+    }
+    views = {name: ras_view(ids, volumes[name].scan.grid)[0] for name, ids in maps.items()}
     drawn = dict(outlines)
-    for lesion_id, lesion in state.lesions.items():
-        if not (lesion.added or lesion.removed) or lesion.verdict in ABSENT or lesion_id not in outlines:
-            continue
-        if (lesion.verdict == "merged") != of_merged:
-            continue
+    # First for all lesions, as what was erased of one may have been painted as another since.
+    for lesion_id, lesion in by_hand.items():
         own = drawn[lesion_id]
-        volume = volumes[own.scan]
-        view, _ = ras_view(maps[own.scan], volume.scan.grid)
+        removed = np.intersect1d(own.voxels, np.array(sorted(lesion.removed), np.int64))
+        views[own.scan][volumes[own.scan].positions(removed)] = 0
+        drawn[lesion_id] = replace(own, voxels=np.setdiff1d(own.voxels, removed), removed=len(removed))
+    for lesion_id, lesion in by_hand.items():
+        own = drawn[lesion_id]
+        view, volume = views[own.scan], volumes[own.scan]
         wanted = np.array(sorted(lesion.added), np.int64)
         wanted = wanted[wanted < view.size]
         added = wanted[view[volume.positions(wanted)] == 0]
-        removed = np.intersect1d(own.voxels, np.array(sorted(lesion.removed), np.int64))
         view[volume.positions(added)] = lesion_id
-        view[volume.positions(removed)] = 0
-        voxels = np.setdiff1d(np.union1d(own.voxels, added), removed)
-        drawn[lesion_id] = replace(own, voxels=voxels, added=len(added), removed=len(removed))
+        drawn[lesion_id] = replace(own, voxels=np.union1d(own.voxels, added), added=len(added))
     return drawn

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 import longilesion
 from longilesion.case import ScanName
-from longilesion.course import STATEMENT
+from longilesion.course import OUTLINED
 from longilesion.geometry import Triple
 from longilesion.review.journal import Journal
 from longilesion.review.outlines import Outline
@@ -86,7 +86,7 @@ def make_record(
     ]
     return ReviewRecord(
         version=longilesion.__version__,
-        statement=STATEMENT.replace("; not confirmed by a reader", ""),
+        statement=f"{OUTLINED}.",
         fingerprint=journal.start.fingerprint,
         begun=journal.start.at,
         written=written,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +19,7 @@ from longilesion.pipeline import (
 )
 from longilesion.review.outlines import ABSENT, Outline, draw_outlines, labelled_outlines, merge_outlines
 from longilesion.review.predictions import FirstSegmentation, with_clicks
-from longilesion.review.state import LesionState, ReviewState
+from longilesion.review.state import LesionState, ReviewState, root
 from longilesion.review.volume import RasVolume
 from longilesion.timing import Stopwatch
 
@@ -86,7 +86,8 @@ def review_result(
         for lesion_id, lesion in of_lesions.items()
         if lesion.verdict == "gone" and lesion_id in known
     ]
-    outcomes = [_outcome(outcome, state.lesions, outlines, volumes) for outcome in labelled.lesions]
+    hosts = _hosts(labelled.lesions, state, outlines)
+    outcomes = [_outcome(outcome, state.lesions, outlines, volumes, hosts=hosts) for outcome in labelled.lesions]
     segmentation = replace(
         labelled,
         maps={
@@ -137,11 +138,26 @@ def _without(case: Case, lesion_ids: set[int]) -> Case:
     return replace(case, baselines=baselines, clicks=clicks)
 
 
+def _hosts(outcomes: Iterable[LesionOutcome], state: ReviewState, outlines: Mapping[int, Outline]) -> dict[int, int]:
+    """The lesion whose outline includes that of each merged one: as a person says, or else as the networks found."""
+    merged = state.merged
+    for outcome in outcomes:
+        lesion_id, into = outcome.prompt.lesion_id, outcome.merged_into
+        if into is None or lesion_id in merged or len(outlines[lesion_id].voxels):
+            continue
+        # A person may have merged the two the other way round.
+        if root(into, merged) != lesion_id:
+            merged[lesion_id] = into
+    return {lesion_id: root(lesion_id, merged) for lesion_id in merged}
+
+
 def _outcome(
     outcome: LesionOutcome,
     lesions: Mapping[int, LesionState],
     outlines: Mapping[int, Outline],
     volumes: Mapping[ScanName, RasVolume],
+    *,
+    hosts: Mapping[int, int],
 ) -> LesionOutcome:
     """The outcome with what was merged and drawn; the networks' intervals are not those of such an outline."""
     lesion_id = outcome.prompt.lesion_id
@@ -149,7 +165,8 @@ def _outcome(
     if outline is None:
         return outcome
     volume_ml = len(outline.voxels) * volumes[outline.scan].grid.voxel_volume_ml
-    parts = [other for other, state in lesions.items() if state.merged_into == lesion_id]
+    host = hosts.get(lesion_id)
+    parts = [other for other, each in lesions.items() if each.verdict == "merged" and hosts[other] == lesion_id]
     is_found = len(outline.voxels) > 0
     # Why the networks have found nothing is no reason any more where there is something now.
     was_empty = is_found and outcome.volume_followup_ml == 0
@@ -162,15 +179,14 @@ def _outcome(
         outcome,
         volume_followup_ml=volume_ml,
         note="; ".join(note for note in notes if note),
-        merged_into=None if is_found else outcome.merged_into,
+        merged_into=host,
         is_present=outcome.is_present or is_found,
         band=None,
         uncertainty=None,
     )
     if lesion.verdict == "merged":
-        into = lesion.merged_into
-        return replace(changed, merged_into=into, note=f"merged with lesion {into}, as the reader says")
-    return changed if len(notes) > 1 else outcome
+        return replace(changed, note=f"merged with lesion {host}, as the reader says")
+    return changed if len(notes) > 1 else replace(outcome, merged_into=host)
 
 
 def _gone(case: Case, lesion: PredictedLesion | OutsideLesion) -> LesionOutcome:

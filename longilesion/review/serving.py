@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 import threading
 import webbrowser
@@ -13,9 +12,9 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from longilesion.errors import InputError
+from longilesion.program import ENDING_SIGNALS, handling
 from longilesion.review.guard import HOST
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # For requests that are being answered when the program is to end.
 _GRACE_S = 2
 
@@ -57,9 +56,5 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Ends the server at a signal; Uvicorn's own raises it again afterwards."""
-        before = {number: signal.signal(number, self.handle_exit) for number in _SIGNALS}
-        try:
+        with handling(dict.fromkeys(ENDING_SIGNALS, self.handle_exit)):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)

@@ -24,10 +24,10 @@ from longilesion.review.journal import Journal
 from longilesion.review.outliner import Key, Outliner, Stage
 from longilesion.review.output import write_results
 from longilesion.review.predictions import FirstSegmentation, segment_first
-from longilesion.review.prompts_file import read_prompts, write_prompts
+from longilesion.review.prompts_file import Beginning, read_beginning, write_beginning
 from longilesion.review.record import make_record
 from longilesion.review.result import Reviewed, review_result, scan_of
-from longilesion.review.state import ReviewState, replay
+from longilesion.review.state import ReviewState, check_alone, replay
 from longilesion.review.volume import RasVolume
 
 
@@ -92,10 +92,11 @@ class Session:
                 raise ReadOnlyError("the review is read-only; expected no decision")
             self._check(action)
             now = datetime.now(UTC)
-            # Once more than needed, so that nothing impossible gets into the journal.
-            self.state.after(Entry(number=len(self.journal.entries) + 1, at=now, reader=self.reader, action=action))
-            entry = self.journal.append(action, at=now, reader=self.reader)
-            self.state = self.state.after(entry)
+            # Before it is written, so that nothing impossible gets into the journal.
+            entry = Entry(number=len(self.journal.entries) + 1, at=now, reader=self.reader, action=action)
+            after = self.state.after(entry)
+            self.journal.append(action, at=now, reader=self.reader)
+            self.state = after
             self.outliner.catch_up()
             self._show()
 
@@ -163,12 +164,15 @@ class Session:
         )
 
     def _begin(self, search: Search | None) -> FirstSegmentation:
-        """The first segmentation, from the same places as when the review began."""
+        """The first segmentation, from the same places as when the review began, and with the same candidates."""
         folder, fingerprint = self.journal.path.parent, self.journal.start.fingerprint
-        kept = read_prompts(folder, fingerprint)
-        first = segment_first(self.patient.case, self.ensemble, search, prompts=kept)
-        if kept is None and not self.is_read_only:
-            write_prompts(folder, fingerprint, first.prompts)
+        kept = read_beginning(folder, fingerprint)
+        first = segment_first(self.patient.case, self.ensemble, search, prompts=None if kept is None else kept.prompts)
+        now = Beginning.of(fingerprint, first.prompts, first.segmentation.candidates)
+        if kept is not None and self.journal.entries:
+            kept.check(now)
+        elif not self.is_read_only:
+            write_beginning(folder, now)
         return first
 
     def _clicked(self) -> list[Key]:
@@ -194,18 +198,28 @@ class Session:
     def _check(self, action: Decision | Undo | Redo) -> None:
         """Raises InputError for what no state of the decisions alone can tell to be impossible."""
         if isinstance(action, Move | New):
-            if action.scan not in self.volumes:
-                raise InputError(f"{action.scan} scan: there is none; expected one of {', '.join(self.volumes)}")
-            grid = self.volumes[action.scan].grid
-            if not grid.contains(grid.index_zyx(np.array(action.point_xyz_mm))):
-                raise InputError(f"a click outside the {action.scan} scan; expected one inside")
+            self._check_place(action)
         elif isinstance(action, Draw | Merge) and action.lesion in self.state.lesions:
-            scan = self.scan_of(action.lesion)
-            if scan is None:
-                raise InputError(f"lesion {action.lesion}: outside the scans; expected its place first")
-            if isinstance(action, Draw):
-                size = prod(self.volumes[scan].grid.shape_zyx)
-                if any(first + count > size for runs in (action.added, action.removed) for first, count in runs):
-                    raise InputError(f"lesion {action.lesion}: voxels outside its scan; expected indices below {size}")
-            elif action.into in self.state.lesions and self.scan_of(action.into) != scan:
-                raise InputError(f"lesions {action.lesion} and {action.into}: in two scans; expected both in one")
+            self._check_voxels(action)
+
+    def _check_place(self, action: Move | New) -> None:
+        if action.scan not in self.volumes:
+            raise InputError(f"{action.scan} scan: there is none; expected one of {', '.join(self.volumes)}")
+        grid = self.volumes[action.scan].grid
+        if not grid.contains(grid.index_zyx(np.array(action.point_xyz_mm))):
+            raise InputError(f"a click outside the {action.scan} scan; expected one inside")
+        if isinstance(action, New) or action.lesion not in self.state.lesions:
+            return
+        if action.scan != self.scan_of(action.lesion):
+            check_alone(self.state.lesions, action.lesion)
+
+    def _check_voxels(self, action: Draw | Merge) -> None:
+        scan = self.scan_of(action.lesion)
+        if scan is None:
+            raise InputError(f"lesion {action.lesion}: outside the scans; expected its place first")
+        if isinstance(action, Draw):
+            size = prod(self.volumes[scan].grid.shape_zyx)
+            if any(first + count > size for runs in (action.added, action.removed) for first, count in runs):
+                raise InputError(f"lesion {action.lesion}: voxels outside its scan; expected indices below {size}")
+        elif action.into in self.state.lesions and self.scan_of(action.into) != scan:
+            raise InputError(f"lesions {action.lesion} and {action.into}: in two scans; expected both in one")

@@ -70,6 +70,15 @@ class ReviewState:
         return cls(lesions=first, first=first)
 
     @property
+    def merged(self) -> dict[int, int]:
+        """The lesion that each merged one has merged with, which may have merged with another in turn."""
+        return {
+            lesion_id: lesion.merged_into
+            for lesion_id, lesion in self.lesions.items()
+            if lesion.merged_into is not None
+        }
+
+    @property
     def undecided(self) -> list[int]:
         """The lesions that nobody has looked at, without candidates."""
         return [
@@ -113,6 +122,13 @@ def replay(first: ReviewState, entries: Iterable[Entry]) -> ReviewState:
     return state
 
 
+def root(lesion_id: int, merged: Mapping[int, int]) -> int:
+    """The lesion that one has merged with, directly or through others; itself where it has not."""
+    while lesion_id in merged:
+        lesion_id = merged[lesion_id]
+    return lesion_id
+
+
 def decided(lesions: Mapping[int, LesionState], decision: Decision, entry: Entry) -> dict[int, LesionState]:
     """The lesions after one decision; raises InputError where it is none on these lesions."""
     if isinstance(decision, New):
@@ -142,7 +158,7 @@ def _decided(lesions: Mapping[int, LesionState], lesion: LesionState, decision: 
             click = Click(scan_name=decision.scan, point_xyz_mm=decision.point_xyz_mm)
             return replace(lesion, verdict="moved", click=click, added=_EMPTY, removed=_EMPTY, merged_into=None)
         case Gone() | NotALesion():
-            _check_alone(lesions, decision)
+            check_alone(lesions, decision.lesion)
             verdict: Verdict = "gone" if isinstance(decision, Gone) else "not_a_lesion"
             return replace(lesion, verdict=verdict, merged_into=None)
         case Merge():
@@ -174,10 +190,10 @@ def _check_merge(lesions: Mapping[int, LesionState], decision: Merge) -> None:
         )
 
 
-def _check_alone(lesions: Mapping[int, LesionState], decision: Gone | NotALesion) -> None:
-    """Raises InputError where other lesions have merged with one that is to have no outline: they would be lost."""
-    others = [lesion_id for lesion_id, lesion in lesions.items() if lesion.merged_into == decision.lesion]
+def check_alone(lesions: Mapping[int, LesionState], lesion_id: int) -> None:
+    """Raises InputError where others have merged with a lesion that is to have no outline, or one in another scan."""
+    others = [other for other, lesion in lesions.items() if lesion.merged_into == lesion_id]
     if others:
         raise InputError(
-            f"lesion {decision.lesion}: lesion {others[0]} is merged with it; expected that one to be decided first"
+            f"lesion {lesion_id}: lesion {others[0]} is merged with it; expected that one to be decided first"
         )

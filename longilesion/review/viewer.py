@@ -17,6 +17,7 @@ from longilesion.review.decisions import Entry
 from longilesion.review.doubt import Doubt, doubt
 from longilesion.review.outlines import NO_VOXELS
 from longilesion.review.record import moved_mm
+from longilesion.review.result import Reviewed
 from longilesion.review.runs import Runs, runs_of
 from longilesion.review.session import Session
 from longilesion.review.view import LesionView, OutlineView, ReviewView, SideView
@@ -38,32 +39,17 @@ class Viewer:
         self._doubts = {lesion_id: doubt(each, threshold) for lesion_id, each in self._outcomes.items()}
         # Scores run from 0 to 1: of the candidates, the best one first.
         self._scores = {each.lesion_id: each.candidate.score for each in session.first.segmentation.candidates}
+        # The outcomes of what is shown now.
+        self._reviewed: Reviewed | None = None
+        self._present: Mapping[int, LesionOutcome] = {}
+        self._shown: ReviewView | None = None
 
     def review(self) -> ReviewView:
-        """The whole review, without the voxels."""
+        """The whole review, without the voxels; made again only where it has changed, as the page asks often."""
         with self.session.lock:
-            session, state = self.session, self.session.state
-            lesions = [self._lesion(lesion_id) for lesion_id in state.lesions]
-            lesions.sort(key=lambda lesion: (lesion.is_candidate, lesion.is_new, -lesion.doubt, lesion.id))
-            written = session.written
-            last, following = (_named(entries) for entries in (state.applied[-1:], state.undone[:1]))
-            return ReviewView(
-                revision=session.revision,
-                is_read_only=session.is_read_only,
-                reader=session.reader,
-                statement="Research use only.",
-                lesions=tuple(lesions),
-                undecided=len(state.undecided),
-                pending=sum(lesion.stage == "preview" for lesion in lesions),
-                last=last[0],
-                last_lesion=last[1],
-                next=following[0],
-                next_lesion=following[1],
-                baselines=tuple(self.baselines),
-                followups=tuple(session.volumes),
-                written=None if written is None else written[1],
-                is_written=written is not None and written[0] == len(session.journal.entries),
-            )
+            if self._shown is None or self._shown.revision != self.session.revision:
+                self._shown = self._made()
+            return self._shown
 
     def outline(self, lesion_id: int) -> OutlineView | None:
         """A lesion's voxels in its follow-up scan; None for a lesion that is unknown."""
@@ -92,6 +78,30 @@ class Viewer:
                 return None
             volume = self.session.volumes[scan]
             return volume, volume.box_around(place, voxels)
+
+    def _made(self) -> ReviewView:
+        session, state = self.session, self.session.state
+        lesions = [self._lesion(lesion_id) for lesion_id in state.lesions]
+        lesions.sort(key=lambda lesion: (lesion.is_candidate, lesion.is_new, -lesion.doubt, lesion.id))
+        written = session.written
+        last, following = (_named(entries) for entries in (state.applied[-1:], state.undone[:1]))
+        return ReviewView(
+            revision=session.revision,
+            is_read_only=session.is_read_only,
+            reader=session.reader,
+            statement="Research use only.",
+            lesions=tuple(lesions),
+            undecided=len(state.undecided),
+            pending=sum(lesion.stage == "preview" for lesion in lesions),
+            last=last[0],
+            last_lesion=last[1],
+            next=following[0],
+            next_lesion=following[1],
+            baselines=tuple(self.baselines),
+            followups=tuple(session.volumes),
+            written=None if written is None else written[1],
+            is_written=written is not None and written[0] == len(session.journal.entries),
+        )
 
     def _voxels(self, lesion_id: int) -> tuple[ScanName | None, Int64[np.ndarray, " n"]]:
         outline = self.session.reviewed.outlines.get(lesion_id)
@@ -140,10 +150,11 @@ class Viewer:
 
     def _outcome(self, lesion_id: int) -> LesionOutcome | None:
         """The lesion's outcome now, with the interval of the first one where nothing has changed since."""
-        found = next(
-            (each for each in self.session.reviewed.segmentation.lesions if each.prompt.lesion_id == lesion_id), None
-        )
-        first = self._outcomes.get(lesion_id)
+        reviewed = self.session.reviewed
+        if self._reviewed is not reviewed:
+            self._reviewed = reviewed
+            self._present = {each.prompt.lesion_id: each for each in reviewed.segmentation.lesions}
+        found, first = self._present.get(lesion_id), self._outcomes.get(lesion_id)
         if found is None or first is None:
             return found or first
         is_same = found.prompt == first.prompt and found.volume_followup_ml == first.volume_followup_ml

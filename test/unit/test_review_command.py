@@ -33,14 +33,20 @@ def single_files(case_folder: Path) -> list[object]:
         *("--followup", images / "primary-followup-ct" / "scan.mha"),
         *("--baseline", images / "primary-baseline-ct" / "scan.mha"),
         *("--lesions", images / "primary-baseline-ct-tumor-lesion-seg" / "scan.mha"),
-        *("--baseline-clicks", case_folder / "primary-baseline-lesion-clicks.json"),
         *("--followup-clicks", case_folder / "primary-followup-lesion-clicks.json"),
     ]
 
 
 @pytest.fixture
-def program(case_folder: Path, tmp_path: Path, bundle: Path) -> Iterator[Program]:
-    begun = Program(*single_files(case_folder), "--output", tmp_path / "out", "--model", bundle)
+def about(tmp_path: Path) -> Path:
+    """What is known of lesions, one of which is not there."""
+    (tmp_path / "about.csv").write_text("lesion,organ\n1,liver\n9,lung\n")
+    return tmp_path / "about.csv"
+
+
+@pytest.fixture
+def program(case_folder: Path, tmp_path: Path, bundle: Path, about: Path) -> Iterator[Program]:
+    begun = Program(*single_files(case_folder), "--output", tmp_path / "out", "--model", bundle, "--about", about)
     yield begun
     begun.process.kill()
     begun.process.communicate()
@@ -61,12 +67,13 @@ def post(program: Program, address: str, content: object) -> None:
 
 
 def test_untouched_review_gives_what_segment_gives(
-    program: Program, case_folder: Path, tmp_path: Path, bundle: Path
+    program: Program, case_folder: Path, tmp_path: Path, bundle: Path, about: Path
 ) -> None:
     post(program, "/api/finish", None)
     out = tmp_path / "segmented.mha"
     arguments = [*single_files(case_folder), "--output", out, "--model", bundle, "--report", tmp_path / "segment.json"]
-    assert main(["segment", "--device", "cpu", "--precision", "float32", *map(str, arguments)]) == 0
+    exact = ["--device", "cpu", "--precision", "float32", "--about", about]
+    assert main(["segment", *map(str, exact), *map(str, arguments)]) == 0
     ours, theirs = read_lesion_map(tmp_path / "out" / "lesions.mha"), read_lesion_map(out)
     assert set(np.unique(ours.ids)) == {0, 1, 2, 3}
     np.testing.assert_array_equal(ours.ids, theirs.ids)
@@ -75,7 +82,10 @@ def test_untouched_review_gives_what_segment_gives(
     for part in ("lesions", "left_out", "candidates", "response"):
         assert reports[0][part] == reports[1][part]
     # Ctrl-C is how a review ends.
-    assert program.ended(signal.SIGINT) == (0, "")
+    code, said = program.ended(signal.SIGINT)
+    assert code == 0
+    (line,) = said.splitlines()
+    assert "lesions 9 are neither outlined nor clicked" in line
     assert len((tmp_path / "out" / FILE_NAME).read_text().splitlines()) == 1
 
 
@@ -94,6 +104,9 @@ def test_review_goes_on_only_with_the_same_inputs_and_one_at_a_time(
         assert "of a review of other scans, masks or clicks" in refused(capfd, *same, *exact)
         shutil.copy(tmp_path / "before", case_folder / changed)
     assert "another model, options or version" in refused(capfd, *same, *exact, "--split-components")
+    # The same files, of which one is taken for another.
+    otherwise = ["--baseline-clicks" if word == "--followup-clicks" else word for word in same]
+    assert "of a review of other scans, masks or clicks" in refused(capfd, *otherwise, *exact)
 
 
 def test_without_its_server_it_says_what_to_install(
@@ -112,6 +125,9 @@ def test_wrong_options_are_refused(case_folder: Path, tmp_path: Path, capfd: pyt
     assert "nothing to look for" in refused(capfd, *out, "--followup", scan)
     assert "expected a case or single files" in refused(capfd, case_folder, *out, "--followup", scan)
     assert "is one of the inputs" in refused(capfd, case_folder, "--output", case_folder)
+    for inside in (case_folder / "out", case_folder / "images" / "out"):
+        assert f"{inside}: lies in {case_folder}" in refused(capfd, case_folder, "--output", inside)
+        assert not inside.exists()
     assert "--organs without a search" in refused(capfd, case_folder, *out, "--organs", tmp_path)
     assert "missing: No such file or directory" in refused(capfd, tmp_path / "missing", *out)
     with socket.socket() as other:

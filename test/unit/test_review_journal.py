@@ -242,6 +242,12 @@ def test_second_program_is_refused_while_one_writes(tmp_path: Path) -> None:
     journal_in(tmp_path).close()
 
 
+def test_journal_that_cannot_be_opened_is_said(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).mkdir()
+    with pytest.raises(InputError, match="expected a journal that can be written to"):
+        journal_in(tmp_path)
+
+
 def test_read_only_journal_writes_nothing(tmp_path: Path) -> None:
     journal = journal_in(tmp_path / "none", is_read_only=True)
     with pytest.raises(InputError, match="not open for writing"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 from collections.abc import Iterator
@@ -144,6 +145,14 @@ def test_lesions_are_confirmed_moved_and_gone_by_key(review: Review) -> None:
     review.status("^done again")
     assert review.verdict(3) == "gone"
     assert review.page.text_content("#progress-text") == "3 of 3 lesions reviewed"
+    # The second one before the first is answered.
+    review.choose(1)
+    review.page.evaluate("for (const key of ['g', 'c']) dispatchEvent(new KeyboardEvent('keydown', { key }))")
+    review.page.locator('#undo[title^="Undo: confirm, lesion 1"]').wait_for(timeout=10_000)
+    kept = [
+        json.loads(line)["action"]["kind"] for line in (review.folder / "out" / FILE_NAME).read_text().splitlines()[1:]
+    ]
+    assert kept[-2:] == ["gone", "confirm"]
     assert review.said == []
 
 

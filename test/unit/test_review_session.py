@@ -9,10 +9,11 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from nibabel.nifti1 import Nifti1Image
 from nibabel.orientations import aff2axcodes
@@ -24,9 +25,10 @@ from longilesion.images import open_image, read_lesion_map
 from longilesion.new_lesions import Search
 from longilesion.pipeline import segment_case
 from longilesion.report import RunReport, make_report
+from longilesion.review import outliner
 from longilesion.review.decisions import Confirm, Decision, Draw, Entry, Gone, Merge, Move, New, NotALesion, Redo, Undo
 from longilesion.review.output import map_names
-from longilesion.review.prompts_file import read_prompts
+from longilesion.review.prompts_file import read_beginning
 from longilesion.review.record import ReviewRecord
 from longilesion.review.result import review_result
 from longilesion.review.runs import runs_of
@@ -107,7 +109,11 @@ def test_moved_lesion_is_a_preview_until_it_is_computed_in_full(begun: Callable[
     assert (ids(session) == 1).any()
     session.wait()
     assert session.stage(1) == "full"
+    view = Viewer(session)
+    shown = view.review()
+    assert view.review() is shown
     session.decide(Undo())
+    assert view.review().lesions[0].verdict == "untouched"
     assert session.stage(1) == "full"
     # Back at a click that has been computed.
     session.decide(Redo())
@@ -139,11 +145,34 @@ def test_review_that_was_ended_goes_on_with_the_same_result(begun: Callable[...,
     looking.close()
 
 
+def test_click_that_fails_keeps_no_review_from_starting(
+    begun: Callable[..., Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = begun()
+    session.decide(Move(lesion=2, scan="primary", point_xyz_mm=NEAR_2))
+    session.wait()
+
+    def fail(*_: object) -> NoReturn:
+        raise MemoryError("no memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(outliner, "predict_at", fail)
+        session = begun()
+    assert session.stage(2) == "failed"
+    with pytest.raises(InputError, match="lesion 2: no memory; expected an outline of it"):
+        session.write(tmp_path / "result")
+    assert not session.outliner._hurried.is_set()
+    session.decide(Undo())
+    session.write(tmp_path / "result")
+
+
 def test_review_that_goes_on_looks_where_it_looked_first(begun: Callable[..., Session], tmp_path: Path) -> None:
     session = begun()
     path = tmp_path / "output" / "prompts.json"
-    assert read_prompts(path.parent, "the same") == session.first.prompts
-    assert read_prompts(path.parent, "another") is None
+    kept = read_beginning(path.parent, "the same")
+    assert kept is not None
+    assert kept.prompts == session.first.prompts
+    assert read_beginning(path.parent, "another") is None
     # As if registration had found another place then.
     stored = json.loads(path.read_text())
     stored["prompts"]["lesions"][0]["followup"]["point_xyz_mm"] = UNKNOWN
@@ -189,6 +218,51 @@ def test_merged_lesion_gives_its_voxels_to_the_other(begun: Callable[..., Sessio
     assert "includes lesion 1" in second["note"]
     # Another diameter than that of the networks' outline: their interval is not its.
     assert second["volume_low_ml"] is None
+
+
+def test_lesion_that_merged_through_another_names_the_one_that_has_its_voxels(begun: Callable[..., Session]) -> None:
+    session = begun()
+    whole = ids(session).copy()
+    session.decide(Merge(lesion=1, into=2))
+    session.decide(Merge(lesion=2, into=3))
+    np.testing.assert_array_equal(ids(session), np.where(whole > 0, 3, whole))
+    outcomes = session.reviewed.segmentation.lesions
+    assert [each.merged_into for each in outcomes] == [3, 3, None]
+    assert "includes lesion 1, 2" in outcomes[2].note
+
+
+def test_lesion_that_the_networks_merged_goes_where_a_person_merges_the_other(begun: Callable[..., Session]) -> None:
+    session = begun()
+    # Both in one outline.
+    session.decide(Move(lesion=2, scan="primary", point_xyz_mm=AFTER[1][0]))
+    session.wait()
+    (part, whole) = next(
+        (each.prompt.lesion_id, each.merged_into) for each in session.reviewed.segmentation.lesions if each.merged_into
+    )
+    assert {part, whole} == {1, 2}
+    session.decide(Merge(lesion=whole, into=3))
+    assert [each.merged_into for each in session.reviewed.segmentation.lesions] == [3, 3, None]
+    session.decide(Undo())
+    session.decide(Merge(lesion=whole, into=part))
+    into = {each.prompt.lesion_id: each.merged_into for each in session.reviewed.segmentation.lesions}
+    assert into == {whole: part, part: None, 3: None}
+
+
+@pytest.mark.parametrize(("of", "to"), [(1, 2), (2, 1)])
+def test_voxel_erased_of_one_lesion_and_painted_as_another_is_the_others(
+    begun: Callable[..., Session], of: int, to: int
+) -> None:
+    session = begun()
+    view, _ = ras_view(ids(session).copy(), GRID)
+    voxels = np.flatnonzero(view == of)[:3]
+    session.decide(Draw(lesion=of, removed=runs_of(voxels)))
+    session.decide(Draw(lesion=to, added=runs_of(voxels)))
+    expected = view.ravel().copy()
+    expected[voxels] = to
+    now, _ = ras_view(ids(session), GRID)
+    np.testing.assert_array_equal(now.ravel(), expected)
+    outlines = session.reviewed.outlines
+    assert (outlines[of].removed, outlines[to].added) == (3, 3)
 
 
 def test_drawn_voxels_are_in_the_map_and_those_of_other_lesions_stay_theirs(
@@ -264,6 +338,29 @@ def test_candidates_are_apart_until_somebody_confirms_them(begun: Callable[..., 
     assert not (ids(session) == candidate.lesion_id).any()
 
 
+def test_decisions_are_not_taken_for_those_on_other_candidates(begun: Callable[..., Session], tmp_path: Path) -> None:
+    search = Search(detector=bright_voxels())
+    session = begun(search=search)
+    (candidate,) = session.first.segmentation.candidates
+    session.decide(Confirm(lesion=candidate.lesion_id))
+    assert begun(search=search).state == session.state
+    # As if registration had explained another one then.
+    path = tmp_path / "output" / "prompts.json"
+    kept = path.read_text()
+    stored = json.loads(kept)
+    stored["candidates"][0]["centre_xyz_mm"] = AFTER[2][0]
+    path.write_text(json.dumps(stored))
+    with pytest.raises(InputError, match=r"finds candidate 4 in the primary scan at .*; expected candidate 4 .* at 20"):
+        session_in(tmp_path, search=search, is_read_only=True)
+    stored["candidates"] = []
+    path.write_text(json.dumps(stored))
+    with pytest.raises(InputError, match="expected none, as when the review began"):
+        session_in(tmp_path, search=search, is_read_only=True)
+    path.write_text(kept)
+    with pytest.raises(InputError, match="finds no candidate 4; expected candidate 4 in"):
+        session_in(tmp_path, is_read_only=True)
+
+
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     """Three lesions and a candidate, of which nothing is decided."""
@@ -288,6 +385,7 @@ decisions = st.one_of(
 
 @settings(max_examples=40)
 @given(decided=st.lists(decisions, max_size=8))
+@example(decided=[Merge(lesion=1, into=2), Merge(lesion=2, into=3)])
 def test_map_outlines_and_report_agree_and_no_lesion_is_lost(searched: Session, decided: list[Decision | Undo]) -> None:
     state = searched.state
     for number, action in enumerate(decided, start=1):
@@ -320,6 +418,9 @@ def test_map_outlines_and_report_agree_and_no_lesion_is_lost(searched: Session, 
         assert each.volume_followup_ml == pytest.approx(voxels * GRID.voxel_volume_ml)
         # Every empty lesion says why.
         assert voxels or each.note
+    # A merged lesion names the one that has its voxels.
+    into = {each.prompt.lesion_id: each.merged_into for each in reviewed.segmentation.lesions}
+    assert all(into[host] is None for host in into.values() if host is not None)
     # What nobody has decided is as it was, but for what was merged with it or lost to nobody.
     whole, _ = ras_view(searched.first.segmentation.maps["primary"].ids, GRID)
     for lesion_id, lesion in state.lesions.items():
@@ -356,6 +457,11 @@ def test_lesions_may_lie_in_two_scans_and_move_from_one_to_the_other(two_scans: 
     with pytest.raises(InputError, match="in two scans"):
         two_scans.decide(Merge(lesion=1, into=2))
     two_scans.decide(Move(lesion=2, scan="primary", point_xyz_mm=UNKNOWN))
+    two_scans.decide(Merge(lesion=1, into=2))
+    # Its outline would be in another scan than that of lesion 1.
+    with pytest.raises(InputError, match="lesion 1 is merged with it; expected that one to be decided first"):
+        two_scans.decide(Move(lesion=2, scan="secondary", point_xyz_mm=CLICKS[2]))
+    two_scans.decide(Undo())
     files = two_scans.write(tmp_path / "result")
     assert [file.name for file in files] == ["lesions.mha", "lesions_secondary.mha", "report.json", "review.json"]
     maps = [read_lesion_map(file).ids for file in files[:2]]
@@ -416,16 +522,6 @@ def test_impossible_decision_is_not_in_the_journal(
     with pytest.raises(InputError, match=finding):
         session.decide(decision)
     assert session.journal.entries == []
-
-
-def test_decisions_do_not_wait_for_results_of_another_fingerprint(
-    begun: Callable[..., Session], tmp_path: Path
-) -> None:
-    session = begun()
-    session.decide(Confirm(lesion=1))
-    session.close()
-    with pytest.raises(InputError, match="of a review of other scans"):
-        journal_in(tmp_path / "output", fingerprint="changed")
 
 
 @settings(max_examples=25)

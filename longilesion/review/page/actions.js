@@ -2,7 +2,7 @@
 
 const shown = { ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓", PageUp: "Page Up", PageDown: "Page Down", Escape: "Esc", " ": "Space" };
 
-export const keyText = (key) => key.split("+").map((part) => shown[part] ?? (part.length === 1 ? part.toUpperCase() : part)).join(" ");
+const keyText = (key) => key.split("+").map((part) => shown[part] ?? (part.length === 1 ? part.toUpperCase() : part)).join(" ");
 
 export function addButtons(group, actions) {
   for (const action of actions) {
@@ -53,6 +53,7 @@ export function listen(actions) {
     if (!action) return;
     event.preventDefault();
     event.stopPropagation();
-    action.run();
+    // A key that is held down decides once.
+    if (!(event.repeat && action.isDecision)) action.run();
   }, true);
 }

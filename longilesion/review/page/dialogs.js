@@ -36,6 +36,7 @@ export async function write(review) {
   byId("write").disabled = true;
   byId("finishing-text").textContent = "Outlining in full, and writing …";
   try {
+    await review.queue;
     await review.update(await post("api/finish"));
     byId("finishing-text").textContent = "Written to the output folder. Decisions made from now on are kept as well, and can be written again.";
     review.say("The result is written.");

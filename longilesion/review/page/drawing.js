@@ -80,15 +80,17 @@ export class Drawing {
     const [added, removed] = [[], []];
     for (let index = 0; index < bitmap.length; index += 1) {
       if (bitmap[index] === this.before[index]) continue;
-      // Voxels of other lesions stay theirs.
       if (bitmap[index] && this.before[index] === 0) added.push(index);
       else if (!bitmap[index] && this.before[index] === CHOSEN) removed.push(index);
+      // Voxels of other lesions stay theirs.
+      else bitmap[index] = this.before[index];
     }
     if (!added.length && !removed.length) {
-      bitmap.set(this.before);
       this.view.niivue.refreshDrawing(true);
       return;
     }
+    // The next stroke may end before this one is answered.
+    this.before = bitmap.slice();
     this.decide({ kind: "draw", lesion: this.lesion, added: this.runs(added), removed: this.runs(removed) });
   }
 

@@ -26,7 +26,7 @@ function change({ baseline, followup, is_outside, notes }) {
   return `${percent > 0 ? "+" : ""}${percent.toFixed(0)} %`;
 }
 
-export function measures({ scan, volume_ml: volume, longest_mm: longest, short_mm: short }) {
+function measures({ scan, volume_ml: volume, longest_mm: longest, short_mm: short }) {
   if (scan === null) return "";
   if (longest === null) return "not outlined";
   return longest ? `${longest.toFixed(1)} × ${short.toFixed(1)} mm, ${ml(volume)} ml` : "no outline";

@@ -26,25 +26,26 @@ function nextUndecided() {
 }
 
 async function decideAndGoOn(kind) {
-  await review.decide({ kind, lesion: review.chosen });
-  if (!review.hasFailed) nextUndecided();
+  const lesion = review.chosen;
+  // Another lesion may have been chosen before the answer.
+  if (await review.decide({ kind, lesion }) && review.chosen === lesion) nextUndecided();
 }
 
 async function addNew() {
-  const known = new Set(review.lesions.map((lesion) => lesion.id));
-  await review.decide({ kind: "new", ...cursor() });
-  const added = review.lesions.find((lesion) => !known.has(lesion.id));
-  if (added) await review.choose(added.id);
+  // Its id is the one after the highest.
+  if (await review.decide({ kind: "new", ...cursor() })) await review.choose(Math.max(...review.lesions.map(({ id }) => id)));
 }
 
 async function merge() {
+  const lesion = review.chosen;
   const into = await askMergedInto(review);
-  if (into !== null) await review.decide({ kind: "merge", lesion: review.chosen, into });
+  if (into !== null) await review.decide({ kind: "merge", lesion, into });
 }
 
-// And shows the lesion that it is about.
-async function goBack(kind, id) {
-  await review.decide({ kind });
+// And shows the lesion that it is about, which is undone, or stands again, once it is answered.
+async function goBack(kind) {
+  if (!(await review.decide({ kind }))) return;
+  const id = kind === "undo" ? review.known.next_lesion : review.known.last_lesion;
   if (review.find(id) && id !== review.chosen) await review.choose(id);
 }
 
@@ -80,8 +81,8 @@ const drawingActions = [
 ];
 
 const history = [
-  { name: "undo", key: "Ctrl+z", label: "undo", isPossible: () => !byId("undo").disabled, run: () => goBack("undo", review.known.last_lesion) },
-  { name: "redo", key: "Ctrl+y", keys: ["Ctrl+Shift+z"], label: "redo", isPossible: () => !byId("redo").disabled, run: () => goBack("redo", review.known.next_lesion) },
+  { name: "undo", key: "Ctrl+z", label: "undo", isPossible: () => !byId("undo").disabled, run: () => goBack("undo") },
+  { name: "redo", key: "Ctrl+y", keys: ["Ctrl+Shift+z"], label: "redo", isPossible: () => !byId("redo").disabled, run: () => goBack("redo") },
 ];
 
 // ------------------------------------------------------------------------------------------------ view
@@ -172,7 +173,7 @@ function addControls() {
   const groups = { windows, planes, toggles, actions: deciding, "drawing-actions": drawingActions };
   for (const [id, actions] of Object.entries(groups)) addButtons(byId(id), actions);
   byId("drawing-actions").append(Object.assign(document.createElement("output"), { id: "pen" }));
-  const all = [...moving, ...deciding, ...drawingActions, ...history, ...windows, ...planes, ...toggles, ...ends];
+  const all = [...moving, ...deciding.map((action) => ({ ...action, isDecision: true })), ...drawingActions, ...history, ...windows, ...planes, ...toggles, ...ends];
   addHelp(byId("help-keys"), [...cursorHelp, ...all]);
   listen([...cursorKeys, ...all]);
   const clicked = { undo: history[0].run, redo: history[1].run, "help-button": ends[0].run, finish: ends[1].run, write: () => write(review) };
@@ -189,8 +190,9 @@ async function poll() {
     if (review.isBusy) continue;
     await review.attempt(async () => {
       const known = await get("api/review");
-      if (!review.isBusy && known.revision !== review.known.revision) await review.update(known);
-      if (review.hasFailed && byId("status").textContent.startsWith("The program does not")) review.say("The program answers again.");
+      // A decision may have been answered meanwhile, by a later revision.
+      if (!review.isBusy && known.revision > review.known.revision) await review.update(known);
+      if (byId("status").textContent.startsWith("The program does not")) review.say("The program answers again.");
     });
   }
 }

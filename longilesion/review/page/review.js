@@ -19,6 +19,8 @@ export class Review {
     this.isOutlined = true;
     this.isLinked = true;
     this.zoom = 1;
+    // The decisions made until now, each sent once the one before is answered.
+    this.queue = Promise.resolve();
     this.isBusy = false;
     // The side that the cursor was moved on last.
     this.active = "followup";
@@ -36,8 +38,6 @@ export class Review {
     byId("status").textContent = text;
     byId("status").className = isError ? "error" : "";
   }
-
-  get hasFailed() { return byId("status").classList.contains("error"); }
 
   async attempt(doing) {
     try {
@@ -71,18 +71,22 @@ export class Review {
     this.label();
   }
 
-  async decide(decision) {
-    if (this.isBusy) return;
+  // Sends a decision after all others; gives whether it was kept.
+  decide(decision) { return (this.queue = this.queue.then(() => this.send(decision))); }
+
+  async send(decision) {
     this.isBusy = true;
     const begun = performance.now();
-    await this.attempt(async () => {
+    const isKept = await this.attempt(async () => {
       await this.update(await post("api/decisions", decision));
       const word = { undo: "undone", redo: "done again" }[decision.kind] ?? "saved";
       this.say(`${word} (${((performance.now() - begun) / 1000).toFixed(1)} s)`);
+      return true;
     });
     this.isBusy = false;
     // A stroke that was refused is taken back.
-    this.label();
+    await this.attempt(async () => this.label());
+    return isKept ?? false;
   }
 
   // ---------------------------------------------------------------------------------------------- what is shown

@@ -1,18 +1,16 @@
 // Requests to the server that has sent this page, and to no other.
 
-export class Refused extends Error {}
-
 async function ask(address, options) {
   let answer;
   try {
     answer = await fetch(address, options);
   } catch {
-    throw new Refused("The program does not answer. What was decided is kept: start it again, and open the address that it prints.");
+    throw new Error("The program does not answer. What was decided is kept: start it again, and open the address that it prints.");
   }
-  if (answer.status === 401) throw new Refused("Another run has taken over: open the address that longilesion review has printed.");
+  if (answer.status === 401) throw new Error("Another run has taken over: open the address that longilesion review has printed.");
   if (!answer.ok) {
     const { detail } = await answer.json().catch(() => ({}));
-    throw new Refused(typeof detail === "string" ? detail : `refused (${answer.status})`);
+    throw new Error(typeof detail === "string" ? detail : `refused (${answer.status})`);
   }
   return answer;
 }
