@@ -1,4 +1,4 @@
-"""The results of `longilesion segment` and `longilesion follow` as DICOM."""
+"""The results of `longilesion segment`, `longilesion follow` and `longilesion review` as DICOM."""
 
 from __future__ import annotations
 
@@ -18,8 +18,12 @@ from longilesion.labelling import Labels
 if TYPE_CHECKING:
     from longilesion.assessment import CaseResponse
     from longilesion.course import TimePointRecord
+    from longilesion.dicom.report_output import Reading
     from longilesion.pipeline import Segmentation
     from longilesion.response import Course
+    from longilesion.review.output import DicomOutput
+    from longilesion.review.record import ReviewRecord
+    from longilesion.review.result import Reviewed
 
 
 def check_dicom_output(folder: Path, followup: Path | None, labels: Labels) -> None:
@@ -39,9 +43,14 @@ def check_dicom_output(folder: Path, followup: Path | None, labels: Labels) -> N
 
 
 def write_dicom(
-    folder: Path, case: Case, segmentation: Segmentation, scans: Scans, response: CaseResponse
+    folder: Path,
+    case: Case,
+    segmentation: Segmentation,
+    scans: Scans,
+    response: CaseResponse,
+    reading: Reading | None = None,
 ) -> list[Path]:
-    """Writes the lesions of both time points and the response; returns the files.
+    """Writes the lesions of both time points and the response, with what a person has decided; returns the files.
 
     Raises InputError where a file cannot be written.
     """
@@ -59,11 +68,34 @@ def write_dicom(
         measured=response.followup or {},
         absences={each.prompt.lesion_id: each.absence for each in segmentation.lesions if each.absence is not None},
         course=response.course,
+        reading=reading,
     )
     followup = Outlined(
         series=chosen_series(scans.followup, scans.series.followup), lesions=segmentation.maps["primary"]
     )
     return write_results(folder, followup, findings, baseline=baseline, segments=segments_of(scans.lesions))
+
+
+def review_dicom(scans: Scans) -> DicomOutput:
+    """What writes a review in DICOM."""
+    # Imported late, as few runs write DICOM.
+    from longilesion.dicom.output import BASELINE_SEG, FOLLOWUP_SEG, REPORT, segments_of
+    from longilesion.dicom.report_output import Reading
+    from longilesion.review.output import DicomOutput
+
+    def write(folder: Path, reviewed: Reviewed, response: CaseResponse, record: ReviewRecord) -> list[Path]:
+        lesions = [*record.lesions, *record.candidates]
+        reading = Reading(
+            readers=tuple(sorted({each.reader for each in lesions if each.reader})),
+            is_complete=record.is_complete,
+            decisions={each.id: each.decision for each in lesions},
+            drawn=frozenset(each.id for each in lesions if each.voxels_added or each.voxels_removed),
+        )
+        return write_dicom(folder, reviewed.case, reviewed.segmentation, scans, response, reading)
+
+    has_outlines = scans.baseline is not None and is_dicom(scans.baseline) and scans.lesions is not None
+    baseline = (BASELINE_SEG,) if has_outlines and segments_of(scans.lesions) is None else ()
+    return DicomOutput(names=(*baseline, FOLLOWUP_SEG, REPORT), write=write)
 
 
 def check_course_dicom(plan: Plan) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import tyro
 
 from longilesion.case_files import SeriesChoice, check_outputs
+from longilesion.cli.dicom_output import review_dicom
 from longilesion.cli.review_files import ReviewFiles, check_apart
 from longilesion.cli.terminal import console, with_progress
 from longilesion.config import Device, Precision
@@ -46,6 +47,7 @@ def review(
     organ: tuple[str, ...] = (),
     detector: Path | None = None,
     about: Path | None = None,
+    dicom: bool = False,
     model: Path = SHIPPED_MODEL,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -77,6 +79,8 @@ def review(
         organ: Names of the masks to use; all where none is given.
         detector: Folder of the model that searches.
         about: Table (.csv) of what is known of lesions, for the response.
+        dicom: Write the result in DICOM, too, as `longilesion segment` does: a segmentation (SEG) and a report (SR), on
+            the images of the follow-up, with what was decided and by whom.
         model: Folder with the model's settings and weights.
         device: Where the networks run; auto takes a GPU if there is one.
         precision: Number format of the networks; auto takes the fastest that the device has.
@@ -107,6 +111,8 @@ def review(
     check_apart(output, [*files.paths, *(path for path in (model, organs, detector) if path is not None)])
     if not read_only:
         check_writable(output)
+    if dicom:
+        files.check_dicom(output)
     facts = read_lesion_facts(about)
     options = RunOptions(
         model=model,
@@ -146,7 +152,11 @@ def review(
             with watch("read"):
                 patient = files.read(watch, facts)
                 scans = {name: scan.path for name, scan in patient.scans.items()}
-                patient = replace(patient, case=with_masks(patient.case, scans, options).case)
+                patient = replace(
+                    patient,
+                    case=with_masks(patient.case, scans, options).case,
+                    dicom=review_dicom(files.scans) if dicom else None,
+                )
             status.update("loading the model")
             models = with_progress(load_models(options, watch), status)
             status.update("outlining the lesions")

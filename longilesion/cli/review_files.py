@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from longilesion.case_files import SeriesChoice, read_case
+from longilesion.cli.dicom_output import check_dicom_output
+from longilesion.cli.scans import Scans
 from longilesion.errors import InputError
 from longilesion.response import Lesion
 from longilesion.timing import Stopwatch
@@ -52,6 +54,18 @@ class ReviewFiles:
             raise InputError(
                 "nothing to look for; expected --lesions, --baseline-clicks, --followup-clicks or --find-new"
             )
+
+    def check_dicom(self, output: Path) -> None:
+        """Raises InputError where the result cannot be written in DICOM into a folder."""
+        if self.followup is None:
+            raise InputError(f"--dicom with the case {self.case}, which has no DICOM; expected --followup in DICOM")
+        check_dicom_output(output, self.followup, "lesion_ids")
+
+    @property
+    def scans(self) -> Scans:
+        """Single files, as `longilesion segment` takes them."""
+        assert self.followup is not None
+        return Scans(followup=self.followup, baseline=self.baseline, lesions=self.lesions, series=self.series, names=())
 
     def read(self, watch: Stopwatch, facts: Mapping[int, Lesion]) -> Patient:
         """Reads them; raises InputError."""

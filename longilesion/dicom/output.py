@@ -14,9 +14,15 @@ from longilesion.case import Absence, LesionMap, lesion_regions
 from longilesion.dicom.files import is_dicom
 from longilesion.dicom.privacy import without_names
 from longilesion.dicom.reading import find_lesions
-from longilesion.dicom.report_output import check_report, make_report
+from longilesion.dicom.report_output import Reading, check_report, make_report
 from longilesion.dicom.segmentation import Segment, read_segments
-from longilesion.dicom.segmentation_output import check_segmentation, make_segmentation, source_images
+from longilesion.dicom.segmentation_output import (
+    REVIEWED,
+    STATEMENT,
+    check_segmentation,
+    make_segmentation,
+    source_images,
+)
 from longilesion.dicom.series import Series
 from longilesion.dicom.stack import Stack
 from longilesion.dicom.tracking import Tracking, tracking_of
@@ -49,13 +55,14 @@ class Findings:
     """What a report says of a time point: measures of the lesions that were looked for, and the response.
 
     `absences` has why lesions of `lesion_ids` are not `measured`; by default they are gone. Of the `course`, the last
-    visit is reported.
+    visit is reported. `reading` is None where no person has reviewed them.
     """
 
     lesion_ids: Sequence[int]
     measured: Mapping[int, Measured]
     absences: Mapping[int, Absence] = field(default_factory=dict)
     course: Course | None = None
+    reading: Reading | None = None
 
 
 def write_results(
@@ -69,8 +76,8 @@ def write_results(
     """Writes the follow-up's segmentation and report, and the baseline's segmentation where it came from no DICOM.
 
     `segments` are those of the baseline's own segmentation. Candidates of a search are in the segmentation, not in the
-    report. Without any outline there is no segmentation. Raises InputError where a file cannot be written, or does not
-    read back as what was written.
+    report. Without any outline there is no segmentation, nor one of an earlier run. Raises InputError where a file
+    cannot be written, or does not read back as what was written.
     """
     with without_names():
         outlines = [each for each in (baseline, followup) if each is not None]
@@ -83,7 +90,7 @@ def write_results(
         made: _Made = {}
         if baseline is not None and segments is None:
             images = source_images(baseline.series)
-            made |= _segmentation(folder / BASELINE_SEG, baseline, tracking, images, "Lesions at baseline")
+            made |= _segmentation(folder / BASELINE_SEG, baseline, tracking, images, "Lesions at baseline", None)
         made |= _time_point(
             (folder / FOLLOWUP_SEG, folder / REPORT),
             followup,
@@ -91,7 +98,7 @@ def write_results(
             tracking,
             ("Lesions at follow-up", "Response to therapy"),
         )
-    return _write(made)
+    return _write(folder, made, among=(BASELINE_SEG, FOLLOWUP_SEG, REPORT))
 
 
 def write_time_point(
@@ -106,13 +113,16 @@ def write_time_point(
             tracking,
             (f"Lesions at time point {number}", f"Response to therapy at time point {number}"),
         )
-    return _write(made)
+    return _write(folder, made, among=(TIME_POINT_SEG, TIME_POINT_REPORT))
 
 
-def _write(made: _Made) -> list[Path]:
+def _write(folder: Path, made: _Made, *, among: Sequence[str]) -> list[Path]:
+    """Writes what there is of the files `among`; those of an earlier run that this one does not have are removed."""
     with written_together({path: check for path, (_, check) in made.items()}) as temporaries, without_names():
         for temporary, (dataset, _) in zip(temporaries, made.values(), strict=True):
             dataset.save_as(temporary, enforce_file_format=True)
+    for path in {folder / name for name in among} - set(made):
+        path.unlink(missing_ok=True)
     return list(made)
 
 
@@ -126,7 +136,7 @@ def _time_point(
     """The segmentation, where there is any outline, and the report that refers to it."""
     seg_path, report_path = paths
     images = source_images(outlined.series)
-    made = _segmentation(seg_path, outlined, tracking, images, texts[0])
+    made = _segmentation(seg_path, outlined, tracking, images, texts[0], findings.reading)
     reported = sorted({*findings.lesion_ids, *findings.measured})
     report = make_report(
         reported,
@@ -137,15 +147,29 @@ def _time_point(
         absences=findings.absences,
         images=images,
         description=_described(texts[1]),
+        reading=findings.reading,
     )
     made[report_path] = report, partial(check_report, lesions=len(reported))
     return made
 
 
 def _segmentation(
-    path: Path, outlined: Outlined, tracking: Mapping[int, Tracking], images: list[Dataset], text: str
+    path: Path,
+    outlined: Outlined,
+    tracking: Mapping[int, Tracking],
+    images: list[Dataset],
+    text: str,
+    reading: Reading | None,
 ) -> _Made:
-    segmented = make_segmentation(outlined.series, outlined.lesions, tracking, images, description=_described(text))
+    segmented = make_segmentation(
+        outlined.series,
+        outlined.lesions,
+        tracking,
+        images,
+        description=_described(text),
+        drawn=() if reading is None else reading.drawn,
+        statement=REVIEWED if reading is not None and reading.is_complete else STATEMENT,
+    )
     if segmented is None:
         return {}
     is_exact = Stack.of(outlined.series).is_regular

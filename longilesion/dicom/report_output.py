@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import highdicom as hd
@@ -23,6 +25,8 @@ _SCHEME = "99LONGILESION"
 _PRESENCE = Code("presence", _SCHEME, "Lesion found at this time point")
 _STATEMENT = Code("statement", _SCHEME, "Statement on use")
 _RESEARCH_ONLY = Code("research", _SCHEME, "Research use only, not confirmed by a reader")
+_REVIEWED = Code("reviewed", _SCHEME, "Research use only, reviewed by a reader")
+_DECISION = Code("decision", _SCHEME, "Decision of the reader")
 _SUM_BASELINE = Code("sum-baseline", _SCHEME, "Sum of diameters of target lesions, baseline")
 _SUM_FOLLOWUP = Code("sum-followup", _SCHEME, "Sum of diameters of target lesions, follow-up")
 _OVERALL = Code("overall", _SCHEME, "Overall response (RECIST 1.1)")
@@ -32,6 +36,9 @@ _ABSENCES: Mapping[Absence, Code] = {
     "merged": Code("merged", _SCHEME, "In the outline of another lesion"),
     "not outlined": Code("not-outlined", _SCHEME, "Probably there, but not outlined"),
 }
+# What separates the parts of a name, and all control characters; and how long a part may be.
+_NOT_IN_NAMES = re.compile(r"[\\^=\x00-\x1f\x7f]+")
+_NAME_LENGTH = 63
 _OVERALL_VALUES = {
     "CR": "Complete response",
     "PR": "Partial response",
@@ -48,6 +55,25 @@ _OF_TARGETS = {
 }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """Who has reviewed the lesions, as far as they say, what was decided of each, and which ones were drawn by hand.
+
+    `is_complete`: something was decided of every lesion.
+    """
+
+    readers: tuple[str, ...]
+    is_complete: bool
+    decisions: Mapping[int, str]
+    drawn: frozenset[int] = frozenset()
+
+    @property
+    def person_name(self) -> str:
+        """The readers as a DICOM name, whose parts are not known; empty where there is none."""
+        name = _NOT_IN_NAMES.sub(" ", ", ".join(self.readers))[:_NAME_LENGTH].strip()
+        return f"{name}^" if name else ""
+
+
 def make_report(
     lesion_ids: Sequence[int],
     measured: Mapping[int, Measured],
@@ -58,22 +84,30 @@ def make_report(
     segmentation: Dataset | None,
     images: Sequence[Dataset],
     description: str,
+    reading: Reading | None = None,
 ) -> hd.sr.Comprehensive3DSR:
     """The report on all lesions that were looked for; of those that are not `measured`, `absences` has why.
 
-    The response is that of the last visit of the `course`.
-
-    `segmentation` has a segment for each measured lesion, and may have some for candidates.
+    The response is that of the last visit of the `course`. `segmentation` has a segment for each measured lesion, and
+    may have some for candidates. `reading` is None where no person has reviewed them.
     """
+    decisions = {} if reading is None else reading.decisions
+    statement = _REVIEWED if reading is not None and reading.is_complete else _RESEARCH_ONLY
     groups: list[hd.sr.MeasurementsAndQualitativeEvaluations | hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations]
     groups = [
         _lesion(
-            tracking[lesion_id], measured.get(lesion_id), absences.get(lesion_id, "gone"), segment, segmentation, images
+            tracking[lesion_id],
+            measured.get(lesion_id),
+            absences.get(lesion_id, "gone"),
+            segment,
+            segmentation,
+            images,
+            decision=decisions.get(lesion_id),
         )
         for lesion_id, segment in zip(lesion_ids, _segments(lesion_ids, segmentation), strict=True)
     ]
     if course is not None:
-        groups.append(_response(course, images))
+        groups.append(_response(course, images, statement))
     observer = hd.sr.ObserverContext(
         observer_type=codes.DCM.Device,
         observer_identifying_attributes=hd.sr.DeviceObserverIdentifyingAttributes(
@@ -84,7 +118,10 @@ def make_report(
         ),
     )
     content = hd.sr.MeasurementReport(
-        observation_context=hd.sr.ObservationContext(observer_device_context=observer),
+        observation_context=hd.sr.ObservationContext(
+            observer_person_context=None if reading is None else _person(reading.person_name),
+            observer_device_context=observer,
+        ),
         procedure_reported=codes.LN.CTUnspecifiedBodyRegion,
         imaging_measurements=groups,
         title=codes.DCM.ImagingMeasurementReport,
@@ -105,7 +142,7 @@ def make_report(
     dataset.ManufacturerModelName = EQUIPMENT["manufacturer_model_name"]
     dataset.SoftwareVersions = EQUIPMENT["software_versions"]
     dataset.DeviceSerialNumber = EQUIPMENT["device_serial_number"]
-    dataset.CompletionFlagDescription = _RESEARCH_ONLY.meaning
+    dataset.CompletionFlagDescription = statement.meaning
     dataset.CodingSchemeIdentificationSequence = [_scheme()]
     return dataset
 
@@ -133,7 +170,10 @@ def _lesion(
     segment: int | None,
     segmentation: Dataset | None,
     images: Sequence[Dataset],
+    *,
+    decision: str | None,
 ) -> hd.sr.MeasurementsAndQualitativeEvaluations | hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
+    decided = [] if decision is None else [hd.sr.QualitativeEvaluation(_DECISION, _coded(decision))]
     identifier = hd.sr.TrackingIdentifier(uid=tracking.uid, identifier=tracking.identifier)
     algorithm = hd.sr.AlgorithmIdentification(name="longilesion", version=longilesion.__version__)
     if measured is None or segment is None or segmentation is None:
@@ -141,7 +181,7 @@ def _lesion(
             tracking_identifier=identifier,
             finding_type=codes.SCT.Lesion,
             algorithm_id=algorithm,
-            qualitative_evaluations=[hd.sr.QualitativeEvaluation(_PRESENCE, _ABSENCES[absence])],
+            qualitative_evaluations=[hd.sr.QualitativeEvaluation(_PRESENCE, _ABSENCES[absence]), *decided],
             source_images=[_source(images[0])],
         )
     return hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
@@ -179,16 +219,18 @@ def _lesion(
                 )
             ),
         ],
-        qualitative_evaluations=[hd.sr.QualitativeEvaluation(_PRESENCE, codes.SCT.Present)],
+        qualitative_evaluations=[hd.sr.QualitativeEvaluation(_PRESENCE, codes.SCT.Present), *decided],
     )
 
 
-def _response(course: Course, images: Sequence[Dataset]) -> hd.sr.MeasurementsAndQualitativeEvaluations:
+def _response(
+    course: Course, images: Sequence[Dataset], statement: Code
+) -> hd.sr.MeasurementsAndQualitativeEvaluations:
     now = course.assessments[-1]
     evaluations = [
         hd.sr.QualitativeEvaluation(codes.DCM.ResponseEvaluationMethod, codes.DCM.RECIST1Point1),
         hd.sr.QualitativeEvaluation(_OVERALL, Code(now.overall, _SCHEME, _OVERALL_VALUES[now.overall])),
-        hd.sr.QualitativeEvaluation(_STATEMENT, _RESEARCH_ONLY),
+        hd.sr.QualitativeEvaluation(_STATEMENT, statement),
     ]
     if now.targets in _OF_TARGETS:
         evaluations.append(hd.sr.QualitativeEvaluation(codes.DCM.CurrentResponse, _OF_TARGETS[now.targets]))
@@ -215,6 +257,19 @@ def _interval(above: float, below: float) -> hd.sr.MeasurementProperties | None:
     return hd.sr.MeasurementProperties(
         upper_measurement_uncertainty=_rounded(above), lower_measurement_uncertainty=_rounded(below)
     )
+
+
+def _person(name: str) -> hd.sr.ObserverContext | None:
+    if not name:
+        return None
+    return hd.sr.ObserverContext(
+        observer_type=codes.DCM.Person,
+        observer_identifying_attributes=hd.sr.PersonObserverIdentifyingAttributes(name=name),
+    )
+
+
+def _coded(decision: str) -> Code:
+    return Code(decision.replace("_", "-"), _SCHEME, decision.replace("_", " ").capitalize())
 
 
 def _scheme() -> Dataset:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from longilesion.dicom.tracking import Tracking
 from longilesion.errors import InputError
 
 STATEMENT = "Research use only. Not a medical device; outlined by a program and not confirmed."
+REVIEWED = "Research use only. Not a medical device; outlined by a program and reviewed by a person."
 # Of the equipment that makes a DICOM object.
 EQUIPMENT: Mapping[str, Any] = {
     "manufacturer": "longilesion",
@@ -33,6 +34,11 @@ EQUIPMENT: Mapping[str, Any] = {
     "device_serial_number": longilesion.__version__,
 }
 _SERIES_NUMBER = 900
+# By whether a person has drawn.
+_KINDS = {
+    False: hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+    True: hd.seg.SegmentAlgorithmTypeValues.SEMIAUTOMATIC,
+}
 
 
 def source_images(series: Series) -> list[Dataset]:
@@ -103,10 +109,13 @@ def make_segmentation(
     images: list[Dataset],
     *,
     description: str,
+    drawn: Collection[int] = (),
+    statement: str = STATEMENT,
 ) -> hd.seg.Segmentation | None:
     """The segmentation of a map on its series' images; None where the map is empty.
 
     A segment's number is not the lesion's id, as DICOM numbers segments from 1 on without gaps; its label has the id.
+    Segments of `drawn` lesions, by hand at least in part, are marked as semiautomatic.
     """
     found = [lesion_id for lesion_id in np.unique(lesion_map.ids).tolist() if lesion_id]
     if not found:
@@ -122,7 +131,7 @@ def make_segmentation(
             segment_label=segment_label(lesion_id),
             segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
             segmented_property_type=codes.SCT.Lesion,
-            algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_type=_KINDS[lesion_id in drawn],
             algorithm_identification=algorithm,
             tracking_uid=tracking[lesion_id].uid,
             tracking_id=tracking[lesion_id].identifier,
@@ -145,7 +154,7 @@ def make_segmentation(
         omit_empty_frames=True,
         **EQUIPMENT,
     )
-    dataset.ImageComments = STATEMENT
+    dataset.ImageComments = statement
     return dataset
 
 

@@ -1,11 +1,13 @@
-"""The files of a review: a lesion map for each follow-up scan, the run report, and review.json, written together."""
+"""The files of a review, written together: maps of the follow-up scans, run report, review.json, DICOM if wished."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from longilesion.assessment import CaseResponse, case_response
 from longilesion.case import ScanName
 from longilesion.files import Check, valid, written_together
 from longilesion.image_file import ImageFile
@@ -16,6 +18,14 @@ from longilesion.review.record import ReviewRecord
 from longilesion.review.result import Reviewed
 
 REPORT, RECORD = "report.json", "review.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DicomOutput:
+    """What writes a review into a folder in DICOM: all files or none, and returns them; `names` has all."""
+
+    names: tuple[str, ...]
+    write: Callable[[Path, Reviewed, CaseResponse, ReviewRecord], list[Path]]
 
 
 def map_names(scans: Mapping[ScanName, ImageFile]) -> dict[ScanName, str]:
@@ -33,10 +43,12 @@ def write_results(
     *,
     seconds: Mapping[str, float],
     facts: Mapping[int, Lesion],
+    dicom: DicomOutput | None = None,
 ) -> list[Path]:
     """Writes all files or none, and returns them; raises InputError where that fails."""
     maps = reviewed.segmentation.maps
-    report = make_report(reviewed.case, reviewed.segmentation, seconds=seconds, facts=facts)
+    response = case_response(reviewed.case, reviewed.segmentation, facts)
+    report = make_report(reviewed.case, reviewed.segmentation, seconds=seconds, facts=facts, response=response)
     checks: dict[Path, Check] = {
         folder / file: partial(check_lesion_map, written=maps[name]) for name, file in map_names(scans).items()
     }
@@ -47,7 +59,9 @@ def write_results(
             write_lesion_map(file, maps[name], like=image)
         for file, content in ((report_file, report), (record_file, record)):
             file.write_text(content.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    return list(checks)
+        # Last: where it cannot be written, the other files stay as they were, too.
+        in_dicom = [] if dicom is None else dicom.write(folder, reviewed, response, record)
+    return [*checks, *in_dicom]
 
 
 def _suffix(path: Path) -> str:

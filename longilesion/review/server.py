@@ -101,7 +101,8 @@ def _add_changes(app: FastAPI, session: Session, viewer: Viewer, output: Path) -
         session.finish(output)
         return viewer.review()
 
-    names = [REPORT, RECORD, *map_names(session.patient.scans).values()]
+    dicom = session.patient.dicom
+    names = [REPORT, RECORD, *map_names(session.patient.scans).values(), *(() if dicom is None else dicom.names)]
 
     @app.get("/api/results")
     def results() -> list[str]:
@@ -112,7 +113,8 @@ def _add_changes(app: FastAPI, session: Session, viewer: Viewer, output: Path) -
         if name not in names:
             raise HTTPException(404, "unknown")
         with tempfile.TemporaryDirectory() as folder:
-            session.write(Path(folder))
+            if Path(folder) / name not in session.write(Path(folder)):
+                raise HTTPException(404, f"no {name}: no lesion has an outline that would be in it")
             content = (Path(folder) / name).read_bytes()
         return Response(content, media_type=_VOLUME, headers={"Content-Disposition": f'attachment; filename="{name}"'})
 

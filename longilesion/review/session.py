@@ -22,7 +22,7 @@ from longilesion.response import Lesion
 from longilesion.review.decisions import Decision, Draw, Entry, Merge, Move, New, Redo, Undo
 from longilesion.review.journal import Journal
 from longilesion.review.outliner import Key, Outliner, Stage
-from longilesion.review.output import write_results
+from longilesion.review.output import DicomOutput, write_results
 from longilesion.review.predictions import FirstSegmentation, segment_first
 from longilesion.review.prompts_file import Beginning, read_beginning, write_beginning
 from longilesion.review.record import make_record
@@ -37,12 +37,13 @@ class ReadOnlyError(LongilesionError):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Patient:
-    """What is reviewed: a case, its follow-up scans' files, and what is known of its lesions besides."""
+    """What is reviewed: a case, its follow-up scans' files, what is known of its lesions, and what writes DICOM."""
 
     case: Case
     scans: Mapping[ScanName, ImageFile]
     seconds: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[int, Lesion] = field(default_factory=lambda: NO_FACTS)
+    dicom: DicomOutput | None = None
 
 
 class Session:
@@ -161,6 +162,7 @@ class Session:
             self.patient.scans,
             seconds=self.patient.seconds,
             facts=self.patient.facts,
+            dicom=self.patient.dicom,
         )
 
     def _begin(self, search: Search | None) -> FirstSegmentation:

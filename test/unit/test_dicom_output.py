@@ -21,6 +21,7 @@ from scipy import ndimage
 from longilesion import cli
 from longilesion.case import Click, LesionMap, LesionPrompt, OutsideLesion, Scan
 from longilesion.dicom.output import BASELINE_SEG, FOLLOWUP_SEG, REPORT, Findings, Outlined, segments_of, write_results
+from longilesion.dicom.report_output import Reading
 from longilesion.dicom.segmentation import Segment, read_segments
 from longilesion.dicom.series import chosen_series
 from longilesion.errors import InputError
@@ -146,6 +147,61 @@ def test_without_any_outline_there_is_a_report_alone(results: Path) -> None:
     assert [file.name for file in (results / "none").iterdir()] == [REPORT]
     report = hd.sr.MeasurementReport.from_sequence([hd.sr.srread(results / "none" / REPORT)], is_root=True)
     assert [group.tracking_identifier for group in report.get_image_measurement_groups()] == ["lesion 3", "lesion 5"]
+
+
+def test_files_of_an_earlier_run_that_are_wrong_now_are_removed(results: Path) -> None:
+    """A case without any outline in a folder that has a segmentation, and one whose baseline was outlined."""
+    nothing = outlined(results / "followup", ())
+    written = write_results(results / "out", nothing, Findings(measured={}, lesion_ids=[3]))
+    assert sorted((results / "out").iterdir()) == written == [results / "out" / REPORT]
+
+
+def reviewed(folder: Path, *, is_complete: bool = True) -> Path:
+    """The results after a reader's decisions: one lesion confirmed, one drawn by hand, one gone, one new."""
+    reading = Reading(
+        readers=("A. Reader", "Zoë"),
+        is_complete=is_complete,
+        decisions={3: "confirmed", 5: "gone", 7: "drawn", 300: "new"},
+        drawn=frozenset({7}),
+    )
+    findings = Findings(measured=MEASURED, lesion_ids=[3, 5, 7, 300], course=course(), reading=reading)
+    write_results(folder / "reviewed", outlined(folder / "followup"), findings)
+    return folder / "reviewed"
+
+
+@pytest.mark.parametrize("is_complete", [True, False])
+def test_reviewed_results_say_what_was_decided_by_whom(results: Path, is_complete: bool) -> None:
+    folder = reviewed(results, is_complete=is_complete)
+    segmentation, dataset = (pydicom.dcmread(folder / name) for name in (FOLLOWUP_SEG, REPORT))
+    kinds = {each.SegmentLabel: each.SegmentAlgorithmType for each in segmentation.SegmentSequence}
+    assert kinds == {"lesion 3": "AUTOMATIC", "lesion 7": "SEMIAUTOMATIC", "lesion 300": "AUTOMATIC"}
+    assert ("reviewed by a person" in segmentation.ImageComments) == is_complete
+    assert dataset.CompletionFlagDescription.endswith(", reviewed by a reader") == is_complete
+    assert dataset.CompletionFlagDescription.endswith(", not confirmed by a reader") != is_complete
+    report = hd.sr.MeasurementReport.from_sequence([hd.sr.srread(folder / REPORT)], is_root=True)
+    groups = [*report.get_volumetric_roi_measurement_groups(), *report.get_image_measurement_groups()]
+    decided = {
+        group.tracking_identifier: evaluation.value.meaning
+        for group in groups
+        for evaluation in group.get_qualitative_evaluations()
+        if evaluation.name.value == "decision"
+    }
+    assert decided == {"lesion 3": "Confirmed", "lesion 5": "Gone", "lesion 7": "Drawn", "lesion 300": "New"}
+    assert "A. Reader, Zoë^" in [str(each.PersonName) for each in report[0].ContentSequence if "PersonName" in each]
+
+
+def test_results_that_nobody_has_reviewed_name_no_person(results: Path) -> None:
+    report = hd.sr.MeasurementReport.from_sequence([hd.sr.srread(results / "out" / REPORT)], is_root=True)
+    assert not any("PersonName" in each for each in report[0].ContentSequence)
+    assert "ecision" not in str(report[0])
+
+
+@given(readers=st.lists(st.text(st.characters(exclude_categories=("Cs",)), max_size=80), max_size=3))
+def test_any_reader_becomes_a_valid_name(readers: list[str]) -> None:
+    name = Reading(readers=tuple(readers), is_complete=True, decisions={}).person_name
+    assert len(name) <= 64
+    assert not any(each in name[:-1] for each in "\\^=\r\n\0\x1b")
+    assert name == "" or (name.endswith("^") and pydicom.valuerep.PersonName(name).family_name == name[:-1])
 
 
 def test_candidates_are_outlined_and_not_reported(results: Path) -> None:
@@ -357,8 +413,10 @@ def test_image_without_a_frame_of_reference_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="needs dciodvfy, of Debian's dicom3tools")
 @pytest.mark.parametrize("name", [BASELINE_SEG, FOLLOWUP_SEG, REPORT])
-def test_files_are_valid_by_dciodvfy(results: Path, name: str) -> None:
-    checked = subprocess.run(["dciodvfy", results / "out" / name], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("is_reviewed", [False, True])
+def test_files_are_valid_by_dciodvfy(results: Path, name: str, is_reviewed: bool) -> None:
+    folder = reviewed(results) if is_reviewed and name != BASELINE_SEG else results / "out"
+    checked = subprocess.run(["dciodvfy", folder / name], capture_output=True, text=True, check=False)
     said = [line for line in (checked.stdout + checked.stderr).splitlines() if "99LONGILESION" not in line]
     assert [line for line in said if line.startswith(("Error", "Warning"))] == []
 

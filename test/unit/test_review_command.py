@@ -12,11 +12,14 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import pydicom
 import pytest
 
 from longilesion.cli import main
-from longilesion.images import read_lesion_map
+from longilesion.dicom.output import BASELINE_SEG, FOLLOWUP_SEG, REPORT
+from longilesion.images import open_image, read_lesion_map, read_scan
 from longilesion.review.journal import FILE_NAME
+from test.dicom_series import write_series
 from test.unit.reviews import Program, write_review_case
 
 pytestmark = pytest.mark.usefixtures("restored_logging")
@@ -109,6 +112,43 @@ def test_review_goes_on_only_with_the_same_inputs_and_one_at_a_time(
     assert "of a review of other scans, masks or clicks" in refused(capfd, *otherwise, *exact)
 
 
+def test_review_of_dicom_is_written_in_dicom(case_folder: Path, tmp_path: Path, bundle: Path) -> None:
+    """One lesion is confirmed, then all are gone: what was written of the first result does not stay."""
+    for name in ("baseline", "followup"):
+        write_series(tmp_path / name, read_scan(case_folder / f"images/primary-{name}-ct/scan.mha"))
+    files = single_files(case_folder)
+    files[1], files[3] = tmp_path / "followup", tmp_path / "baseline"
+    out = tmp_path / "out"
+    program = Program(*files, "--output", out, "--model", bundle, "--dicom", "--reader", "A. Reader")
+    names = (BASELINE_SEG, FOLLOWUP_SEG, REPORT)
+    try:
+        server, _, _ = program.address.partition("/?")
+        with httpx.Client(base_url=server, headers={"Origin": server}, timeout=60) as browser:
+            browser.get(program.address)
+            browser.post("/api/decisions", json={"kind": "confirm", "lesion": 1}).raise_for_status()
+            browser.post("/api/finish").raise_for_status()
+            assert set(names) <= set(browser.get("/api/results").json())
+            assert all((out / name).is_file() for name in names)
+            downloaded = browser.get(f"/api/results/{FOLLOWUP_SEG}").raise_for_status().content
+            (tmp_path / FOLLOWUP_SEG).write_bytes(downloaded)
+            like = open_image(out / "lesions.nii.gz").grid
+            written = read_lesion_map(out / "lesions.nii.gz", like=like).ids
+            for path in (out / FOLLOWUP_SEG, tmp_path / FOLLOWUP_SEG):
+                np.testing.assert_array_equal(read_lesion_map(path, like=like).ids, written)
+            content = str(pydicom.dcmread(out / REPORT))
+            assert "A. Reader^" in content
+            assert "Confirmed" in content
+            assert "Untouched" in content
+            for lesion_id in (1, 2, 3):
+                browser.post("/api/decisions", json={"kind": "gone", "lesion": lesion_id}).raise_for_status()
+            browser.post("/api/finish").raise_for_status()
+            assert [(out / name).is_file() for name in names] == [True, False, True]
+            assert browser.get(f"/api/results/{FOLLOWUP_SEG}").status_code == 404
+    finally:
+        program.process.kill()
+        program.process.communicate()
+
+
 def test_without_its_server_it_says_what_to_install(
     case_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +168,8 @@ def test_wrong_options_are_refused(case_folder: Path, tmp_path: Path, capfd: pyt
     for inside in (case_folder / "out", case_folder / "images" / "out"):
         assert f"{inside}: lies in {case_folder}" in refused(capfd, case_folder, "--output", inside)
         assert not inside.exists()
+    assert f"--dicom with the case {case_folder}, which has no DICOM" in refused(capfd, case_folder, *out, "--dicom")
+    assert "DICOM refers to images in DICOM" in refused(capfd, *single_files(case_folder), *out, "--dicom")
     assert "--organs without a search" in refused(capfd, case_folder, *out, "--organs", tmp_path)
     assert "missing: No such file or directory" in refused(capfd, tmp_path / "missing", *out)
     with socket.socket() as other:
