@@ -149,7 +149,9 @@ def _recipe_rows(recipe: Recipe, parts: Sequence[LossPart]) -> Iterator[tuple[st
     levels = ", at every resolution" if loss.deep_supervision else ""
     yield "loss", f"{loss.outline}{others}{levels}"
     yield "jitter", f"{jitter.shift_mm:g} mm, zoom {jitter.zoom_factor:g}"
-    yield "precision", recipe.precision
+    # A CPU that does not multiply it fast trains in single precision.
+    otherwise = "" if recipe.precision == "32-true" else "; 32-true on a CPU without fast bfloat16"
+    yield "precision", f"{recipe.precision}{otherwise}"
 
 
 def _figures(report: EvaluationReport | None) -> Iterator[str]:
