@@ -8,7 +8,7 @@ import os
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
@@ -19,6 +19,8 @@ from longilesion.errors import InputError, LongilesionError
 
 # Reads a written file back; raises one of _DAMAGE where it is not complete.
 Check: TypeAlias = Callable[[Path], object]
+# Writes a file to the path that it is given.
+Write: TypeAlias = Callable[[Path], object]
 
 _PREFIX = ".partial-"
 _PREVIOUS = ".previous-"
@@ -26,11 +28,12 @@ _DAMAGE = (OSError, EOFError, ValueError, LongilesionError, tarfile.TarError, zi
 
 
 @contextmanager
-def written_together(files: Mapping[Path, Check]) -> Iterator[tuple[Path, ...]]:
+def written_together(files: Mapping[Path, Check], *, without: Collection[Path] = ()) -> Iterator[tuple[Path, ...]]:
     """Yields a temporary path beside each path; on exit all files are replaced, or all are as they were before.
 
-    Each is flushed to the disk and read back by its check before any is renamed. Missing folders are created. Raises
-    InputError where a file cannot be written, or is not complete.
+    Each is flushed to the disk and read back by its check before any is renamed. Files `without` which the result is,
+    of an earlier one, are removed in the same step. Missing folders are created. Raises InputError where a file cannot
+    be written, or is not complete.
     """
     temporaries = {path: path.with_name(_PREFIX + path.name) for path in files}
     check_replaceable(*files)
@@ -38,7 +41,7 @@ def written_together(files: Mapping[Path, Check]) -> Iterator[tuple[Path, ...]]:
         yield tuple(temporaries.values())
         for path, temporary in temporaries.items():
             _read_back(temporary, files[path])
-        _rename(temporaries)
+        _rename(temporaries, without)
     except (OSError, InputError) as error:
         message = str(error) if isinstance(error, InputError) else _unwritable(error, next(iter(files)))
         # Messages name the final files, as the user does not know the temporary ones.
@@ -47,6 +50,15 @@ def written_together(files: Mapping[Path, Check]) -> Iterator[tuple[Path, ...]]:
         for temporary in temporaries.values():
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def write_together(files: Mapping[Path, tuple[Write, Check]], *, without: Collection[Path] = ()) -> list[Path]:
+    """Writes each file by a function of its own, as `written_together`, and returns all."""
+    checks = {path: check for path, (_, check) in files.items()}
+    with written_together(checks, without=without) as temporaries:
+        for temporary, (write, _) in zip(temporaries, files.values(), strict=True):
+            write(temporary)
+    return list(files)
 
 
 def check_replaceable(*paths: Path) -> None:
@@ -144,10 +156,11 @@ def _read_back(path: Path, check: Check) -> None:
         raise InputError(f"{path}: not complete once written ({reason}); expected a disk with room for it") from error
 
 
-def _rename(temporaries: Mapping[Path, Path]) -> None:
-    """Renames all files or none: where one cannot be renamed, the previous files are restored."""
+def _rename(temporaries: Mapping[Path, Path], without: Collection[Path]) -> None:
+    """Renames all files or none: where one cannot be renamed or removed, the previous files are restored."""
+    paths = [*temporaries, *without]
     # A single file is replaced atomically and needs no copy of the previous one.
-    kept = {path: path.with_name(_PREVIOUS + path.name) for path in temporaries if len(temporaries) > 1}
+    kept = {path: path.with_name(_PREVIOUS + path.name) for path in paths if len(paths) > 1}
     for previous in kept.values():
         previous.unlink(missing_ok=True)
     try:
@@ -155,19 +168,27 @@ def _rename(temporaries: Mapping[Path, Path]) -> None:
             if path in kept and path.exists():
                 path.replace(kept[path])
             temporary.replace(path)
+        for path in without:
+            if path.is_file():
+                path.replace(kept[path])
     except BaseException:
         # Also on a signal; the exception goes on to the caller.
-        for path, previous in kept.items():
-            if not temporaries[path].exists():
-                path.unlink(missing_ok=True)
-            if previous.exists():
-                previous.replace(path)
+        _restore(kept, temporaries)
         raise
     for previous in kept.values():
         with suppress(OSError):
             previous.unlink(missing_ok=True)
     for folder in {path.parent for path in temporaries}:
         flush_names(folder)
+
+
+def _restore(kept: Mapping[Path, Path], temporaries: Mapping[Path, Path]) -> None:
+    """Puts previous files back, in place of those that have been renamed."""
+    for path, previous in kept.items():
+        if path in temporaries and not temporaries[path].exists():
+            path.unlink(missing_ok=True)
+        if previous.exists():
+            previous.replace(path)
 
 
 def _unwritable(error: OSError, path: Path) -> str:

@@ -9,7 +9,7 @@ from longilesion.config import ModelSettings, Thresholds
 from longilesion.evaluation.run import EvaluationReport
 from longilesion.evaluation.tables import sections, to_markdown
 from longilesion.networks.interface import LossPart
-from training.members import AS_TRAINED, Joined, joined_provenance
+from training.members import AS_TRAINED, FITTED, Joined, joined_provenance
 from training.recipe import Recipe
 
 CARD_FILE = "MODEL_CARD.md"
@@ -211,23 +211,36 @@ def _exported(each: Joined) -> str:
 
 
 def _training_command(each: Joined, output: str) -> str:
+    """The lines that train the networks, and fit the presence head of a single one further if that was done."""
     said, record = joined_provenance(each.parts, None), each.record
-    is_single = len(each.member.networks) == 1
-    options = ""
+    is_single, head = len(each.member.networks) == 1, said.get("presence head")
+    # What is trained on, which fitting the head has to be told, too; and the rest.
+    data, options = "", ""
     if record is not None:
+        if is_single and record.recipe.data.shapes is not None:
+            data += " --shapes SHAPES"
         if is_single and record.fold is not None:
-            options += f" --fold {record.fold}"
+            data += f" --fold {record.fold}"
         if record.steps != record.recipe.steps:
             options += f" --steps {record.steps}"
+        if record.over_minutes is not None:
+            options += f" --over-minutes {record.over_minutes:g}"
         if record.seed:
             options += f" --seed {record.seed}"
         if record.weights is not None:
             options += f" --weights {record.weights}"
-    if not is_single and said.get("presence head") == AS_TRAINED:
+    if not is_single and head == AS_TRAINED:
         options += " --no-presence"
     several = "study" if each.detects else "crossvalidate"
-    command, recipe = "train" if is_single else several, said.get("recipe", "RECIPE")
-    return f"python -m training.{command} training/recipes/{recipe}.toml --data DATA --output {output}{options}"
+    command, recipe = (
+        "train" if is_single else several,
+        f"training/recipes/{said.get('recipe', 'RECIPE')}.toml --data DATA",
+    )
+    trained = f"python -m training.{command} {recipe}{data} --output {output}{options}"
+    if not is_single or head != FITTED:
+        return trained
+    fitted = f"python -m training.presence {recipe}{data} --bundle {output}/last --output {output}/presence"
+    return f"{trained}\n{fitted}"
 
 
 def _licence(model: Model) -> str:

@@ -18,7 +18,8 @@ from longilesion.labelling import Labels
 if TYPE_CHECKING:
     from longilesion.assessment import CaseResponse
     from longilesion.course import TimePointRecord
-    from longilesion.dicom.report_output import Reading
+    from longilesion.dicom.decisions import Reading
+    from longilesion.dicom.output import Files
     from longilesion.pipeline import Segmentation
     from longilesion.response import Course
     from longilesion.review.output import DicomOutput
@@ -48,14 +49,27 @@ def write_dicom(
     segmentation: Segmentation,
     scans: Scans,
     response: CaseResponse,
-    reading: Reading | None = None,
 ) -> list[Path]:
-    """Writes the lesions of both time points and the response, with what a person has decided; returns the files.
+    """Writes the lesions of both time points and the response; returns the files.
 
     Raises InputError where a file cannot be written.
     """
     # Imported late, as few runs write DICOM.
-    from longilesion.dicom.output import Findings, Outlined, segments_of, write_results
+    from longilesion.dicom.output import RESULTS, write_files
+
+    return write_files(folder, _files(folder, case, segmentation, scans, response), among=RESULTS)
+
+
+def _files(
+    folder: Path,
+    case: Case,
+    segmentation: Segmentation,
+    scans: Scans,
+    response: CaseResponse,
+    reading: Reading | None = None,
+) -> Files:
+    """The files of a result, with what readers have decided of it."""
+    from longilesion.dicom.output import Findings, Outlined, result_files, segments_of
     from longilesion.dicom.series import chosen_series
 
     prior = case.baselines.get("primary")
@@ -73,17 +87,17 @@ def write_dicom(
     followup = Outlined(
         series=chosen_series(scans.followup, scans.series.followup), lesions=segmentation.maps["primary"]
     )
-    return write_results(folder, followup, findings, baseline=baseline, segments=segments_of(scans.lesions))
+    return result_files(folder, followup, findings, baseline=baseline, segments=segments_of(scans.lesions))
 
 
 def review_dicom(scans: Scans) -> DicomOutput:
     """What writes a review in DICOM."""
     # Imported late, as few runs write DICOM.
+    from longilesion.dicom.decisions import Reading
     from longilesion.dicom.output import BASELINE_SEG, FOLLOWUP_SEG, REPORT, segments_of
-    from longilesion.dicom.report_output import Reading
     from longilesion.review.output import DicomOutput
 
-    def write(folder: Path, reviewed: Reviewed, response: CaseResponse, record: ReviewRecord) -> list[Path]:
+    def files(folder: Path, reviewed: Reviewed, response: CaseResponse, record: ReviewRecord) -> Files:
         lesions = [*record.lesions, *record.candidates]
         reading = Reading(
             readers=tuple(sorted({each.reader for each in lesions if each.reader})),
@@ -91,11 +105,11 @@ def review_dicom(scans: Scans) -> DicomOutput:
             decisions={each.id: each.decision for each in lesions},
             drawn=frozenset(each.id for each in lesions if each.voxels_added or each.voxels_removed),
         )
-        return write_dicom(folder, reviewed.case, reviewed.segmentation, scans, response, reading)
+        return _files(folder, reviewed.case, reviewed.segmentation, scans, response, reading)
 
     has_outlines = scans.baseline is not None and is_dicom(scans.baseline) and scans.lesions is not None
     baseline = (BASELINE_SEG,) if has_outlines and segments_of(scans.lesions) is None else ()
-    return DicomOutput(names=(*baseline, FOLLOWUP_SEG, REPORT), write=write)
+    return DicomOutput(names=(*baseline, FOLLOWUP_SEG, REPORT), files=files)
 
 
 def check_course_dicom(plan: Plan) -> None:

@@ -29,9 +29,15 @@ def has_parquet() -> bool:
 def write_lesions(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes the rows of all lesions, as Parquet where that can be; raises InputError where writing fails."""
     files: dict[Path, Check] = {folder / LESIONS: check_text}
+    parquet_file = folder / LESIONS_PARQUET
     if has_parquet():
-        files[folder / LESIONS_PARQUET] = _check_parquet
-    with written_together(files) as temporaries, temporaries[0].open("w", encoding="utf-8", newline="") as text:
+        files[parquet_file] = _check_parquet
+    # One of an earlier run has other rows.
+    without = () if has_parquet() else (parquet_file,)
+    with (
+        written_together(files, without=without) as temporaries,
+        temporaries[0].open("w", encoding="utf-8", newline="") as text,
+    ):
         table = csv.writer(text, lineterminator="\n")
         table.writerow([column.name for column in COLUMNS])
         with _parquet(temporaries[1:]) as parquet:

@@ -11,30 +11,27 @@ from typing import TypeAlias
 from pydicom.dataset import Dataset
 
 from longilesion.case import Absence, LesionMap, lesion_regions
+from longilesion.dicom.decisions import Reading
 from longilesion.dicom.files import is_dicom
 from longilesion.dicom.privacy import without_names
 from longilesion.dicom.reading import find_lesions
-from longilesion.dicom.report_output import Reading, check_report, make_report
+from longilesion.dicom.report_output import check_report, make_report
 from longilesion.dicom.segmentation import Segment, read_segments
-from longilesion.dicom.segmentation_output import (
-    REVIEWED,
-    STATEMENT,
-    check_segmentation,
-    make_segmentation,
-    source_images,
-)
+from longilesion.dicom.segmentation_output import check_segmentation, make_segmentation, source_images
 from longilesion.dicom.series import Series
 from longilesion.dicom.stack import Stack
 from longilesion.dicom.tracking import Tracking, tracking_of
 from longilesion.dicom.volume import identity_of
-from longilesion.files import Check, written_together
+from longilesion.files import Check, Write, write_together
 from longilesion.response import Course, Measured
 
 BASELINE_SEG, FOLLOWUP_SEG, REPORT = "baseline_seg.dcm", "followup_seg.dcm", "followup_sr.dcm"
 TIME_POINT_SEG, TIME_POINT_REPORT = "seg.dcm", "sr.dcm"
 
-# Data sets to write, with the check of each file.
-_Made: TypeAlias = dict[Path, tuple[Dataset, Check]]
+RESULTS = (BASELINE_SEG, FOLLOWUP_SEG, REPORT)
+
+# How each file is written, and its check.
+Files: TypeAlias = dict[Path, tuple[Write, Check]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -73,11 +70,26 @@ def write_results(
     baseline: Outlined | None = None,
     segments: Mapping[int, Segment] | None = None,
 ) -> list[Path]:
-    """Writes the follow-up's segmentation and report, and the baseline's segmentation where it came from no DICOM.
+    """Writes the files of `result_files`, and removes those of an earlier run; returns the files.
+
+    Raises InputError where one cannot be written, or does not read back as what was written.
+    """
+    files = result_files(folder, followup, findings, baseline=baseline, segments=segments)
+    return write_files(folder, files, among=RESULTS)
+
+
+def result_files(
+    folder: Path,
+    followup: Outlined,
+    findings: Findings,
+    *,
+    baseline: Outlined | None = None,
+    segments: Mapping[int, Segment] | None = None,
+) -> Files:
+    """The follow-up's segmentation and report, and the baseline's segmentation where it came from no DICOM.
 
     `segments` are those of the baseline's own segmentation. Candidates of a search are in the segmentation, not in the
-    report. Without any outline there is no segmentation, nor one of an earlier run. Raises InputError where a file
-    cannot be written, or does not read back as what was written.
+    report. Without any outline there is no segmentation.
     """
     with without_names():
         outlines = [each for each in (baseline, followup) if each is not None]
@@ -87,18 +99,18 @@ def write_results(
             segments,
             candidates=followup.lesions.candidates,
         )
-        made: _Made = {}
+        files: Files = {}
         if baseline is not None and segments is None:
             images = source_images(baseline.series)
-            made |= _segmentation(folder / BASELINE_SEG, baseline, tracking, images, "Lesions at baseline", None)
-        made |= _time_point(
+            segmented = _segmentation(baseline, tracking, images, "Lesions at baseline", None)
+            files |= _segmentation_file(folder / BASELINE_SEG, baseline, segmented)
+        return files | _time_point(
             (folder / FOLLOWUP_SEG, folder / REPORT),
             followup,
             findings,
             tracking,
             ("Lesions at follow-up", "Response to therapy"),
         )
-    return _write(folder, made, among=(BASELINE_SEG, FOLLOWUP_SEG, REPORT))
 
 
 def write_time_point(
@@ -106,24 +118,24 @@ def write_time_point(
 ) -> list[Path]:
     """Writes the segmentation and report of one of several time points; otherwise as `write_results`."""
     with without_names():
-        made = _time_point(
+        files = _time_point(
             (folder / TIME_POINT_SEG, folder / TIME_POINT_REPORT),
             outlined,
             findings,
             tracking,
             (f"Lesions at time point {number}", f"Response to therapy at time point {number}"),
         )
-    return _write(folder, made, among=(TIME_POINT_SEG, TIME_POINT_REPORT))
+    return write_files(folder, files, among=(TIME_POINT_SEG, TIME_POINT_REPORT))
 
 
-def _write(folder: Path, made: _Made, *, among: Sequence[str]) -> list[Path]:
+def write_files(folder: Path, files: Files, *, among: Sequence[str]) -> list[Path]:
     """Writes what there is of the files `among`; those of an earlier run that this one does not have are removed."""
-    with written_together({path: check for path, (_, check) in made.items()}) as temporaries, without_names():
-        for temporary, (dataset, _) in zip(temporaries, made.values(), strict=True):
-            dataset.save_as(temporary, enforce_file_format=True)
-    for path in {folder / name for name in among} - set(made):
-        path.unlink(missing_ok=True)
-    return list(made)
+    return write_together(files, without={folder / name for name in among} - set(files))
+
+
+def _save(dataset: Dataset, path: Path) -> None:
+    with without_names():
+        dataset.save_as(path, enforce_file_format=True)
 
 
 def _time_point(
@@ -132,48 +144,45 @@ def _time_point(
     findings: Findings,
     tracking: Mapping[int, Tracking],
     texts: tuple[str, str],
-) -> _Made:
+) -> Files:
     """The segmentation, where there is any outline, and the report that refers to it."""
     seg_path, report_path = paths
     images = source_images(outlined.series)
-    made = _segmentation(seg_path, outlined, tracking, images, texts[0], findings.reading)
+    segmented = _segmentation(outlined, tracking, images, texts[0], findings.reading)
     reported = sorted({*findings.lesion_ids, *findings.measured})
     report = make_report(
         reported,
         findings.measured,
         findings.course,
         tracking=tracking,
-        segmentation=made[seg_path][0] if made else None,
+        segmentation=segmented,
         absences=findings.absences,
         images=images,
         description=_described(texts[1]),
         reading=findings.reading,
     )
-    made[report_path] = report, partial(check_report, lesions=len(reported))
-    return made
+    files = _segmentation_file(seg_path, outlined, segmented)
+    return files | {report_path: (partial(_save, report), partial(check_report, lesions=len(reported)))}
 
 
 def _segmentation(
-    path: Path,
     outlined: Outlined,
     tracking: Mapping[int, Tracking],
     images: list[Dataset],
     text: str,
     reading: Reading | None,
-) -> _Made:
-    segmented = make_segmentation(
-        outlined.series,
-        outlined.lesions,
-        tracking,
-        images,
-        description=_described(text),
-        drawn=() if reading is None else reading.drawn,
-        statement=REVIEWED if reading is not None and reading.is_complete else STATEMENT,
+) -> Dataset | None:
+    return make_segmentation(
+        outlined.series, outlined.lesions, tracking, images, description=_described(text), reading=reading
     )
+
+
+def _segmentation_file(path: Path, outlined: Outlined, segmented: Dataset | None) -> Files:
     if segmented is None:
         return {}
     is_exact = Stack.of(outlined.series).is_regular
-    return {path: (segmented, partial(check_segmentation, written=outlined.lesions, is_exact=is_exact))}
+    check = partial(check_segmentation, written=outlined.lesions, is_exact=is_exact)
+    return {path: (partial(_save, segmented), check)}
 
 
 def _described(text: str) -> str:

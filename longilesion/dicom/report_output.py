@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import highdicom as hd
@@ -14,6 +12,7 @@ from pydicom.sr.coding import Code
 
 import longilesion
 from longilesion.case import Absence
+from longilesion.dicom.decisions import Reading
 from longilesion.dicom.segmentation_output import EQUIPMENT, segment_label
 from longilesion.dicom.tracking import Tracking
 from longilesion.errors import InputError
@@ -36,9 +35,6 @@ _ABSENCES: Mapping[Absence, Code] = {
     "merged": Code("merged", _SCHEME, "In the outline of another lesion"),
     "not outlined": Code("not-outlined", _SCHEME, "Probably there, but not outlined"),
 }
-# What separates the parts of a name, and all control characters; and how long a part may be.
-_NOT_IN_NAMES = re.compile(r"[\\^=\x00-\x1f\x7f]+")
-_NAME_LENGTH = 63
 _OVERALL_VALUES = {
     "CR": "Complete response",
     "PR": "Partial response",
@@ -53,25 +49,6 @@ _OF_TARGETS = {
     "SD": codes.DCM.TargetLesionStableDisease,
     "PD": codes.DCM.TargetLesionProgressiveDisease,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """Who has reviewed the lesions, as far as they say, what was decided of each, and which ones were drawn by hand.
-
-    `is_complete`: something was decided of every lesion.
-    """
-
-    readers: tuple[str, ...]
-    is_complete: bool
-    decisions: Mapping[int, str]
-    drawn: frozenset[int] = frozenset()
-
-    @property
-    def person_name(self) -> str:
-        """The readers as a DICOM name, whose parts are not known; empty where there is none."""
-        name = _NOT_IN_NAMES.sub(" ", ", ".join(self.readers))[:_NAME_LENGTH].strip()
-        return f"{name}^" if name else ""
 
 
 def make_report(

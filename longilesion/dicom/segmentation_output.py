@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,15 @@ from pydicom.valuerep import DA, TM
 import longilesion
 from longilesion.case import LesionMap
 from longilesion.dicom.damage import refused_if_damaged
+from longilesion.dicom.decisions import Reading
 from longilesion.dicom.segmentation import read_segmentation
 from longilesion.dicom.series import Series
 from longilesion.dicom.stack import Stack
 from longilesion.dicom.tracking import Tracking
 from longilesion.errors import InputError
 
-STATEMENT = "Research use only. Not a medical device; outlined by a program and not confirmed."
-REVIEWED = "Research use only. Not a medical device; outlined by a program and reviewed by a person."
+_STATEMENT = "Research use only. Not a medical device; outlined by a program and not confirmed."
+_REVIEWED = "Research use only. Not a medical device; outlined by a program and reviewed by a person."
 # Of the equipment that makes a DICOM object.
 EQUIPMENT: Mapping[str, Any] = {
     "manufacturer": "longilesion",
@@ -109,13 +110,12 @@ def make_segmentation(
     images: list[Dataset],
     *,
     description: str,
-    drawn: Collection[int] = (),
-    statement: str = STATEMENT,
+    reading: Reading | None = None,
 ) -> hd.seg.Segmentation | None:
     """The segmentation of a map on its series' images; None where the map is empty.
 
     A segment's number is not the lesion's id, as DICOM numbers segments from 1 on without gaps; its label has the id.
-    Segments of `drawn` lesions, by hand at least in part, are marked as semiautomatic.
+    Segments that a reader has drawn, at least in part, are semiautomatic.
     """
     found = [lesion_id for lesion_id in np.unique(lesion_map.ids).tolist() if lesion_id]
     if not found:
@@ -131,7 +131,7 @@ def make_segmentation(
             segment_label=segment_label(lesion_id),
             segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
             segmented_property_type=codes.SCT.Lesion,
-            algorithm_type=_KINDS[lesion_id in drawn],
+            algorithm_type=_KINDS[reading is not None and lesion_id in reading.drawn],
             algorithm_identification=algorithm,
             tracking_uid=tracking[lesion_id].uid,
             tracking_id=tracking[lesion_id].identifier,
@@ -154,7 +154,7 @@ def make_segmentation(
         omit_empty_frames=True,
         **EQUIPMENT,
     )
-    dataset.ImageComments = statement
+    dataset.ImageComments = _REVIEWED if reading is not None and reading.is_complete else _STATEMENT
     return dataset
 
 

@@ -68,9 +68,9 @@ def merge_outlines(
     volumes: Mapping[ScanName, RasVolume],
 ) -> dict[int, Outline]:
     """The outlines with those of merged lesions added to the ones that these have merged with, in the maps as well."""
-    merged = dict(outlines)
+    merged, targets = dict(outlines), state.merged
     for lesion_id, lesion in state.lesions.items():
-        into = root(lesion_id, state.merged)
+        into = root(lesion_id, targets)
         if lesion.verdict != "merged" or lesion_id not in outlines:
             continue
         own = outlines[lesion_id]
@@ -94,8 +94,10 @@ def draw_outlines(
     by_hand = {
         lesion_id: lesion
         for lesion_id, lesion in state.lesions.items()
-        if (lesion.added or lesion.removed) and lesion.verdict not in ABSENT and lesion_id in outlines
-        if (lesion.verdict == "merged") == of_merged
+        if (lesion.added or lesion.removed)
+        and lesion_id in outlines
+        and lesion.verdict not in ABSENT
+        and (lesion.verdict == "merged") == of_merged
     }
     views = {name: ras_view(ids, volumes[name].scan.grid)[0] for name, ids in maps.items()}
     drawn = dict(outlines)

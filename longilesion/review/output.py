@@ -9,10 +9,10 @@ from pathlib import Path
 
 from longilesion.assessment import CaseResponse, case_response
 from longilesion.case import ScanName
-from longilesion.files import Check, valid, written_together
+from longilesion.files import Check, Write, valid, write_together
 from longilesion.image_file import ImageFile
 from longilesion.images import WRITABLE, check_lesion_map, write_lesion_map
-from longilesion.report import RunReport, make_report
+from longilesion.report import make_report
 from longilesion.response import Lesion
 from longilesion.review.record import ReviewRecord
 from longilesion.review.result import Reviewed
@@ -22,10 +22,10 @@ REPORT, RECORD = "report.json", "review.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DicomOutput:
-    """What writes a review into a folder in DICOM: all files or none, and returns them; `names` has all."""
+    """A review's files in DICOM in a folder, with how each is written and its check; `names` are all there may be."""
 
     names: tuple[str, ...]
-    write: Callable[[Path, Reviewed, CaseResponse, ReviewRecord], list[Path]]
+    files: Callable[[Path, Reviewed, CaseResponse, ReviewRecord], Mapping[Path, tuple[Write, Check]]]
 
 
 def map_names(scans: Mapping[ScanName, ImageFile]) -> dict[ScanName, str]:
@@ -49,19 +49,20 @@ def write_results(
     maps = reviewed.segmentation.maps
     response = case_response(reviewed.case, reviewed.segmentation, facts)
     report = make_report(reviewed.case, reviewed.segmentation, seconds=seconds, facts=facts, response=response)
-    checks: dict[Path, Check] = {
-        folder / file: partial(check_lesion_map, written=maps[name]) for name, file in map_names(scans).items()
+    files: dict[Path, tuple[Write, Check]] = {
+        folder / map_names(scans)[name]: (
+            partial(write_lesion_map, lesion_map=maps[name], like=image),
+            partial(check_lesion_map, written=maps[name]),
+        )
+        for name, image in scans.items()
     }
-    checks |= {folder / REPORT: valid(RunReport), folder / RECORD: valid(ReviewRecord)}
-    with written_together(checks) as temporaries:
-        *map_files, report_file, record_file = temporaries
-        for (name, image), file in zip(scans.items(), map_files, strict=True):
-            write_lesion_map(file, maps[name], like=image)
-        for file, content in ((report_file, report), (record_file, record)):
-            file.write_text(content.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        # Last: where it cannot be written, the other files stay as they were, too.
-        in_dicom = [] if dicom is None else dicom.write(folder, reviewed, response, record)
-    return [*checks, *in_dicom]
+    for file, content in ((REPORT, report), (RECORD, record)):
+        text = content.model_dump_json(indent=2) + "\n"
+        files[folder / file] = partial(Path.write_text, data=text, encoding="utf-8"), valid(type(content))
+    if dicom is None:
+        return write_together(files)
+    files |= dicom.files(folder, reviewed, response, record)
+    return write_together(files, without={folder / name for name in dicom.names} - set(files))
 
 
 def _suffix(path: Path) -> str:

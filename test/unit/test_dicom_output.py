@@ -20,8 +20,8 @@ from scipy import ndimage
 
 from longilesion import cli
 from longilesion.case import Click, LesionMap, LesionPrompt, OutsideLesion, Scan
+from longilesion.dicom.decisions import Reading
 from longilesion.dicom.output import BASELINE_SEG, FOLLOWUP_SEG, REPORT, Findings, Outlined, segments_of, write_results
-from longilesion.dicom.report_output import Reading
 from longilesion.dicom.segmentation import Segment, read_segments
 from longilesion.dicom.series import chosen_series
 from longilesion.errors import InputError

@@ -423,6 +423,25 @@ def test_card_says_what_the_model_is_and_how_to_repeat_it(tmp_path: Path) -> Non
     }
 
 
+def test_card_of_one_network_says_how_its_presence_head_was_fitted(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", fold=1)
+    write_bundle(run / "presence", seed=5)
+    path = RunFolder(run).record
+    record = RunRecord.model_validate_json(path.read_bytes())
+    data = record.recipe.data.model_copy(update={"shapes": Path("own.npz")})
+    changed = {"recipe": record.recipe.model_copy(update={"data": data}), "over_minutes": 8.5, "weights": "model"}
+    path.write_text(record.model_copy(update=changed).model_dump_json())
+    export(Arguments(bundles=(run,), output=tmp_path / "model"))
+    card = (tmp_path / "model" / "MODEL_CARD.md").read_text()
+    start = "training/recipes/tiny.toml --data DATA --shapes SHAPES --fold 1"
+    assert "| presence head | fitted further |\n" in card
+    assert (
+        f"python -m training.train {start} --output OUTPUT --over-minutes 8.5 --seed 3 --weights model\n"
+        f"python -m training.presence {start} --bundle OUTPUT/last --output OUTPUT/presence\n"
+        "python -m training.export OUTPUT --output MODEL\n"
+    ) in card
+
+
 def test_licence_of_lesion_shapes_goes_to_the_card(tmp_path: Path) -> None:
     shapes = {"data licence": "lesion shapes of shapes.npz: CC BY-NC-SA 4.0"}
     bundles = tuple(write_bundle(tmp_path / name, **shapes) for name in ("one", "two"))

@@ -27,6 +27,7 @@ from longilesion.files import (
     check_replaceable,
     check_tarball,
     check_text,
+    write_together,
     written_together,
 )
 from longilesion.images import check_lesion_map, read_scan, write_lesion_map
@@ -168,25 +169,34 @@ def test_truncated_file_of_any_kind_never_gets_its_name(
     assert files_under(folder) == [name]
 
 
-@pytest.mark.parametrize("failing", [0, 1, 2])
+@pytest.mark.parametrize("failing", [".partial-a.json", ".partial-b.json", ".partial-c.json", "gone.json"])
 @pytest.mark.parametrize("stop", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
-def test_where_one_of_several_files_cannot_be_renamed_all_are_as_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int, stop: BaseException
+def test_where_one_of_several_files_cannot_be_renamed_or_removed_all_are_as_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str, stop: BaseException
 ) -> None:
     paths = [tmp_path / name for name in ("a.json", "b.json", "c.json")]
     paths[0].write_text("1")
     paths[2].write_text("3")
+    without = tmp_path / "gone.json"
+    without.write_text("4")
     replace = Path.replace
 
     def fail(self: Path, target: Path) -> Path:
-        if self.name == f".partial-{paths[failing].name}":
+        if self.name == failing:
             raise stop
         return replace(self, target)
 
+    def write(path: Path) -> object:
+        return path.write_text("0")
+
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises((InputError, KeyboardInterrupt)):
-        write_all(dict.fromkeys(paths, check_json), lambda path: path.write_text("0"))
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.json": "1", "c.json": "3"}
+        write_together(dict.fromkeys(paths, (write, check_json)), without=[without])
+    before = {"a.json": "1", "c.json": "3", "gone.json": "4"}
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
+    monkeypatch.undo()
+    assert write_together({paths[0]: (write, check_json)}, without=[without, tmp_path / "never"]) == paths[:1]
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.json": "0", "c.json": "3"}
 
 
 def test_what_a_killed_run_left_is_no_hindrance(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from longilesion.pipeline import segment_case
 from longilesion.report import RunReport, make_report
 from longilesion.review import outliner
 from longilesion.review.decisions import Confirm, Decision, Draw, Entry, Gone, Merge, Move, New, NotALesion, Redo, Undo
-from longilesion.review.output import map_names
+from longilesion.review.output import DicomOutput, map_names
 from longilesion.review.prompts_file import read_beginning
 from longilesion.review.record import ReviewRecord
 from longilesion.review.result import review_result
@@ -466,6 +466,33 @@ def test_lesions_may_lie_in_two_scans_and_move_from_one_to_the_other(two_scans: 
     assert [file.name for file in files] == ["lesions.mha", "lesions_secondary.mha", "report.json", "review.json"]
     maps = [read_lesion_map(file).ids for file in files[:2]]
     assert [set(np.unique(ids)) for ids in maps] == [{0, 1, 2}, {0}]
+
+
+def test_result_whose_dicom_is_not_complete_leaves_all_files_as_they_were(
+    begun: Callable[..., Session], tmp_path: Path
+) -> None:
+    session = begun()
+
+    def damaged(path: Path) -> object:
+        raise ValueError("truncated")
+
+    def write(path: Path) -> object:
+        return path.write_text("now")
+
+    folder, named = tmp_path / "result", ("seg.dcm", "sr.dcm")
+    session.finish(folder)
+    (folder / "seg.dcm").write_text("before")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    session.decide(Gone(kind="gone", lesion=1))
+    for check in (damaged, Path.read_text):
+        in_dicom = DicomOutput(names=named, files=lambda folder, *_, check=check: {folder / "sr.dcm": (write, check)})
+        session.patient = replace(session.patient, dicom=in_dicom)
+        with suppress(InputError):
+            session.finish(folder)
+        # Complete or not, never a part.
+        assert (before == {path.name: path.read_bytes() for path in folder.iterdir()}) == (check is damaged)
+    assert (folder / "sr.dcm").read_text() == "now"
+    assert not (folder / "seg.dcm").exists()
 
 
 def test_map_of_a_dicom_scan_is_nifti_on_its_voxels(begun: Callable[..., Session], tmp_path: Path) -> None:
