@@ -62,22 +62,6 @@ class Findings:
     reading: Reading | None = None
 
 
-def write_results(
-    folder: Path,
-    followup: Outlined,
-    findings: Findings,
-    *,
-    baseline: Outlined | None = None,
-    segments: Mapping[int, Segment] | None = None,
-) -> list[Path]:
-    """Writes the files of `result_files`, and removes those of an earlier run; returns the files.
-
-    Raises InputError where one cannot be written, or does not read back as what was written.
-    """
-    files = result_files(folder, followup, findings, baseline=baseline, segments=segments)
-    return write_files(folder, files, among=RESULTS)
-
-
 def result_files(
     folder: Path,
     followup: Outlined,
@@ -102,7 +86,8 @@ def result_files(
         files: Files = {}
         if baseline is not None and segments is None:
             images = source_images(baseline.series)
-            segmented = _segmentation(baseline, tracking, images, "Lesions at baseline", None)
+            text = _described("Lesions at baseline")
+            segmented = make_segmentation(baseline.series, baseline.lesions, tracking, images, description=text)
             files |= _segmentation_file(folder / BASELINE_SEG, baseline, segmented)
         return files | _time_point(
             (folder / FOLLOWUP_SEG, folder / REPORT),
@@ -116,7 +101,10 @@ def result_files(
 def write_time_point(
     folder: Path, outlined: Outlined, findings: Findings, tracking: Mapping[int, Tracking], *, number: int
 ) -> list[Path]:
-    """Writes the segmentation and report of one of several time points; otherwise as `write_results`."""
+    """Writes the segmentation and report of one of several time points; otherwise as `result_files`.
+
+    Raises InputError where a file cannot be written, or does not read back as what was written.
+    """
     with without_names():
         files = _time_point(
             (folder / TIME_POINT_SEG, folder / TIME_POINT_REPORT),
@@ -148,7 +136,14 @@ def _time_point(
     """The segmentation, where there is any outline, and the report that refers to it."""
     seg_path, report_path = paths
     images = source_images(outlined.series)
-    segmented = _segmentation(outlined, tracking, images, texts[0], findings.reading)
+    segmented = make_segmentation(
+        outlined.series,
+        outlined.lesions,
+        tracking,
+        images,
+        description=_described(texts[0]),
+        reading=findings.reading,
+    )
     reported = sorted({*findings.lesion_ids, *findings.measured})
     report = make_report(
         reported,
@@ -163,18 +158,6 @@ def _time_point(
     )
     files = _segmentation_file(seg_path, outlined, segmented)
     return files | {report_path: (partial(_save, report), partial(check_report, lesions=len(reported)))}
-
-
-def _segmentation(
-    outlined: Outlined,
-    tracking: Mapping[int, Tracking],
-    images: list[Dataset],
-    text: str,
-    reading: Reading | None,
-) -> Dataset | None:
-    return make_segmentation(
-        outlined.series, outlined.lesions, tracking, images, description=_described(text), reading=reading
-    )
 
 
 def _segmentation_file(path: Path, outlined: Outlined, segmented: Dataset | None) -> Files:

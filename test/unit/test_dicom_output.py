@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -21,7 +22,17 @@ from scipy import ndimage
 from longilesion import cli
 from longilesion.case import Click, LesionMap, LesionPrompt, OutsideLesion, Scan
 from longilesion.dicom.decisions import Reading
-from longilesion.dicom.output import BASELINE_SEG, FOLLOWUP_SEG, REPORT, Findings, Outlined, segments_of, write_results
+from longilesion.dicom.output import (
+    BASELINE_SEG,
+    FOLLOWUP_SEG,
+    REPORT,
+    RESULTS,
+    Findings,
+    Outlined,
+    result_files,
+    segments_of,
+    write_files,
+)
 from longilesion.dicom.segmentation import Segment, read_segments
 from longilesion.dicom.series import chosen_series
 from longilesion.errors import InputError
@@ -52,6 +63,10 @@ def outlined(path: Path, lesion_ids: tuple[int, ...] = (3, 7, 300)) -> Outlined:
         z, y, x = PLACES[lesion_id]
         ids[z : z + 2, y : y + 4, x : x + 5] = lesion_id
     return Outlined(series=chosen_series(path), lesions=LesionMap(ids=ids, grid=grid))
+
+
+def write_results(folder: Path, followup: Outlined, findings: Findings, **baseline: Any) -> list[Path]:
+    return write_files(folder, result_files(folder, followup, findings, **baseline), among=RESULTS)
 
 
 def course() -> Course:
