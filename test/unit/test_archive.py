@@ -23,12 +23,13 @@ from longilesion.case import LesionMap
 from longilesion.case_files import SeriesChoice
 from longilesion.cli.scans import ScanSource
 from longilesion.dicom.archive import CREDENTIALS_FILE, PASSWORD, TOKEN, USER, connect, fetch_series, store_files
-from longilesion.dicom.output import FOLLOWUP_SEG, REPORT, Findings, Outlined, write_results
+from longilesion.dicom.output import FOLLOWUP_SEG, REPORT, Findings, Outlined
 from longilesion.dicom.segmentation import read_segments
 from longilesion.dicom.series import chosen_series
 from longilesion.errors import InputError
 from longilesion.images import read_lesion_map, read_scan
 from longilesion.response import Measured
+from test.dicom_results import write_results
 from test.dicom_series import of_patient, write_series
 from test.unit.test_dicom_series import assert_equal, scan
 

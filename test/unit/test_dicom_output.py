@@ -8,7 +8,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -26,12 +25,9 @@ from longilesion.dicom.output import (
     BASELINE_SEG,
     FOLLOWUP_SEG,
     REPORT,
-    RESULTS,
     Findings,
     Outlined,
-    result_files,
     segments_of,
-    write_files,
 )
 from longilesion.dicom.segmentation import Segment, read_segments
 from longilesion.dicom.series import chosen_series
@@ -40,6 +36,7 @@ from longilesion.geometry import Grid
 from longilesion.images import read_lesion_map, read_scan
 from longilesion.pipeline import LesionOutcome
 from longilesion.response import Course, Lesion, Measured, Visit, assess
+from test.dicom_results import write_results
 from test.dicom_series import of_patient, write_multiframe, write_series
 
 SHAPE_ZYX = (7, 24, 30)
@@ -63,10 +60,6 @@ def outlined(path: Path, lesion_ids: tuple[int, ...] = (3, 7, 300)) -> Outlined:
         z, y, x = PLACES[lesion_id]
         ids[z : z + 2, y : y + 4, x : x + 5] = lesion_id
     return Outlined(series=chosen_series(path), lesions=LesionMap(ids=ids, grid=grid))
-
-
-def write_results(folder: Path, followup: Outlined, findings: Findings, **baseline: Any) -> list[Path]:
-    return write_files(folder, result_files(folder, followup, findings, **baseline), among=RESULTS)
 
 
 def course() -> Course:

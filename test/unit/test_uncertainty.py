@@ -24,7 +24,7 @@ from longilesion.case import LesionPrediction
 from longilesion.cli.lesion_table import lesion_table
 from longilesion.config import InferenceSettings, MeasurementErrors
 from longilesion.course import CourseRecord, LesionRecord, TimePointRecord, course_of
-from longilesion.dicom.output import REPORT, Findings, write_results
+from longilesion.dicom.output import REPORT, Findings
 from longilesion.ensemble import Ensemble, load_ensemble
 from longilesion.errors import InputError
 from longilesion.geometry import Grid
@@ -34,6 +34,7 @@ from longilesion.pipeline import segment_case
 from longilesion.report import make_report
 from longilesion.response import Lesion, Visit, assess
 from longilesion.uncertainty import Band, Uncertainty, uncertainty_of, volume_interval_ml
+from test.dicom_results import write_results
 from test.dicom_series import write_series
 from test.unit.builders import model_settings, prompt
 from test.unit.synthetic import pair
