@@ -19,6 +19,7 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Channel = Literal["image", "lesion_likelihood", "lesion_mask", "click_heatmap", "organ_mask"]
 # Their order in every stream: first those computed from the scan's Hounsfield units.
 CHANNELS: tuple[Channel, ...] = ("image", "lesion_likelihood", "lesion_mask", "click_heatmap", "organ_mask")
+Axis = Literal["z", "y", "x"]
 PositiveTriple = Annotated[Triple, Field(description="z, y, x; each over 0")]
 
 
@@ -235,7 +236,7 @@ class MeasurementErrors(Settings):
 class InferenceSettings(Thresholds):
     """How a network is applied, and post-processing of its outputs."""
 
-    mirror_axes: tuple[Literal["z", "y", "x"], ...] = ()
+    mirror_axes: tuple[Axis, ...] = ()
     uses_baseline: bool = Field(default=True, description="whether the networks see the earlier time points at all")
 
     @model_validator(mode="after")

@@ -19,13 +19,14 @@ from pathlib import Path
 import tyro
 
 from longilesion.bundle import SETTINGS_FILE, save_members
+from longilesion.config import Axis
 from longilesion.errors import InputError
 from longilesion.evaluation.run import EvaluationReport
 from longilesion.evaluation.tables import figure
 from longilesion.files import check_copy, check_tarball, check_writable, written_together
 from longilesion.json_file import read_json
 from training.command import run_command
-from training.members import Part, joined, joined_provenance, mean_thresholds, read_parts, weighted_folder
+from training.members import Part, joined, joined_provenance, mean_thresholds, mirrored, read_parts, weighted_folder
 from training.model_card import CARD_FILE, Model, model_card
 
 _log = logging.getLogger("training")
@@ -54,6 +55,9 @@ class Arguments:
     """An evaluation.json of the networks, out of fold, for the card."""
     presence_threshold: float | None = None
     """Below this mean presence a lesion is gone; the weighted mean of the bundles' own thresholds if not given."""
+    mirror_axes: tuple[Axis, ...] | None = None
+    """Axes along which every network sees mirrored views, two views for one axis, four for two; the bundles' own if not
+    given."""
 
 
 def export(arguments: Arguments) -> Path:
@@ -63,6 +67,8 @@ def export(arguments: Arguments) -> Path:
     """
     parts = _parts(arguments)
     report = None if arguments.evaluation is None else read_report(arguments.evaluation)
+    if arguments.mirror_axes is not None:
+        parts = [mirrored(part, arguments.mirror_axes) for part in parts]
     members = joined(parts, arguments.presence_threshold, may_differ=bool(arguments.members))
     thresholds = mean_thresholds(members)
     provenance = joined_provenance(parts, arguments.data_licence) | _figures(report)
@@ -72,6 +78,7 @@ def export(arguments: Arguments) -> Path:
         thresholds=thresholds,
         provenance=provenance,
         data_licence=arguments.data_licence,
+        mirror_axes=arguments.mirror_axes,
         report=report,
     )
     tarball = arguments.output.with_name(f"{arguments.output.name}.tar.gz")

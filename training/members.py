@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 
 from longilesion.bundle import SETTINGS_FILE, Member, is_bundle, read_manifest
-from longilesion.config import ModelSettings, Thresholds
+from longilesion.config import Axis, ModelSettings, Thresholds
 from longilesion.ensemble import load_ensemble
 from longilesion.errors import InputError
 from training.differences import differences
@@ -107,6 +107,16 @@ def read_parts(folder: Path, weight: float | None = None) -> list[Part]:
         )
         for member in members
     ]
+
+
+def mirrored(part: Part, axes: Sequence[Axis]) -> Part:
+    """The part with mirrored views along these axes; raises InputError where one is named twice."""
+    settings = part.member.settings
+    if len(set(axes)) < len(axes):
+        raise InputError(f"--mirror-axes {' '.join(axes)}: an axis twice; expected each once")
+    inference = settings.inference.model_copy(update={"mirror_axes": tuple(axes)})
+    member = replace(part.member, settings=settings.model_copy(update={"inference": inference}))
+    return replace(part, member=member)
 
 
 def joined(parts: Sequence[Part], presence_threshold: float | None = None, *, may_differ: bool) -> list[Joined]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from longilesion.config import ModelSettings, Thresholds
+from longilesion.config import Axis, ModelSettings, Thresholds
 from longilesion.evaluation.run import EvaluationReport
 from longilesion.evaluation.tables import sections, to_markdown
 from longilesion.networks.interface import LossPart
@@ -27,6 +27,7 @@ class Model:
     thresholds: Thresholds
     provenance: dict[str, str]
     data_licence: str | None
+    mirror_axes: Sequence[Axis] | None
     report: EvaluationReport | None
 
     @property
@@ -191,17 +192,20 @@ def _limits(model: Model) -> Iterator[str]:
 
 def _repetition(model: Model) -> Iterator[str]:
     is_mixed = len(model.members) > 1
+    views = "" if model.mirror_axes is None else " ".join(("", "--mirror-axes", *model.mirror_axes))
     yield "## How to repeat it\n"
     yield "```"
     for number, each in enumerate(model.members, start=1):
         yield _training_command(each, f"OUTPUT_{number}" if is_mixed else "OUTPUT")
     if is_mixed:
         names = (f"OUTPUT_{k}{_exported(each)}:{each.member.weight:g}" for k, each in enumerate(model.members, start=1))
-        yield f"python -m training.export --members {' '.join(names)} --output MODEL"
+        yield f"python -m training.export --members {' '.join(names)} --output MODEL{views}"
     elif len(model.members[0].member.networks) == 1:
-        yield "python -m training.export OUTPUT --output MODEL"
+        yield f"python -m training.export OUTPUT --output MODEL{views}"
     elif model.members[0].detects:
-        yield "python -m training.export OUTPUT/*/fold_* --output MODEL"
+        yield f"python -m training.export OUTPUT/*/fold_* --output MODEL{views}"
+    elif views:
+        yield f"python -m training.export OUTPUT{_exported(model.members[0])} --output MODEL{views}"
     yield "```\n"
 
 

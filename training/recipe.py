@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from pydantic import Field, model_validator
 
-from longilesion.config import ModelSettings, VoiSettings
+from longilesion.config import Axis, ModelSettings, VoiSettings
 from longilesion.geometry import ZYX
 from longilesion.settings import Settings
 from training.recipe_file import recipe_of
@@ -109,7 +109,7 @@ class SpatialAugmentation(Settings):
     probability: float = Field(default=0.0, ge=0, le=1, description="of rotation and scaling")
     rotation_deg: float = Field(default=0.0, ge=0, description="up to as much about each axis")
     scaling: float = Field(default=0.0, ge=0, lt=1, description="up to that share longer or shorter")
-    mirror_axes: tuple[Literal["z", "y", "x"], ...] = Field(default=(), description="each flipped half of the time")
+    mirror_axes: tuple[Axis, ...] = Field(default=(), description="each flipped half of the time")
 
 
 class IntensityAugmentation(Settings):

@@ -51,7 +51,7 @@ class Arguments(RunOptions):
     fold: int | None = None
     """Validate on this one of a prepared data set's five folds; LongiNet's 80/20 split if not given."""
     weights: Path | None = None
-    """Begin with these weights: a bundle, or an nnU-Net v2 training folder."""
+    """Begin with these weights: a bundle (its first network), one of its files, or an nnU-Net v2 training folder."""
     workers: int = 1
     """Processes that draw lesions. A GPU takes what a dozen of them draw; two CPU cores have time for one."""
     synthesis_device: Device = "cpu"

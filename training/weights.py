@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from longilesion.bundle import is_bundle
+from longilesion.bundle import is_bundle, read_manifest
 from longilesion.config import ModelSettings
 from longilesion.ensemble import load_ensemble
 from longilesion.errors import InputError
@@ -19,22 +19,24 @@ from training.widening import widen
 _log = logging.getLogger("training")
 
 
-def load_weights(network: LesionNetwork, folder: Path, settings: ModelSettings) -> None:
-    """Loads weights of a bundle or an nnU-Net into a network built from `settings`.
+def load_weights(network: LesionNetwork, path: Path, settings: ModelSettings) -> None:
+    """Loads weights of a bundle, of one file of a bundle, or of an nnU-Net into a network built from `settings`.
 
-    Raises InputError or BundleError where they do not fit.
+    Of a bundle, they are those of its first network. Raises InputError or BundleError where they do not fit.
     """
+    folder = path if path.is_dir() else path.parent
     if is_bundle(folder):
-        (other, *rest) = load_ensemble(folder, device="cpu").networks
+        files = read_manifest(folder).files
+        file = files[0] if folder == path else path.name
+        if file not in files:
+            raise InputError(f"{path}: not a network of {folder}; expected one of {', '.join(files)}")
         try:
-            _take(network, other)
+            _take(network, load_ensemble(folder, device="cpu").networks[files.index(file)])
         except InputError as error:
-            raise InputError(
-                f"{folder}: weights of another network ({error}); expected those of the recipe's"
-            ) from error
-        _log.info("begun with the weights in %s%s", folder, f", the first of {len(rest) + 1} networks" if rest else "")
+            raise InputError(f"{path}: weights of another network ({error}); expected those of the recipe's") from error
+        _log.info("begun with the weights in %s", folder / file)
         return
-    report = initialise(network, read_nnunet(folder), settings)
+    report = initialise(network, read_nnunet(path), settings)
     Console().print(report.table())
 
 

@@ -13,7 +13,7 @@ import torch
 
 import process
 from longilesion.bundle import read_manifest, save_bundle
-from longilesion.config import InferenceSettings, ModelSettings
+from longilesion.config import Axis, InferenceSettings, ModelSettings
 from longilesion.ensemble import load_ensemble
 from longilesion.errors import InputError
 from longilesion.evaluation.exam import ScoringSettings
@@ -31,6 +31,7 @@ from training.run_folder import RunFolder, RunRecord
 
 EXPORT_SCRIPT = Path(__file__).parents[2] / "export.sh"
 SETTINGS = model_settings(inference=InferenceSettings(threshold=0.001, presence_threshold=0.2))
+OTHER_VIEWS = SETTINGS.model_copy(update={"inference": SETTINGS.inference.model_copy(update={"mirror_axes": ("y",)})})
 
 
 def write_bundle(
@@ -198,6 +199,27 @@ def test_members_of_different_settings_are_weighted_and_equal_ones_are_folds(tmp
     assert manifest.thresholds.presence_threshold == 0.3
     with pytest.raises(InputError, match=r"model: voi\.shape_zyx = .*; expected the same settings, or --members"):
         export(Arguments(bundles=(tmp_path / "model",), output=tmp_path / "again"))
+
+
+@pytest.mark.parametrize("axes", [(), ("x",), ("z", "x")])
+def test_mirrored_views_are_those_that_are_asked_for(tmp_path: Path, axes: tuple[Axis, ...]) -> None:
+    one, two = write_bundle(tmp_path / "one", OTHER_VIEWS, seed=1), write_bundle(tmp_path / "two", seed=2)
+    export(Arguments(bundles=(), members=(str(one), str(two)), output=tmp_path / "model", mirror_axes=axes))
+    (member,) = load_ensemble(tmp_path / "model", device="cpu", precision="float32").members
+    assert member.settings.inference.mirror_axes == axes
+    assert len(member.networks) == 2
+    assert " ".join(("--output MODEL", "--mirror-axes", *axes)) in (tmp_path / "model" / "MODEL_CARD.md").read_text()
+
+    export(Arguments(bundles=(one,), output=tmp_path / "alone"))
+    assert load_ensemble(tmp_path / "alone", device="cpu").members[0].settings == OTHER_VIEWS
+    assert "--mirror-axes" not in (tmp_path / "alone" / "MODEL_CARD.md").read_text()
+
+
+def test_mirrored_axis_that_is_named_twice_is_refused(tmp_path: Path) -> None:
+    one = write_bundle(tmp_path / "one")
+    with pytest.raises(InputError, match="--mirror-axes x x: an axis twice; expected each once"):
+        export(Arguments(bundles=(one,), output=tmp_path / "model", mirror_axes=("x", "x")))
+    assert not (tmp_path / "model").exists()
 
 
 def with_voxels(along_x: int) -> ModelSettings:
