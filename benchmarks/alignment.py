@@ -188,7 +188,7 @@ def measure(arguments: Arguments) -> None:
             )
             for number in range(10)
         ]
-    print_errors(pairs, load_ensemble(SHIPPED_MODEL).settings, Console(width=200))
+    print_errors(pairs, load_ensemble(SHIPPED_MODEL).main_settings, Console(width=200))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.runs import ROOT
-from longilesion.bundle import Member
 from longilesion.case import Case, Click, ClickPair, LesionMap
 from longilesion.ensemble import Ensemble, load_ensemble
 from longilesion.errors import InputError
@@ -219,13 +218,8 @@ def find_methods(models: Sequence[Path], *, mirror: bool) -> dict[str, Method]:
 
 
 def _segmenting(ensemble: Ensemble, *, mirror: bool) -> Method:
-    chosen = ensemble if mirror else replace(ensemble, members=tuple(map(_without_mirroring, ensemble.members)))
+    chosen = ensemble if mirror else ensemble.with_settings(lambda settings: settings.with_views(()))
     return lambda case: prediction_of(segment_case(case, chosen))
-
-
-def _without_mirroring(member: Member) -> Member:
-    inference = member.settings.inference.model_copy(update={"mirror_axes": ()})
-    return replace(member, settings=member.settings.model_copy(update={"inference": inference}))
 
 
 def _prediction(case: Case, ids: UInt16[np.ndarray, "z y x"]) -> Prediction:

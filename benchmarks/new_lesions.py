@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +76,7 @@ class Arguments:
     lesions: int = 3
     """Of each size in each tissue."""
     mirror: bool = False
-    """Average mirrored views as in inference: eight times as long."""
+    """Average mirrored views as in inference, which takes as many times as long as there are views."""
     seed: int = 11
 
 
@@ -149,20 +150,15 @@ class NewLesion:
 def measure(arguments: Arguments) -> None:
     """Draws new lesions and prints both tables."""
     ensemble = load_ensemble(arguments.model)
-    member = ensemble.only_member
     if not arguments.mirror:
-        plain = member.settings.inference.model_copy(update={"mirror_axes": ()})
-        member = replace(member, settings=member.settings.model_copy(update={"inference": plain}))
-    methods = {
-        name: replace(ensemble, members=(replace(member, settings=settings),))
-        for name, settings in _methods(member.settings).items()
-    }
+        ensemble = ensemble.with_settings(lambda settings: settings.with_views(()))
+    methods = _methods(ensemble)
     sources = held_out_sources(arguments.data, read_recipe(RECIPE))
     dice, separation = _Values(), _Values()
     drawn = new_lesions(sources, count=arguments.lesions, seed=arguments.seed)
     for lesion in track(drawn, "new lesions", console=Console(stderr=True), transient=True):
         for error_mm in (*ERRORS_MM, FARTHEST_MM):
-            for name, share in lesion.separations(ensemble.settings, error_mm):
+            for name, share in lesion.separations(ensemble.main_settings, error_mm):
                 separation.add(name, lesion.size, error_mm, share)
         for error_mm in ERRORS_MM:
             for name, method in methods.items():
@@ -224,21 +220,23 @@ def _new_lesion(
     )
 
 
-def _methods(settings: ModelSettings) -> Mapping[str, ModelSettings]:
-    """The settings as they are, at other zooms, and with the other likelihood."""
-    voi, encoding = settings.voi, settings.encoding
-    at_zooms = {
-        f"zoom {zoom:.1f}": settings.model_copy(update={"voi": voi.model_copy(update={"unoutlined_zoom": zoom})})
-        for zoom in ZOOMS
-        if zoom != voi.unoutlined_zoom
-    }
-    likelihoods = {}
+def _methods(ensemble: Ensemble) -> Mapping[str, Ensemble]:
+    """The ensemble as it is, with all members at other zooms, and with one likelihood for all."""
+    changed = {f"zoom {zoom:.1f}": ensemble.with_settings(partial(_at_zoom, zoom=zoom)) for zoom in ZOOMS}
     for name in ("click", "neighbourhood"):
-        likelihood = encoding.likelihood.model_copy(update=dict(LIKELIHOODS[name]))
-        if likelihood != encoding.likelihood:
-            changed = encoding.model_copy(update={"likelihood": likelihood})
-            likelihoods[f"likelihood: {name}"] = settings.model_copy(update={"encoding": changed})
-    return {"as set": settings, **at_zooms, **likelihoods}
+        changed[f"likelihood: {name}"] = ensemble.with_settings(partial(_with_likelihood, name=name))
+    as_set = [member.settings for member in ensemble.members]
+    others = {name: each for name, each in changed.items() if [member.settings for member in each.members] != as_set}
+    return {"as set": ensemble, **others}
+
+
+def _at_zoom(settings: ModelSettings, zoom: float) -> ModelSettings:
+    return settings.model_copy(update={"voi": settings.voi.model_copy(update={"unoutlined_zoom": zoom})})
+
+
+def _with_likelihood(settings: ModelSettings, name: str) -> ModelSettings:
+    likelihood = settings.encoding.likelihood.model_copy(update=dict(LIKELIHOODS[name]))
+    return settings.model_copy(update={"encoding": settings.encoding.model_copy(update={"likelihood": likelihood})})
 
 
 def main() -> int:

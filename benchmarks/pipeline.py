@@ -146,7 +146,7 @@ def _print_conditions(
     console: Console, plan: Plan, shape_zyx: tuple[int, int, int], ensemble: Ensemble, repeats: int
 ) -> None:
     z, y, x = shape_zyx
-    at_a_time = ensemble.batch_size(ensemble.settings)
+    at_a_time = ensemble.batch_size(ensemble.main_settings)
     precision = str(ensemble.precision).removeprefix("torch.")
     console.print(
         f"""

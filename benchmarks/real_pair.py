@@ -184,7 +184,7 @@ def measure(arguments: Arguments) -> None:
             Example(source=arguments.folder.name, pair=case, lesion_id=sorted(case.facts)[number % len(case.facts)])
             for number, case in enumerate(cases)
         ]
-        write_examples(arguments.picture, examples, ensemble.settings)
+        write_examples(arguments.picture, examples, ensemble.main_settings)
     print_outlines(cases, ensemble, console)
 
 

@@ -1,6 +1,6 @@
 """A straightforward program for the same task: resamples both scans, then lesion by lesion and fold by fold.
 
-It has the same network, weights, lattice and channels as the library, and uses SimpleITK's fastest method, linear
+It has the same networks, weights, lattice and channels as the library, and uses SimpleITK's fastest method, linear
 interpolation on all threads. It does less: no alignment, zoom, second VOI or components, and where two lesions overlap
 the later one is kept.
 """
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,23 +18,27 @@ import SimpleITK as sitk
 import torch
 from safetensors.torch import load_model
 
-from longilesion.bundle import read_manifest
+from longilesion.bundle import MemberEntry, read_manifest
 from longilesion.case import AIR_HU
-from longilesion.config import ModelSettings, VoiSettings
+from longilesion.config import VoiSettings
 from longilesion.encoding import encode
 from longilesion.ensemble import Ensemble
 from longilesion.geometry import Grid
 from longilesion.networks import build_network
-from longilesion.networks.interface import NetworkInput
 from longilesion.shipped import SOCKETS_FILE
 from longilesion.timing import Stopwatch
 from longilesion.voi import Voi, VoiPair
+
+_CPU = torch.device("cpu")
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Segments the primary follow-up scan of a case."""
     watch = Stopwatch("read", "resample", "crop", "load", "network", "paste", "write")
-    settings = read_manifest(arguments.model).members[0].settings
+    manifest = read_manifest(arguments.model)
+    voi = manifest.members[0].settings.voi
+    if any(member.settings.voi != voi for member in manifest.members):
+        sys.exit(f"{arguments.model}: members of different lattices; expected one lattice")
     places = {slug: arguments.input / path for slug, path in json.loads(SOCKETS_FILE.read_text())["inputs"].items()}
     with watch("read"):
         baseline, mask, followup = (
@@ -41,25 +47,24 @@ def main(arguments: argparse.Namespace) -> None:
         )
         clicks = {name: _clicks(places[f"primary-{name}-lesion-clicks"]) for name in ("baseline", "followup")}
     with watch("resample"):
-        followup_hu = _resampled(followup, settings.voi, sitk.sitkLinear, AIR_HU)
-        baseline_hu = _resampled(baseline, settings.voi, sitk.sitkLinear, AIR_HU)
-        baseline_ids = _resampled(mask, settings.voi, sitk.sitkNearestNeighbor, 0)
+        followup_hu = _resampled(followup, voi, sitk.sitkLinear, AIR_HU)
+        baseline_hu = _resampled(baseline, voi, sitk.sitkLinear, AIR_HU)
+        baseline_ids = _resampled(mask, voi, sitk.sitkNearestNeighbor, 0)
     labels = np.zeros(followup.GetSize()[::-1], np.uint16)
     for lesion_id, click in clicks["followup"].items():
         with watch("crop"):
-            now, start = _cropped(followup_hu, followup, click, settings.voi, AIR_HU)
-            before, _ = _cropped(baseline_hu, baseline, clicks["baseline"][lesion_id], settings.voi, AIR_HU)
-            ids, _ = _cropped(baseline_ids, baseline, clicks["baseline"][lesion_id], settings.voi, 0)
+            now, start = _cropped(followup_hu, followup, click, voi, AIR_HU)
+            before, _ = _cropped(baseline_hu, baseline, clicks["baseline"][lesion_id], voi, AIR_HU)
+            ids, _ = _cropped(baseline_ids, baseline, clicks["baseline"][lesion_id], voi, 0)
             lesion = (ids.hu == lesion_id).astype(np.float32)
             others = ((ids.hu != 0) & (ids.hu != lesion_id)).astype(np.float32)
             pair = VoiPair(followup=now, baseline=before, baseline_mask=lesion, baseline_others=others)
-            batch = encode([pair], settings.encoding)
-        probability, presence = _predicted(batch, arguments.model, settings, watch)
-        if presence < settings.inference.presence_threshold:
+        probability, presence = _predicted(pair, arguments.model, manifest.members, watch)
+        if presence < manifest.thresholds.presence_threshold:
             continue
         with watch("paste"):
             whole = _pasted(probability, followup_hu, start)
-            labels[_on_scan(whole, followup) >= settings.inference.threshold] = lesion_id
+            labels[_on_scan(whole, followup) >= manifest.thresholds.threshold] = lesion_id
     with watch("write"):
         image = sitk.GetImageFromArray(labels)
         image.CopyInformation(followup)
@@ -104,18 +109,24 @@ def _cropped(
     return Voi(hu=crop, grid=Grid.from_spacing(voi.shape_zyx, voi.spacing_zyx_mm), click_zyx=(z, y, x)), start
 
 
-def _predicted(batch: NetworkInput, model: Path, settings: ModelSettings, watch: Stopwatch) -> tuple[np.ndarray, float]:
-    """Mean over the folds, each loaded for the lesion."""
-    results = []
-    for checkpoint in sorted(model.glob("fold_*.safetensors")):
-        with watch("load"):
-            network = build_network(settings)
-            load_model(network, str(checkpoint))
-            fold = Ensemble.of(settings, [network.eval()], device=torch.device("cpu"), precision=torch.float32)
-        with watch("network"):
-            results.append(fold.predict(batch))
-    probability = torch.stack([outline[0] for outline, _ in results]).mean(0)
-    return probability.numpy(), float(torch.stack([presence for _, presence in results]).mean())
+def _predicted(
+    pair: VoiPair, model: Path, members: Sequence[MemberEntry], watch: Stopwatch
+) -> tuple[np.ndarray, float]:
+    """Mean over the networks, each loaded for the lesion."""
+    results, weights = [], []
+    for member in members:
+        with watch("crop"):
+            batch = encode([pair], member.settings.encoding)
+        for name in member.networks:
+            with watch("load"):
+                network = build_network(member.settings)
+                load_model(network, str(model / name))
+                fold = Ensemble.of(member.settings, [network.eval()], device=_CPU, precision=torch.float32)
+            with watch("network"):
+                results.append(fold.predict(batch))
+            weights.append(member.weight / len(member.networks))
+    probability = np.average([found.outline[0].numpy() for found in results], axis=0, weights=weights)
+    return probability, float(np.average([float(found.presence) for found in results], weights=weights))
 
 
 def _pasted(probability: np.ndarray, resampled: sitk.Image, start: np.ndarray) -> sitk.Image:

@@ -5,7 +5,7 @@ They are stored in the model bundle, the only source of settings for inference.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -273,6 +273,11 @@ class ModelSettings(Settings):
     def _check_lattice(self) -> ModelSettings:
         self.check_lattice(self.voi.shape_zyx, "voi.shape_zyx")
         return self
+
+    def with_views(self, mirror_axes: Sequence[Axis]) -> ModelSettings:
+        """The same with mirrored views along these axes, of which none is named twice."""
+        inference = self.inference.model_copy(update={"mirror_axes": tuple(mirror_axes)})
+        return self.model_copy(update={"inference": inference})
 
     def check_lattice(self, shape_zyx: ZYX, name: str) -> None:
         """Raises ValueError, with the setting's name, for a lattice that the network cannot take."""

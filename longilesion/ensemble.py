@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -89,6 +89,11 @@ class Ensemble:
         return self.members[0]
 
     @property
+    def main_settings(self) -> ModelSettings:
+        """The settings of the members whose lattice and positions are reported: the first of the heaviest group."""
+        return self.groups[0][0].settings
+
+    @property
     def groups(self) -> tuple[tuple[Member, ...], ...]:
         """The members that share the lattice of each lesion, having the same VOI and alignment; heaviest group first.
 
@@ -98,6 +103,11 @@ class Ensemble:
         for member in self.members:
             groups.setdefault((member.settings.voi, member.settings.alignment), []).append(member)
         return tuple(sorted(map(tuple, groups.values()), key=lambda group: -sum(member.weight for member in group)))
+
+    def with_settings(self, change: Callable[[ModelSettings], ModelSettings]) -> Ensemble:
+        """The same networks with every member's settings changed."""
+        members = (replace(member, settings=change(member.settings)) for member in self.members)
+        return replace(self, members=tuple(members))
 
     def batch_size(self, settings: ModelSettings) -> int:
         """Number of lesions to predict at once on a lattice of these settings."""

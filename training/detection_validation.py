@@ -37,9 +37,8 @@ class DetectionValidation(Validation):
         if rank:
             return dict.fromkeys(FIGURES, Figure())
         device = next(network.parameters()).device
-        plain = settings.inference.model_copy(update={"mirror_axes": ()})
         detector = Ensemble.of(
-            settings.model_copy(update={"inference": plain}),
+            settings.with_views(()),
             [network.eval()],
             device=device,
             precision=find_precision("auto", device),

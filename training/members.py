@@ -111,12 +111,9 @@ def read_parts(folder: Path, weight: float | None = None) -> list[Part]:
 
 def mirrored(part: Part, axes: Sequence[Axis]) -> Part:
     """The part with mirrored views along these axes; raises InputError where one is named twice."""
-    settings = part.member.settings
     if len(set(axes)) < len(axes):
         raise InputError(f"--mirror-axes {' '.join(axes)}: an axis twice; expected each once")
-    inference = settings.inference.model_copy(update={"mirror_axes": tuple(axes)})
-    member = replace(part.member, settings=settings.model_copy(update={"inference": inference}))
-    return replace(part, member=member)
+    return replace(part, member=replace(part.member, settings=part.member.settings.with_views(axes)))
 
 
 def joined(parts: Sequence[Part], presence_threshold: float | None = None, *, may_differ: bool) -> list[Joined]:

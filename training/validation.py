@@ -110,9 +110,8 @@ def synthetic_cases(sources: Sequence[Source], recipe: Recipe) -> list[Validatio
 def validate(network: LesionNetwork, settings: ModelSettings, cases: Iterable[ValidationCase]) -> dict[str, Figure]:
     """Segments cases with a network as in inference, but without mirrored views, to save time."""
     device = next(network.parameters()).device
-    plain = settings.inference.model_copy(update={"mirror_axes": ()})
     ensemble = Ensemble.of(
-        settings.model_copy(update={"inference": plain}),
+        settings.with_views(()),
         [network.eval()],
         device=device,
         precision=find_precision("auto", device),

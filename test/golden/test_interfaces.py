@@ -75,7 +75,7 @@ def test_lesion_300_keeps_its_id_in_the_secondary_followup_scan():
 
 @pytest.fixture(scope="module")
 def one_view(tmp_path_factory):
-    """The shipped model without its mirrored views, in an eighth of the time, for what does not depend on them."""
+    """The shipped model without its mirrored views, which takes less time, for what does not depend on them."""
     folder = tmp_path_factory.mktemp("one_view") / "model"
     shutil.copytree(SHIPPED_MODEL, folder)
     settings = json.loads((folder / "settings.json").read_text())

@@ -283,6 +283,11 @@ def test_members_are_saved_and_loaded_in_their_order_with_settings_and_weights(t
     for ask in (lambda: loaded.settings, lambda: loaded.predict(random_input(SETTINGS))):
         with pytest.raises(BundleError, match=r": 3 members of different settings; expected one$"):
             ask()
+    assert loaded.main_settings == wide
+    mirrored = loaded.with_settings(lambda settings: settings.with_views(("z", "x")))
+    assert [member.settings.inference.mirror_axes for member in mirrored.members] == [("z", "x")] * 3
+    assert mirrored.with_settings(lambda settings: settings.with_views(())).members[1].settings == wide
+    assert (mirrored.networks, mirrored.thresholds) == (loaded.networks, thresholds)
 
 
 def test_same_weights_give_the_same_file_each_time_whatever_their_layout(tmp_path: Path) -> None:
