@@ -48,15 +48,17 @@ class Arguments(HeldOutOptions):
     """Bundle to write: the same members with the chosen thresholds."""
     seed: int = 7
     kept: float = 0.97
-    """The share of present lesions that the presence threshold keeps."""
+    """The share that the presence threshold keeps of the lesions that persist. New ones are nobody's question, and
+    would only dilute it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """A lesion: its presence, whether it is there, and its Dice at each outline threshold (None where it is gone)."""
+    """A lesion: its presence, fate (new, or present or gone), and Dice at each outline threshold (None if gone)."""
 
     presence: float
     is_present: bool
+    is_new: bool
     dice: tuple[float | None, ...]
 
 
@@ -119,25 +121,25 @@ def judged_lesions(pair: SyntheticPair, ensemble: Ensemble, name: str) -> Iterat
             yield Judged(
                 presence=presence.get(lesion_id) or 0.0,
                 is_present=lesion.is_present,
+                is_new=lesion.fate == "new",
                 dice=tuple(scores[lesion_id].challenge_dice for scores in by_threshold),
             )
 
 
 def chosen_thresholds(judged: Sequence[Judged], *, kept: float) -> Thresholds:
-    """The outline threshold of the highest mean Dice, and the presence that a share `kept` of the present ones reach.
+    """The outline threshold of the highest mean Dice, and the presence that a share `kept` of what persists reaches.
 
-    Raises InputError where none is present.
+    Raises InputError where none persists.
     """
-    present = [lesion for lesion in judged if lesion.is_present]
-    if not present:
-        raise InputError(f"none of {len(judged)} lesions is there; expected some to choose thresholds on")
-    best = int(np.argmax(_mean_dice(present)))
-    presence = float(np.quantile([lesion.presence for lesion in present], 1 - kept))
+    if not _persisting(judged):
+        raise InputError(f"none of {len(judged)} lesions persists; expected some to choose thresholds on")
+    best = int(np.argmax(_mean_dice([lesion for lesion in judged if lesion.is_present])))
+    presence = float(np.quantile(_persisting(judged), 1 - kept))
     return Thresholds(threshold=OUTLINE_THRESHOLDS[best], presence_threshold=round(presence, 3))
 
 
 def tables(judged: Sequence[Judged]) -> Iterator[Section]:
-    """The mean Dice at every outline threshold, and what is recognised at several shares of present lesions kept."""
+    """The mean Dice at every outline threshold, and what is recognised at several shares of persisting lesions kept."""
     present = [lesion for lesion in judged if lesion.is_present]
     gone = [lesion.presence for lesion in judged if not lesion.is_present]
     yield Section(
@@ -150,14 +152,19 @@ def tables(judged: Sequence[Judged]) -> Iterator[Section]:
     )
     rows = []
     for kept in (0.99, 0.98, 0.97, 0.96, 0.95, 0.9):
-        threshold = float(np.quantile([lesion.presence for lesion in present], 1 - kept))
+        threshold = float(np.quantile(_persisting(judged), 1 - kept))
         recognised = f"{np.mean(np.array(gone) < threshold):.3f}" if gone else "-"
         rows.append((f"{kept:g}", f"{threshold:.3f}", recognised))
     yield Section(
-        title=f"Presence threshold, {len(gone)} lesions that are gone",
-        headings=("present kept", "threshold", "gone recognised"),
+        title=f"Presence threshold, {len(_persisting(judged))} lesions that persist, {len(gone)} that are gone",
+        headings=("persisting kept", "threshold", "gone recognised"),
         rows=tuple(rows),
     )
+
+
+def _persisting(judged: Sequence[Judged]) -> list[float]:
+    """The presence of the lesions that are in both scans."""
+    return [lesion.presence for lesion in judged if lesion.is_present and not lesion.is_new]
 
 
 def _mean_dice(present: Sequence[Judged]) -> list[float]:

@@ -40,22 +40,27 @@ def one_pair(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.training_data.synthetic_pair", lambda *_, **__: pair(1))
 
 
+def absent(presence: float) -> Judged:
+    return Judged(presence=presence, is_present=False, is_new=False, dice=(None,) * len(OUTLINE_THRESHOLDS))
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     presences=st.lists(st.floats(0, 1), min_size=1, max_size=60),
+    new=st.lists(st.floats(0, 1), max_size=10),
     gone=st.lists(st.floats(0, 1), max_size=10),
     kept=st.floats(0.5, 0.99),
     seed=st.integers(0, 999),
 )
-def test_the_presence_threshold_keeps_at_least_the_share_and_the_outlines_is_the_best(
-    presences: list[float], gone: list[float], kept: float, seed: int
+def test_the_presence_threshold_keeps_at_least_the_share_of_what_persists_and_the_outlines_is_the_best(
+    presences: list[float], new: list[float], gone: list[float], kept: float, seed: int
 ) -> None:
-    dice = np.random.default_rng(seed).uniform(size=(len(presences), len(OUTLINE_THRESHOLDS)))
+    dice = np.random.default_rng(seed).uniform(size=(len(presences) + len(new), len(OUTLINE_THRESHOLDS)))
     judged = [
-        Judged(presence=presence, is_present=True, dice=tuple(map(float, row)))
-        for presence, row in zip(presences, dice, strict=True)
+        Judged(presence=presence, is_present=True, is_new=place >= len(presences), dice=tuple(map(float, row)))
+        for place, (presence, row) in enumerate(zip([*presences, *new], dice, strict=True))
     ]
-    judged += [Judged(presence=presence, is_present=False, dice=(None,) * dice.shape[1]) for presence in gone]
+    judged += [absent(presence) for presence in gone]
     chosen = chosen_thresholds(judged, kept=kept)
     assert chosen.threshold == OUTLINE_THRESHOLDS[int(dice.mean(0).argmax())]
     # The quantile lies between two lesions, and the threshold is rounded to a thousandth.
@@ -63,14 +68,17 @@ def test_the_presence_threshold_keeps_at_least_the_share_and_the_outlines_is_the
     assert lost <= (1 - kept) * (len(presences) - 1) + 1
 
 
-def test_without_a_present_lesion_there_is_nothing_to_choose_on() -> None:
-    with pytest.raises(InputError, match="none of 1 lesions is there"):
-        chosen_thresholds([Judged(presence=0.2, is_present=False, dice=(None,) * 7)], kept=0.9)
+def test_without_a_persisting_lesion_there_is_nothing_to_choose_on() -> None:
+    new = Judged(presence=0.9, is_present=True, is_new=True, dice=(0.5,) * 7)
+    with pytest.raises(InputError, match="none of 2 lesions persists"):
+        chosen_thresholds([absent(0.2), new], kept=0.9)
 
 
 def test_the_tables_show_what_is_recognised_at_each_share_kept() -> None:
-    judged = [Judged(presence=0.5 + 0.005 * k, is_present=True, dice=(0.5,) * 6 + (0.6,)) for k in range(101)]
-    judged += [Judged(presence=presence, is_present=False, dice=(None,) * 7) for presence in (0.1, 0.4, 0.53, 0.9)]
+    dice = (0.5,) * 6 + (0.6,)
+    judged = [Judged(presence=0.5 + 0.005 * k, is_present=True, is_new=False, dice=dice) for k in range(101)]
+    judged += [Judged(presence=0.0, is_present=True, is_new=True, dice=dice)] * 50
+    judged += [absent(presence) for presence in (0.1, 0.4, 0.53, 0.9)]
     outline, presence = tables(judged)
     assert outline.rows[0] == ("0.2", "0.5000")
     assert outline.rows[-1] == ("0.5", "0.6000")
@@ -94,8 +102,10 @@ def test_the_written_model_is_the_same_with_the_chosen_thresholds(tmp_path: Path
     # The presences that the threshold was chosen on are those of the pipeline.
     facts = pair(1).facts
     outcomes = segment_case(pair(1).case, after).lesions
-    present = [o.presence for o in outcomes if facts[o.prompt.lesion_id].fate != "gone" and o.presence is not None]
-    assert chosen.presence_threshold == pytest.approx(np.quantile(present, 0.4), abs=2e-3)
+    persisting = [
+        o.presence for o in outcomes if facts[o.prompt.lesion_id].fate not in ("gone", "new") and o.presence is not None
+    ]
+    assert chosen.presence_threshold == pytest.approx(np.quantile(persisting, 0.4), abs=2e-3)
 
 
 @pytest.mark.usefixtures("one_pair")
