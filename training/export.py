@@ -30,7 +30,6 @@ from training.members import (
     Part,
     joined,
     joined_provenance,
-    judged_by,
     mean_thresholds,
     mirrored,
     read_parts,
@@ -64,9 +63,6 @@ class Arguments:
     """An evaluation.json of the networks, out of fold, for the card."""
     presence_threshold: float | None = None
     """Below this mean presence a lesion is gone; the weighted mean of the bundles' own thresholds if not given."""
-    presence_from: tuple[Path, ...] = ()
-    """Of these folders alone, given among the others, the presence is judged; the presence heads of the others are left
-    out. All judge it if none is given."""
     mirror_axes: tuple[Axis, ...] | None = None
     """Axes along which every network sees mirrored views, two views for one axis, four for two; the bundles' own if not
     given."""
@@ -79,8 +75,6 @@ def export(arguments: Arguments) -> Path:
     """
     parts = _parts(arguments)
     report = None if arguments.evaluation is None else read_report(arguments.evaluation)
-    if arguments.presence_from:
-        parts = judged_by(parts, arguments.presence_from)
     if arguments.mirror_axes is not None:
         parts = [mirrored(part, arguments.mirror_axes) for part in parts]
     members = joined(parts, arguments.presence_threshold, may_differ=bool(arguments.members))

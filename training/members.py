@@ -12,7 +12,6 @@ from longilesion.bundle import SETTINGS_FILE, Member, is_bundle, read_manifest
 from longilesion.config import Axis, ModelSettings, Thresholds
 from longilesion.ensemble import load_ensemble
 from longilesion.errors import InputError
-from longilesion.networks import build_network
 from training.differences import differences
 from training.run_folder import RunFolder, RunRecord, package_versions, read_record
 
@@ -115,34 +114,6 @@ def mirrored(part: Part, axes: Sequence[Axis]) -> Part:
     if len(set(axes)) < len(axes):
         raise InputError(f"--mirror-axes {' '.join(axes)}: an axis twice; expected each once")
     return replace(part, member=replace(part.member, settings=part.member.settings.with_views(axes)))
-
-
-def judged_by(parts: Sequence[Part], folders: Sequence[Path]) -> list[Part]:
-    """The parts, of which only those of these folders keep their presence heads.
-
-    Raises InputError for a folder that is not among the parts, or that has no presence head.
-    """
-    for folder in folders:
-        networks = [part.member.networks[0] for part in parts if part.folder == folder]
-        if not networks:
-            given = ", ".join(dict.fromkeys(str(part.folder) for part in parts))
-            raise InputError(f"--presence-from {folder}: not among the folders; expected one of {given}")
-        if any(network.presence is None for network in networks):
-            raise InputError(f"--presence-from {folder}: it predicts no presence; expected a network that does")
-    return [part if part.folder in folders else _without_presence(part) for part in parts]
-
-
-def _without_presence(part: Part) -> Part:
-    settings = part.member.settings
-    network = settings.network.model_copy(update={"presence_features": 0})
-    settings = settings.model_copy(update={"network": network})
-    networks = []
-    for headed in part.member.networks:
-        bare = build_network(settings)
-        states = headed.state_dict()
-        bare.load_state_dict({name: states[name] for name in bare.state_dict()})
-        networks.append(bare.eval())
-    return replace(part, member=replace(part.member, settings=settings, networks=tuple(networks)))
 
 
 def joined(parts: Sequence[Part], presence_threshold: float | None = None, *, may_differ: bool) -> list[Joined]:

@@ -22,7 +22,7 @@ from longilesion.evaluation.methods import ModelMethod
 from longilesion.evaluation.run import EvaluationReport, evaluate_methods
 from longilesion.evaluation.tables import figure
 from longilesion.networks import build_network
-from test.unit.builders import dual_encoder, model_settings, random_input
+from test.unit.builders import dual_encoder, model_settings
 from test.unit.case_folders import files_under, write_case
 from test.unit.prepared_data import RECIPE, write_prepared
 from training.export import Arguments, export, main
@@ -219,40 +219,6 @@ def test_mirrored_axis_that_is_named_twice_is_refused(tmp_path: Path) -> None:
     one = write_bundle(tmp_path / "one")
     with pytest.raises(InputError, match="--mirror-axes x x: an axis twice; expected each once"):
         export(Arguments(bundles=(one,), output=tmp_path / "model", mirror_axes=("x", "x")))
-    assert not (tmp_path / "model").exists()
-
-
-def test_presence_is_judged_by_the_named_folders_alone(tmp_path: Path) -> None:
-    one, two = write_bundle(tmp_path / "one", seed=1), write_bundle(tmp_path / "two", OTHER, seed=2, networks=2)
-    export(Arguments(bundles=(), members=(str(one), f"{two}:3"), output=tmp_path / "model", presence_from=(one,)))
-    ensemble = load_ensemble(tmp_path / "model", device="cpu", precision="float32")
-    assert [[network.presence is not None for network in member.networks] for member in ensemble.members] == [
-        [True],
-        [False, False],
-    ]
-    assert ensemble.thresholds.presence_threshold == SETTINGS.inference.presence_threshold
-    given = [network for bundle in (one, two) for network in load_ensemble(bundle, device="cpu").networks]
-    assert same_weights(ensemble.networks[0], given[0])
-    batch = random_input(OTHER)
-    for found, known in zip(ensemble.networks[1:], given[1:], strict=True):
-        assert torch.equal(found(batch).lesion_logits[0], known(batch).lesion_logits[0])
-
-
-@pytest.mark.parametrize(
-    ("named", "message"),
-    [
-        ("three", r"--presence-from .*three: not among the folders; expected one of .*one, .*two"),
-        ("two", r"--presence-from .*two: it predicts no presence; expected a network that does"),
-    ],
-)
-def test_presence_cannot_come_from_a_folder_that_has_none(tmp_path: Path, named: str, message: str) -> None:
-    one = write_bundle(tmp_path / "one")
-    two = write_bundle(tmp_path / "two", model_settings(network=dual_encoder(presence_features=0)))
-    arguments = Arguments(
-        bundles=(), members=(str(one), str(two)), output=tmp_path / "model", presence_from=(tmp_path / named,)
-    )
-    with pytest.raises(InputError, match=message):
-        export(arguments)
     assert not (tmp_path / "model").exists()
 
 
