@@ -15,14 +15,15 @@ from longilesion.networks.interface import NetworkInput
 class Batch:
     """An encoded batch and its ground truth; absent lesions have an empty target.
 
-    Samples with the same origin are of one patient or one synthetic pair. `skipped` lists damaged cut-outs that were
-    replaced by others.
+    Samples with the same origin are of one patient or one synthetic pair; `outlined` says which have an outline in the
+    baseline. `skipped` lists damaged cut-outs that were replaced by others.
     """
 
     input: NetworkInput
     target: Float32[Tensor, "batch 1 z y x"]
     present: Bool[Tensor, " batch"]
     origins: tuple[str, ...] = ()
+    outlined: tuple[bool, ...] = ()
     skipped: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> Batch:

@@ -61,14 +61,23 @@ class Arguments:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Judged:
-    """The presence head's inputs for lesions in each mirrored view, and whether the lesions are present."""
+    """The presence head's inputs for lesions in each mirrored view, and whether the lesions are present.
+
+    `outlined` are those with an outline in the baseline, whose fate is in question: the others are new.
+    """
 
     features: Float[Tensor, "n views d"]
     present: Bool[Tensor, " n"]
+    outlined: Bool[Tensor, " n"]
+
+    @property
+    def persisting(self) -> Bool[Tensor, " n"]:
+        """The lesions that are present in both scans, on the CPU."""
+        return (self.present & self.outlined).cpu()
 
     def part(self, chosen: slice | Tensor) -> Judged:
         """Some of the lesions."""
-        return Judged(features=self.features[chosen], present=self.present[chosen])
+        return Judged(features=self.features[chosen], present=self.present[chosen], outlined=self.outlined[chosen])
 
     def logits(self, head: nn.Module) -> Float[Tensor, "n views"]:
         """A head's logits for every view of every lesion."""
@@ -122,13 +131,13 @@ def fit_presence(arguments: Arguments) -> None:
         for head, lesions in zip(heads, judged, strict=True)
     ]
     chosen = _mean_presence(fitted, judged, parts.threshold)
-    is_present = judged[0].present[parts.threshold].cpu()
-    if not bool(is_present.any()):
+    persisting = judged[0].part(parts.threshold).persisting
+    if not bool(persisting.any()):
         raise InputError(
-            f"none of the {len(is_present)} lesions to choose the threshold on is there; draw more lesions"
+            f"none of the {len(persisting)} lesions to choose the threshold on persists; draw more lesions"
         )
-    threshold = presence_threshold(chosen[is_present], recipe.presence)
-    _say_figures(_mean_presence(fitted, judged, parts.figures), judged[0].present[parts.figures].cpu(), threshold)
+    threshold = presence_threshold(chosen[persisting], recipe.presence)
+    _say_figures(_mean_presence(fitted, judged, parts.figures), judged[0].part(parts.figures), threshold)
     for network, head in zip(ensemble.networks, fitted, strict=True):
         network.presence = head
     provenance = read_manifest(arguments.bundle).provenance
@@ -146,13 +155,13 @@ def _mean_presence(
     return torch.cat(views, dim=1).mean(1).cpu()
 
 
-def _say_figures(presence: Float[Tensor, " n"], is_present: Bool[Tensor, " n"], threshold: float) -> None:
+def _say_figures(presence: Float[Tensor, " n"], lesions: Judged, threshold: float) -> None:
     is_kept = presence >= threshold
     _log.info(
-        "threshold %.3f keeps %s of the present and recognises %s of the gone",
+        "threshold %.3f keeps %s of what persists and recognises %s of the gone",
         threshold,
-        _share(is_kept[is_present]),
-        _share(~is_kept[~is_present]),
+        _share(is_kept[lesions.persisting]),
+        _share(~is_kept[~lesions.present.cpu()]),
     )
 
 
@@ -170,7 +179,7 @@ def _check_settings(bundle: Path, settings: ModelSettings, recipe: Recipe) -> No
 def parts_of(origins: Sequence[str]) -> Parts:
     """Splits patients or pairs: half for fitting, a quarter for the threshold, an eighth each for epoch and figures.
 
-    The threshold, a quantile over present lesions, needs most of those not used for fitting. Raises
+    The threshold, a quantile over persisting lesions, needs most of those not used for fitting. Raises
     InputError where there are fewer than four patients or pairs.
     """
     names = list(dict.fromkeys(origins))
@@ -208,10 +217,10 @@ def fitted_head(head: nn.Module, seen: Judged, unseen: Judged) -> nn.Module:
     return best
 
 
-def presence_threshold(presence_of_present: Float[Tensor, " n"], settings: PresenceSettings) -> float:
-    """The highest threshold that keeps the required share of present lesions."""
+def presence_threshold(presence_of_persisting: Float[Tensor, " n"], settings: PresenceSettings) -> float:
+    """The highest threshold that keeps the required share of persisting lesions."""
     # Rounded down, since rounding up could exclude the lesion at the threshold.
-    quantile = torch.quantile(presence_of_present.float(), 1 - settings.kept, interpolation="lower")
+    quantile = torch.quantile(presence_of_persisting.float(), 1 - settings.kept, interpolation="lower")
     return floor(1000 * float(quantile)) / 1000
 
 
@@ -224,6 +233,7 @@ def _judged(ensemble: Ensemble, lesions: Lesions, recipe: Recipe, *, workers: in
     stream = batches(lesions, recipe.for_presence(), Share(workers=workers), steps=range(count))
     features: list[list[Tensor]] = [[] for _ in ensemble.networks]
     present: list[Tensor] = []
+    outlined: list[bool] = []
     origins: list[str] = []
     views = mirrored_views(recipe.model)
     precision = ensemble.precision
@@ -231,6 +241,7 @@ def _judged(ensemble: Ensemble, lesions: Lesions, recipe: Recipe, *, workers: in
     for batch in track(stream, "lesions", total=count, console=Console(stderr=True)):
         present.append(batch.present)
         origins += batch.origins
+        outlined += batch.outlined
         on_device = batch.input.to(ensemble.device)
         # Only around the network: without workers, the next batch is drawn in this process.
         with torch.inference_mode(), mixed:
@@ -238,7 +249,10 @@ def _judged(ensemble: Ensemble, lesions: Lesions, recipe: Recipe, *, workers: in
                 seen = [network(mirrored(on_device, view)).presence_features.float() for view in views]
                 described.append(torch.stack(seen, dim=1))
     there = torch.cat(present).to(ensemble.device)
-    return [Judged(features=torch.cat(described).clone(), present=there) for described in features], origins
+    before = torch.tensor(outlined, device=ensemble.device)
+    return [
+        Judged(features=torch.cat(described).clone(), present=there, outlined=before) for described in features
+    ], origins
 
 
 def main() -> int:

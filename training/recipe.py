@@ -184,7 +184,7 @@ class ValidationSettings(Settings):
 
 
 class PresenceSettings(Settings):
-    """Fit of the presence head after training, and the share of present lesions that it has to keep."""
+    """Fit of the presence head after training, and the share of persisting lesions that it has to keep."""
 
     lesions: int = Field(default=4000, ge=8)
     kept: float = Field(default=0.96, gt=0, lt=1)

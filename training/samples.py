@@ -99,6 +99,7 @@ def collate(samples: Sequence[Sample], recipe: Recipe) -> Batch:
         target=torch.from_numpy(np.stack([sample.target for sample in samples])[:, None]),
         present=torch.tensor([sample.is_present for sample in samples]),
         origins=tuple(sample.origin for sample in samples),
+        outlined=tuple(pair.baseline_mask is not None and bool(pair.baseline_mask.any()) for pair in pairs),
         skipped=tuple(name for sample in samples for name in sample.skipped),
     )
     return augmented(

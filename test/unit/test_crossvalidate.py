@@ -117,23 +117,32 @@ def test_exported_threshold_is_that_of_all_out_of_fold_lesions_together(trained:
     assert threshold == pytest.approx(float(torch.quantile(torch.tensor(sure), 1 - kept)), abs=1e-3)
 
 
-def score(presence: float | None, *, dice: float | None, true_id: int | None) -> LesionScore:
+def score(presence: float | None, *, dice: float | None, true_id: int | None, fate: str = "persists") -> LesionScore:
     nothing = dict.fromkeys(LesionScore.model_fields, None)
     volumes = {name: 0.0 for name in LesionScore.model_fields if name.startswith(("true_", "predicted_"))}
-    own = {"exam": "a", "lesion_id": 1, "true_id": true_id, "presence": presence, "dice": dice, "predicted_fate": None}
+    own = {
+        "exam": "a",
+        "lesion_id": 1,
+        "true_id": true_id,
+        "presence": presence,
+        "dice": dice,
+        "fate": fate,
+        "predicted_fate": None,
+    }
     return LesionScore(**(nothing | volumes | own))
 
 
-def test_threshold_ignores_gone_lesions_and_those_taken_up_by_another() -> None:
+def test_threshold_ignores_gone_lesions_new_ones_and_those_taken_up_by_another() -> None:
     there = [score(presence, dice=0.0, true_id=1) for presence in (0.2, 0.4, 0.6, 0.8, 1.0)]
-    gone, merged, unasked = (
-        score(0.9, dice=None, true_id=None),
+    gone, new, merged, unasked = (
+        score(0.9, dice=None, true_id=None, fate="gone"),
+        score(0.1, dice=0.5, true_id=1, fate="new"),
         score(0.0, dice=None, true_id=2),
         score(None, dice=0, true_id=1),
     )
     settings = PresenceSettings(kept=0.75)
-    assert pooled_threshold([gone, *there, merged, unasked], settings) == pytest.approx(0.4)
-    assert pooled_threshold([gone, merged, unasked], settings) is None
+    assert pooled_threshold([gone, new, *there, merged, unasked], settings) == pytest.approx(0.4)
+    assert pooled_threshold([gone, new, merged, unasked], settings) is None
 
 
 def test_fitted_presence_head_takes_the_place_of_the_trained_one(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ def judged(head: LocalPresence, count: int, *, seed: int) -> Judged:
     features = torch.randn(count, 2, head.layers[0].in_features, generator=generator)
     present = torch.rand(count, generator=generator) < 0.5
     features[..., -1] += 6.0 * present[:, None]
-    return Judged(features=features, present=present)
+    return Judged(features=features, present=present, outlined=torch.ones_like(present))
 
 
 def test_fitted_head_tells_present_from_gone_and_leaves_the_old_one_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +51,7 @@ def test_head_stays_as_it_was_where_no_fit_does_better(monkeypatch: pytest.Monke
     head = LocalPresence(1, image_channels=0, hidden=8)
     seen = judged(head, 300, seed=1)
     contrary = judged(head, 100, seed=2)
-    contrary = Judged(features=contrary.features, present=~contrary.present)
+    contrary = Judged(features=contrary.features, present=~contrary.present, outlined=contrary.outlined)
     fitted = fitted_head(head, seen, contrary)
     for old, now in zip(head.parameters(), fitted.parameters(), strict=True):
         assert torch.equal(old, now)
@@ -122,11 +122,15 @@ def test_too_few_patients_for_the_parts_of_the_fit_are_refused() -> None:
         parts_of(["ann", "bob", "cas", "ann"])
 
 
-def lesions_of(present: list[bool], *, views: int = 1) -> tuple[list[Judged], list[str]]:
+def lesions_of(
+    present: list[bool], *, outlined: list[bool] | None = None, views: int = 1
+) -> tuple[list[Judged], list[str]]:
     """Eight pairs of one lesion each: four are fitted to, one gives the epoch, two the threshold, one the figures."""
     width = LocalPresence(3 * 4, image_channels=2, hidden=4).norm.normalized_shape[0] + 4 + 5
     features = torch.randn(8, views, width, generator=torch.Generator().manual_seed(0))
-    return [Judged(features=features, present=torch.tensor(present))], [str(number) for number in range(8)]
+    there = torch.tensor(present)
+    outlined = torch.ones_like(there) if outlined is None else torch.tensor(outlined)
+    return [Judged(features=features, present=there, outlined=outlined)], [str(number) for number in range(8)]
 
 
 @pytest.fixture
@@ -144,10 +148,19 @@ def small_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Arguments:
     )
 
 
-def test_threshold_without_a_present_lesion_is_refused(small_fit: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
-    gone = lesions_of([True] * 5 + [False] * 2 + [True])
-    monkeypatch.setattr("training.presence._judged", lambda *_, **__: gone)
-    with pytest.raises(InputError, match="none of the 2 lesions to choose the threshold on is there"):
+@pytest.mark.parametrize(
+    "lesions",
+    [
+        lesions_of([True] * 5 + [False] * 2 + [True]),
+        # Two new lesions: they are there, but nobody asks whether they still are.
+        lesions_of([True] * 8, outlined=[True] * 5 + [False] * 2 + [True]),
+    ],
+)
+def test_threshold_without_a_persisting_lesion_is_refused(
+    small_fit: Arguments, monkeypatch: pytest.MonkeyPatch, lesions: tuple[list[Judged], list[str]]
+) -> None:
+    monkeypatch.setattr("training.presence._judged", lambda *_, **__: lesions)
+    with pytest.raises(InputError, match="none of the 2 lesions to choose the threshold on persists"):
         fit_presence(small_fit)
     assert not small_fit.output.exists()
 
@@ -160,7 +173,7 @@ def test_figures_are_not_those_of_the_lesions_that_gave_the_threshold(
     monkeypatch.setattr("training.presence._judged", lambda *_, **__: ([lesions], origins))
     fit_presence(small_fit)
     # The one lesion of the figures is gone.
-    assert "keeps 0 of 0 of the present and recognises" in caplog.text
+    assert "keeps 0 of 0 of what persists and recognises" in caplog.text
     assert "of 1 (" in caplog.text
 
 
