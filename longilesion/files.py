@@ -21,6 +21,8 @@ from longilesion.errors import InputError, LongilesionError
 Check: TypeAlias = Callable[[Path], object]
 # Writes a file to the path that it is given.
 Write: TypeAlias = Callable[[Path], object]
+# How each file is written, and its check.
+Files: TypeAlias = dict[Path, tuple[Write, Check]]
 
 _PREFIX = ".partial-"
 _PREVIOUS = ".previous-"
@@ -52,7 +54,7 @@ def written_together(files: Mapping[Path, Check], *, without: Collection[Path] =
                 temporary.unlink(missing_ok=True)
 
 
-def write_together(files: Mapping[Path, tuple[Write, Check]], *, without: Collection[Path] = ()) -> list[Path]:
+def write_together(files: Files, *, without: Collection[Path] = ()) -> list[Path]:
     """Writes each file by a function of its own, as `written_together`, and returns all."""
     checks = {path: check for path, (_, check) in files.items()}
     with written_together(checks, without=without) as temporaries:

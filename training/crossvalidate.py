@@ -252,13 +252,9 @@ def _sum_up(
 def pooled_threshold(lesions: Iterable[LesionScore], settings: PresenceSettings) -> float | None:
     """The highest threshold that keeps the required share of persisting lesions, each judged by its own fold.
 
-    None where no lesion persists. New lesions do not count: whether they are still there is not in question.
+    None where no lesion persists.
     """
-    sure = [
-        lesion.presence
-        for lesion in lesions
-        if lesion.is_present and lesion.fate != "new" and lesion.presence is not None
-    ]
+    sure = [lesion.presence for lesion in lesions if lesion.is_persisting and lesion.presence is not None]
     return presence.presence_threshold(torch.tensor(sure), settings) if sure else None
 
 

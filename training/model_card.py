@@ -199,13 +199,14 @@ def _repetition(model: Model) -> Iterator[str]:
         yield _training_command(each, f"OUTPUT_{number}" if is_mixed else "OUTPUT")
     if is_mixed:
         names = (f"OUTPUT_{k}{_exported(each)}:{each.member.weight:g}" for k, each in enumerate(model.members, start=1))
-        yield f"python -m training.export --members {' '.join(names)} --output MODEL{views}"
-    elif len(model.members[0].member.networks) == 1:
-        yield f"python -m training.export OUTPUT --output MODEL{views}"
-    elif model.members[0].detects:
-        yield f"python -m training.export OUTPUT/*/fold_* --output MODEL{views}"
-    elif views:
-        yield f"python -m training.export OUTPUT{_exported(model.members[0])} --output MODEL{views}"
+        exported = f"--members {' '.join(names)}"
+    elif model.members[0].detects and len(model.members[0].member.networks) > 1:
+        exported = "OUTPUT/*/fold_*"
+    else:
+        exported = f"OUTPUT{_exported(model.members[0])}"
+    # Cross-validation has written the model itself.
+    if views or exported != "OUTPUT/model":
+        yield f"python -m training.export {exported} --output MODEL{views}"
     yield "```\n"
 
 

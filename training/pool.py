@@ -44,5 +44,6 @@ def _joined(batches: Sequence[Batch], flipped: Sequence[str], *, skipped: tuple[
         target=torch.cat([batch.target for batch in batches]).flip(dimensions),
         present=torch.cat([batch.present for batch in batches]),
         origins=tuple(origin for batch in batches for origin in batch.origins),
+        outlined=tuple(outlined for batch in batches for outlined in batch.outlined),
         skipped=skipped,
     )

@@ -48,17 +48,16 @@ class Arguments(HeldOutOptions):
     """Bundle to write: the same members with the chosen thresholds."""
     seed: int = 7
     kept: float = 0.97
-    """The share that the presence threshold keeps of the lesions that persist. New ones are nobody's question, and
-    would only dilute it."""
+    """The share of the persisting lesions that the presence threshold keeps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """A lesion: its presence, fate (new, or present or gone), and Dice at each outline threshold (None if gone)."""
+    """A lesion: its presence, whether it is there, and was before, and its Dice at each outline threshold, if it is."""
 
     presence: float
     is_present: bool
-    is_new: bool
+    is_persisting: bool
     dice: tuple[float | None, ...]
 
 
@@ -121,7 +120,7 @@ def judged_lesions(pair: SyntheticPair, ensemble: Ensemble, name: str) -> Iterat
             yield Judged(
                 presence=presence.get(lesion_id) or 0.0,
                 is_present=lesion.is_present,
-                is_new=lesion.fate == "new",
+                is_persisting=lesion.is_persisting,
                 dice=tuple(scores[lesion_id].challenge_dice for scores in by_threshold),
             )
 
@@ -163,8 +162,8 @@ def tables(judged: Sequence[Judged]) -> Iterator[Section]:
 
 
 def _persisting(judged: Sequence[Judged]) -> list[float]:
-    """The presence of the lesions that are in both scans."""
-    return [lesion.presence for lesion in judged if lesion.is_present and not lesion.is_new]
+    """The presence of the persisting lesions."""
+    return [lesion.presence for lesion in judged if lesion.is_persisting]
 
 
 def _mean_dice(present: Sequence[Judged]) -> list[float]:

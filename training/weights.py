@@ -7,9 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from longilesion.bundle import is_bundle, read_manifest
+from longilesion.bundle import is_bundle, load_bundle
 from longilesion.config import ModelSettings
-from longilesion.ensemble import load_ensemble
 from longilesion.errors import InputError
 from longilesion.networks.interface import LesionNetwork
 from training.nnunet import read_nnunet
@@ -26,12 +25,13 @@ def load_weights(network: LesionNetwork, path: Path, settings: ModelSettings) ->
     """
     folder = path if path.is_dir() else path.parent
     if is_bundle(folder):
-        files = read_manifest(folder).files
+        manifest, members = load_bundle(folder)
+        files = manifest.files
         file = files[0] if folder == path else path.name
         if file not in files:
             raise InputError(f"{path}: not a network of {folder}; expected one of {', '.join(files)}")
         try:
-            _take(network, load_ensemble(folder, device="cpu").networks[files.index(file)])
+            _take(network, [each for member in members for each in member.networks][files.index(file)])
         except InputError as error:
             raise InputError(f"{path}: weights of another network ({error}); expected those of the recipe's") from error
         _log.info("begun with the weights in %s", folder / file)

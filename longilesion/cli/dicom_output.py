@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from longilesion.assessment import CaseResponse
     from longilesion.course import TimePointRecord
     from longilesion.dicom.decisions import Reading
-    from longilesion.dicom.output import Files
+    from longilesion.files import Files
     from longilesion.pipeline import Segmentation
     from longilesion.response import Course
     from longilesion.review.output import DicomOutput

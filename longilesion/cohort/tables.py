@@ -30,10 +30,11 @@ def write_lesions(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes the rows of all lesions, as Parquet where that can be; raises InputError where writing fails."""
     files: dict[Path, Check] = {folder / LESIONS: check_text}
     parquet_file = folder / LESIONS_PARQUET
+    # One of an earlier run has other rows.
+    without = {parquet_file}
     if has_parquet():
         files[parquet_file] = _check_parquet
-    # One of an earlier run has other rows.
-    without = () if has_parquet() else (parquet_file,)
+        without.clear()
     with (
         written_together(files, without=without) as temporaries,
         temporaries[0].open("w", encoding="utf-8", newline="") as text,

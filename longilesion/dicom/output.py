@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
 
 from pydicom.dataset import Dataset
 
@@ -22,16 +21,13 @@ from longilesion.dicom.series import Series
 from longilesion.dicom.stack import Stack
 from longilesion.dicom.tracking import Tracking, tracking_of
 from longilesion.dicom.volume import identity_of
-from longilesion.files import Check, Write, write_together
+from longilesion.files import Files, write_together
 from longilesion.response import Course, Measured
 
 BASELINE_SEG, FOLLOWUP_SEG, REPORT = "baseline_seg.dcm", "followup_seg.dcm", "followup_sr.dcm"
 TIME_POINT_SEG, TIME_POINT_REPORT = "seg.dcm", "sr.dcm"
 
 RESULTS = (BASELINE_SEG, FOLLOWUP_SEG, REPORT)
-
-# How each file is written, and its check.
-Files: TypeAlias = dict[Path, tuple[Write, Check]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -75,6 +75,11 @@ class LesionScore(BaseModel):
         return None if self.dice is None and self.true_id is not None else self.true_id is not None
 
     @property
+    def is_persisting(self) -> bool:
+        """Whether the lesion was there before and still is: of new ones that is not in question."""
+        return bool(self.is_present) and self.fate != "new"
+
+    @property
     def volume_error_ml(self) -> float | None:
         """Predicted minus true volume of a present lesion."""
         return None if self.dice is None else self.predicted_volume_ml - self.true_volume_ml

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from longilesion.assessment import CaseResponse, case_response
 from longilesion.case import ScanName
-from longilesion.files import Check, Write, valid, write_together
+from longilesion.files import Files, valid, write_together
 from longilesion.image_file import ImageFile
 from longilesion.images import WRITABLE, check_lesion_map, write_lesion_map
 from longilesion.report import make_report
@@ -25,7 +25,7 @@ class DicomOutput:
     """A review's files in DICOM in a folder, with how each is written and its check; `names` are all there may be."""
 
     names: tuple[str, ...]
-    files: Callable[[Path, Reviewed, CaseResponse, ReviewRecord], Mapping[Path, tuple[Write, Check]]]
+    files: Callable[[Path, Reviewed, CaseResponse, ReviewRecord], Files]
 
 
 def map_names(scans: Mapping[ScanName, ImageFile]) -> dict[ScanName, str]:
@@ -49,12 +49,12 @@ def write_results(
     maps = reviewed.segmentation.maps
     response = case_response(reviewed.case, reviewed.segmentation, facts)
     report = make_report(reviewed.case, reviewed.segmentation, seconds=seconds, facts=facts, response=response)
-    files: dict[Path, tuple[Write, Check]] = {
-        folder / map_names(scans)[name]: (
-            partial(write_lesion_map, lesion_map=maps[name], like=image),
+    files: Files = {
+        folder / file: (
+            partial(write_lesion_map, lesion_map=maps[name], like=scans[name]),
             partial(check_lesion_map, written=maps[name]),
         )
-        for name, image in scans.items()
+        for name, file in map_names(scans).items()
     }
     for file, content in ((REPORT, report), (RECORD, record)):
         text = content.model_dump_json(indent=2) + "\n"

@@ -236,6 +236,17 @@ def test_batch_holds_targets_and_presence_in_the_samples_order() -> None:
         np.testing.assert_array_equal(batch.target[index, 0], each.target)
 
 
+def test_batch_says_which_lesions_have_an_outline_in_the_baseline() -> None:
+    drawn = next(
+        each for _, each in all_samples() if each.pair.baseline_mask is not None and each.pair.baseline_mask.any()
+    )
+    new = replace(drawn, pair=replace(drawn.pair, baseline_mask=np.zeros_like(drawn.pair.baseline_mask)))
+    without = replace(drawn, pair=replace(drawn.pair, baseline=None, baseline_mask=None, baseline_others=None))
+    assert collate([drawn, new, without, drawn], RECIPE).outlined == (True, False, False, True)
+    hidden = RECIPE.model_copy(update={"baseline_masking": 1.0})
+    assert collate([drawn], hidden).outlined == (False,)
+
+
 def test_baselines_are_hidden_as_often_as_the_recipe_says_whatever_else_is_in_the_batch() -> None:
     drawn = next(each for _, each in all_samples() if each.pair.baseline_mask is not None)
     samples = [replace(drawn, seed=seed) for seed in range(60)]

@@ -31,7 +31,7 @@ from training.run_folder import RunFolder, RunRecord
 
 EXPORT_SCRIPT = Path(__file__).parents[2] / "export.sh"
 SETTINGS = model_settings(inference=InferenceSettings(threshold=0.001, presence_threshold=0.2))
-OTHER_VIEWS = SETTINGS.model_copy(update={"inference": SETTINGS.inference.model_copy(update={"mirror_axes": ("y",)})})
+OTHER_VIEWS = SETTINGS.with_views(("y",))
 
 
 def write_bundle(

@@ -41,7 +41,7 @@ def one_pair(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def absent(presence: float) -> Judged:
-    return Judged(presence=presence, is_present=False, is_new=False, dice=(None,) * len(OUTLINE_THRESHOLDS))
+    return Judged(presence=presence, is_present=False, is_persisting=False, dice=(None,) * len(OUTLINE_THRESHOLDS))
 
 
 @settings(deadline=None, max_examples=60)
@@ -57,7 +57,7 @@ def test_the_presence_threshold_keeps_at_least_the_share_of_what_persists_and_th
 ) -> None:
     dice = np.random.default_rng(seed).uniform(size=(len(presences) + len(new), len(OUTLINE_THRESHOLDS)))
     judged = [
-        Judged(presence=presence, is_present=True, is_new=place >= len(presences), dice=tuple(map(float, row)))
+        Judged(presence=presence, is_present=True, is_persisting=place < len(presences), dice=tuple(map(float, row)))
         for place, (presence, row) in enumerate(zip([*presences, *new], dice, strict=True))
     ]
     judged += [absent(presence) for presence in gone]
@@ -69,15 +69,15 @@ def test_the_presence_threshold_keeps_at_least_the_share_of_what_persists_and_th
 
 
 def test_without_a_persisting_lesion_there_is_nothing_to_choose_on() -> None:
-    new = Judged(presence=0.9, is_present=True, is_new=True, dice=(0.5,) * 7)
+    new = Judged(presence=0.9, is_present=True, is_persisting=False, dice=(0.5,) * 7)
     with pytest.raises(InputError, match="none of 2 lesions persists"):
         chosen_thresholds([absent(0.2), new], kept=0.9)
 
 
 def test_the_tables_show_what_is_recognised_at_each_share_kept() -> None:
     dice = (0.5,) * 6 + (0.6,)
-    judged = [Judged(presence=0.5 + 0.005 * k, is_present=True, is_new=False, dice=dice) for k in range(101)]
-    judged += [Judged(presence=0.0, is_present=True, is_new=True, dice=dice)] * 50
+    judged = [Judged(presence=0.5 + 0.005 * k, is_present=True, is_persisting=True, dice=dice) for k in range(101)]
+    judged += [Judged(presence=0.0, is_present=True, is_persisting=False, dice=dice)] * 50
     judged += [absent(presence) for presence in (0.1, 0.4, 0.53, 0.9)]
     outline, presence = tables(judged)
     assert outline.rows[0] == ("0.2", "0.5000")

@@ -10,7 +10,7 @@ from test.unit.builders import dual_encoder, model_settings
 from training.weights import load_weights
 
 SETTINGS = model_settings(shape_zyx=(16, 16, 16), network=dual_encoder())
-OTHER = SETTINGS.model_copy(update={"inference": SETTINGS.inference.model_copy(update={"mirror_axes": ("x",)})})
+OTHER = SETTINGS.with_views(("x",))
 
 
 @pytest.fixture
