@@ -45,7 +45,7 @@ def written_together(files: Mapping[Path, Check], *, without: Collection[Path] =
             _read_back(temporary, files[path])
         _rename(temporaries, without)
     except (OSError, InputError) as error:
-        message = str(error) if isinstance(error, InputError) else _unwritable(error, next(iter(files)))
+        message = str(error) if isinstance(error, InputError) else _unwritable(error, next(iter([*files, *without])))
         # Messages name the final files, as the user does not know the temporary ones.
         raise InputError(message.replace(f"{os.sep}{_PREFIX}", os.sep).removeprefix(_PREFIX)) from error
     finally:
@@ -162,7 +162,8 @@ def _rename(temporaries: Mapping[Path, Path], without: Collection[Path]) -> None
     """Renames all files or none: where one cannot be renamed or removed, the previous files are restored."""
     paths = [*temporaries, *without]
     # A single file is replaced atomically and needs no copy of the previous one.
-    kept = {path: path.with_name(_PREVIOUS + path.name) for path in paths if len(paths) > 1}
+    is_single = len(temporaries) == 1 and not without
+    kept = {} if is_single else {path: path.with_name(_PREVIOUS + path.name) for path in paths}
     for previous in kept.values():
         previous.unlink(missing_ok=True)
     try:
@@ -180,7 +181,7 @@ def _rename(temporaries: Mapping[Path, Path], without: Collection[Path]) -> None
     for previous in kept.values():
         with suppress(OSError):
             previous.unlink(missing_ok=True)
-    for folder in {path.parent for path in temporaries}:
+    for folder in {path.parent for path in paths}:
         flush_names(folder)
 
 

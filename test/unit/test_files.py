@@ -199,6 +199,16 @@ def test_where_one_of_several_files_cannot_be_renamed_or_removed_all_are_as_befo
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.json": "0", "c.json": "3"}
 
 
+@pytest.mark.parametrize("count", range(4))
+def test_files_that_the_result_does_not_have_are_removed_where_it_has_none(tmp_path: Path, count: int) -> None:
+    earlier = [tmp_path / f"{number}.json" for number in range(count)]
+    for path in earlier:
+        path.write_text("0")
+    (tmp_path / "other.json").write_text("1")
+    assert write_together({}, without=[*earlier, tmp_path / "missing" / "never.json"]) == []
+    assert files_under(tmp_path) == ["other.json"]
+
+
 def test_what_a_killed_run_left_is_no_hindrance(tmp_path: Path) -> None:
     (tmp_path / ".partial-a.json").symlink_to(tmp_path / "elsewhere")
     (tmp_path / ".previous-a.json").write_text("old")
