@@ -30,7 +30,7 @@ from longilesion.errors import InputError
 from training.command import run_command
 from training.differences import differences
 from training.loading import Lesions, Share, batches
-from training.recipe import PresenceSettings, Recipe, read_recipe
+from training.recipe import LEAST_LESIONS, PresenceSettings, Recipe, read_recipe
 from training.training_data import find_training_data
 
 _log = logging.getLogger("training")
@@ -55,6 +55,8 @@ class Arguments:
     fold: int | None = None
     """The fold that the network was not trained on; that of the 80/20 split if not given."""
     seed: int = 1
+    lesions: int | None = None
+    """How many are drawn; as many as the recipe says if not given."""
     workers: int = 1
     device: Device = "auto"
 
@@ -108,7 +110,7 @@ def fit_presence(arguments: Arguments) -> None:
 
     Settings applied after the network (threshold, mirrored views) are taken from the current recipe.
     """
-    recipe = read_recipe(arguments.recipe).with_shapes(arguments.shapes)
+    recipe = _recipe(arguments)
     ensemble = load_ensemble(arguments.bundle, device=arguments.device)
     _check_settings(arguments.bundle, ensemble.settings, recipe)
     heads = [network.presence for network in ensemble.networks if network.presence is not None]
@@ -144,6 +146,16 @@ def fit_presence(arguments: Arguments) -> None:
     inference = recipe.model.inference.model_copy(update={"presence_threshold": threshold})
     settings = ensemble.settings.model_copy(update={"inference": inference})
     save_bundle(arguments.output, settings, ensemble.networks, provenance=provenance)
+
+
+def _recipe(arguments: Arguments) -> Recipe:
+    """The recipe, with the shapes and the number of lesions of the command line; raises InputError for too few."""
+    recipe = read_recipe(arguments.recipe).with_shapes(arguments.shapes)
+    if arguments.lesions is None:
+        return recipe
+    if arguments.lesions < LEAST_LESIONS:
+        raise InputError(f"--lesions {arguments.lesions}; expected at least {LEAST_LESIONS}")
+    return recipe.model_copy(update={"presence": recipe.presence.model_copy(update={"lesions": arguments.lesions})})
 
 
 def _mean_presence(

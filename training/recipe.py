@@ -15,6 +15,8 @@ from training.recipe_file import recipe_of
 from training.synthesis.settings import SynthesisSettings
 
 Precision: TypeAlias = Literal["32-true", "bf16-mixed", "16-mixed"]
+# Of a presence fit: four parts of patients or pairs, two each.
+LEAST_LESIONS = 8
 
 
 class OptimizerSettings(Settings):
@@ -186,7 +188,7 @@ class ValidationSettings(Settings):
 class PresenceSettings(Settings):
     """Fit of the presence head after training, and the share of persisting lesions that it has to keep."""
 
-    lesions: int = Field(default=4000, ge=8)
+    lesions: int = Field(default=4000, ge=LEAST_LESIONS)
     kept: float = Field(default=0.96, gt=0, lt=1)
     jitter: JitterSettings = JitterSettings(shift_mm=1.0, unaligned_share=0.0, zoom_factor=1.1, placements=1)
 

@@ -1,6 +1,7 @@
 """The fit of the presence head after the network's own training."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +176,23 @@ def test_figures_are_not_those_of_the_lesions_that_gave_the_threshold(
     # The one lesion of the figures is gone.
     assert "keeps 0 of 0 of what persists and recognises" in caplog.text
     assert "of 1 (" in caplog.text
+
+
+def test_lesions_of_the_command_line_are_drawn_in_place_of_the_recipes(
+    small_fit: Arguments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+
+    def judge(*given: object, **_: object) -> tuple[list[Judged], list[str]]:
+        drawn.extend(recipe.presence.lesions for recipe in given if isinstance(recipe, Recipe))
+        return lesions_of([True] * 8)
+
+    monkeypatch.setattr("training.presence._judged", judge)
+    for count in (None, 9):
+        fit_presence(replace(small_fit, lesions=count))
+    assert drawn == [PresenceSettings().lesions, 9]
+    with pytest.raises(InputError, match="--lesions 7; expected at least 8"):
+        fit_presence(replace(small_fit, lesions=7))
 
 
 @pytest.mark.gpu
