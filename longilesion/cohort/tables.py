@@ -30,11 +30,10 @@ def write_lesions(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes the rows of all lesions, as Parquet where that can be; raises InputError where writing fails."""
     files: dict[Path, Check] = {folder / LESIONS: check_text}
     parquet_file = folder / LESIONS_PARQUET
-    # One of an earlier run has other rows.
-    without = {parquet_file}
     if has_parquet():
         files[parquet_file] = _check_parquet
-        without.clear()
+    # One of an earlier run has other rows.
+    without = {parquet_file} - files.keys()
     with (
         written_together(files, without=without) as temporaries,
         temporaries[0].open("w", encoding="utf-8", newline="") as text,
