@@ -54,7 +54,10 @@ def load_weights(network: nn.Module, path: Path, *, settings_file: str) -> None:
         # Layers with two names are stored once; `load_model` detects which names share a tensor.
         missing, unexpected = load_model(network, str(path), strict=False)
     except (SafetensorError, OSError) as error:
-        raise BundleError(f"{path}: damaged or not a safetensors file ({error})") from error
+        raise BundleError(
+            f"{path}: damaged or not a safetensors file ({error}); "
+            f"expected the tensors of the network in {settings_file}"
+        ) from error
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise BundleError(f"{path}: {reason}; expected the tensors of the network in {settings_file}") from error

@@ -14,10 +14,13 @@ from longilesion.ensemble import load_ensemble
 from longilesion.errors import InputError
 from training.differences import differences
 from training.run_folder import RunFolder, RunRecord, package_versions, read_record
+from training.synthesis.shape_library import LICENCE_NOT_STATED
 
 FITTED, AS_TRAINED = "fitted further", "as trained"
 
 _PRESENCE = "presence"
+_FOLDS, _HEAD = "folds", "presence head"
+_NOT_RECORDED = "not recorded"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -152,26 +155,45 @@ def mean_thresholds(members: Sequence[Joined]) -> Thresholds:
 
 
 def joined_provenance(parts: Sequence[Part], data_licence: str | None) -> dict[str, str]:
-    """The provenance of the parts, without duplicates."""
+    """The provenance of the parts, without duplicates; folds and presence heads are listed bundle by bundle.
+
+    A given licence of the data stands before the recorded ones, and in place of the remark that there is none.
+    """
     said: dict[str, str] = {}
     for key in ("recipe", "data", "steps"):
         values = [part.provenance[key] for part in parts if key in part.provenance]
         if values:
             said[key] = "; ".join(dict.fromkeys(values))
-    runs = {part.bundle: part.record for part in parts if part.record is not None}
-    if runs:
-        said["folds"] = ", ".join("80/20 split" if run.fold is None else str(run.fold) for run in runs.values())
-        if any(part.member.networks[0].presence is not None for part in parts):
-            heads = (FITTED if bundle.name == _PRESENCE else AS_TRAINED for bundle in runs)
-            said["presence head"] = ", ".join(dict.fromkeys(heads))
+    bundles = {part.bundle: part for part in parts}.values()
+    folds = [_fold(part) or part.provenance.get(_FOLDS, _NOT_RECORDED) for part in bundles]
+    heads = [_head(part) or part.provenance.get(_HEAD, _NOT_RECORDED) for part in bundles]
+    if set(folds) != {_NOT_RECORDED}:
+        said[_FOLDS] = ", ".join(folds)
+    if set(heads) != {_NOT_RECORDED}:
+        said[_HEAD] = heads[0] if len(set(heads)) == 1 else ", ".join(heads)
     versions = parts[0].record.versions if parts[0].record is not None else package_versions()
     said["versions"] = ", ".join(f"{name} {number}" for name, number in versions.items())
-    licences = [part.provenance.get("data licence") for part in parts]
-    stated = dict.fromkeys(licence for licence in (data_licence, *licences) if licence)
+    licences = [licence for part in parts if (licence := part.provenance.get("data licence")) is not None]
+    if data_licence is not None:
+        recorded = [clause for licence in licences for clause in licence.split("; ")]
+        licences = [data_licence, *(clause for clause in recorded if not clause.endswith(LICENCE_NOT_STATED))]
+    stated = dict.fromkeys(licences)
     if stated:
         said["data licence"] = "; ".join(stated)
     said["licence"] = "research use only"
     return said
+
+
+def _fold(part: Part) -> str | None:
+    if part.record is None:
+        return None
+    return "80/20 split" if part.record.fold is None else str(part.record.fold)
+
+
+def _head(part: Part) -> str | None:
+    if part.record is None or part.member.networks[0].presence is None:
+        return None
+    return FITTED if part.bundle.name == _PRESENCE else AS_TRAINED
 
 
 def _first_difference(first: ModelSettings, other: ModelSettings) -> tuple[str, object, object] | None:

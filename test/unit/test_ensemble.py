@@ -193,6 +193,7 @@ def test_damaged_bundle_is_refused_in_one_line(tmp_path: Path, damage: Callable[
     with pytest.raises(BundleError) as caught:
         load_ensemble(tmp_path, device="cpu")
     assert message in str(caught.value)
+    assert "; expected " in str(caught.value)
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -2,6 +2,7 @@ import gzip
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -28,6 +29,7 @@ from test.unit.prepared_data import RECIPE, write_prepared
 from training.export import Arguments, export, main
 from training.recipe import read_recipe
 from training.run_folder import RunFolder, RunRecord
+from training.synthesis.shape_library import LICENCE_NOT_STATED
 
 EXPORT_SCRIPT = Path(__file__).parents[2] / "export.sh"
 SETTINGS = model_settings(inference=InferenceSettings(threshold=0.001, presence_threshold=0.2))
@@ -471,6 +473,42 @@ def test_licence_of_lesion_shapes_goes_to_the_card(tmp_path: Path) -> None:
     card = (tmp_path / "model" / "MODEL_CARD.md").read_text()
     line = "Licence and attribution of the data: CC BY 4.0; lesion shapes of shapes.npz: CC BY-NC-SA 4.0."
     assert f"{line}\n" in card
+
+
+def test_a_given_licence_stands_for_what_a_file_of_shapes_does_not_state(tmp_path: Path) -> None:
+    unstated = {"data licence": f"CC BY 3.0; lesion shapes of shapes.npz: {LICENCE_NOT_STATED}"}
+    bundle = write_bundle(tmp_path / "one", **unstated)
+    for given, expected in ((None, unstated["data licence"]), ("CC BY-NC-SA 4.0", "CC BY-NC-SA 4.0; CC BY 3.0")):
+        export(Arguments(bundles=(bundle,), output=tmp_path / "model", data_licence=given))
+        assert read_manifest(tmp_path / "model").provenance["data licence"] == expected
+
+
+@pytest.mark.parametrize(
+    ("recorded", "folds", "heads"),
+    [
+        ({}, "not recorded, 1, 3", "not recorded, fitted further, as trained"),
+        (
+            {"folds": "0, 2", "presence head": "as trained"},
+            "0, 2, 1, 3",
+            "as trained, fitted further, as trained",
+        ),
+    ],
+)
+def test_folds_and_heads_of_bundles_go_on_into_the_next_model(
+    tmp_path: Path, recorded: dict[str, str], folds: str, heads: str
+) -> None:
+    bundle = write_bundle(tmp_path / "earlier", networks=2, **recorded)
+    fitted, plain = write_run(tmp_path / "fitted", fold=1), write_run(tmp_path / "plain", fold=3)
+    write_bundle(fitted / "presence", seed=5)
+    export(Arguments(bundles=(bundle, fitted, plain), output=tmp_path / "model"))
+    for provenance in (read_manifest(tmp_path / "model").provenance, _table(tmp_path / "model" / "MODEL_CARD.md")):
+        assert (provenance["folds"], provenance["presence head"]) == (folds, heads)
+
+
+def _table(card: Path) -> dict[str, str]:
+    """The rows of two cells in a card's tables."""
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", card.read_text(), flags=re.MULTILINE)
+    return dict(rows)
 
 
 def test_parameters_in_the_card_are_those_of_one_network(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ TYPES = (
 )
 # Names of the types in the ULS23 challenge's data.
 _ALIASES = {"DeepLesion3D": MIXED, "lung_nodule": "lung", "lymph_node": LYMPH_NODE}
+LICENCE_NOT_STATED = "licence not stated"
 # Exceptions that NumPy or the archive's reader raises for a damaged file.
 _DAMAGE = (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 
@@ -107,7 +108,7 @@ class ShapeLibrary:
     @property
     def attribution(self) -> str:
         """The licence, for model cards."""
-        return f"lesion shapes of {self.name}: {self.licence or 'licence not stated'}"
+        return f"lesion shapes of {self.name}: {self.licence or LICENCE_NOT_STATED}"
 
 
 def read_shape_library(path: Path) -> ShapeLibrary:
