@@ -237,12 +237,19 @@ class InferenceSettings(Thresholds):
     """How a network is applied, and post-processing of its outputs."""
 
     mirror_axes: tuple[Axis, ...] = ()
+    zoom_factors: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = Field(
+        default=(1.0,),
+        min_length=1,
+        description="a lesion is seen at its zoom times each of these; a search for lesions ignores them",
+    )
     uses_baseline: bool = Field(default=True, description="whether the networks see the earlier time points at all")
 
     @model_validator(mode="after")
     def _check(self) -> InferenceSettings:
         if len(set(self.mirror_axes)) < len(self.mirror_axes):
             raise ValueError("mirror_axes names an axis twice")
+        if len(set(self.zoom_factors)) < len(self.zoom_factors):
+            raise ValueError("zoom_factors names a factor twice")
         return self
 
     @property
@@ -274,9 +281,10 @@ class ModelSettings(Settings):
         self.check_lattice(self.voi.shape_zyx, "voi.shape_zyx")
         return self
 
-    def with_views(self, mirror_axes: Sequence[Axis]) -> ModelSettings:
-        """The same with mirrored views along these axes, of which none is named twice."""
-        inference = self.inference.model_copy(update={"mirror_axes": tuple(mirror_axes)})
+    def with_views(self, mirror_axes: Sequence[Axis], zoom_factors: Sequence[float] = (1.0,)) -> ModelSettings:
+        """The same with these views, of which none is named twice; by default with mirrored ones alone."""
+        views = {"mirror_axes": tuple(mirror_axes), "zoom_factors": tuple(zoom_factors)}
+        inference = self.inference.model_copy(update=views)
         return self.model_copy(update={"inference": inference})
 
     def check_lattice(self, shape_zyx: ZYX, name: str) -> None:

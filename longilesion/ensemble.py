@@ -95,13 +95,15 @@ class Ensemble:
 
     @property
     def groups(self) -> tuple[tuple[Member, ...], ...]:
-        """The members that share the lattice of each lesion, having the same VOI and alignment; heaviest group first.
+        """The members that share the lattices of each lesion, having the same VOI, alignment and zooms; heaviest first.
 
         Groups of equal weight are in the order of the bundle.
         """
         groups: dict[object, list[Member]] = {}
         for member in self.members:
-            groups.setdefault((member.settings.voi, member.settings.alignment), []).append(member)
+            settings = member.settings
+            lattices = settings.voi, settings.alignment, settings.inference.zoom_factors
+            groups.setdefault(lattices, []).append(member)
         return tuple(sorted(map(tuple, groups.values()), key=lambda group: -sum(member.weight for member in group)))
 
     def with_settings(self, change: Callable[[ModelSettings], ModelSettings]) -> Ensemble:

@@ -29,7 +29,7 @@ _MARGIN_VOXELS = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _GroupPrediction:
-    """The mean of members that share a lattice; `judging_weight` is the weight of those that predict the presence."""
+    """A group's mean on one lattice; `judging_weight` is the weight of the members that predict the presence."""
 
     lesion: LesionPrediction
     weight: float
@@ -61,24 +61,30 @@ def predict_lesions(
 ) -> list[LesionPrediction]:
     """The weighted mean of the members for every lesion.
 
-    Members that share a lattice are averaged on it. With several lattices, the means are averaged on the scan's voxels,
-    over the members whose lattice covers the voxel. The presence is the mean over the members that predict it. A
-    prediction's prompt has its click at the aligned position of the heaviest group, to which the lesion's component is
-    the nearest.
+    Members that share a lattice are averaged on it. With several lattices, of several groups or at several zooms, the
+    means are averaged on the scan's voxels, over the members whose lattice covers the voxel. The presence is the mean
+    over the members that predict it. A prediction's prompt has its click at the aligned position of the heaviest group,
+    to which the lesion's component is the nearest.
     """
     groups = ensemble.groups
-    # Lattices of several groups take much memory; the means on the scan's voxels are cropped to the lesion.
-    size = max(len(prompts), 1) if len(groups) == 1 else max(ensemble.batch_size(group[0].settings) for group in groups)
+    lattices = sum(len(_zoom_factors(group)) for group in groups)
+    # Several lattices take much memory; the means on the scan's voxels are cropped to the lesion.
+    size = max(len(prompts), 1) if lattices == 1 else max(ensemble.batch_size(group[0].settings) for group in groups)
     predictions: list[LesionPrediction] = []
     for start in range(0, len(prompts), size):
         chunk = slice(start, start + size)
-        by_group = [
-            _predict(case, prompts[chunk], own, group, ensemble, watch)
+        by_lattice = [
+            _predict(case, prompts[chunk], [placement.zoomed(factor) for placement in own], group, ensemble, watch)
             for group, own in zip(groups, zip(*placements[chunk], strict=True), strict=True)
+            for factor in _zoom_factors(group)
         ]
         with watch("label"):
-            predictions += [_mean(case, parts, ensemble.thresholds) for parts in zip(*by_group, strict=True)]
+            predictions += [_mean(case, parts, ensemble.thresholds) for parts in zip(*by_lattice, strict=True)]
     return predictions
+
+
+def _zoom_factors(group: Sequence[Member]) -> tuple[float, ...]:
+    return group[0].settings.inference.zoom_factors
 
 
 def _predict(
@@ -100,7 +106,7 @@ def _predict(
     for _ in range(group[0].settings.voi.growth_limit):
         wide = [index for index in wide if _reaches_border(predictions[index].lesion, ensemble.thresholds)]
         for index in wide:
-            placements[index] = replace(placements[index], zoom=2 * placements[index].zoom)
+            placements[index] = placements[index].zoomed(2)
         again = predict([prompts[index] for index in wide], [placements[index] for index in wide])
         found = {
             index: prediction
@@ -126,6 +132,7 @@ def _predict_placed(
     predictions: list[_GroupPrediction] = []
     settings = group[0].settings
     size = ensemble.batch_size(settings)
+    lattices = len(_zoom_factors(group))
     sample = partial(sample_voi_pair, case, settings=settings.voi)
     for start in range(0, len(prompts), size):
         batch = slice(start, start + size)
@@ -141,8 +148,8 @@ def _predict_placed(
                     grid=pair.followup.grid,
                     deviation=deviation,
                 ),
-                weight=sum(member.weight for member in group),
-                judging_weight=judging_weight,
+                weight=sum(member.weight for member in group) / lattices,
+                judging_weight=judging_weight / lattices,
             )
             for prompt, placement, pair, (outline, deviation, presence, judging_weight) in zip(
                 prompts[batch], placements[batch], pairs, means, strict=True

@@ -7,7 +7,7 @@ here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float32, Shaped
@@ -45,6 +45,10 @@ class Placement:
     zoom: float
     similarity: float | None = None
     earlier: tuple[Click | None, ...] = ()
+
+    def zoomed(self, factor: float) -> Placement:
+        """The same place with lattices that are this many times as wide."""
+        return replace(self, zoom=factor * self.zoom)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

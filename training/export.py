@@ -31,9 +31,9 @@ from training.members import (
     joined,
     joined_provenance,
     mean_thresholds,
-    mirrored,
     read_parts,
     weighted_folder,
+    with_views,
 )
 from training.model_card import CARD_FILE, Model, model_card
 
@@ -66,6 +66,8 @@ class Arguments:
     mirror_axes: tuple[Axis, ...] | None = None
     """Axes along which every network sees mirrored views, two views for one axis, four for two; the bundles' own if not
     given."""
+    zoom_factors: tuple[float, ...] | None = None
+    """Factors on a lesion's zoom at which every network sees it, 1 for its own; the bundles' own if not given."""
 
 
 def export(arguments: Arguments) -> Path:
@@ -75,8 +77,8 @@ def export(arguments: Arguments) -> Path:
     """
     parts = _parts(arguments)
     report = None if arguments.evaluation is None else read_report(arguments.evaluation)
-    if arguments.mirror_axes is not None:
-        parts = [mirrored(part, arguments.mirror_axes) for part in parts]
+    axes, factors = arguments.mirror_axes, arguments.zoom_factors
+    parts = [with_views(part, mirror_axes=axes, zoom_factors=factors) for part in parts]
     members = joined(parts, arguments.presence_threshold, may_differ=bool(arguments.members))
     thresholds = mean_thresholds(members)
     provenance = joined_provenance(parts, arguments.data_licence) | _figures(report)
@@ -86,7 +88,8 @@ def export(arguments: Arguments) -> Path:
         thresholds=thresholds,
         provenance=provenance,
         data_licence=arguments.data_licence,
-        mirror_axes=arguments.mirror_axes,
+        mirror_axes=axes,
+        zoom_factors=factors,
         report=report,
     )
     tarball = arguments.output.with_name(f"{arguments.output.name}.tar.gz")

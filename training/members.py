@@ -112,11 +112,18 @@ def read_parts(folder: Path, weight: float | None = None) -> list[Part]:
     ]
 
 
-def mirrored(part: Part, axes: Sequence[Axis]) -> Part:
-    """The part with mirrored views along these axes; raises InputError where one is named twice."""
-    if len(set(axes)) < len(axes):
-        raise InputError(f"--mirror-axes {' '.join(axes)}: an axis twice; expected each once")
-    return replace(part, member=replace(part.member, settings=part.member.settings.with_views(axes)))
+def with_views(part: Part, *, mirror_axes: Sequence[Axis] | None, zoom_factors: Sequence[float] | None) -> Part:
+    """The part with these views, and its own where None is given; raises InputError where one is named twice."""
+    if mirror_axes is not None and len(set(mirror_axes)) < len(mirror_axes):
+        raise InputError(f"--mirror-axes {' '.join(mirror_axes)}: an axis twice; expected each once")
+    if zoom_factors is not None:
+        _check_factors(zoom_factors)
+    own = part.member.settings.inference
+    settings = part.member.settings.with_views(
+        own.mirror_axes if mirror_axes is None else mirror_axes,
+        own.zoom_factors if zoom_factors is None else zoom_factors,
+    )
+    return replace(part, member=replace(part.member, settings=settings))
 
 
 def joined(parts: Sequence[Part], presence_threshold: float | None = None, *, may_differ: bool) -> list[Joined]:
@@ -194,6 +201,16 @@ def _head(part: Part) -> str | None:
     if part.record is None or part.member.networks[0].presence is None:
         return None
     return FITTED if part.bundle.name == _PRESENCE else AS_TRAINED
+
+
+def _check_factors(factors: Sequence[float]) -> None:
+    if (
+        not factors
+        or len(set(factors)) < len(factors)
+        or not all(isfinite(factor) and factor > 0 for factor in factors)
+    ):
+        said = " ".join(f"{factor:g}" for factor in factors) or "none"
+        raise InputError(f"--zoom-factors: {said}; expected numbers over 0, each once")
 
 
 def _first_difference(first: ModelSettings, other: ModelSettings) -> tuple[str, object, object] | None:

@@ -28,6 +28,7 @@ class Model:
     provenance: dict[str, str]
     data_licence: str | None
     mirror_axes: Sequence[Axis] | None
+    zoom_factors: Sequence[float] | None
     report: EvaluationReport | None
 
     @property
@@ -118,6 +119,7 @@ def _member_rows(settings: ModelSettings) -> Iterator[tuple[str, str]]:
     yield "follow-up's channels", ", ".join(settings.encoding.followup_channels)
     yield "baseline's channels", ", ".join(settings.encoding.baseline_channels)
     yield "mirrored views along", ", ".join(settings.inference.mirror_axes) or "no axis"
+    yield "seen at the zoom times", ", ".join(f"{factor:g}" for factor in settings.inference.zoom_factors)
 
 
 def _training(model: Model) -> Iterator[str]:
@@ -193,6 +195,8 @@ def _limits(model: Model) -> Iterator[str]:
 def _repetition(model: Model) -> Iterator[str]:
     is_mixed = len(model.members) > 1
     views = "" if model.mirror_axes is None else " ".join(("", "--mirror-axes", *model.mirror_axes))
+    if model.zoom_factors is not None:
+        views += " ".join((" --zoom-factors", *(f"{factor:g}" for factor in model.zoom_factors)))
     yield "## How to repeat it\n"
     yield "```"
     for number, each in enumerate(model.members, start=1):

@@ -86,6 +86,5 @@ def predict_at(case: Case, prompt: LesionPrompt, ensemble: Ensemble) -> Predicte
 def preview_of(ensemble: Ensemble) -> Ensemble:
     """The heaviest network of an ensemble in one view, a fraction of the time."""
     member = ensemble.groups[0][0]
-    inference = member.settings.inference.model_copy(update={"mirror_axes": ()})
-    settings = member.settings.model_copy(update={"inference": inference})
-    return replace(ensemble, members=(Member(settings=settings, networks=member.networks[:1], weight=member.weight),))
+    one = Member(settings=member.settings.with_views(()), networks=member.networks[:1], weight=member.weight)
+    return replace(ensemble, members=(one,))

@@ -1,4 +1,5 @@
 import copy
+import math
 
 import pytest
 from pydantic import ValidationError
@@ -102,6 +103,10 @@ def test_empty_or_reversed_windows_are_refused(windows):
         {"presence_threshold": 1.1},
         {"mirror_axes": ["w"]},
         {"mirror_axes": ["x", "x"]},
+        {"zoom_factors": []},
+        {"zoom_factors": [1.0, 1.0]},
+        {"zoom_factors": [1.0, 0.0]},
+        {"zoom_factors": [math.inf]},
     ],
 )
 def test_impossible_decisions_are_refused(wrong):

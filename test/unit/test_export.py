@@ -1,6 +1,7 @@
 import gzip
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -221,6 +222,30 @@ def test_mirrored_axis_that_is_named_twice_is_refused(tmp_path: Path) -> None:
     one = write_bundle(tmp_path / "one")
     with pytest.raises(InputError, match="--mirror-axes x x: an axis twice; expected each once"):
         export(Arguments(bundles=(one,), output=tmp_path / "model", mirror_axes=("x", "x")))
+    assert not (tmp_path / "model").exists()
+
+
+def test_zooms_are_those_that_are_asked_for_and_mirrored_views_stay(tmp_path: Path) -> None:
+    one, two = write_bundle(tmp_path / "one", OTHER_VIEWS, seed=1), write_bundle(tmp_path / "two", OTHER_VIEWS, seed=2)
+    export(Arguments(bundles=(one, two), output=tmp_path / "model", zoom_factors=(1.0, 0.65)))
+    (member,) = load_ensemble(tmp_path / "model", device="cpu", precision="float32").members
+    assert member.settings == SETTINGS.with_views(("y",), (1.0, 0.65))
+    card = (tmp_path / "model" / "MODEL_CARD.md").read_text()
+    assert "--output MODEL --zoom-factors 1 0.65\n" in card
+    assert "| seen at the zoom times | 1, 0.65 |\n" in card
+
+    export(Arguments(bundles=(tmp_path / "model",), output=tmp_path / "next", mirror_axes=()))
+    assert load_ensemble(tmp_path / "next", device="cpu").members[0].settings == SETTINGS.with_views((), (1.0, 0.65))
+
+
+@pytest.mark.parametrize(
+    ("factors", "said"),
+    [((), "none"), ((1.0, 1.0), "1 1"), ((1.0, -0.5), "1 -0.5"), ((math.nan,), "nan"), ((math.inf,), "inf")],
+)
+def test_zooms_that_are_none_are_refused(tmp_path: Path, factors: tuple[float, ...], said: str) -> None:
+    one = write_bundle(tmp_path / "one")
+    with pytest.raises(InputError, match=rf"--zoom-factors: {said}; expected numbers over 0, each once$"):
+        export(Arguments(bundles=(one,), output=tmp_path / "model", zoom_factors=factors))
     assert not (tmp_path / "model").exists()
 
 

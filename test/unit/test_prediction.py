@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from longilesion.alignment import place_vois
 from longilesion.bundle import Member
-from longilesion.case import Case, LesionPrediction
+from longilesion.case import Case, LesionPrediction, LesionPrompt
 from longilesion.config import EncodingSettings, InferenceSettings, ModelSettings, Thresholds
 from longilesion.encoding import encode
 from longilesion.ensemble import Ensemble
@@ -20,7 +21,7 @@ from longilesion.pipeline import Segmentation, segment_case
 from longilesion.prediction import mean_probability, place_lesions, predict_lesions
 from longilesion.prompts import complete_prompts
 from longilesion.timing import Stopwatch
-from longilesion.voi import paste_probability, sample_voi_pair
+from longilesion.voi import Placement, paste_probability, sample_voi_pair
 from test.unit.builders import NetworkWithoutWeights, case_of, click, flipped, model_settings, prompt, scan_with
 
 GRID = Grid.from_spacing((20, 40, 40), (3.0, 1.5, 1.5), origin_xyz_mm=(-30.0, 12.0, 200.0))
@@ -134,6 +135,65 @@ def test_bundle_may_hold_one_network_twice_and_predict_the_same() -> None:
 
 
 # --------------------------------------------------------------------------------------------------- several lattices
+
+
+def at_zooms(*factors: float, like: ModelSettings = NEAR) -> ModelSettings:
+    return like.with_views((), factors)
+
+
+def with_zoom(factor: float, like: ModelSettings = NEAR) -> ModelSettings:
+    """Settings whose lattice is that many times as wide for every lesion."""
+    voi = like.voi
+    changed = {
+        "zoom_min": voi.zoom_min * factor,
+        "zoom_max": voi.zoom_max * factor,
+        "unoutlined_zoom": voi.unoutlined_zoom * factor,
+        "lesion_fraction": voi.lesion_fraction / factor,
+    }
+    return like.model_copy(update={"voi": voi.model_copy(update=changed)})
+
+
+FACTORS = st.lists(st.floats(0.4, 2.5), min_size=1, max_size=3, unique=True)
+
+
+@settings(max_examples=15, deadline=None)
+@given(factors=FACTORS, weight=st.floats(0.2, 5.0))
+def test_zooms_are_averaged_as_members_with_lattices_of_their_own(factors: list[float], weight: float) -> None:
+    case = bright_case()
+    other = member(Constant(0.4, presence=0.3), like=WIDE)
+    zoomed = member(Brightness(presence=0.9), like=at_zooms(*factors), weight=weight)
+    apart = [member(Brightness(presence=0.9), like=with_zoom(each), weight=weight / len(factors)) for each in factors]
+    for one, expected in zip(
+        predicted(case, ensemble_of(zoomed, other)), predicted(case, ensemble_of(*apart, other)), strict=True
+    ):
+        np.testing.assert_allclose(on_scan(one), on_scan(expected), atol=1e-5)
+        assert one.presence == pytest.approx((weight * 0.9 + 0.3) / (weight + 1))
+        assert expected.presence == pytest.approx(one.presence)
+
+
+def test_lesions_are_aligned_once_for_all_zooms(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def counted(case: Case, prompt: LesionPrompt, settings: ModelSettings) -> Placement:
+        calls.append(prompt.lesion_id)
+        return place_vois(case, prompt, settings)
+
+    monkeypatch.setattr("longilesion.prediction.place_vois", counted)
+    log: list[tuple[str, int]] = []
+    predicted(bright_case(), ensemble_of(member(Brightness(log), like=at_zooms(1.0, 0.7, 1.3))))
+    assert sorted(calls) == sorted(LESIONS)
+    assert len(log) == 3
+
+
+def test_one_zoom_is_predicted_on_its_lattice() -> None:
+    case = bright_case()
+    for one, expected in zip(
+        predicted(case, ensemble_of(member(Brightness(), like=at_zooms(0.6)))),
+        predicted(case, ensemble_of(member(Brightness(), like=with_zoom(0.6)))),
+        strict=True,
+    ):
+        assert np.array_equal(one.probability, expected.probability)
+        assert one.grid.matches(expected.grid)
 
 
 def test_mean_of_two_lattices_is_known_where_both_cover_the_scan_and_where_one_does() -> None:
@@ -284,12 +344,16 @@ def test_position_is_that_of_the_heaviest_group() -> None:
     assert [group[0].settings for group in heavy.groups] == [NEAR, WIDE]
 
 
-def test_few_lesions_are_in_memory_on_several_lattices() -> None:
+@pytest.mark.parametrize("zooms", [False, True], ids=["members", "zooms"])
+def test_few_lesions_are_in_memory_on_several_lattices(zooms: bool) -> None:
     """Every lattice of a batch of lesions is averaged before the next batch is sampled."""
     log: list[tuple[str, int]] = []
     scan, lesions = scan_with({1: (LESIONS[3], 5.0)}, GRID)
     clicks = [(number, click(LESIONS[3]), click(LESIONS[3])) for number in range(1, 6)]
     case = case_of(clicks, followups={"primary": scan}, baselines={"primary": (scan, lesions)})
-    ensemble = ensemble_of(member(Brightness(log, "near")), member(Brightness(log, "wide"), like=WIDE))
+    if zooms:
+        ensemble = ensemble_of(member(Brightness(log), like=at_zooms(1.0, 1.2)))
+    else:
+        ensemble = ensemble_of(member(Brightness(log)), member(Brightness(log), like=WIDE))
     assert len(predicted(case, ensemble)) == 5
-    assert log == [("near", 2), ("wide", 2), ("near", 2), ("wide", 2), ("near", 1), ("wide", 1)]
+    assert [size for _, size in log] == [2, 2, 2, 2, 1, 1]
