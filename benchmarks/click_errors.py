@@ -73,8 +73,8 @@ class Arguments:
     cases: int = 20
     """Pairs of whole scans."""
     errors_mm: tuple[float, ...] = ERRORS_MM
-    mirror: bool = False
-    """Predict the mirrored views of the bundle, too: more accurate, and several times slower."""
+    views: bool = False
+    """Predict all views of the bundle, mirrored and at other zooms: more accurate, and several times slower."""
     seed: int = 2024
     output: Path | None = None
     """The curves (PNG)."""
@@ -207,18 +207,18 @@ def whole_pairs(
         yield f"{source.name}/{number}", pair
 
 
-def find_methods(models: Sequence[Path], *, mirror: bool) -> dict[str, Method]:
+def find_methods(models: Sequence[Path], *, views: bool) -> dict[str, Method]:
     """The models by their paths, and the naive methods."""
     names = ["shipped model" if path == SHIPPED_MODEL else str(path) for path in models]
     return {
-        **{name: _segmenting(load_ensemble(path), mirror=mirror) for name, path in zip(names, models, strict=True)},
+        **{name: _segmenting(load_ensemble(path), views=views) for name, path in zip(names, models, strict=True)},
         "paste baseline": lambda case: _prediction(case, paste_baseline(case)),
         "region growing": lambda case: _prediction(case, grow_region(case)),
     }
 
 
-def _segmenting(ensemble: Ensemble, *, mirror: bool) -> Method:
-    chosen = ensemble if mirror else ensemble.with_settings(lambda settings: settings.with_views(()))
+def _segmenting(ensemble: Ensemble, *, views: bool) -> Method:
+    chosen = ensemble if views else ensemble.with_settings(lambda settings: settings.with_views(()))
     return lambda case: prediction_of(segment_case(case, chosen))
 
 
@@ -236,7 +236,7 @@ def measure(arguments: Arguments) -> None:
     if not arguments.errors_mm or min(arguments.errors_mm) < 0:
         raise InputError(f"--errors-mm {' '.join(map(str, arguments.errors_mm))}: expected distances from 0 mm on")
     recipe = read_recipe(arguments.recipe)
-    methods = find_methods(arguments.model, mirror=arguments.mirror)
+    methods = find_methods(arguments.model, views=arguments.views)
     sources = held_out_sources(arguments.data, recipe)
     pairs = track(
         whole_pairs(sources, recipe, cases=arguments.cases, seed=arguments.seed),

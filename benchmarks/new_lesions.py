@@ -75,8 +75,8 @@ class Arguments:
     """A bundle."""
     lesions: int = 3
     """Of each size in each tissue."""
-    mirror: bool = False
-    """Average mirrored views as in inference, which takes as many times as long as there are views."""
+    views: bool = False
+    """Average all views as in inference, mirrored and at other zooms, which takes as many times as long as they are."""
     seed: int = 11
 
 
@@ -150,7 +150,7 @@ class NewLesion:
 def measure(arguments: Arguments) -> None:
     """Draws new lesions and prints both tables."""
     ensemble = load_ensemble(arguments.model)
-    if not arguments.mirror:
+    if not arguments.views:
         ensemble = ensemble.with_settings(lambda settings: settings.with_views(()))
     methods = _methods(ensemble)
     sources = held_out_sources(arguments.data, read_recipe(RECIPE))

@@ -1,8 +1,8 @@
 """A straightforward program for the same task: resamples both scans, then lesion by lesion and fold by fold.
 
 It has the same networks, weights, lattice and channels as the library, and uses SimpleITK's fastest method, linear
-interpolation on all threads. It does less: no alignment, zoom, second VOI or components, and where two lesions overlap
-the later one is kept.
+interpolation on all threads. It does less: no alignment, zoom or views at other zooms, second VOI or components, and
+where two lesions overlap the later one is kept.
 """
 
 from __future__ import annotations

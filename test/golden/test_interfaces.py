@@ -75,12 +75,12 @@ def test_lesion_300_keeps_its_id_in_the_secondary_followup_scan():
 
 @pytest.fixture(scope="module")
 def one_view(tmp_path_factory):
-    """The shipped model without its mirrored views, which takes less time, for what does not depend on them."""
+    """The shipped model in one view, which takes less time, for what does not depend on the others."""
     folder = tmp_path_factory.mktemp("one_view") / "model"
     shutil.copytree(SHIPPED_MODEL, folder)
     settings = json.loads((folder / "settings.json").read_text())
     for member in settings["members"]:
-        member["settings"]["inference"]["mirror_axes"] = []
+        member["settings"]["inference"] |= {"mirror_axes": [], "zoom_factors": [1.0]}
     (folder / "settings.json").write_text(json.dumps(settings))
     return folder
 
