@@ -258,7 +258,7 @@ class LesionPrediction:
     """The networks' prediction for one lesion: a probability per voxel of a lattice, and one of its presence.
 
     `presence` is None where the networks do not predict it; then the lesion is present where its outline is not empty.
-    `deviation` is that of the probability among networks and mirrored views, None where it is not known.
+    `deviation` is that of the probability among networks and views, None where it is not known.
     """
 
     prompt: LesionPrompt
