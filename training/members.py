@@ -180,8 +180,8 @@ def joined_provenance(parts: Sequence[Part], data_licence: str | None) -> dict[s
         said[_HEAD] = heads[0] if len(set(heads)) == 1 else ", ".join(heads)
     versions = parts[0].record.versions if parts[0].record is not None else package_versions()
     said["versions"] = ", ".join(f"{name} {number}" for name, number in versions.items())
-    licences = [licence for part in parts if (licence := part.provenance.get("data licence")) is not None]
-    if data_licence is not None:
+    licences = [licence for part in parts if (licence := part.provenance.get("data licence"))]
+    if data_licence:
         recorded = [clause for licence in licences for clause in licence.split("; ")]
         licences = [data_licence, *(clause for clause in recorded if not clause.endswith(LICENCE_NOT_STATED))]
     stated = dict.fromkeys(licences)

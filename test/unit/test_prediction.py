@@ -137,20 +137,20 @@ def test_bundle_may_hold_one_network_twice_and_predict_the_same() -> None:
 # --------------------------------------------------------------------------------------------------- several lattices
 
 
-def at_zooms(*factors: float, like: ModelSettings = NEAR) -> ModelSettings:
-    return like.with_views((), factors)
+def at_zooms(*factors: float) -> ModelSettings:
+    return NEAR.with_views((), factors)
 
 
-def with_zoom(factor: float, like: ModelSettings = NEAR) -> ModelSettings:
+def with_zoom(factor: float) -> ModelSettings:
     """Settings whose lattice is that many times as wide for every lesion."""
-    voi = like.voi
+    voi = NEAR.voi
     changed = {
         "zoom_min": voi.zoom_min * factor,
         "zoom_max": voi.zoom_max * factor,
         "unoutlined_zoom": voi.unoutlined_zoom * factor,
         "lesion_fraction": voi.lesion_fraction / factor,
     }
-    return like.model_copy(update={"voi": voi.model_copy(update=changed)})
+    return NEAR.model_copy(update={"voi": voi.model_copy(update=changed)})
 
 
 FACTORS = st.lists(st.floats(0.4, 2.5), min_size=1, max_size=3, unique=True)
